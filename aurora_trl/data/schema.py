@@ -1,0 +1,37 @@
+"""The columns of a dataset row, and the error that names a bad one."""
+
+from typing import Any
+
+from datasets import Features, List, Value
+
+# One row is one reference about one clip. Media are paths: they are read when a batch needs them.
+FEATURES = Features(
+    {
+        "id": Value("string"),  # the dataset's own id of the reference
+        "split": Value("string"),
+        "reference": Value("string"),
+        "class_name": Value("string"),  # as the dataset spells it, hyphens included
+        "is_null": Value("bool"),  # the reference matches nothing: every mask is empty
+        "frames": List(Value("string")),  # frame images in order, or None
+        "video": Value("string"),  # one video file, or None
+        "audio": Value("string"),  # the sound file; None: the video's own track, or no sound
+        "masks": List(Value("string")),  # one per frame: a PNG path or a COCO RLE as JSON; None where unannotated
+        "target": Value("string"),  # the text to learn, where the phase has one
+    }
+)
+COLUMNS = tuple(FEATURES)
+
+
+class DataError(ValueError):
+    """Bad input. The message is one line that names the file, row or key and the way out."""
+
+
+def check_row(row: dict[str, Any]) -> None:
+    """Raise `DataError` where a row can not be used, whatever its files hold."""
+    if not (row.get("reference") or "").strip():
+        raise DataError(f"row {row.get('id')!r}: the reference is empty; remove the row or write its reference")
+    if not row.get("frames") and not row.get("video"):
+        raise DataError(f"row {row.get('id')!r}: it has neither `frames` nor `video`")
+    masks, frames = row.get("masks"), row.get("frames")
+    if masks and frames and len(masks) not in (1, len(frames)):
+        raise DataError(f"row {row.get('id')!r}: {len(masks)} masks for {len(frames)} frames; give one per frame")

@@ -1,0 +1,95 @@
+"""Every text that a model reads or must write.
+
+The user turn holds the clip's places (`<video>`, `<audio>`) and the reference; the assistant turn is reasoning that ends
+with `It is [SEG].`. All other modules take these texts from here, so that a project with other wording changes one file.
+"""
+
+import re
+from typing import Any
+
+SEG_TOKEN = "[SEG]"
+VIDEO_TOKEN = "<video>"
+AUDIO_TOKEN = "<audio>"
+
+# The sentence that asks for the mask (AURORA, section 3.1), and the class sentence that comes before it (step 4).
+ANSWER = f"It is {SEG_TOKEN}."
+CLASS_SENTENCE = "the target is {class_name}."
+
+INSTRUCTION = "{reference} Which object is it? Reason, then segment."
+
+# Phrases that stand between a wrong path and its correction (AURORA, equation 3).
+REFLECTION_TRIGGERS = (
+    "Wait, let me check this again.",
+    "Wait, that does not fit. Let me look and listen again.",
+    "Hold on, I should verify this.",
+    "Let me reconsider what I see and hear.",
+    "Wait, let me re-evaluate.",
+)
+
+# Longest class first is not needed: the name runs to the end of its sentence.
+_CLASS_PATTERN = re.compile(r"\bthe target is\s+(?:the\s+)?([^.,;:!?\n\[\]\"']+)", re.IGNORECASE)
+
+
+def display_class(class_name: str) -> str:
+    """The class as a model reads and writes it: `hand-bell` is shown as `hand bell`."""
+    return class_name.replace("-", " ").replace("_", " ")
+
+
+def normalize_class(class_name: str) -> str:
+    """A form in which two spellings of one class are equal: lower case, single spaces, no hyphens, no article."""
+    name = " ".join(display_class(class_name).lower().split())
+    return name.removeprefix("the ")
+
+
+def extract_class(text: str) -> str | None:
+    """The class that a reasoning text names last with `the target is …`, normalised; None where it names none.
+
+    A reflective answer names two classes: the wrong one, then the corrected one, which counts.
+    """
+    names = _CLASS_PATTERN.findall(text)
+    return normalize_class(names[-1]) if names else None
+
+
+def build_prompt(row: dict[str, Any], instruction: str = INSTRUCTION) -> list[dict[str, Any]]:
+    """The user turn of a row, in TRL's conversational format with one block per modality.
+
+    Args:
+        row (`dict`): a dataset row with `reference`, and `audio` that is None where the clip has no sound.
+        instruction (`str`): text with the place `{reference}`.
+
+    Returns:
+        `list[dict]`: one user message.
+    """
+    reference = row["reference"].strip()
+    if reference and reference[-1] not in ".!?":
+        reference += "."
+    content: list[dict[str, Any]] = [{"type": "video"}]
+    if row.get("audio") is not None or row.get("video") is not None:
+        content.append({"type": "audio"})
+    content.append({"type": "text", "text": instruction.format(reference=reference)})
+    return [{"role": "user", "content": content}]
+
+
+def teacher_target() -> str:
+    """What the segmentation-only teacher writes (AURORA, section 3.1)."""
+    return ANSWER
+
+
+def cot_target(reasoning: str) -> str:
+    """Reasoning that ends with the class sentence, followed by the answer (AURORA, section 3.1)."""
+    return f"{reasoning.strip()} {ANSWER}"
+
+
+def reflective_target(wrong: str, trigger: str, corrected: str) -> str:
+    """A wrong path, a trigger, the corrected path, one answer at the end (AURORA, equation 3)."""
+    return cot_target(f"{strip_answer(wrong)} {trigger.strip()} {strip_answer(corrected)}")
+
+
+def strip_answer(text: str) -> str:
+    """A completion without its `It is [SEG].` sentences."""
+    return re.sub(r"\s*\bIt is \[SEG\]\.?", "", text).replace(SEG_TOKEN, "").strip()
+
+
+def ends_with_answer(text: str) -> bool:
+    """Whether the final sentence is `It is [SEG]`; a final full stop is fine (AURORA, section 3.3)."""
+    return re.search(r"(?:^|[.!?…]\s*|\n\s*)It is \[SEG\]\.?\s*$", text) is not None
