@@ -1,0 +1,231 @@
+"""From a clip and a reference to reasoning and masks."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .data.collator import ClipLoader, clip_key, pad_ids, stack_clips
+from .models.modeling_aurora import AuroraModel, find_seg_positions
+from .models.processing_aurora import AuroraProcessor
+
+MODALITIES = ("audio", "video", "reference")
+
+
+@dataclass
+class Answer:
+    """
+    What the model said and drew for one row.
+
+    Attributes:
+        row (`dict`): the dataset row that was asked about.
+        completion (`str`): the generated text, without special tokens.
+        mask_logits (`torch.Tensor` of shape `(T, H', W')` or `None`): logits with the frame's aspect ratio, on the CPU;
+            None where the answer holds no `[SEG]`.
+        num_tokens (`int`): length of the completion, the end-of-turn token included.
+    """
+
+    row: dict[str, Any]
+    completion: str
+    mask_logits: torch.Tensor | None
+    num_tokens: int
+
+
+def load(model_dir: str | Path, device: str | torch.device | None = None) -> tuple[AuroraModel, AuroraProcessor]:
+    """
+    Load a checkpoint for inference.
+
+    Args:
+        model_dir (`str` or `Path`): a phase's output folder, or a Hub repository.
+        device (`str`, *optional*): where to put it; a GPU where there is one by default.
+
+    Returns:
+        `tuple`: the model in eval mode, and its processor.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = AuroraModel.from_pretrained(str(model_dir)).to(device).eval()
+    return model, AuroraProcessor.from_pretrained(model_dir)
+
+
+@contextmanager
+def record_last_states(model: AuroraModel) -> Iterator[list[torch.Tensor]]:
+    """
+    Collect the state of the last position of each backbone forward inside the block, `(B, H)` each.
+
+    During `generate` the i-th of them belongs to the token that stands before the i-th generated one: the prompt's last
+    token first, then each generated token but the last.
+    """
+    states: list[torch.Tensor] = []
+    handle = model.base_model.register_forward_hook(lambda _module, _args, output: states.append(output[0][:, -1]))
+    try:
+        yield states
+    finally:
+        handle.remove()
+
+
+def gather_seg_states(
+    states: Sequence[torch.Tensor], completion_ids: torch.Tensor, completion_mask: torch.Tensor, seg_token_id: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The state at the last `[SEG]` of each completion, out of those recorded while it was generated.
+
+    Args:
+        states (`list[torch.Tensor]`): from `record_last_states`.
+        completion_ids, completion_mask (`torch.Tensor` of shape `(B, C)`): the generated tokens.
+        seg_token_id (`int`): id of `[SEG]`.
+
+    Returns:
+        `tuple`: states `(B, H)`; whether a row has a `[SEG]` `(B,)`; whether its state is known `(B,)`. It is not where
+        `[SEG]` was the last token that could be generated: no forward has read it.
+    """
+    positions = find_seg_positions(completion_ids, completion_mask, seg_token_id)
+    stacked = torch.stack(tuple(states), dim=1)  # (B, steps, H)
+    index = (positions + 1).clamp(min=0)
+    known = (positions >= 0) & (index < stacked.size(1))
+    rows = torch.arange(positions.size(0), device=stacked.device)
+    return stacked[rows, index.clamp(max=stacked.size(1) - 1)], positions >= 0, known
+
+
+def swap_modality(rows: Sequence[dict[str, Any]], modality: str) -> list[dict[str, Any]]:
+    """
+    The rows with one modality taken from another row's clip: what a model does not use, it does not miss.
+
+    Args:
+        rows (`list[dict]`): dataset rows of at least two clips.
+        modality (`str`): `"audio"`, `"video"` or `"reference"`.
+
+    Returns:
+        `list[dict]`: new rows; row i has the modality of the next row, half the list further on, with another clip.
+
+    Raises:
+        `ValueError`: for an unknown modality, or where all rows show one clip.
+    """
+    if modality not in MODALITIES:
+        raise ValueError(f"unknown modality {modality!r}; use one of {', '.join(MODALITIES)}")
+    keys = [clip_key(row) for row in rows]
+    if len(set(keys)) < 2:
+        raise ValueError(f"{modality} can not be swapped: all {len(rows)} rows show one clip")
+    columns = {"audio": ("audio",), "video": ("frames", "video"), "reference": ("reference",)}[modality]
+    swapped = []
+    for i, row in enumerate(rows):
+        other = next(
+            rows[j % len(rows)]
+            for j in range(i + len(rows) // 2, i + len(rows) // 2 + len(rows))
+            if keys[j % len(rows)] != keys[i] and (modality != "reference" or rows[j % len(rows)]["reference"] != row["reference"])
+        )
+        swapped.append({**row, **{column: other[column] for column in columns}})
+    return swapped
+
+
+@torch.no_grad()
+def answer_batch(
+    model: AuroraModel,
+    processor: AuroraProcessor,
+    rows: Sequence[dict[str, Any]],
+    loader: ClipLoader,
+    **generate_kwargs: Any,
+) -> list[Answer]:
+    """
+    Answer a batch of rows; each distinct clip passes the towers and the mask encoder once.
+
+    Args:
+        model, processor: from `load`.
+        rows (`list[dict]`): dataset rows.
+        loader (`ClipLoader`): reads the media.
+        **generate_kwargs: for `generate`, such as `max_new_tokens`, `do_sample`.
+
+    Returns:
+        `list[Answer]`: one per row.
+    """
+    device = next(model.parameters()).device
+    keys = [clip_key(row) for row in rows]
+    order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    distinct = [loader.clip(rows[keys.index(key)]) for key in order]
+    clip_index = torch.tensor([order[key] for key in keys], device=device)
+    media = {name: value.to(device) for name, value in stack_clips(distinct).items()}
+    mask_embeddings = model.encode_masks(media.pop("mask_frames"))
+    embeds = model.base_model.encode_media(**media).as_inputs()
+    prompts = [processor.prompt_ids(row, distinct[order[key]]) for row, key in zip(rows, keys, strict=True)]
+    input_ids = pad_ids(prompts, processor.tokenizer.pad_token_id, side="left").to(device)
+    attention_mask = pad_ids([[1] * len(ids) for ids in prompts], 0, side="left").to(device)
+
+    repeated = {name: value[clip_index] for name, value in embeds.items()}
+    with record_last_states(model) as states:
+        sequences = model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            eos_token_id=processor.tokenizer.eos_token_id,
+            pad_token_id=processor.tokenizer.pad_token_id,
+            **repeated,
+            **{"do_sample": False, **generate_kwargs},
+        )
+    completion_ids = sequences[:, input_ids.size(1) :]
+    is_eos = completion_ids == processor.tokenizer.eos_token_id
+    completion_mask = (is_eos.cumsum(1) - is_eos.long()) == 0  # up to the first end of turn
+    seg_states, has_seg, known = gather_seg_states(states, completion_ids, completion_mask, processor.seg_token_id)
+    if not bool((known | ~has_seg).all()):
+        full_mask = torch.cat([attention_mask, completion_mask.long()], dim=1)
+        positions = find_seg_positions(completion_ids, completion_mask, processor.seg_token_id) + input_ids.size(1)
+        hidden = model.base_model(input_ids=sequences, attention_mask=full_mask, **repeated)[0]
+        late = hidden[torch.arange(len(rows), device=device), positions]
+        seg_states = torch.where(known[:, None], seg_states, late)
+
+    _, mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
+    texts = processor.batch_decode(
+        [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)],
+        skip_special_tokens=True,
+    )
+    answers = []
+    for i, row in enumerate(rows):
+        frame_size = tuple(distinct[order[keys[i]]]["frame_size"].tolist())
+        logits = processor.restore_masks(mask_logits[i], frame_size).cpu() if has_seg[i] else None
+        answers.append(Answer(row, texts[i].strip(), logits, int(completion_mask[i].sum())))
+    return answers
+
+
+def answer_rows(
+    model: AuroraModel,
+    processor: AuroraProcessor,
+    rows: Sequence[dict[str, Any]],
+    *,
+    batch_size: int = 8,
+    max_new_tokens: int = 256,
+    swap: str | None = None,
+    loader: ClipLoader | None = None,
+    **generate_kwargs: Any,
+) -> Iterator[Answer]:
+    """
+    Answer rows in order, batch by batch.
+
+    Args:
+        model, processor: from `load`.
+        rows (`list[dict]` or `Dataset`): dataset rows.
+        batch_size (`int`, *optional*, defaults to 8): rows per forward.
+        max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
+        swap (`str`, *optional*): replace one modality by another clip's, see `swap_modality`; the answers keep the
+            original rows.
+        loader (`ClipLoader`, *optional*): shared between calls where clips repeat.
+        **generate_kwargs: for `generate`.
+
+    Yields:
+        `Answer`: one per row.
+    """
+    rows = [dict(row) for row in rows]
+    asked = rows if swap is None else swap_modality(rows, swap)
+    loader = loader or ClipLoader(processor)
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(rows), batch_size):
+            batch = slice(start, start + batch_size)
+            answers = answer_batch(
+                model, processor, asked[batch], loader, max_new_tokens=max_new_tokens, **generate_kwargs
+            )
+            for row, answer in zip(rows[batch], answers, strict=True):
+                answer.row = row
+                yield answer
+    finally:
+        model.train(was_training)

@@ -1,0 +1,108 @@
+"""Configuration of the composite model: a policy, a projector and a mask decoder."""
+
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+
+class SamConfig(PretrainedConfig):
+    r"""
+    Sizes of a segment-anything model. The defaults are those of the published ViT-H.
+
+    Args:
+        image_size (`int`, *optional*, defaults to 1024): side of the square input image, in pixels.
+        patch_size (`int`, *optional*, defaults to 16): side of a patch, in pixels.
+        encoder_embed_dim, encoder_depth, encoder_num_heads (`int`): width, blocks and heads of the image encoder.
+        encoder_global_attn_indexes (`list[int]`): blocks with global attention; the others attend in windows.
+        encoder_window_size (`int`, *optional*, defaults to 14): side of a window, in patches.
+        prompt_embed_dim (`int`, *optional*, defaults to 256): width of the embeddings and of the prompt.
+        decoder_depth, decoder_num_heads, decoder_mlp_dim (`int`): sizes of the two-way transformer.
+        pixel_mean, pixel_std (`list[float]`): per channel, for pixels in [0, 255].
+    """
+
+    model_type = "aurora_sam"
+    base_config_key = "mask_decoder_config"
+
+    def __init__(
+        self,
+        image_size: int = 1024,
+        patch_size: int = 16,
+        encoder_embed_dim: int = 1280,
+        encoder_depth: int = 32,
+        encoder_num_heads: int = 16,
+        encoder_global_attn_indexes: list[int] | None = None,
+        encoder_window_size: int = 14,
+        prompt_embed_dim: int = 256,
+        decoder_depth: int = 2,
+        decoder_num_heads: int = 8,
+        decoder_mlp_dim: int = 2048,
+        pixel_mean: list[float] | None = None,
+        pixel_std: list[float] | None = None,
+        **kwargs: Any,
+    ):
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.encoder_embed_dim = encoder_embed_dim
+        self.encoder_depth = encoder_depth
+        self.encoder_num_heads = encoder_num_heads
+        self.encoder_global_attn_indexes = (
+            [7, 15, 23, 31] if encoder_global_attn_indexes is None else list(encoder_global_attn_indexes)
+        )
+        self.encoder_window_size = encoder_window_size
+        self.prompt_embed_dim = prompt_embed_dim
+        self.decoder_depth = decoder_depth
+        self.decoder_num_heads = decoder_num_heads
+        self.decoder_mlp_dim = decoder_mlp_dim
+        self.pixel_mean = [123.675, 116.28, 103.53] if pixel_mean is None else list(pixel_mean)
+        self.pixel_std = [58.395, 57.12, 57.375] if pixel_std is None else list(pixel_std)
+        super().__init__(**kwargs)
+
+
+class AuroraConfig(PretrainedConfig):
+    r"""
+    Configuration of [`AuroraModel`].
+
+    Args:
+        policy_config (`PretrainedConfig` or `dict`): config of a causal language model that takes video and audio.
+        mask_decoder_config (`SamConfig` or `dict`): sizes of the mask decoder.
+        seg_token_id (`int`): id of `[SEG]` in the policy's vocabulary.
+    """
+
+    model_type = "aurora"
+    sub_configs = {"policy_config": AutoConfig, "mask_decoder_config": SamConfig}
+    has_no_defaults_at_init = True
+
+    def __init__(
+        self,
+        policy_config: PretrainedConfig | dict[str, Any] | None = None,
+        mask_decoder_config: SamConfig | dict[str, Any] | None = None,
+        seg_token_id: int | None = None,
+        **kwargs: Any,
+    ):
+        if isinstance(policy_config, dict):
+            policy_config = AutoConfig.for_model(**policy_config)
+        if isinstance(mask_decoder_config, dict):
+            mask_decoder_config = SamConfig(**{k: v for k, v in mask_decoder_config.items() if k != "model_type"})
+        self.policy_config = policy_config
+        self.mask_decoder_config = mask_decoder_config if mask_decoder_config is not None else SamConfig()
+        self.seg_token_id = seg_token_id
+        # The policy owns the embeddings: tying is its affair, and the composite's flag only mirrors it.
+        kwargs["tie_word_embeddings"] = bool(
+            policy_config is not None and getattr(policy_config.get_text_config(), "tie_word_embeddings", False)
+        )
+        super().__init__(**kwargs)
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
+        """The language model's config, which TRL and `generate` ask for."""
+        if self.policy_config is None:
+            return self
+        return self.policy_config.get_text_config(*args, **kwargs)
+
+    @property
+    def image_token_id(self) -> int:
+        """The policy's video place, which TRL keeps from being sampled."""
+        return self.policy_config.video_token_id
+
+
+AutoConfig.register(SamConfig.model_type, SamConfig)
+AutoConfig.register(AuroraConfig.model_type, AuroraConfig)

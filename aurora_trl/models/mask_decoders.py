@@ -1,0 +1,129 @@
+"""Mask decoders behind one small interface: `encode(frames) -> embeddings`, `decode(embeddings, prompts) -> logits`."""
+
+from functools import partial
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import nn
+
+from .configuration_aurora import SamConfig
+
+
+class BatchedMaskDecoder(MaskDecoder):
+    """
+    segment-anything's mask decoder for many (image, prompt) pairs in one call.
+
+    Upstream's `forward` repeats one image for N prompts and predicts four masks and their quality; here row i of the
+    embeddings meets row i of the prompts and only the single-mask output is computed. The weights are upstream's.
+    """
+
+    def forward(  # type: ignore[override]
+        self,
+        image_embeddings: torch.Tensor,
+        image_pe: torch.Tensor,
+        prompts: torch.Tensor,
+        dense_prompt: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Args:
+            image_embeddings (`torch.Tensor` of shape `(N, C, h, w)`): from the image encoder.
+            image_pe (`torch.Tensor` of shape `(1, C, h, w)`): the grid's positional encoding.
+            prompts (`torch.Tensor` of shape `(N, P, C)`): the P prompt tokens of each image, decoded together.
+            dense_prompt (`torch.Tensor` of shape `(1, C, 1, 1)`): the embedding that stands for "no mask given".
+
+        Returns:
+            `torch.Tensor` of shape `(N, 4h, 4w)`: mask logits.
+        """
+        batch_size, channels, height, width = image_embeddings.shape
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight], dim=0)
+        tokens = torch.cat([output_tokens.expand(batch_size, -1, -1), prompts], dim=1)  # (N, 5 + P, C)
+        states, grid = self.transformer(image_embeddings + dense_prompt, image_pe.expand(batch_size, -1, -1, -1), tokens)
+        upscaled = self.output_upscaling(grid.transpose(1, 2).reshape(batch_size, channels, height, width))
+        kernel = self.output_hypernetworks_mlps[0](states[:, 1])  # (N, C / 8), of the single-mask token
+        return torch.einsum("nc,nchw->nhw", kernel, upscaled)
+
+
+class SamMaskDecoder(nn.Module):
+    """
+    A segment-anything model prompted by embeddings. Parameter names are those of the published `.pth` files.
+
+    Args:
+        config (`SamConfig`): sizes.
+    """
+
+    def __init__(self, config: SamConfig):
+        super().__init__()
+        self.config = config
+        grid = config.image_size // config.patch_size
+        self.image_encoder = ImageEncoderViT(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.encoder_embed_dim,
+            depth=config.encoder_depth,
+            num_heads=config.encoder_num_heads,
+            out_chans=config.prompt_embed_dim,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=config.encoder_window_size,
+            global_attn_indexes=tuple(config.encoder_global_attn_indexes),
+        )
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=config.prompt_embed_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(config.image_size, config.image_size),
+            mask_in_chans=16,
+        )
+        self.mask_decoder = BatchedMaskDecoder(
+            transformer_dim=config.prompt_embed_dim,
+            transformer=TwoWayTransformer(
+                depth=config.decoder_depth,
+                embedding_dim=config.prompt_embed_dim,
+                mlp_dim=config.decoder_mlp_dim,
+                num_heads=config.decoder_num_heads,
+            ),
+        )
+
+    @property
+    def prompt_dim(self) -> int:
+        """Width of a prompt."""
+        return self.config.prompt_embed_dim
+
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        """The parts that a recipe may train. The rest is never run: points, boxes, mask prompts, quality, multi-mask."""
+        decoder = self.mask_decoder
+        return {
+            "mask_encoder": self.image_encoder,
+            "mask_decoder": nn.ModuleList(
+                [
+                    decoder.transformer,
+                    decoder.iou_token,
+                    decoder.mask_tokens,
+                    decoder.output_upscaling,
+                    decoder.output_hypernetworks_mlps[0],
+                    self.prompt_encoder.no_mask_embed,
+                ]
+            ),
+        }
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            frames (`torch.Tensor` of shape `(N, 3, S, S)`): RGB, normalised with the config's mean and std.
+
+        Returns:
+            `torch.Tensor` of shape `(N, C, S / patch, S / patch)`.
+        """
+        return self.image_encoder(frames)
+
+    def decode(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            embeddings (`torch.Tensor` of shape `(N, C, h, w)`): from `encode`.
+            prompts (`torch.Tensor` of shape `(N, P, C)`): P prompt embeddings per image, which ask for one mask.
+
+        Returns:
+            `torch.Tensor` of shape `(N, 4h, 4w)`: mask logits over the padded square image.
+        """
+        image_pe = self.prompt_encoder.get_dense_pe().to(embeddings.dtype)
+        dense_prompt = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return self.mask_decoder(embeddings, image_pe, prompts, dense_prompt)

@@ -1,0 +1,256 @@
+"""The composite model: an audio-visual policy whose state at `[SEG]` prompts a mask decoder."""
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+
+from .configuration_aurora import AuroraConfig
+from .mask_decoders import SamMaskDecoder
+
+# The inputs of the mask head, which no policy knows.
+SEG_INPUTS = ("seg_positions", "mask_frames", "mask_embeddings", "clip_index")
+
+
+class AuroraModel(PreTrainedModel, GenerationMixin):
+    r"""
+    A policy, a projector and a mask decoder (AURORA, figure 2).
+
+    One forward gives the policy's output and, where asked, the masks: the hidden state at `[SEG]` is projected and
+    prompts the decoder for every frame of the clip, with gradients.
+
+    Args:
+        config (`AuroraConfig`): configs of the parts.
+    """
+
+    config_class = AuroraConfig
+    base_model_prefix = "policy"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    main_input_name = "input_ids"
+
+    def __init__(self, config: AuroraConfig):
+        super().__init__(config)
+        self.policy = AutoModelForCausalLM.from_config(config.policy_config)
+        hidden_size = config.get_text_config().hidden_size
+        self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
+        self.seg_projector = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, self.mask_decoder.prompt_dim)
+        )
+        self._no_split_modules = self.policy._no_split_modules
+        self.generation_config = self.policy.generation_config
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The projector and the mask decoder keep what their constructors drew; the policy initialises itself."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As in transformers, except that a weight that is missing, unexpected or of another shape is an error.
+
+        Raises:
+            `ValueError`: names the checkpoint and the first of the keys.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            keys = sorted(str(key) for key in info.get(kind) or ())
+            if keys:
+                shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+                raise ValueError(
+                    f"{name}: not a whole AuroraModel checkpoint, {kind.replace('_', ' ')}: {shown}; "
+                    "save it again with `save_pretrained`, or build it from its parts"
+                )
+        return (model, info) if output_loading_info else model
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The policy's backbone, which returns `last_hidden_state`; TRL's fused head runs it."""
+        return self.policy.model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.policy.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.policy.get_output_embeddings()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """
+        The policy's forward, and the mask head's where `seg_positions` is given.
+
+        Args:
+            input_ids, attention_mask, labels (`torch.Tensor` of shape `(B, L)`): as in any causal language model.
+            seg_positions (`torch.Tensor` of shape `(B,)`, long): where `[SEG]` stands; -1 where a row has none. Its
+                state is then a dummy: the same modules run on every rank, and the loss gives the row no weight.
+            mask_frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): frames of the clips for the mask decoder, or
+            mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): the same, encoded.
+            clip_index (`torch.Tensor` of shape `(B,)`): the clip of each row; None: row i is clip i.
+            **kwargs: the policy's own inputs.
+
+        Returns:
+            `ModelOutput`: the policy's, with `seg_states` `(B, H)`, `seg_features` `(B, E)` and `mask_logits`
+            `(B, T, 4h, 4w)` where masks were asked for.
+        """
+        return self._forward_with_masks(
+            self.policy, (), {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **kwargs}
+        )
+
+    def _forward_with_masks(
+        self, inner: Callable[..., ModelOutput], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ModelOutput:
+        """Run `inner`, which runs the backbone once, and add the mask head's outputs to its output."""
+        # Some backbones swallow unknown keywords without a word: ours are taken out first.
+        seg_inputs = {name: kwargs.pop(name, None) for name in SEG_INPUTS}
+        positions = seg_inputs["seg_positions"]
+        if positions is None:
+            return inner(*args, **kwargs)
+        with capture_hidden_states(self) as states:
+            output = inner(*args, **kwargs)
+        rows = torch.arange(positions.size(0), device=positions.device)
+        output["seg_states"] = states[-1][rows, positions.clamp(min=0)]  # (B, H)
+        embeddings = seg_inputs["mask_embeddings"]
+        if embeddings is None:
+            embeddings = self.encode_masks(seg_inputs["mask_frames"])
+        output["seg_features"], output["mask_logits"] = self.decode_masks(
+            output["seg_states"], embeddings, seg_inputs["clip_index"]
+        )
+        return output
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        return self.policy.generate(*args, **kwargs)
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return self.policy.prepare_inputs_for_generation(*args, **kwargs)
+
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        """The named groups of parameters that a recipe trains or freezes. Every group is freed or frozen as a whole."""
+        return {
+            **self.policy.trainable_modules(),
+            "seg_projector": self.seg_projector,
+            **self.mask_decoder.trainable_modules(),
+        }
+
+    def set_trainable(self, groups: set[str] | frozenset[str]) -> None:
+        """
+        Train these groups and freeze everything else; frozen towers are kept in eval mode (layer drop off).
+
+        Args:
+            groups (`set[str]`): keys of `trainable_modules()`.
+
+        Raises:
+            `ValueError`: for a group that the model does not have.
+        """
+        modules = self.trainable_modules()
+        unknown = sorted(set(groups) - set(modules))
+        if unknown:
+            raise ValueError(f"unknown parameter groups {unknown}; this model has {sorted(modules)}")
+        self.requires_grad_(False)
+        for name in groups:
+            modules[name].requires_grad_(True)
+        self._frozen_modules = [module for name, module in modules.items() if name not in groups]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "AuroraModel":
+        super().train(mode)
+        for module in getattr(self, "_frozen_modules", ()):
+            module.eval()
+        return self
+
+    def encode_masks(self, mask_frames: torch.Tensor) -> torch.Tensor:
+        """
+        Run the mask decoder's image encoder on clips.
+
+        Args:
+            mask_frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): frames of distinct clips, normalised.
+
+        Returns:
+            `torch.Tensor` of shape `(C, T, E, h, w)`.
+        """
+        num_clips, num_frames = mask_frames.shape[:2]
+        parameter = next(self.mask_decoder.image_encoder.parameters())
+        frames = mask_frames.flatten(0, 1).to(parameter.dtype)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and parameter.requires_grad):
+            embeddings = self.mask_decoder.encode(frames)
+        return embeddings.unflatten(0, (num_clips, num_frames))
+
+    def decode_masks(
+        self, seg_states: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Project the states at `[SEG]` and decode all frames of all rows in one call.
+
+        Args:
+            seg_states (`torch.Tensor` of shape `(B, H)`): hidden states at `[SEG]`.
+            mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): from `encode_masks`.
+            clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row; None: row i is clip i.
+
+        Returns:
+            `tuple`: the projected features `(B, E)` and the mask logits `(B, T, 4h, 4w)`.
+        """
+        seg_features = self.seg_projector(seg_states.to(self.seg_projector[0].weight.dtype))
+        embeddings = mask_embeddings if clip_index is None else mask_embeddings[clip_index]
+        batch_size, num_frames = embeddings.shape[:2]
+        prompts = seg_features.to(embeddings.dtype).repeat_interleave(num_frames, dim=0)[:, None]  # (B * T, 1, E)
+        mask_logits = self.mask_decoder.decode(embeddings.flatten(0, 1), prompts)
+        return seg_features, mask_logits.unflatten(0, (batch_size, num_frames))
+
+
+def find_seg_positions(token_ids: torch.Tensor, mask: torch.Tensor, seg_token_id: int) -> torch.Tensor:
+    """
+    Where the last `[SEG]` of each row stands.
+
+    Args:
+        token_ids (`torch.Tensor` of shape `(B, L)`): ids as the model sees them, media tokens expanded.
+        mask (`torch.Tensor` of shape `(B, L)`): true where a `[SEG]` counts (the completion).
+        seg_token_id (`int`): id of `[SEG]`.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`, long: the position, or -1 where a row has none.
+    """
+    hits = (token_ids == seg_token_id) & mask.bool()
+    index = torch.arange(token_ids.size(1), device=token_ids.device)
+    return torch.where(hits, index, -1).amax(dim=1)
+
+
+@contextmanager
+def capture_hidden_states(model: AuroraModel) -> Iterator[list[torch.Tensor]]:
+    """Collect the backbone's `last_hidden_state` of each forward inside the block, `(B, L, H)` each."""
+    states: list[torch.Tensor] = []
+    handle = model.base_model.register_forward_hook(lambda _module, _args, output: states.append(output[0]))
+    try:
+        yield states
+    finally:
+        handle.remove()
+
+
+def add_mask_head(model: AuroraModel) -> None:
+    """
+    Make a patched `model.forward` take the mask inputs and return the mask outputs of [`AuroraModel.forward`].
+
+    TRL's trainers replace `forward` on the instance with a fused head that runs the backbone and returns
+    log-probabilities; it knows nothing of masks. A trainer of ours calls this after `super().__init__()`.
+    """
+    inner = model.forward
+
+    # The signature stays visible: `generate` validates its keywords against it.
+    @functools.wraps(type(model).forward)
+    def forward_with_masks(self: AuroraModel, *args: Any, **kwargs: Any) -> ModelOutput:
+        return self._forward_with_masks(inner, args, kwargs)
+
+    model.forward = types.MethodType(forward_with_masks, model)
+
+
+AutoModel.register(AuroraConfig, AuroraModel)
+AutoModelForCausalLM.register(AuroraConfig, AuroraModel)

@@ -1,0 +1,232 @@
+"""The processor of the composite model: the policy's processor, and the mask decoder's view of frames and masks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AutoProcessor, ProcessorMixin
+from transformers.utils import cached_file
+
+from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
+from .configuration_aurora import AuroraConfig, SamConfig
+
+SETTINGS_FILE = "aurora_processor.json"
+
+
+class AuroraProcessor(ProcessorMixin):
+    r"""
+    Turns rows and media into model inputs.
+
+    The policy's processor knows how text, frames and sound reach the policy; this class adds the chat, the `[SEG]` token
+    and the mask decoder's image geometry (longest side resized, the rest padded, as in segment-anything).
+
+    Args:
+        policy_processor (`ProcessorMixin`): has `tokenizer`, `process_video`, `process_audio` and `expand_ids`.
+        mask_image_size (`int`): side of the mask decoder's square input, in pixels.
+        mask_target_size (`int`): side of the square masks that losses and rewards compare, in pixels.
+        pixel_mean, pixel_std (`list[float]`): the mask decoder's normalisation, per channel, for pixels in [0, 255].
+        num_frames (`int`, *optional*, defaults to 10): frames of a clip.
+        instruction (`str`, *optional*): the user turn's text, with the place `{reference}`.
+
+    Raises:
+        `ValueError`: where the tokenizer has no `[SEG]` token.
+    """
+
+    def __init__(
+        self,
+        policy_processor: ProcessorMixin,
+        mask_image_size: int = 1024,
+        mask_target_size: int = 256,
+        pixel_mean: list[float] | None = None,
+        pixel_std: list[float] | None = None,
+        num_frames: int = 10,
+        instruction: str = INSTRUCTION,
+    ):
+        defaults = SamConfig()
+        self.policy_processor = policy_processor
+        self.mask_image_size = mask_image_size
+        self.mask_target_size = mask_target_size
+        self.pixel_mean = list(defaults.pixel_mean if pixel_mean is None else pixel_mean)
+        self.pixel_std = list(defaults.pixel_std if pixel_std is None else pixel_std)
+        self.num_frames = num_frames
+        self.instruction = instruction
+        if SEG_TOKEN not in self.tokenizer.get_vocab():
+            raise ValueError(
+                f"the tokenizer has no {SEG_TOKEN} token: add it with `tokenizer.add_tokens('{SEG_TOKEN}')`, resize the "
+                "policy's embeddings and save both"
+            )
+
+    def __repr__(self) -> str:
+        return f"AuroraProcessor({self.settings()}, policy_processor={self.policy_processor!r})"
+
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's tokenizer."""
+        return self.policy_processor.tokenizer
+
+    @property
+    def chat_template(self) -> Any:
+        """The tokenizer's chat template."""
+        return self.tokenizer.chat_template
+
+    @property
+    def seg_token_id(self) -> int:
+        """Id of `[SEG]`: looked up whole, since tokenising the text may split or merge it."""
+        return self.tokenizer.convert_tokens_to_ids(SEG_TOKEN)
+
+    # Text
+
+    def prompt_ids(self, row: dict[str, Any], clip: dict[str, torch.Tensor]) -> list[int]:
+        """
+        The prompt as the model sees it, with the clip's places expanded.
+
+        Args:
+            row (`dict`): a dataset row.
+            clip (`dict`): what `process_clip` returned for the row's media.
+
+        Returns:
+            `list[int]`: token ids.
+        """
+        text = self.tokenizer.apply_chat_template(
+            build_prompt(row, self.instruction), tokenize=False, add_generation_prompt=True
+        )
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        audio = clip.get("audio_values")
+        return self.policy_processor.expand_ids(
+            ids,
+            num_frames=clip["pixel_values_videos"].shape[0],
+            num_audio_frames=None if audio is None else audio.shape[0],
+        )
+
+    def completion_ids(self, target: str) -> list[int]:
+        """The ids of an answer, with the end-of-turn token."""
+        return self.tokenizer(target, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
+
+    def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
+        """The tokenizer's `batch_decode`."""
+        return self.tokenizer.batch_decode(*args, **kwargs)
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        """The tokenizer's `decode`."""
+        return self.tokenizer.decode(*args, **kwargs)
+
+    # Media
+
+    def process_clip(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB frames.
+            waveform (`np.ndarray` of shape `(samples,)`, float32, *optional*): mono sound at the policy's rate.
+
+        Returns:
+            `dict`: `pixel_values_videos` `(T, 3, P, P)` and `audio_values` `(F, M)` for the policy, `mask_frames`
+            `(T, 3, S, S)` for the mask decoder; no `audio_values` where there is no sound.
+        """
+        clip = {
+            "pixel_values_videos": self.policy_processor.process_video(frames),
+            "mask_frames": self.process_mask_frames(frames),
+        }
+        if waveform is not None:
+            clip["audio_values"] = self.policy_processor.process_audio(waveform)
+        return clip
+
+    def process_mask_frames(self, frames: np.ndarray) -> torch.Tensor:
+        """Frames `(T, H, W, 3)` uint8 as the mask decoder sees them: `(T, 3, S, S)` float32, normalised, padded."""
+        pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
+        size = _longest_side(frames.shape[1:3], self.mask_image_size)
+        pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
+        mean = torch.tensor(self.pixel_mean).view(3, 1, 1)
+        std = torch.tensor(self.pixel_std).view(3, 1, 1)
+        return _pad_square((pixels - mean) / std, self.mask_image_size)
+
+    def process_masks(self, masks: np.ndarray) -> torch.Tensor:
+        """Masks `(T, H, W)` in {0, 1} in the decoder's geometry: `(T, M, M)` uint8, zero in the padding."""
+        planes = torch.from_numpy(np.ascontiguousarray(masks))[:, None].float()
+        size = _longest_side(masks.shape[1:3], self.mask_target_size)
+        planes = F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=True)
+        return _pad_square((planes >= 0.5).to(torch.uint8), self.mask_target_size)[:, 0]
+
+    def restore_masks(self, mask_logits: torch.Tensor, frame_size: tuple[int, int]) -> torch.Tensor:
+        """
+        Mask logits in the geometry of the frame: upsampled to the decoder's input, padding cut off.
+
+        Args:
+            mask_logits (`torch.Tensor` of shape `(T, h, w)`): from the decoder.
+            frame_size (`tuple[int, int]`): height and width of the frames, in pixels.
+
+        Returns:
+            `torch.Tensor` of shape `(T, H', W')`: logits with the frame's aspect ratio, longest side S.
+        """
+        size = (self.mask_image_size, self.mask_image_size)
+        height, width = _longest_side(frame_size, self.mask_image_size)
+        logits = F.interpolate(mask_logits[:, None].float(), size, mode="bilinear", align_corners=False)
+        return logits[:, 0, :height, :width]
+
+    # Files
+
+    def settings(self) -> dict[str, Any]:
+        """What `aurora_processor.json` holds."""
+        return {
+            "policy_processor_class": type(self.policy_processor).__name__,
+            "mask_image_size": self.mask_image_size,
+            "mask_target_size": self.mask_target_size,
+            "pixel_mean": self.pixel_mean,
+            "pixel_std": self.pixel_std,
+            "num_frames": self.num_frames,
+            "instruction": self.instruction,
+        }
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Write the policy's processor and `aurora_processor.json` into one folder."""
+        directory = Path(save_directory)
+        self.policy_processor.save_pretrained(directory)
+        # `AutoProcessor` and `AutoTokenizer` read the class from these files.
+        for name in ("processor_config.json", "tokenizer_config.json"):
+            file = directory / name
+            if file.exists():
+                content = json.loads(file.read_text())
+                content["processor_class"] = type(self).__name__
+                file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        (directory / SETTINGS_FILE).write_text(json.dumps(self.settings(), indent=2) + "\n")
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", directory.name), **kwargs)
+        return [str(directory / SETTINGS_FILE)]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "AuroraProcessor":
+        """
+        Load from a folder or a Hub repository.
+
+        Raises:
+            `ValueError`: where `aurora_processor.json` is missing or its policy's processor is not known.
+        """
+        name = str(pretrained_model_name_or_path)
+        hub_kwargs = {k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
+        file = cached_file(name, SETTINGS_FILE, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
+        if file is None:
+            raise ValueError(f"{name}: {SETTINGS_FILE} is missing; this is not a checkpoint of an AuroraModel")
+        settings = json.loads(Path(file).read_text())
+        class_name = settings.pop("policy_processor_class")
+        from transformers.models.auto.processing_auto import processor_class_from_name
+
+        processor_class = processor_class_from_name(class_name)
+        if processor_class is None:
+            raise ValueError(f"{name}: the policy's processor {class_name} is not known; import its package first")
+        return cls(processor_class.from_pretrained(name, **hub_kwargs), **settings)
+
+
+def _longest_side(size: tuple[int, int], target: int) -> tuple[int, int]:
+    """Height and width after the longest side was scaled to `target`."""
+    scale = target / max(size)
+    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+
+
+def _pad_square(planes: torch.Tensor, size: int) -> torch.Tensor:
+    """Pad `(N, C, H, W)` with zeros at the bottom and on the right to a square."""
+    return F.pad(planes, (0, size - planes.shape[-1], 0, size - planes.shape[-2]))
+
+
+AutoProcessor.register(AuroraConfig, AuroraProcessor)

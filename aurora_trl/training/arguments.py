@@ -1,0 +1,159 @@
+"""Command line and YAML of a recipe: which model, which data, and how its errors read."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from datasets import Dataset
+from trl import TrlParser
+
+from ..data.schema import DataError
+
+# The parameter groups of `AuroraModel.trainable_modules()`, by the flag that freezes them.
+FREEZE_FLAGS = (
+    "vision_tower",
+    "audio_tower",
+    "connector",
+    "language_model",
+    "seg_projector",
+    "mask_encoder",
+    "mask_decoder",
+)
+
+
+@dataclass
+class RecipeArguments:
+    """
+    What a recipe works on.
+
+    Args:
+        model_name_or_path (`str`): checkpoint that the phase starts from.
+        dataset_path (`str`): a Ref-AVS folder, or a JSONL file with the columns of `aurora_trl.data.schema`.
+        train_split (`str`, *optional*, defaults to `"train"`): split of a Ref-AVS folder to train on.
+        eval_split (`str`, *optional*): split to evaluate on during training; none by default.
+        eval_dataset_path (`str`, *optional*): where the evaluation split is, if not in `dataset_path`.
+        max_train_samples, max_eval_samples (`int`, *optional*): use the first rows of a seeded shuffle only.
+    """
+
+    model_name_or_path: str = field(metadata={"help": "Checkpoint that the phase starts from."})
+    dataset_path: str = field(metadata={"help": "A Ref-AVS folder, or a JSONL file of rows."})
+    train_split: str = field(default="train", metadata={"help": "Split of a Ref-AVS folder to train on."})
+    eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on during training."})
+    eval_dataset_path: str | None = field(default=None, metadata={"help": "Where the evaluation split is."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use this many rows of a seeded shuffle."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on this many rows."})
+
+    def __post_init__(self) -> None:
+        for name in ("max_train_samples", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
+
+
+@dataclass
+class LoraArguments:
+    """
+    LoRA on the language model's attention; `[SEG]`'s rows, the projector and the mask decoder train in full.
+
+    Args:
+        use_lora (`bool`, *optional*, defaults to `False`): train an adapter instead of the whole language model.
+        lora_r (`int`, *optional*, defaults to 8), lora_alpha (`int`, *optional*, defaults to 16) and
+        lora_dropout (`float`, *optional*, defaults to 0.05): the authors' values.
+    """
+
+    use_lora: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the language model."})
+    lora_r: int = field(default=8, metadata={"help": "Rank."})
+    lora_alpha: int = field(default=16, metadata={"help": "Scale."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the adapter's input."})
+
+    def __post_init__(self) -> None:
+        if self.lora_r < 1:
+            raise ValueError(f"`lora_r` must be at least 1, got {self.lora_r}")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}")
+
+
+def fail(message: object) -> NoReturn:
+    """One line on stderr, exit code 1."""
+    text = " ".join(str(message).split())
+    sys.stderr.write(f"error: {text}\n")
+    raise SystemExit(1)
+
+
+def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None) -> tuple[Any, ...]:
+    """
+    Read `--config FILE.yaml` and the flags that override it.
+
+    Args:
+        config_classes (`tuple[type]`): dataclasses, each key of the YAML belongs to one.
+        argv (`list[str]`, *optional*): arguments; those of the process by default.
+
+    Returns:
+        `tuple`: one instance per class.
+
+    Raises:
+        `SystemExit`: with code 1 and one line that names the file and the key.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    config = argv[argv.index("--config") + 1] if "--config" in argv[:-1] else None
+    if config is not None:
+        _check_yaml(Path(config), config_classes)
+    try:
+        return TrlParser(config_classes).parse_args_and_config(args=argv, fail_with_unknown_args=True)
+    except SystemExit as error:
+        if error.code in (0, None):
+            raise
+        fail(f"{config or 'command line'}: a flag is missing or not known, see the line above; --help lists them")
+    except (ValueError, TypeError) as error:
+        fail(f"{config or 'command line'}: {error}")
+
+
+def _check_yaml(path: Path, config_classes: tuple[type, ...]) -> None:
+    """Exit with the line that names what is wrong with a recipe's YAML."""
+    if not path.is_file():
+        fail(f"{path}: no such recipe")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        fail(f"{path}: not valid YAML: {error}")
+    if not isinstance(content, dict):
+        fail(f"{path}: a recipe is a mapping of keys to values")
+    known = {name for cls in config_classes for name in cls.__dataclass_fields__}
+    unknown = sorted(set(content) - known)
+    if unknown:
+        import difflib
+
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"; did you mean `{close[0]}`?" if close else ""
+        fail(f"{path}: unknown key `{unknown[0]}`{hint}")
+
+
+def load_rows(path: str, split: str | None = None, limit: int | None = None, seed: int = 0) -> Dataset:
+    """
+    The rows of a Ref-AVS folder or a JSONL file.
+
+    Args:
+        path (`str`): folder or file.
+        split (`str`, *optional*): split of a folder.
+        limit (`int`, *optional*): keep this many, drawn by seed.
+        seed (`int`, *optional*, defaults to 0): of the draw.
+
+    Returns:
+        `Dataset`: with the columns of `aurora_trl.data.schema`.
+
+    Raises:
+        `DataError`: where there is neither.
+    """
+    from ..data import load_json, load_refavs
+
+    if Path(path).is_dir():
+        dataset = load_refavs(path, split or "train")
+    elif Path(path).is_file():
+        dataset = load_json(path)
+    else:
+        raise DataError(f"{path}: no such dataset folder or JSONL file; `aurora synth DIR` makes a small one")
+    if limit is not None and limit < len(dataset):
+        dataset = dataset.shuffle(seed=seed).select(range(limit))
+    return dataset

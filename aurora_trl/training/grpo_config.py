@@ -1,0 +1,41 @@
+"""Configuration of [`AuroraGRPOTrainer`]."""
+
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+from .mask_config import MaskTrainingArguments
+
+
+@dataclass
+class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
+    r"""
+    Configuration of the GRPO phase: TRL's [`~trl.GRPOConfig`] with the values of AURORA (section 3.3, equations 4, 5 and
+    8) as defaults.
+
+    Args:
+        reward_functions (`list[str]`, *optional*, defaults to `["format_reward", "iou_reward", "class_reward"]`): names
+            from `aurora_trl.training.rewards`, or `package.module:function`.
+        num_generations (`int`, *optional*, defaults to 3), temperature (`float`, *optional*, defaults to 1.0),
+        top_p (`float`, *optional*, defaults to 0.9), max_completion_length (`int`, *optional*, defaults to 150),
+        beta (`float`, *optional*, defaults to 0.0), loss_type (`str`, *optional*, defaults to `"grpo"`): the paper's.
+    """
+
+    reward_functions: list[str] = field(
+        default_factory=lambda: ["format_reward", "iou_reward", "class_reward"],
+        metadata={"help": "Names of reward functions, or `package.module:function`."},
+    )
+    num_generations: int | None = field(default=3, metadata={"help": "Completions per prompt, G."})
+    top_p: float = field(default=0.9, metadata={"help": "Nucleus sampling."})
+    max_completion_length: int | None = field(default=150, metadata={"help": "Longest completion, in tokens."})
+    beta: float = field(default=0.0, metadata={"help": "Weight of the KL term; 0 needs no reference model."})
+    loss_type: str = field(default="grpo", metadata={"help": "Mean of per-sequence means (equation 5)."})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Media columns must reach the trainer."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_mask_arguments()
+        if not self.reward_functions:
+            raise ValueError("`reward_functions` is empty: GRPO needs at least one")
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            raise ValueError("clips reach the policy through `generate`: leave `use_vllm` and continuous batching off")

@@ -1,0 +1,46 @@
+"""The settings that every phase shares: mask losses, frozen parts, media."""
+
+from dataclasses import dataclass, field
+
+from .arguments import FREEZE_FLAGS
+
+
+@dataclass
+class MaskTrainingArguments:
+    """
+    Mixed into the trainers' configs.
+
+    Args:
+        mask_bce_loss_weight (`float`, *optional*, defaults to 1.0) and
+        mask_dice_loss_weight (`float`, *optional*, defaults to 1.0): weights of the mask losses (AURORA, equations 6-8).
+        freeze_vision_tower, freeze_audio_tower, freeze_connector, freeze_language_model, freeze_seg_projector,
+        freeze_mask_encoder, freeze_mask_decoder (`bool`): parts that do not train. By default the towers, their
+            connector and the mask decoder's image encoder.
+        media_cache_clips (`int`, *optional*, defaults to 0): clips kept in memory by each loading process.
+    """
+
+    mask_bce_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the masks' binary cross-entropy."})
+    mask_dice_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the masks' dice loss."})
+    freeze_vision_tower: bool = field(default=True, metadata={"help": "Do not train the vision tower."})
+    freeze_audio_tower: bool = field(default=True, metadata={"help": "Do not train the audio tower."})
+    freeze_connector: bool = field(default=True, metadata={"help": "Do not train what joins towers and language model."})
+    freeze_language_model: bool = field(default=False, metadata={"help": "Do not train the language model."})
+    freeze_seg_projector: bool = field(default=False, metadata={"help": "Do not train the projector of [SEG]."})
+    freeze_mask_encoder: bool = field(default=True, metadata={"help": "Do not train the mask decoder's image encoder."})
+    freeze_mask_decoder: bool = field(default=False, metadata={"help": "Do not train the mask decoder."})
+    media_cache_clips: int = field(default=0, metadata={"help": "Clips kept in memory by each loading process."})
+
+    def check_mask_arguments(self) -> None:
+        """Raise `ValueError` for a value out of range; the configs' `__post_init__` calls it."""
+        for name in ("mask_bce_loss_weight", "mask_dice_loss_weight", "media_cache_clips"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+
+    def trainable_groups(self) -> set[str]:
+        """The groups of `AuroraModel.trainable_modules()` that are not frozen."""
+        return {group for group in FREEZE_FLAGS if not getattr(self, f"freeze_{group}")}
+
+    @property
+    def uses_mask_losses(self) -> bool:
+        """Whether masks take part in the loss."""
+        return self.mask_bce_loss_weight > 0 or self.mask_dice_loss_weight > 0

@@ -1,0 +1,99 @@
+"""What both trainers do to a model before, and with its masks after, a forward."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..models.modeling_aurora import AuroraModel
+from .arguments import LoraArguments
+from .losses import mask_bce_loss, mask_dice_loss
+from .mask_config import MaskTrainingArguments
+
+
+def unwrap_aurora(model: PreTrainedModel | PeftModel) -> AuroraModel:
+    """The AuroraModel inside a PEFT model, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def lora_config(model: AuroraModel, arguments: LoraArguments) -> LoraConfig | None:
+    """
+    The adapter of the authors' recipe: LoRA on the language model's attention, everything around `[SEG]` in full.
+
+    Args:
+        model (`AuroraModel`): says which of its layers are the language model's.
+        arguments (`LoraArguments`): rank, scale, dropout.
+
+    Returns:
+        `LoraConfig` or `None` where `use_lora` is off.
+    """
+    if not arguments.use_lora:
+        return None
+    return LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        # A plain list of names would also hit the towers and the mask decoder.
+        target_modules=model.policy.lora_target_modules,
+        modules_to_save=["lm_head", "embed_tokens", "seg_projector", "mask_decoder.mask_decoder"],
+        task_type="CAUSAL_LM",
+    )
+
+
+def mask_losses(
+    mask_logits: torch.Tensor, masks: torch.Tensor, has_seg: torch.Tensor, args: MaskTrainingArguments
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """
+    The weighted sum of the mask losses (AURORA, equations 6-8): the mean over all rows, to which a row without `[SEG]`
+    adds nothing, so that the value does not depend on how rows are spread over ranks and micro-batches.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(B, T, h, w)`): from the decoder.
+        masks (`torch.Tensor` of shape `(B, T, M, M)`): targets in {0, 1}.
+        has_seg (`torch.Tensor` of shape `(B,)`, bool): rows that count.
+        args (`MaskTrainingArguments`): the weights.
+
+    Returns:
+        `tuple`: the loss, and its parts by metric name.
+    """
+    logits = F.interpolate(mask_logits.float(), masks.shape[-2:], mode="bilinear", align_corners=False)
+    weights = has_seg.to(logits.dtype)[:, None].expand(logits.shape[:2])  # (B, T)
+    share = weights.mean()
+    bce = mask_bce_loss(logits, masks, weights=weights) * share
+    dice = mask_dice_loss(logits, masks, weights=weights) * share
+    loss = args.mask_bce_loss_weight * bce + args.mask_dice_loss_weight * dice
+    return loss, {"mask_bce_loss": bce.detach(), "mask_dice_loss": dice.detach()}
+
+
+@torch.no_grad()
+def mask_iou(mask_logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """
+    IoU of each row, mean over its frames; two empty masks agree.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(B, T, h, w)`), masks (`torch.Tensor` of shape `(B, T, M, M)`).
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`.
+    """
+    logits = F.interpolate(mask_logits.float(), masks.shape[-2:], mode="bilinear", align_corners=False)
+    predicted, target = logits > 0, masks.bool()
+    union = (predicted | target).sum((-1, -2)).float()
+    intersection = (predicted & target).sum((-1, -2)).float()
+    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0).mean(dim=1)
+
+
+@contextmanager
+def capture_outputs(model: nn.Module) -> Iterator[list[Any]]:
+    """Collect what each forward of `model`, wrapped or not, returns inside the block: TRL keeps its outputs to itself."""
+    outputs: list[Any] = []
+    handle = model.register_forward_hook(lambda _module, _args, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()

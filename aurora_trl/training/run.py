@@ -1,0 +1,76 @@
+"""What every recipe does before and after `train`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..data.schema import DataError
+from .arguments import fail
+
+
+def prepare_run(args: TrainingArguments) -> str | None:
+    """
+    Decide where training starts, and see to it that nothing is written over.
+
+    Args:
+        args (`TrainingArguments`): `output_dir` and `resume_from_checkpoint`: a checkpoint's folder, `"true"` for the
+            last one in `output_dir`, or None.
+
+    Returns:
+        `str` or `None`: the checkpoint to resume from.
+
+    Raises:
+        `DataError`: where the output folder holds a finished model or checkpoints that would be mixed up with new ones.
+    """
+    output_dir = str(args.output_dir)
+    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    resume = args.resume_from_checkpoint
+    if resume is not None and str(resume).lower() in ("false", "none", ""):
+        resume = None
+    if resume is not None and str(resume).lower() == "true":
+        return last
+    if resume is not None:
+        if not Path(resume).is_dir():
+            raise DataError(f"{resume}: no such checkpoint to resume from; `--resume_from_checkpoint true` takes the last")
+        return str(resume)
+    if last is not None or (Path(output_dir) / "model.safetensors").exists():
+        raise DataError(
+            f"{output_dir}: holds a model already; continue it with `--resume_from_checkpoint true`, or choose another "
+            "`output_dir`"
+        )
+    return None
+
+
+def finish(trainer: Trainer) -> None:
+    """Save the model with its processor, and the trainer's state beside it; push where the config says so."""
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def tiny_phase_arguments(step: str) -> list[str]:
+    """
+    The arguments of a step of the tiny recipe, after making what that step needs and does not find.
+
+    Args:
+        step (`str`): name of a training step in `recipes/tiny/pipeline.yaml`.
+
+    Returns:
+        `list[str]`: what follows `recipes/X.py` on the command line.
+    """
+    from .pipeline import load_pipeline
+
+    pipeline_file = Path(__file__).resolve().parents[2] / "recipes" / "tiny" / "pipeline.yaml"
+    # Every process of a distributed launch comes here; one makes what is missing, the launcher's others wait for none.
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        fail(f"without --config this recipe runs on one process; run `aurora run {pipeline_file}` first")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "LOCAL_"))}
+    command = [sys.executable, "-m", "aurora_trl.cli", "run", str(pipeline_file), "--before", step]
+    if subprocess.run(command, env=environment).returncode != 0:
+        fail(f"{pipeline_file}: what {step} needs could not be made, see above")
+    return load_pipeline(pipeline_file).train_arguments(step)

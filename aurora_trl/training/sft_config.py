@@ -1,0 +1,51 @@
+"""Configuration of [`AuroraSFTTrainer`]."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import SFTConfig
+
+from .mask_config import MaskTrainingArguments
+
+TARGETS = ("row", "answer")
+
+
+@dataclass
+class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
+    r"""
+    Configuration of the teacher, chain-of-thought and reflective phases: TRL's [`~trl.SFTConfig`] with the losses of
+    AURORA (equations 6 and 7). The paper's plain sum is the default.
+
+    Args:
+        ce_loss_weight (`float`, *optional*, defaults to 1.0): weight of the text's cross-entropy.
+        distillation_loss_weight (`float`, *optional*, defaults to 1.0): weight of the distance between the student's and
+            the teacher's `[SEG]` features (equation 2); without effect where there is no teacher.
+        teacher_model_name_or_path (`str`, *optional*): checkpoint of the segmentation-only teacher.
+        use_teacher_mask_decoder (`bool`, *optional*, defaults to `True`): take the teacher's mask decoder (section 3.1);
+            freeze it with `freeze_mask_decoder`.
+        targets (`str`, *optional*, defaults to `"row"`): `"row"` learns each row's `target`; `"answer"` learns
+            `It is [SEG].` alone, as the teacher does.
+    """
+
+    ce_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the text's cross-entropy."})
+    distillation_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the [SEG] feature distillation."})
+    teacher_model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint of the teacher."})
+    use_teacher_mask_decoder: bool = field(default=True, metadata={"help": "Take over the teacher's mask decoder."})
+    targets: str = field(default="row", metadata={"help": "What to learn.", "choices": list(TARGETS)})
+
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Media columns must reach the collator."})
+    dataset_kwargs: dict[str, Any] | None = field(
+        default_factory=lambda: {"skip_prepare_dataset": True},
+        metadata={"help": "Rows are tokenised by the collator, with their media."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_mask_arguments()
+        for name in ("ce_loss_weight", "distillation_loss_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        if self.targets not in TARGETS:
+            raise ValueError(f"`targets` must be one of {', '.join(TARGETS)}, got {self.targets!r}")
+        if self.packing or self.padding_free:
+            raise ValueError("`packing` and `padding_free` do not work with clips: leave them off")

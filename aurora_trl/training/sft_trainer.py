@@ -1,0 +1,162 @@
+"""Supervised phases: teacher, chain of thought, reflective."""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, TrainerCallback
+from trl import SFTTrainer
+
+from ..data.collator import ClipLoader, SFTCollator, TeacherCollator
+from ..data.schema import DataError
+from ..models.modeling_aurora import AuroraModel, add_mask_head
+from ..models.processing_aurora import AuroraProcessor
+from ..prompts import SEG_TOKEN, teacher_target
+from .losses import seg_distillation_loss
+from .mask_training import capture_outputs, mask_iou, mask_losses, unwrap_aurora
+from .sft_config import AuroraSFTConfig
+
+
+class AuroraSFTTrainer(SFTTrainer):
+    r"""
+    TRL's [`~trl.SFTTrainer`] with masks and feature distillation (AURORA, sections 3.1, 3.2 and 6.3).
+
+    The loss is `ce + bce + dice + distillation`, each with its weight. One forward gives the log-probabilities and the
+    masks. With the mask and distillation weights at 0 it is TRL's loss, to the bit.
+
+    Args:
+        model (`AuroraModel`): the student; what the config freezes is frozen here.
+        args (`AuroraSFTConfig`): settings.
+        train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`.
+        processing_class (`AuroraProcessor`): the model's processor.
+        teacher (`AuroraModel`, *optional*): the segmentation-only teacher, for distillation.
+        callbacks, optimizers, peft_config: as in TRL.
+
+    Raises:
+        `DataError`: where a row has no target, or one that does not hold `[SEG]`.
+    """
+
+    _tag_names = ["trl", "sft", "aurora", "reasoning-segmentation"]
+    _name = "AURORA-SFT"
+
+    def __init__(
+        self,
+        model: AuroraModel,
+        args: AuroraSFTConfig,
+        train_dataset: Dataset,
+        processing_class: AuroraProcessor,
+        eval_dataset: Dataset | None = None,
+        teacher: AuroraModel | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any | None = None,
+    ):
+        train_dataset = with_targets(train_dataset, args.targets)
+        eval_dataset = None if eval_dataset is None else with_targets(eval_dataset, args.targets)
+        aurora = unwrap_aurora(model)
+        if teacher is not None and args.use_teacher_mask_decoder:
+            aurora.mask_decoder.load_state_dict(teacher.mask_decoder.state_dict())
+        aurora.set_trainable(args.trainable_groups())
+        self.loader = ClipLoader(processing_class, args.media_cache_clips)
+        self.teacher = None
+        if teacher is not None and args.distillation_loss_weight > 0:
+            self.teacher = teacher.requires_grad_(False).eval()
+            self._teacher_collator = TeacherCollator(self.loader)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=SFTCollator(self.loader, keep_rows=self.teacher is not None),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            peft_config=peft_config,
+        )
+        add_mask_head(unwrap_aurora(self.model))
+        self._teacher_features: dict[str, torch.Tensor] = {}
+        if self.teacher is not None:
+            self.teacher.to(self.args.device)
+
+    def compute_loss(
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
+        rows, masks = inputs.pop("rows", None), inputs.pop("masks")
+        if not (self.args.uses_mask_losses or self.teacher is not None):
+            for name in ("seg_positions", "mask_frames"):
+                inputs.pop(name)
+            return self.args.ce_loss_weight * super().compute_loss(
+                model, inputs, num_items_in_batch=num_items_in_batch
+            )
+        with capture_outputs(model) as outputs:
+            loss = self.args.ce_loss_weight * super().compute_loss(
+                model, inputs, num_items_in_batch=num_items_in_batch
+            )
+        output = outputs[-1]
+        has_seg = inputs["seg_positions"] >= 0
+        extra, metrics = mask_losses(output["mask_logits"], masks, has_seg, self.args)
+        metrics["iou"] = mask_iou(output["mask_logits"], masks).mean()
+        if self.teacher is not None:
+            features = self.teacher_features(rows)
+            distillation = seg_distillation_loss(output["seg_features"], features, weights=has_seg) * has_seg.float().mean()
+            extra = extra + self.args.distillation_loss_weight * distillation
+            metrics["distillation_loss"] = distillation.detach()
+        mode = "train" if self.model.training else "eval"
+        gathered = self.accelerator.gather(torch.stack([value.float() for value in metrics.values()])[None]).mean(dim=0)
+        for name, value in zip(metrics, gathered.tolist(), strict=True):
+            self._metrics[mode][name].append(value)
+        # TRL's loss is already divided for accumulation by `num_items_in_batch`; ours is a mean over rows.
+        steps = self.current_gradient_accumulation_steps if mode == "train" and num_items_in_batch is not None else 1
+        return loss + extra / steps
+
+    @torch.no_grad()
+    def teacher_features(self, rows: list[dict[str, Any]]) -> torch.Tensor:
+        """
+        The teacher's projected `[SEG]` feature of each row, computed once per row and run.
+
+        Args:
+            rows (`list[dict]`): dataset rows.
+
+        Returns:
+            `torch.Tensor` of shape `(B, E)`.
+        """
+        assert self.teacher is not None
+        new = [row for row in rows if row["id"] not in self._teacher_features]
+        if new:
+            batch = {name: value.to(self.args.device) for name, value in self._teacher_collator(new).items()}
+            positions = batch.pop("seg_positions")
+            with self.accelerator.autocast():
+                hidden = self.teacher.base_model(**batch)[0]
+                states = hidden[torch.arange(len(new), device=hidden.device), positions]
+                features = self.teacher.seg_projector(states.to(self.teacher.seg_projector[0].weight.dtype))
+            for row, feature in zip(new, features.float(), strict=True):
+                self._teacher_features[row["id"]] = feature
+        return torch.stack([self._teacher_features[row["id"]] for row in rows])
+
+
+def with_targets(dataset: Dataset, targets: str) -> Dataset:
+    """
+    The dataset with the text to learn in `target`.
+
+    Args:
+        dataset (`Dataset`): rows.
+        targets (`str`): `"row"` or `"answer"`, see [`AuroraSFTConfig`].
+
+    Raises:
+        `DataError`: names the first row whose target is missing or holds no `[SEG]`.
+    """
+    if targets == "answer":
+        columns = [name for name in dataset.column_names if name != "target"]
+        return dataset.select_columns(columns).add_column("target", [teacher_target()] * len(dataset))
+    for row_id, target in zip(dataset["id"], dataset["target"], strict=True):
+        if not target or SEG_TOKEN not in target:
+            raise DataError(
+                f"row {row_id!r}: its target {'is missing' if not target else 'holds no ' + SEG_TOKEN}; write it with "
+                "`aurora annotate`, or set `targets: answer` to learn masks alone"
+            )
+    return dataset

@@ -1,0 +1,49 @@
+"""GRPO with format, class and IoU rewards from decoded masks.
+
+    accelerate launch recipes/grpo.py --config recipes/tiny/grpo.yaml
+    accelerate launch recipes/grpo.py                    # the tiny recipe, and first whatever it needs and does not find
+
+Flags override the YAML.
+"""
+
+import sys
+
+from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor
+from aurora_trl.data.validation import require_valid
+from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, load_rows, parse_recipe
+from aurora_trl.training.mask_training import lora_config
+from aurora_trl.training.rewards import get_reward
+from aurora_trl.training.run import finish, prepare_run, tiny_phase_arguments
+
+
+def main() -> None:
+    argv = sys.argv[1:] or tiny_phase_arguments("grpo")
+    recipe, lora, config = parse_recipe((RecipeArguments, LoraArguments, AuroraGRPOConfig), argv)
+    try:
+        resume = prepare_run(config)
+        rewards = [get_reward(name) for name in config.reward_functions]
+        train_dataset = load_rows(recipe.dataset_path, recipe.train_split, recipe.max_train_samples, config.seed)
+        require_valid(train_dataset)
+        eval_dataset = None
+        if recipe.eval_split is not None:
+            eval_path = recipe.eval_dataset_path or recipe.dataset_path
+            eval_dataset = load_rows(eval_path, recipe.eval_split, recipe.max_eval_samples, config.seed)
+            require_valid(eval_dataset)
+        model = AuroraModel.from_pretrained(recipe.model_name_or_path)
+        trainer = AuroraGRPOTrainer(
+            model=model,
+            reward_funcs=rewards,
+            args=config,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=AuroraProcessor.from_pretrained(recipe.model_name_or_path),
+            peft_config=lora_config(model, lora),
+        )
+    except (ValueError, OSError) as error:
+        fail(error)
+    trainer.train(resume_from_checkpoint=resume)
+    finish(trainer)
+
+
+if __name__ == "__main__":
+    main()
