@@ -1,0 +1,281 @@
+"""VideoLLaMA2.1-AV: SigLIP and STC for frames, BEATs for sound, Qwen2 for language."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedModel,
+    Qwen2Model,
+    SiglipVisionModel,
+)
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from .configuration_videollama2 import VideoLlama2Config
+from .modeling_beats import BeatsAttention, BeatsModel, WeightNormConv1d
+from .modeling_stc import STCConnector
+
+MEDIA_INPUTS = ("pixel_values_videos", "audio_values", "video_embeds", "audio_embeds")
+
+
+@dataclass
+class MediaFeatures:
+    """
+    What the towers and connectors made of clips.
+
+    Attributes:
+        video_embeds (`torch.Tensor` of shape `(B, Nv, D)` or `None`), audio_embeds (`torch.Tensor` of shape
+            `(B, Na, D)` or `None`).
+    """
+
+    video_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+
+    def as_inputs(self) -> dict[str, torch.Tensor]:
+        """Keywords for `forward` and `generate` in place of the media."""
+        return {k: v for k, v in vars(self).items() if v is not None}
+
+
+class VideoLlama2PreTrainedModel(PreTrainedModel):
+    config_class = VideoLlama2Config
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer", "BeatsLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.get_text_config().initializer_range
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+            fan_in = module.weight[0].numel()
+            init.normal_(module.weight, std=min(1.0, 1.0 / math.sqrt(fan_in)))
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, WeightNormConv1d):
+            init.normal_(module.weight_v, std=math.sqrt(4.0 / (module.kernel * module.bias.numel())))
+            init.ones_(module.weight_g)
+            init.zeros_(module.bias)
+        elif isinstance(module, BeatsAttention):
+            init.ones_(module.grep_a)
+        else:
+            super()._init_weights(module)
+
+
+class VideoLlama2Model(VideoLlama2PreTrainedModel):
+    """
+    The backbone: towers, connectors and the language model without its head.
+
+    Args:
+        config (`VideoLlama2Config`): configs of the parts.
+    """
+
+    def __init__(self, config: VideoLlama2Config):
+        super().__init__(config)
+        width = config.text_config.hidden_size
+        self.vision_tower = SiglipVisionModel(config.vision_config)
+        self.mm_projector = STCConnector(
+            in_channels=config.vision_config.hidden_size,
+            out_channels=width,
+            depth=config.connector_depth,
+            group_width=config.connector_group_width,
+        )
+        self.audio_tower = BeatsModel(config.audio_config)
+        self.mm_projector_a = nn.Sequential(
+            nn.Linear(config.audio_config.hidden_size, width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.language_model = Qwen2Model(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.embed_tokens = value
+
+    def vision_layers(self) -> list[nn.Module]:
+        """The tower's modules that are run: the embeddings and the layers up to the selected hidden state."""
+        # transformers before 5.20 nests the tower once more.
+        tower = getattr(self.vision_tower, "vision_model", self.vision_tower)
+        num_states = len(tower.encoder.layers) + 1
+        return [tower.embeddings, *tower.encoder.layers[: self.config.vision_select_layer % num_states]]
+
+    def encode_media(
+        self, pixel_values_videos: torch.Tensor | None = None, audio_values: torch.Tensor | None = None
+    ) -> MediaFeatures:
+        """
+        Run towers and connectors.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(B, T, 3, P, P)`, *optional*): normalised frames.
+            audio_values (`torch.Tensor` of shape `(B', F, M)`, *optional*): normalised filter banks.
+
+        Returns:
+            `MediaFeatures`: features in the language model's width.
+        """
+        features = MediaFeatures()
+        if pixel_values_videos is not None:
+            embeddings, *layers = self.vision_layers()
+            hidden_states = embeddings(pixel_values_videos.flatten(0, 1))
+            for layer in layers:
+                hidden_states = layer(hidden_states, None)
+            frames = hidden_states.unflatten(0, pixel_values_videos.shape[:2])
+            features.video_embeds = self.mm_projector(frames)
+        if audio_values is not None:
+            features.audio_embeds = self.mm_projector_a(self.audio_tower(audio_values))
+        return features
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        audio_values: torch.Tensor | None = None,
+        video_embeds: torch.Tensor | None = None,
+        audio_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """
+        Args:
+            input_ids (`torch.Tensor` of shape `(B, L)`): with one placeholder id per feature.
+            pixel_values_videos, audio_values: media, or
+            video_embeds, audio_embeds: what `encode_media` made of them. Rows are in the order of `input_ids`; a row
+                without sound has no placeholder and no features.
+            attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs: the language model's.
+
+        Raises:
+            `ValueError`: where placeholders and features differ in number.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        media = self.encode_media(
+            pixel_values_videos if video_embeds is None else None, audio_values if audio_embeds is None else None
+        )
+        for token_id, given, made, name in (
+            (self.config.video_token_id, video_embeds, media.video_embeds, "video"),
+            (self.config.audio_token_id, audio_embeds, media.audio_embeds, "audio"),
+        ):
+            features = made if given is None else given
+            if features is not None:
+                inputs_embeds = _place_features(inputs_embeds, input_ids == token_id, features, name)
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+
+
+def _place_features(
+    inputs_embeds: torch.Tensor, places: torch.Tensor, features: torch.Tensor, name: str
+) -> torch.Tensor:
+    """Put features `(B, N, D)` at the true places `(B, L)` of the embeddings, row by row."""
+    num_places, num_features = int(places.sum()), features.shape[0] * features.shape[1]
+    if num_places != num_features:
+        raise ValueError(
+            f"the prompt has {num_places} <{name}> placeholders but the clips give {num_features} features; expand the "
+            "prompt with the processor that belongs to this model"
+        )
+    return inputs_embeds.masked_scatter(places[..., None], features.to(inputs_embeds.dtype))
+
+
+class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, GenerationMixin):
+    """
+    The policy.
+
+    Args:
+        config (`VideoLlama2Config`): configs of the parts.
+    """
+
+    # LoRA goes on the language model's attention only; the towers have layers of these names too.
+    lora_target_modules = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: VideoLlama2Config):
+        super().__init__(config)
+        self.model = VideoLlama2Model(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value
+
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        """The groups of parameters that a recipe trains or freezes, without those that are never run."""
+        return {
+            "vision_tower": nn.ModuleList(self.model.vision_layers()),
+            "audio_tower": self.model.audio_tower,
+            "connector": nn.ModuleList([self.model.mm_projector, self.model.mm_projector_a]),
+            "language_model": nn.ModuleList([self.model.language_model, self.lm_head]),
+        }
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        pixel_values_videos: torch.Tensor | None = None,
+        audio_values: torch.Tensor | None = None,
+        video_embeds: torch.Tensor | None = None,
+        audio_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """As [`VideoLlama2Model.forward`], with logits, and the loss where `labels` are given."""
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values_videos=pixel_values_videos,
+            audio_values=audio_values,
+            video_embeds=video_embeds,
+            audio_embeds=audio_embeds,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, past_key_values: Any | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Media go in with the prompt; later steps find them in the cache."""
+        media = {name: kwargs.pop(name, None) for name in MEDIA_INPUTS}
+        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        if past_key_values is None or past_key_values.get_seq_length() == 0:
+            inputs.update({name: value for name, value in media.items() if value is not None})
+        return inputs
+
+
+AutoModel.register(VideoLlama2Config, VideoLlama2Model)
+AutoModelForCausalLM.register(VideoLlama2Config, VideoLlama2ForConditionalGeneration)
