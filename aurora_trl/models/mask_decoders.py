@@ -37,7 +37,9 @@ class BatchedMaskDecoder(MaskDecoder):
         batch_size, channels, height, width = image_embeddings.shape
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight], dim=0)
         tokens = torch.cat([output_tokens.expand(batch_size, -1, -1), prompts], dim=1)  # (N, 5 + P, C)
-        states, grid = self.transformer(image_embeddings + dense_prompt, image_pe.expand(batch_size, -1, -1, -1), tokens)
+        states, grid = self.transformer(
+            image_embeddings + dense_prompt, image_pe.expand(batch_size, -1, -1, -1), tokens
+        )
         upscaled = self.output_upscaling(grid.transpose(1, 2).reshape(batch_size, channels, height, width))
         kernel = self.output_hypernetworks_mlps[0](states[:, 1])  # (N, C / 8), of the single-mask token
         return torch.einsum("nc,nchw->nhw", kernel, upscaled)

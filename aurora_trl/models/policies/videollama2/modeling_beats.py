@@ -58,9 +58,7 @@ class BeatsAttention(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.grep_linear = nn.Linear(self.head_dim, 8)
         self.grep_a = nn.Parameter(torch.ones(1, self.num_heads, 1, 1))
-        self.relative_attention_bias = (
-            nn.Embedding(config.num_buckets, self.num_heads) if has_relative_bias else None
-        )
+        self.relative_attention_bias = nn.Embedding(config.num_buckets, self.num_heads) if has_relative_bias else None
 
     def position_bias(self, length: int) -> torch.Tensor:
         """The ungated bias of the table, `(heads, L, L)`."""

@@ -63,7 +63,9 @@ class RegNetStage(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, depth: int, group_width: int):
         super().__init__()
         for i in range(depth):
-            self.add_module(f"b{i + 1}", RegNetBlock(in_channels if i == 0 else out_channels, out_channels, group_width))
+            self.add_module(
+                f"b{i + 1}", RegNetBlock(in_channels if i == 0 else out_channels, out_channels, group_width)
+            )
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         for block in self.children():

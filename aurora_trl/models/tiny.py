@@ -1,0 +1,180 @@
+"""The classes of the published model with small numbers and random weights: what the tests and the demo train."""
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast as TokenizerFast
+from transformers import Qwen2Config, SiglipVisionConfig, set_seed
+
+from ..prompts import AUDIO_TOKEN, SEG_TOKEN, VIDEO_TOKEN
+from .configuration_aurora import AuroraConfig, SamConfig
+from .modeling_aurora import AuroraModel
+from .policies.videollama2 import BeatsConfig, VideoLlama2Config, VideoLlama2Processor
+from .processing_aurora import AuroraProcessor
+
+PAD_TOKEN, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+
+# Qwen2's chat, with one place per block of a message's content.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for block in message['content'] %}"
+    "{% if block['type'] == 'text' %}{{ block['text'] }}{% else %}<{{ block['type'] }}>{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_tokenizer(corpus: list[str]) -> TokenizerFast:
+    """
+    A byte-level BPE tokenizer in which every word of a corpus is one token and any other text survives a round trip.
+
+    Args:
+        corpus (`list[str]`): texts.
+
+    Returns:
+        `PreTrainedTokenizerFast`: with Qwen2's chat tokens, `<video>` and `<audio>` as special tokens and `[SEG]` as an
+        ordinary one.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=8192,  # more than a corpus of some hundred words can fill: merging ends when words are whole
+        min_frequency=1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[PAD_TOKEN, TURN_START, TURN_END, VIDEO_TOKEN, AUDIO_TOKEN],
+        show_progress=False,
+    )
+    turns = [f"{role}\n" for role in ("user", "assistant")]
+    tokenizer.train_from_iterator([*corpus, *turns], trainer)
+    fast = TokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD_TOKEN,
+        eos_token=TURN_END,
+        additional_special_tokens=[TURN_START, VIDEO_TOKEN, AUDIO_TOKEN],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+    fast.add_tokens([SEG_TOKEN])
+    return fast
+
+
+def tiny_processor(corpus: list[str], *, image_size: int = 64, num_frames: int = 10) -> AuroraProcessor:
+    """
+    The processor that belongs to `tiny_config`.
+
+    Args:
+        corpus (`list[str]`): what the tokenizer learns its words from.
+        image_size (`int`, *optional*, defaults to 64): side of the frames for policy and mask decoder, in pixels.
+        num_frames (`int`, *optional*, defaults to 10): frames of a clip.
+    """
+    policy_processor = VideoLlama2Processor(
+        tiny_tokenizer(corpus),
+        image_size=image_size,
+        patch_size=8,
+        num_mel_bins=32,
+        frame_shift_ms=20.0,
+        audio_seconds=10.0,
+        # The mean and half the deviation of a bank of 32 wider bins at a fifth of full scale.
+        audio_mean=12.0,
+        audio_std=2.5,
+    )
+    return AuroraProcessor(
+        policy_processor, mask_image_size=image_size, mask_target_size=image_size, num_frames=num_frames
+    )
+
+
+def tiny_config(processor: AuroraProcessor, *, hidden_size: int = 128, num_layers: int = 4) -> AuroraConfig:
+    """
+    Small numbers for every part.
+
+    Args:
+        processor (`AuroraProcessor`): gives the image size and the token ids.
+        hidden_size, num_layers (`int`): of the language model.
+    """
+    tokenizer, image_size = processor.tokenizer, processor.mask_image_size
+    policy_config = VideoLlama2Config(
+        vision_config=SiglipVisionConfig(
+            hidden_size=96,
+            intermediate_size=192,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=image_size,
+            patch_size=8,
+            vision_use_head=False,
+        ),
+        audio_config=BeatsConfig(
+            num_mel_bins=32,
+            embed_dim=64,
+            hidden_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=192,
+            conv_pos=16,
+            conv_pos_groups=4,
+            num_buckets=32,
+            max_distance=64,
+        ),
+        text_config=Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden_size,
+            intermediate_size=3 * hidden_size,
+            num_hidden_layers=num_layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        connector_depth=1,
+        video_token_id=processor.policy_processor.video_token_id,
+        audio_token_id=processor.policy_processor.audio_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    mask_decoder_config = SamConfig(
+        image_size=image_size,
+        patch_size=8,
+        encoder_embed_dim=96,
+        encoder_depth=2,
+        encoder_num_heads=4,
+        encoder_global_attn_indexes=[0, 1],
+        prompt_embed_dim=64,
+        decoder_num_heads=4,
+        decoder_mlp_dim=128,
+    )
+    return AuroraConfig(policy_config, mask_decoder_config, seg_token_id=processor.seg_token_id)
+
+
+def create_tiny_checkpoint(
+    output_dir: str | Path, *, corpus: list[str] | None = None, seed: int = 0, image_size: int = 64, **sizes: Any
+) -> Path:
+    """
+    Write a checkpoint with random weights, from which the demo's first phase starts.
+
+    Args:
+        output_dir (`str` or `Path`): new folder.
+        corpus (`list[str]`, *optional*): what the tokenizer learns its words from; the synthetic world's by default.
+        seed (`int`, *optional*, defaults to 0): of the weights.
+        image_size (`int`, *optional*, defaults to 64): side of the frames, in pixels.
+        **sizes: for `tiny_config`.
+
+    Returns:
+        `Path`: the folder.
+    """
+    if corpus is None:
+        from ..data.synthetic import world_corpus
+
+        corpus = world_corpus()
+    processor = tiny_processor(corpus, image_size=image_size)
+    set_seed(seed)
+    model = AuroraModel(tiny_config(processor, **sizes))
+    model.save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
+    return Path(output_dir)

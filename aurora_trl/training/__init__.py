@@ -1,0 +1,1 @@
+"""Trainers, losses, rewards and the pipeline that chains them."""
