@@ -111,10 +111,12 @@ def swap_modality(rows: Sequence[dict[str, Any]], modality: str) -> list[dict[st
     columns = {"audio": ("audio",), "video": ("frames", "video"), "reference": ("reference",)}[modality]
     swapped = []
     for i, row in enumerate(rows):
+        candidates = (rows[(i + len(rows) // 2 + j) % len(rows)] for j in range(len(rows)))
         other = next(
-            rows[j % len(rows)]
-            for j in range(i + len(rows) // 2, i + len(rows) // 2 + len(rows))
-            if keys[j % len(rows)] != keys[i] and (modality != "reference" or rows[j % len(rows)]["reference"] != row["reference"])
+            candidate
+            for candidate in candidates
+            if clip_key(candidate) != keys[i]
+            and (modality != "reference" or candidate["reference"] != row["reference"])
         )
         swapped.append({**row, **{column: other[column] for column in columns}})
     return swapped
@@ -141,14 +143,12 @@ def answer_batch(
         `list[Answer]`: one per row.
     """
     device = next(model.parameters()).device
-    keys = [clip_key(row) for row in rows]
-    order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    distinct = [loader.clip(rows[keys.index(key)]) for key in order]
-    clip_index = torch.tensor([order[key] for key in keys], device=device)
-    media = {name: value.to(device) for name, value in stack_clips(distinct).items()}
+    clips, order = loader.distinct_clips(rows)
+    clip_index = torch.tensor(order, device=device)
+    media = {name: value.to(device) for name, value in stack_clips(clips).items()}
     mask_embeddings = model.encode_masks(media.pop("mask_frames"))
     embeds = model.base_model.encode_media(**media).as_inputs()
-    prompts = [processor.prompt_ids(row, distinct[order[key]]) for row, key in zip(rows, keys, strict=True)]
+    prompts = [processor.prompt_ids(row, clips[i]) for row, i in zip(rows, order, strict=True)]
     input_ids = pad_ids(prompts, processor.tokenizer.pad_token_id, side="left").to(device)
     attention_mask = pad_ids([[1] * len(ids) for ids in prompts], 0, side="left").to(device)
 
@@ -180,7 +180,7 @@ def answer_batch(
     )
     answers = []
     for i, row in enumerate(rows):
-        frame_size = tuple(distinct[order[keys[i]]]["frame_size"].tolist())
+        frame_size = tuple(clips[order[i]]["frame_size"].tolist())
         logits = processor.restore_masks(mask_logits[i], frame_size).cpu() if has_seg[i] else None
         answers.append(Answer(row, texts[i].strip(), logits, int(completion_mask[i].sum())))
     return answers

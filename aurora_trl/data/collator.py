@@ -46,6 +46,16 @@ class ClipLoader:
         clip["frame_size"] = torch.tensor(frames.shape[1:3])
         return clip
 
+    def distinct_clips(self, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
+        """The clips that rows show, each once and in order of appearance, and the index of each row's clip."""
+        order: dict[tuple[Any, ...], int] = {}
+        clips = []
+        for row in rows:
+            if clip_key(row) not in order:
+                order[clip_key(row)] = len(clips)
+                clips.append(self.clip(row))
+        return clips, [order[clip_key(row)] for row in rows]
+
     def masks(self, row: dict[str, Any]) -> torch.Tensor:
         """The row's target masks `(T, M, M)` uint8 in the decoder's geometry; all zero for a null row."""
         key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"])
@@ -59,14 +69,13 @@ class ClipLoader:
 
 def stack_clips(clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """
-    The media inputs of a batch: `pixel_values_videos` `(B, T, 3, P, P)`, `audio_values` `(B', F, M)` of the clips that
-    have sound, in order, and `mask_frames` `(B, T, 3, S, S)`.
+    The media inputs of C clips: `pixel_values_videos` `(C, T, 3, P, P)`, `mask_frames` `(C, T, 3, S, S)` and, where any
+    clip has sound, `audio_values` `(C, F, M)`; a clip without sound has zeros there, and no place for them in its prompt.
     """
-    batch = {}
-    for name in ("pixel_values_videos", "audio_values", "mask_frames"):
-        values = [clip[name] for clip in clips if name in clip]
-        if values:
-            batch[name] = torch.stack(values)
+    batch = {name: torch.stack([clip[name] for clip in clips]) for name in ("pixel_values_videos", "mask_frames")}
+    sound = next((clip["audio_values"] for clip in clips if "audio_values" in clip), None)
+    if sound is not None:
+        batch["audio_values"] = torch.stack([clip.get("audio_values", torch.zeros_like(sound)) for clip in clips])
     return batch
 
 
@@ -84,8 +93,8 @@ class SFTCollator:
     """
     Batches for [`AuroraSFTTrainer`].
 
-    A call with rows returns `input_ids`, `attention_mask`, `labels` `(B, L)`, the media inputs, `masks` `(B, T, M, M)`
-    uint8 and `seg_positions` `(B,)`.
+    A call with rows returns `input_ids`, `attention_mask`, `labels` `(B, L)`, the media inputs of the C distinct clips,
+    `clip_index` `(B,)` that says which clip a row shows, `masks` `(B, T, M, M)` uint8 and `seg_positions` `(B,)`.
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -98,8 +107,8 @@ class SFTCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         processor = self.loader.processor
-        clips = [self.loader.clip(row) for row in rows]
-        prompts = [processor.prompt_ids(row, clip) for row, clip in zip(rows, clips, strict=True)]
+        clips, clip_index = self.loader.distinct_clips(rows)
+        prompts = [processor.prompt_ids(row, clips[i]) for row, i in zip(rows, clip_index, strict=True)]
         completions = [processor.completion_ids(row["target"]) for row in rows]
         input_ids = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         labels = [[IGNORE_INDEX] * len(p) + c for p, c in zip(prompts, completions, strict=True)]
@@ -108,6 +117,7 @@ class SFTCollator:
             "attention_mask": pad_ids([[1] * len(ids) for ids in input_ids], 0),
             "labels": pad_ids(labels, IGNORE_INDEX),
             "masks": torch.stack([self.loader.masks(row) for row in rows]),
+            "clip_index": torch.tensor(clip_index),
             **stack_clips(clips),
         }
         batch["seg_positions"] = find_seg_positions(

@@ -96,7 +96,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
                 state is then a dummy: the same modules run on every rank, and the loss gives the row no weight.
             mask_frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): frames of the clips for the mask decoder, or
             mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): the same, encoded.
-            clip_index (`torch.Tensor` of shape `(B,)`): the clip of each row; None: row i is clip i.
+            clip_index (`torch.Tensor` of shape `(B,)`): the clip of each row; None: row i is clip i. Where it is given,
+                the policy's media inputs, too, are per clip: rows that share a clip pay for it once.
             **kwargs: the policy's own inputs.
 
         Returns:
@@ -113,7 +114,13 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         """Run `inner`, which runs the backbone once, and add the mask head's outputs to its output."""
         # Some backbones swallow unknown keywords without a word: ours are taken out first.
         seg_inputs = {name: kwargs.pop(name, None) for name in SEG_INPUTS}
-        positions = seg_inputs["seg_positions"]
+        positions, clip_index = seg_inputs["seg_positions"], seg_inputs["clip_index"]
+        if clip_index is not None:
+            media = {name: kwargs.pop(name) for name in self.policy.media_inputs if name in kwargs}
+            embeds = {name: kwargs.pop(name) for name in self.policy.media_embeds if name in kwargs}
+            if media:
+                embeds.update(self.base_model.encode_media(**media).as_inputs())
+            kwargs.update({name: value[clip_index] for name, value in embeds.items()})
         if positions is None:
             return inner(*args, **kwargs)
         with capture_hidden_states(self) as states:
@@ -123,9 +130,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         embeddings = seg_inputs["mask_embeddings"]
         if embeddings is None:
             embeddings = self.encode_masks(seg_inputs["mask_frames"])
-        output["seg_features"], output["mask_logits"] = self.decode_masks(
-            output["seg_states"], embeddings, seg_inputs["clip_index"]
-        )
+        output["seg_features"], output["mask_logits"] = self.decode_masks(output["seg_states"], embeddings, clip_index)
         return output
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:

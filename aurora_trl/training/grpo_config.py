@@ -30,7 +30,9 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
     max_completion_length: int | None = field(default=150, metadata={"help": "Longest completion, in tokens."})
     beta: float = field(default=0.0, metadata={"help": "Weight of the KL term; 0 needs no reference model."})
     loss_type: str = field(default="grpo", metadata={"help": "Mean of per-sequence means (equation 5)."})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Media columns must reach the trainer."})
+    remove_unused_columns: bool | None = field(
+        default=False, metadata={"help": "Media columns must reach the trainer."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -36,8 +36,14 @@ class ClipBank:
     masks: torch.Tensor
 
     def policy_rows(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The policy's media inputs of these completions."""
+        """The policy's media inputs of these completions, one row each."""
         return {name: value[self.clip_index[samples]] for name, value in self.policy_inputs.items()}
+
+    def forward_inputs(self, samples: torch.Tensor, with_masks: bool) -> dict[str, torch.Tensor]:
+        """What `AuroraModel.forward` needs of these completions' clips, one entry per distinct clip."""
+        used, clip_index = self.clip_index[samples].unique(return_inverse=True)
+        inputs = {**self.policy_inputs, **(self.mask_inputs if with_masks else {})}
+        return {"clip_index": clip_index, **{name: value[used] for name, value in inputs.items()}}
 
 
 class AuroraGRPOTrainer(GRPOTrainer):
@@ -183,8 +189,9 @@ class AuroraGRPOTrainer(GRPOTrainer):
             sequences = [p + c for p, c in zip(prompt_ids, completion_ids_list, strict=True)]
             input_ids = pad_ids(sequences, self._tokenizer.pad_token_id).to(device)
             attention_mask = pad_ids([[1] * len(ids) for ids in sequences], 0).to(device)
-            completion = pad_ids([[0] * len(p) + [1] * len(c) for p, c in zip(prompt_ids, completion_ids_list, strict=True)], 0)
-            positions = find_seg_positions(input_ids, completion.to(device), seg_token_id)
+            pairs = zip(prompt_ids, completion_ids_list, strict=True)
+            completion = pad_ids([[0] * len(prompt) + [1] * len(ids) for prompt, ids in pairs], 0).to(device)
+            positions = find_seg_positions(input_ids, completion, seg_token_id)
             with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
                 hidden = self.aurora.base_model(
                     input_ids=input_ids, attention_mask=attention_mask, **self._bank.policy_rows(self._samples)
@@ -212,17 +219,16 @@ class AuroraGRPOTrainer(GRPOTrainer):
             rows = slice(start, start + batch_size)
             labels = input_ids[rows].masked_fill(attention_mask[rows] == 0, -100)
             labels[:, :-logits_to_keep] = -100
+            with_masks = torch.is_grad_enabled() and self.args.uses_mask_losses
             inputs = {
                 "input_ids": input_ids[rows],
                 "attention_mask": attention_mask[rows],
-                **self._bank.policy_rows(samples[rows]),
+                **self._bank.forward_inputs(samples[rows], with_masks),
             }
-            if torch.is_grad_enabled() and self.args.uses_mask_losses:
+            if with_masks:
                 inputs["seg_positions"] = find_seg_positions(
                     input_ids[rows], labels != -100, self.processing_class.seg_token_id
                 )
-                used, inputs["clip_index"] = self._bank.clip_index[samples[rows]].unique(return_inverse=True)
-                inputs.update({name: value[used] for name, value in self._bank.mask_inputs.items()})
             with self.accelerator.autocast():
                 output = model(**inputs, labels=labels, fused_lm_head=True)
             log_probs.append(output.log_probs[:, -logits_to_keep:])

@@ -23,10 +23,14 @@ class MaskTrainingArguments:
     mask_dice_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the masks' dice loss."})
     freeze_vision_tower: bool = field(default=True, metadata={"help": "Do not train the vision tower."})
     freeze_audio_tower: bool = field(default=True, metadata={"help": "Do not train the audio tower."})
-    freeze_connector: bool = field(default=True, metadata={"help": "Do not train what joins towers and language model."})
+    freeze_connector: bool = field(
+        default=True, metadata={"help": "Do not train what joins towers and language model."}
+    )
     freeze_language_model: bool = field(default=False, metadata={"help": "Do not train the language model."})
     freeze_seg_projector: bool = field(default=False, metadata={"help": "Do not train the projector of [SEG]."})
-    freeze_mask_encoder: bool = field(default=True, metadata={"help": "Do not train the mask decoder's image encoder."})
+    freeze_mask_encoder: bool = field(
+        default=True, metadata={"help": "Do not train the mask decoder's image encoder."}
+    )
     freeze_mask_decoder: bool = field(default=False, metadata={"help": "Do not train the mask decoder."})
     media_cache_clips: int = field(default=0, metadata={"help": "Clips kept in memory by each loading process."})
 

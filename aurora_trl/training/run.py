@@ -35,7 +35,9 @@ def prepare_run(args: TrainingArguments) -> str | None:
         return last
     if resume is not None:
         if not Path(resume).is_dir():
-            raise DataError(f"{resume}: no such checkpoint to resume from; `--resume_from_checkpoint true` takes the last")
+            raise DataError(
+                f"{resume}: no such checkpoint to resume from; `--resume_from_checkpoint true` takes the last"
+            )
         return str(resume)
     if last is not None or (Path(output_dir) / "model.safetensors").exists():
         raise DataError(

@@ -23,17 +23,24 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
         teacher_model_name_or_path (`str`, *optional*): checkpoint of the segmentation-only teacher.
         use_teacher_mask_decoder (`bool`, *optional*, defaults to `True`): take the teacher's mask decoder (section 3.1);
             freeze it with `freeze_mask_decoder`.
+        group_by_clip (`bool`, *optional*, defaults to `False`): draw clips at random and keep the references about one
+            clip next to each other, so that a batch pays for its media once.
         targets (`str`, *optional*, defaults to `"row"`): `"row"` learns each row's `target`; `"answer"` learns
             `It is [SEG].` alone, as the teacher does.
     """
 
     ce_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the text's cross-entropy."})
-    distillation_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the [SEG] feature distillation."})
+    distillation_loss_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the [SEG] feature distillation."}
+    )
     teacher_model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint of the teacher."})
     use_teacher_mask_decoder: bool = field(default=True, metadata={"help": "Take over the teacher's mask decoder."})
+    group_by_clip: bool = field(default=False, metadata={"help": "Put references about one clip into one batch."})
     targets: str = field(default="row", metadata={"help": "What to learn.", "choices": list(TARGETS)})
 
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Media columns must reach the collator."})
+    remove_unused_columns: bool | None = field(
+        default=False, metadata={"help": "Media columns must reach the collator."}
+    )
     dataset_kwargs: dict[str, Any] | None = field(
         default_factory=lambda: {"skip_prepare_dataset": True},
         metadata={"help": "Rows are tokenised by the collator, with their media."},

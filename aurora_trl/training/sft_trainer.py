@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTTrainer
 
 from ..data.collator import ClipLoader, SFTCollator, TeacherCollator
+from ..data.sampler import ClipGroupSampler
 from ..data.schema import DataError
-from ..models.modeling_aurora import AuroraModel, add_mask_head
+from ..models.modeling_aurora import AuroraModel, add_mask_head, capture_hidden_states
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import SEG_TOKEN, teacher_target
 from .losses import seg_distillation_loss
@@ -88,8 +90,7 @@ class AuroraSFTTrainer(SFTTrainer):
         """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
         rows, masks = inputs.pop("rows", None), inputs.pop("masks")
         if not (self.args.uses_mask_losses or self.teacher is not None):
-            for name in ("seg_positions", "mask_frames"):
-                inputs.pop(name)
+            inputs.pop("seg_positions"), inputs.pop("mask_frames")
             return self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )
@@ -103,16 +104,25 @@ class AuroraSFTTrainer(SFTTrainer):
         metrics["iou"] = mask_iou(output["mask_logits"], masks).mean()
         if self.teacher is not None:
             features = self.teacher_features(rows)
-            distillation = seg_distillation_loss(output["seg_features"], features, weights=has_seg) * has_seg.float().mean()
+            distance = seg_distillation_loss(output["seg_features"], features, weights=has_seg)
+            distillation = distance * has_seg.float().mean()
             extra = extra + self.args.distillation_loss_weight * distillation
             metrics["distillation_loss"] = distillation.detach()
         mode = "train" if self.model.training else "eval"
-        gathered = self.accelerator.gather(torch.stack([value.float() for value in metrics.values()])[None]).mean(dim=0)
+        values = torch.stack([value.float() for value in metrics.values()])
+        gathered = self.accelerator.gather(values[None]).mean(dim=0)
         for name, value in zip(metrics, gathered.tolist(), strict=True):
             self._metrics[mode][name].append(value)
         # TRL's loss is already divided for accumulation by `num_items_in_batch`; ours is a mean over rows.
         steps = self.current_gradient_accumulation_steps if mode == "train" and num_items_in_batch is not None else 1
         return loss + extra / steps
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """TRL's order, or clip by clip where the config asks for it."""
+        if not self.args.group_by_clip:
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return ClipGroupSampler(train_dataset if train_dataset is not None else self.train_dataset, seed)
 
     @torch.no_grad()
     def teacher_features(self, rows: list[dict[str, Any]]) -> torch.Tensor:
@@ -131,9 +141,10 @@ class AuroraSFTTrainer(SFTTrainer):
             batch = {name: value.to(self.args.device) for name, value in self._teacher_collator(new).items()}
             positions = batch.pop("seg_positions")
             with self.accelerator.autocast():
-                hidden = self.teacher.base_model(**batch)[0]
-                states = hidden[torch.arange(len(new), device=hidden.device), positions]
-                features = self.teacher.seg_projector(states.to(self.teacher.seg_projector[0].weight.dtype))
+                with capture_hidden_states(self.teacher) as states:
+                    self.teacher(**batch, logits_to_keep=1)
+                seg_states = states[-1][torch.arange(len(new), device=positions.device), positions]
+                features = self.teacher.seg_projector(seg_states.to(self.teacher.seg_projector[0].weight.dtype))
             for row, feature in zip(new, features.float(), strict=True):
                 self._teacher_features[row["id"]] = feature
         return torch.stack([self._teacher_features[row["id"]] for row in rows])

@@ -21,8 +21,6 @@ from .configuration_videollama2 import VideoLlama2Config
 from .modeling_beats import BeatsAttention, BeatsModel, WeightNormConv1d
 from .modeling_stc import STCConnector
 
-MEDIA_INPUTS = ("pixel_values_videos", "audio_values", "video_embeds", "audio_embeds")
-
 
 @dataclass
 class MediaFeatures:
@@ -154,8 +152,8 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         Args:
             input_ids (`torch.Tensor` of shape `(B, L)`): with one placeholder id per feature.
             pixel_values_videos, audio_values: media, or
-            video_embeds, audio_embeds: what `encode_media` made of them. Rows are in the order of `input_ids`; a row
-                without sound has no placeholder and no features.
+            video_embeds, audio_embeds: what `encode_media` made of them, one per row; a row without placeholders, such as
+                that of a clip without sound, leaves its features out.
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs: the language model's.
 
         Raises:
@@ -187,12 +185,13 @@ def _place_features(
     inputs_embeds: torch.Tensor, places: torch.Tensor, features: torch.Tensor, name: str
 ) -> torch.Tensor:
     """Put features `(B, N, D)` at the true places `(B, L)` of the embeddings, row by row."""
-    num_places, num_features = int(places.sum()), features.shape[0] * features.shape[1]
-    if num_places != num_features:
+    counts = places.sum(dim=1)
+    if features.size(0) != places.size(0) or bool(((counts != 0) & (counts != features.size(1))).any()):
         raise ValueError(
-            f"the prompt has {num_places} <{name}> placeholders but the clips give {num_features} features; expand the "
-            "prompt with the processor that belongs to this model"
+            f"prompts with {counts.tolist()} <{name}> placeholders do not fit features of shape {list(features.shape)}; "
+            "expand the prompts with the processor that belongs to this model"
         )
+    features = features[counts != 0]
     return inputs_embeds.masked_scatter(places[..., None], features.to(inputs_embeds.dtype))
 
 
@@ -204,6 +203,9 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
         config (`VideoLlama2Config`): configs of the parts.
     """
 
+    # What `encode_media` takes, and what it makes of it: one entry per clip along the first dimension.
+    media_inputs = ("pixel_values_videos", "audio_values")
+    media_embeds = ("video_embeds", "audio_embeds")
     # LoRA goes on the language model's attention only; the towers have layers of these names too.
     lora_target_modules = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -270,7 +272,7 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
         self, input_ids: torch.Tensor, past_key_values: Any | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Media go in with the prompt; later steps find them in the cache."""
-        media = {name: kwargs.pop(name, None) for name in MEDIA_INPUTS}
+        media = {name: kwargs.pop(name, None) for name in (*self.media_inputs, *self.media_embeds)}
         inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
         if past_key_values is None or past_key_values.get_seq_length() == 0:
             inputs.update({name: value for name, value in media.items() if value is not None})

@@ -1,0 +1,304 @@
+"""The chain of a recipe: steps that run one after the other, are skipped when done and resumed when cut short.
+
+    output_dir: outputs/tiny
+    seed: 1
+    steps:
+      - name: data
+        run: aurora synth {output_dir}/data --clips 1000 --seed {seed}
+        makes: data
+      - name: teacher
+        train: recipes/sft.py
+        config: teacher.yaml
+        makes: teacher
+        needs: [data]
+
+A training step is `accelerate launch [--config_file …] recipes/X.py --config Y.yaml`, nothing more. Its YAML names folders
+under the chain's own `output_dir`; where another output folder or seed is asked for, a copy of the YAML with these
+replaced is written to `<output_dir>/configs` and used instead.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..data.schema import DataError
+
+STEP_KEYS = {"name", "run", "train", "config", "accelerate", "makes", "needs", "minutes"}
+
+
+@dataclass
+class Step:
+    """
+    One step of a chain.
+
+    Attributes:
+        name (`str`): unique in the chain.
+        command (`list[str]`): what is run.
+        makes (`Path`): the file or folder that the step leaves.
+        needs (`list[str]`): earlier steps that it uses.
+        minutes (`float`): how long it takes on the machine that the recipe was written on.
+        config (`Path` or `None`): a training step's YAML, as it is used.
+        inputs (`str`): all that decides the result, besides the steps it needs.
+    """
+
+    name: str
+    command: list[str]
+    makes: Path
+    needs: list[str] = field(default_factory=list)
+    minutes: float = 1.0
+    config: Path | None = None
+    inputs: str = ""
+
+
+@dataclass
+class Pipeline:
+    """
+    A chain, read from its YAML.
+
+    Attributes:
+        file (`Path`): the YAML.
+        output_dir (`Path`): where everything goes.
+        seed (`int`): of the data, the weights and the training.
+        steps (`list[Step]`): in order.
+        configs (`dict[Path, str]`): YAML files to write before the first step.
+    """
+
+    file: Path
+    output_dir: Path
+    seed: int
+    steps: list[Step]
+    configs: dict[Path, str]
+
+    def step(self, name: str) -> Step:
+        """The step of that name; `DataError` where there is none."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise DataError(f"{self.file}: no step `{name}`; it has {', '.join(step.name for step in self.steps)}")
+
+    def fingerprint(self, step: Step) -> str:
+        """Changes when the step's command or YAML does, or those of a step that it needs."""
+        parts = [step.inputs, *(self.fingerprint(self.step(name)) for name in step.needs)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    def record(self, step: Step) -> Path:
+        """Where the step's state is kept."""
+        return self.output_dir / ".pipeline" / f"{step.name}.json"
+
+    def state(self, step: Step) -> str:
+        """`"done"`, `"started"` (cut short, with the present settings) or `"new"`."""
+        record = self.record(step)
+        if not record.exists():
+            return "new"
+        content = json.loads(record.read_text())
+        if content["fingerprint"] != self.fingerprint(step):
+            return "new"
+        return "done" if content["finished"] and step.makes.exists() else "started"
+
+    def train_arguments(self, name: str) -> list[str]:
+        """What follows the script on a training step's command line."""
+        step = self.step(name)
+        if step.config is None:
+            raise DataError(f"{self.file}: step `{name}` does not train")
+        return ["--config", str(step.config)]
+
+
+def load_pipeline(file: str | Path, output_dir: str | Path | None = None, seed: int | None = None) -> Pipeline:
+    """
+    Read and check a chain.
+
+    Args:
+        file (`str` or `Path`): its YAML.
+        output_dir (`str` or `Path`, *optional*), seed (`int`, *optional*): in place of those of the YAML.
+
+    Returns:
+        `Pipeline`: nothing has been run or written.
+
+    Raises:
+        `DataError`: names the file and the key that is wrong.
+    """
+    file = Path(file)
+    content = _read_yaml(file)
+    unknown = sorted(set(content) - {"output_dir", "seed", "steps"})
+    if unknown or not isinstance(content.get("steps"), list) or "output_dir" not in content:
+        raise DataError(f"{file}: a chain has `output_dir`, `seed` and a list of `steps`, not {unknown or 'this'}")
+    own = {"output_dir": str(content["output_dir"]), "seed": int(content.get("seed", 0))}
+    used = {
+        "output_dir": str(output_dir) if output_dir is not None else own["output_dir"],
+        "seed": own["seed"] if seed is None else seed,
+    }
+    pipeline = Pipeline(file, Path(used["output_dir"]), used["seed"], [], {})
+    for entry in content["steps"]:
+        step = _build_step(pipeline, entry, own, used)
+        for name in step.needs:
+            pipeline.step(name)
+        if any(step.name == other.name for other in pipeline.steps):
+            raise DataError(f"{file}: two steps are called `{step.name}`")
+        pipeline.steps.append(step)
+    return pipeline
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise DataError(f"{file}: no such file")
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise DataError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{file}: a mapping of keys to values is needed")
+    return content
+
+
+def _build_step(pipeline: Pipeline, entry: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> Step:
+    """One entry of `steps`, with `{output_dir}` and `{seed}` filled in."""
+    name = entry.get("name")
+    unknown = sorted(set(entry) - STEP_KEYS)
+    if not name or unknown or "makes" not in entry or ("run" in entry) == ("train" in entry):
+        raise DataError(
+            f"{pipeline.file}: step {name!r}: needs `name`, `makes` and either `run` or `train` with `config`"
+            + (f"; unknown key `{unknown[0]}`" if unknown else "")
+        )
+    step = Step(
+        name=name,
+        command=[],
+        makes=pipeline.output_dir / entry["makes"],
+        needs=list(entry.get("needs", [])),
+        minutes=float(entry.get("minutes", 1)),
+    )
+    if "run" in entry:
+        step.command = shlex.split(entry["run"].format(**used))
+        step.inputs = entry["run"].format(output_dir="", seed=used["seed"])
+        return step
+    source = pipeline.file.parent / str(entry.get("config"))
+    settings = _read_yaml(source)
+    # The settings decide the result; where they are written and what they are called does not.
+    step.inputs = json.dumps({**settings, "seed": used["seed"]}, sort_keys=True, default=str)
+    step.config = source
+    if used != own:
+        step.config = pipeline.output_dir / "configs" / source.name
+        pipeline.configs[step.config] = _resolved(settings, own, used)
+    launch = ["accelerate", "launch"]
+    if entry.get("accelerate"):
+        launch += ["--config_file", entry["accelerate"]]
+        step.inputs += Path(entry["accelerate"]).read_text() if Path(entry["accelerate"]).exists() else ""
+    step.command = [*launch, entry["train"], "--config", str(step.config)]
+    return step
+
+
+def _resolved(settings: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> str:
+    """A training step's YAML for another output folder and seed."""
+    moved = {}
+    for key, value in settings.items():
+        inside = isinstance(value, str) and (value + "/").startswith(own["output_dir"] + "/")
+        moved[key] = used["output_dir"] + value[len(own["output_dir"]) :] if inside else value
+    return yaml.safe_dump({**moved, "seed": used["seed"]}, sort_keys=False)
+
+
+def run_pipeline(
+    pipeline: Pipeline, *, only: str | None = None, before: str | None = None, dry_run: bool = False
+) -> None:
+    """
+    Run what is not done yet.
+
+    Args:
+        pipeline (`Pipeline`): the chain.
+        only (`str`, *optional*): run this step alone.
+        before (`str`, *optional*): stop before this step, and leave out those that it does not need.
+        dry_run (`bool`, *optional*, defaults to `False`): say what would be run.
+
+    Raises:
+        `DataError`: where a step fails, or where `only` needs what is not there.
+    """
+    steps = pipeline.steps
+    if only is not None:
+        steps = [pipeline.step(only)]
+        missing = [name for name in steps[0].needs if pipeline.state(pipeline.step(name)) != "done"]
+        if missing:
+            raise DataError(f"step `{only}` needs {', '.join(missing)}, not done yet: run without `--only` first")
+    if before is not None:
+        wanted = _needed(pipeline, pipeline.step(before))
+        steps = [step for step in steps if step.name in wanted]
+    todo = [step for step in steps if pipeline.state(step) != "done"]
+    if not dry_run:
+        for path, text in pipeline.configs.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    started, expected = time.time(), 0.0
+    for number, step in enumerate(steps, 1):
+        left = sum(other.minutes for other in todo if other not in steps[: number - 1])
+        # The estimate follows this machine: what was done so far took so much longer, or shorter, than expected.
+        pace = (time.time() - started) / 60 / expected if expected > 0.5 else 1.0
+        _say(
+            f"[{number}/{len(steps)}] {step.name}: "
+            + ("done" if step not in todo else f"about {left * pace:.0f} min left")
+        )
+        if step not in todo:
+            continue
+        _say("    " + shlex.join(step.command))
+        if not dry_run:
+            _run_step(pipeline, step)
+            expected += step.minutes
+    _say(
+        f"{pipeline.output_dir}: {'nothing was run' if dry_run else 'done'} in {(time.time() - started) / 60:.1f} min"
+    )
+
+
+def _needed(pipeline: Pipeline, step: Step) -> set[str]:
+    """Names of all steps that a step stands on."""
+    names = set(step.needs)
+    for name in step.needs:
+        names |= _needed(pipeline, pipeline.step(name))
+    return names
+
+
+def _run_step(pipeline: Pipeline, step: Step) -> None:
+    """Run one step, keep what an earlier run with other settings left, record the outcome."""
+    record = pipeline.record(step)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    if step.makes.exists() and (pipeline.state(step) == "new" or step.config is None):
+        previous = step.makes.with_name(step.makes.name + ".previous")
+        if previous.exists():
+            shutil.rmtree(previous) if previous.is_dir() else previous.unlink()
+        step.makes.rename(previous)
+    state = {"fingerprint": pipeline.fingerprint(step), "finished": False, "seconds": None}
+    _write_record(record, state)
+    started = time.time()
+    # The commands of this environment, whether or not it is activated.
+    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    code = subprocess.run(step.command, env={**os.environ, "PATH": search_path}).returncode
+    if code != 0 or not step.makes.exists():
+        reason = f"ended with exit code {code}" if code else f"did not make {step.makes}"
+        raise DataError(f"step `{step.name}` {reason}; mend it and run the same command again: it continues here")
+    _write_record(record, {**state, "finished": True, "seconds": round(time.time() - started, 1)})
+
+
+def _write_record(record: Path, content: dict[str, Any]) -> None:
+    temporary = record.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(record)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def describe(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """The steps as plain values, with their state and the seconds they took; the report reads it."""
+    rows = []
+    for step in pipeline.steps:
+        record = pipeline.record(step)
+        content = json.loads(record.read_text()) if record.exists() else {}
+        rows.append({**asdict(step), "state": pipeline.state(step), "seconds": content.get("seconds")})
+    return rows
