@@ -33,5 +33,5 @@ def check_row(row: dict[str, Any]) -> None:
     if not row.get("frames") and not row.get("video"):
         raise DataError(f"row {row.get('id')!r}: it has neither `frames` nor `video`")
     masks, frames = row.get("masks"), row.get("frames")
-    if masks and frames and len(masks) not in (1, len(frames)):
+    if masks and frames and len(masks) != len(frames):
         raise DataError(f"row {row.get('id')!r}: {len(masks)} masks for {len(frames)} frames; give one per frame")

@@ -76,18 +76,19 @@ def tiny_processor(corpus: list[str], *, image_size: int = 64, num_frames: int =
         image_size=image_size,
         patch_size=8,
         num_mel_bins=32,
-        frame_shift_ms=20.0,
+        frame_length_ms=50.0,
+        frame_shift_ms=40.0,
         audio_seconds=10.0,
-        # The mean and half the deviation of a bank of 32 wider bins at a fifth of full scale.
-        audio_mean=12.0,
-        audio_std=2.5,
+        # The mean and half the deviation over clips of the synthetic world.
+        audio_mean=14.4,
+        audio_std=1.66,
     )
     return AuroraProcessor(
         policy_processor, mask_image_size=image_size, mask_target_size=image_size, num_frames=num_frames
     )
 
 
-def tiny_config(processor: AuroraProcessor, *, hidden_size: int = 128, num_layers: int = 4) -> AuroraConfig:
+def tiny_config(processor: AuroraProcessor, *, hidden_size: int = 128, num_layers: int = 3) -> AuroraConfig:
     """
     Small numbers for every part.
 
@@ -98,8 +99,8 @@ def tiny_config(processor: AuroraProcessor, *, hidden_size: int = 128, num_layer
     tokenizer, image_size = processor.tokenizer, processor.mask_image_size
     policy_config = VideoLlama2Config(
         vision_config=SiglipVisionConfig(
-            hidden_size=96,
-            intermediate_size=192,
+            hidden_size=64,
+            intermediate_size=128,
             num_hidden_layers=3,
             num_attention_heads=4,
             image_size=image_size,
@@ -141,7 +142,7 @@ def tiny_config(processor: AuroraProcessor, *, hidden_size: int = 128, num_layer
     mask_decoder_config = SamConfig(
         image_size=image_size,
         patch_size=8,
-        encoder_embed_dim=96,
+        encoder_embed_dim=64,
         encoder_depth=2,
         encoder_num_heads=4,
         encoder_global_attn_indexes=[0, 1],

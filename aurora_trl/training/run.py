@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -26,6 +27,9 @@ def prepare_run(args: TrainingArguments) -> str | None:
     Raises:
         `DataError`: where the output folder holds a finished model or checkpoints that would be mixed up with new ones.
     """
+    if args.device.type == "cpu":
+        # `accelerate launch` allows each process one thread where it finds no GPU (OMP_NUM_THREADS, accelerate 1.15).
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.world_size))
     output_dir = str(args.output_dir)
     last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
     resume = args.resume_from_checkpoint

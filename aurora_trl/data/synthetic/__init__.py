@@ -1,5 +1,6 @@
 """The synthetic world: clips drawn to disk in the official Ref-AVS layout, by something that knows the truth of each."""
 
+from .annotator import SyntheticAnnotator, world_corpus
 from .write import read_world, write_world
 
-__all__ = ["read_world", "write_world"]
+__all__ = ["SyntheticAnnotator", "read_world", "world_corpus", "write_world"]

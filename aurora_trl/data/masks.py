@@ -1,0 +1,116 @@
+"""Masks of a row: PNG files or COCO run lengths, and the official geometry of the score."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pycocotools import mask as coco
+
+from .media import NO_FRAME, load_frames
+from .schema import DataError
+
+OFFICIAL_SIZE = 256
+
+
+def load_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.ndarray:
+    """
+    The target masks of a row.
+
+    Args:
+        row (`dict`): a dataset row. No mask file of a null row is ever read: its masks are empty.
+        indices (`Sequence[int]`, *optional*): which frames, -1 for one that is not there; all by default.
+
+    Returns:
+        `np.ndarray` of shape `(T, H, W)`, uint8, 0 or 1.
+
+    Raises:
+        `DataError`: names the row without masks, or the file that is missing or differs in size.
+    """
+    if row.get("is_null"):
+        height, width = frame_size(row)
+        count = len(indices) if indices is not None else len(row.get("frames") or ()) or 1
+        return np.zeros((count, height, width), np.uint8)
+    if not row.get("masks"):
+        raise DataError(f"row {row.get('id')!r}: it has no masks")
+    names = row["masks"]
+    wanted = range(len(names)) if indices is None else indices
+    found = {i: _read_mask(names[i], row) for i in wanted if i != NO_FRAME}
+    first = next(iter(found.values()))
+    for i, mask in found.items():
+        if mask.shape != first.shape:
+            raise DataError(
+                f"{_shown(names[i], row)}: {mask.shape[1]}x{mask.shape[0]} pixels, but the row's first mask has "
+                f"{first.shape[1]}x{first.shape[0]}"
+            )
+    blank = np.zeros_like(first)
+    return np.stack([found.get(i, blank) for i in wanted])
+
+
+def frame_size(row: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of a row's frames in pixels."""
+    if row.get("frames"):
+        try:
+            with Image.open(row["frames"][0]) as image:
+                return image.height, image.width
+        except OSError as error:
+            raise DataError(f"{row['frames'][0]}: can not be read as an image: {error}") from None
+    height, width = load_frames(row, num_frames=1).shape[1:3]
+    return height, width
+
+
+def _read_mask(name: str, row: dict[str, Any]) -> np.ndarray:
+    if name.startswith("{"):
+        return decode_rle(name)
+    try:
+        with Image.open(name) as image:
+            # Some copies hold a class index, not 255; a palette is an index, too.
+            plane = np.asarray(image if image.mode in ("L", "P", "1", "I;16", "I") else image.convert("L"))
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such mask (row {row.get('id')!r})") from None
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{name}: can not be read as a mask: {error}") from None
+    return (plane > 0).astype(np.uint8)
+
+
+def _shown(name: str, row: dict[str, Any]) -> str:
+    return f"row {row.get('id')!r}" if name.startswith("{") else name
+
+
+def encode_rle(mask: np.ndarray) -> str:
+    """A mask `(H, W)` in {0, 1} as a COCO run-length encoding in JSON."""
+    rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return json.dumps({"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")})
+
+
+def decode_rle(text: str) -> np.ndarray:
+    """
+    The mask `(H, W)` uint8 in {0, 1} of a COCO run-length encoding in JSON.
+
+    Raises:
+        `DataError`: where the text is no such encoding.
+    """
+    try:
+        rle = json.loads(text)
+        return coco.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"not a COCO run-length encoding: {text[:60]!r} ({error})") from None
+
+
+def resize_masks_official(masks: np.ndarray, size: int = OFFICIAL_SIZE) -> torch.Tensor:
+    """
+    Masks as the official Ref-AVS score compares them: scaled bilinearly on uint8 without antialiasing, then `> 0`.
+
+    Args:
+        masks (`np.ndarray` of shape `(T, H, W)`): in {0, 1}.
+        size (`int`, *optional*, defaults to 256): side of the result, in pixels.
+
+    Returns:
+        `torch.Tensor` of shape `(T, size, size)`, uint8, 0 or 1; the same bits as OpenCV's.
+    """
+    planes = torch.from_numpy(np.ascontiguousarray(masks))[:, None].float() * 255
+    scaled = F.interpolate(planes, (size, size), mode="bilinear", align_corners=False)
+    return (torch.floor(scaled + 0.5) > 0).to(torch.uint8)[:, 0]

@@ -1,0 +1,149 @@
+"""The true reasoning about a reference, sentence by sentence.
+
+A path says what is seen, what is heard, which object follows from that, and its class. Every sentence comes from a small
+set of wordings, so that a sentence is true exactly when it is in the set of true ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...prompts import display_class
+from .references import RULES, Reference, word_reference
+from .scene import SceneObject
+
+STYLES = ("flexible", "fixed")
+KINDS = ("seen", "heard", "inference", "class")
+
+_SEEN = ("I see {list}.", "The frames show {list}.", "There is {list}.")
+_HEARD = ("I hear {list}.", "The sound comes from {list}.")
+_SILENCE = ("I hear nothing.", "There is no sound.")
+_CLASS = ("So the target is {name}.", "Therefore the target is {name}.", "Thus the target is {name}.")
+_NOTHING_FITS = ("Nothing in the clip fits the reference.", "No object fits the reference.")
+_FIXED = {
+    "seen": "Seen: {list}.",
+    "heard": "Heard: {list}.",
+    "inference": "Inference: {text}.",
+    "class": "Answer: the target is {name}.",
+}
+_SIGHT_ALONE_SHARE = 0.5  # of the flexible paths about references that need sight only, these say nothing of the sound
+
+
+@dataclass(frozen=True)
+class Facts:
+    """
+    What there is to say about a reference.
+
+    Args:
+        objects (`tuple` of `SceneObject`): all of the clip.
+        reference (`Reference`): what is asked.
+    """
+
+    objects: tuple[SceneObject, ...]
+    reference: Reference
+
+    @property
+    def target(self) -> SceneObject | None:
+        """The object that the reference means."""
+        return next((o for o in self.objects if o.number == self.reference.target), None)
+
+    def sentences(self, kind: str, style: str) -> list[str]:
+        """All wordings of the true sentence of a kind (`seen`, `heard`, `inference` or `class`) in a style."""
+        fixed = style == "fixed"
+        if kind == "seen":
+            text = _join(self._describe(o) for o in sorted(self.objects, key=lambda o: o.x))
+            return [wording.format(list=text) for wording in ([_FIXED[kind]] if fixed else _SEEN)]
+        if kind == "heard":
+            heard = self._heard()
+            if fixed:
+                return [_FIXED[kind].format(list=heard or "nothing")]
+            return [wording.format(list=heard) for wording in _HEARD] if heard else list(_SILENCE)
+        if kind == "inference":
+            texts = self._inferences()
+            return [_FIXED[kind].format(text=text[0].lower() + text[1:].rstrip(".")) for text in texts[:1]] if fixed else texts
+        name = "null" if self.target is None else f"the {display_class(self.target.class_name)}"
+        return [wording.format(name=name) for wording in ([_FIXED[kind]] if fixed else _CLASS)]
+
+    def _describe(self, scene_object: SceneObject) -> str:
+        """`a red drum on the left`; with its size or its row where the reference asks for that."""
+        size = f"{scene_object.size} " if self.reference.rule in ("largest", "smallest") else ""
+        row = self.reference.rule in ("top", "bottom")
+        place = scene_object.row if row else scene_object.column
+        where = {"left": "on the left", "right": "on the right", "middle": "in the middle"}.get(place, f"at the {place}")
+        return f"a {size}{scene_object.colour} {display_class(scene_object.class_name)} {where}"
+
+    def _heard(self) -> str:
+        """The sounding objects in the order in which they start, with what the reference compares."""
+        sounding = sorted(
+            (o for o in self.objects if o.sound is not None), key=lambda o: o.sound.onset_seconds if o.sound else 0.0
+        )
+        step = {"loudest": "loudness", "fastest": "rhythm", "shortest": "duration"}.get(self.reference.rule)
+        names = []
+        for scene_object in sounding:
+            quality = f"{getattr(scene_object.sound, step)} " if step else ""
+            names.append(f"the {quality}{display_class(scene_object.class_name)}")
+        return ", then ".join(names) if len(names) != 1 else f"only {names[0]}"
+
+    def _inferences(self) -> list[str]:
+        target, rule = self.target, self.reference.rule
+        if target is None:
+            return list(_NOTHING_FITS)
+        name = display_class(target.class_name)
+        phrases = [
+            word_reference(rule, self.reference.value, wording) for wording in range(len(RULES[rule].wordings))
+        ]
+        if rule == "class":
+            return [f"{phrases[0]} is the {target.colour} object.", f"{phrases[0]} is {target.colour}."]
+        if rule == "colour":
+            return [f"{phrase} is the {name}." for phrase in phrases]
+        return [f"{phrase} is the {target.colour} {name}." for phrase in phrases]
+
+
+def _join(items: object) -> str:
+    texts = list(items)  # type: ignore[call-overload]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else texts[0]
+
+
+def write_reasoning(facts: Facts, style: str, rng: np.random.Generator) -> str:
+    """
+    The true reasoning, up to the class sentence.
+
+    Args:
+        facts (`Facts`): what is true.
+        style (`str`): `"flexible"`, the paper's free order and wording, or `"fixed"` (AURORA, table 8).
+        rng (`np.random.Generator`): chooses order and wording.
+
+    Returns:
+        `str`: 15 to 55 words.
+
+    Raises:
+        `ValueError`: for another style.
+    """
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}; use one of {', '.join(STYLES)}")
+    kinds = ["seen", "heard"]
+    if style == "flexible":
+        if facts.reference.kind == "sight" and rng.random() < _SIGHT_ALONE_SHARE:
+            kinds = ["seen"]
+        elif rng.random() < 0.5:
+            kinds.reverse()
+    return " ".join(_pick(rng, facts.sentences(kind, style)) for kind in [*kinds, "inference", "class"])
+
+
+def _pick(rng: np.random.Generator, sentences: Sequence[str]) -> str:
+    return sentences[int(rng.integers(len(sentences)))]
+
+
+def kind_of(sentence: str) -> str | None:
+    """Which kind a sentence is meant to be, true or not; None where it is of none."""
+    text = sentence.lower()
+    if "the target is" in text:
+        return "class"
+    if text.startswith(("i see", "the frames show", "there is a", "seen:")):
+        return "seen"
+    if text.startswith(("i hear", "the sound comes", "there is no sound", "heard:")):
+        return "heard"
+    if text.startswith(("the ", "inference:", "nothing in", "no object")):
+        return "inference"
+    return None

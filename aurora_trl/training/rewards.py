@@ -1,0 +1,116 @@
+"""Reward functions, called as TRL calls them. They never raise for what a model wrote."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..prompts import ends_with_answer, extract_class, normalize_class
+
+RewardFunction = Callable[..., list[float]]
+
+
+def completion_text(completion: Any) -> str:
+    """The text of a completion, a string or a list of chat messages; empty for anything else."""
+    if isinstance(completion, str):
+        return completion
+    if isinstance(completion, Sequence):
+        parts = [message.get("content") for message in completion if isinstance(message, dict)]
+        return "".join(part for part in parts if isinstance(part, str))
+    return ""
+
+
+def format_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+    """
+    1 where the final sentence is `It is [SEG]`, else 0 (AURORA, section 3.3).
+
+    Args:
+        prompts (`Sequence`): not used.
+        completions (`Sequence`): texts or chat messages.
+        **columns: not used.
+
+    Returns:
+        `list[float]`: one per completion.
+    """
+    return [float(ends_with_answer(completion_text(completion))) for completion in completions]
+
+
+def class_reward(
+    prompts: Sequence[Any], completions: Sequence[Any], class_name: Sequence[str], **columns: Any
+) -> list[float]:
+    """
+    1 where the class named by `the target is [the] …` equals the true one, else 0 (AURORA, section 3.3).
+
+    Args:
+        prompts (`Sequence`): not used.
+        completions (`Sequence`): texts or chat messages.
+        class_name (`Sequence[str]`): the true class; hyphens and case do not count.
+        **columns: not used.
+
+    Returns:
+        `list[float]`: one per completion.
+    """
+    return [
+        float(extract_class(completion_text(completion)) == normalize_class(name or ""))
+        for completion, name in zip(completions, class_name, strict=True)
+    ]
+
+
+def iou_reward(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    pred_masks: Sequence[torch.Tensor | None],
+    masks: Sequence[torch.Tensor],
+    **columns: Any,
+) -> list[float]:
+    """
+    IoU of the decoded masks, mean over frames, in [0, 1]; 0 without `[SEG]` (AURORA, section 3.3).
+
+    Args:
+        prompts, completions (`Sequence`): not used.
+        pred_masks (`Sequence`): per completion logits `(frames, H, W)`, or None.
+        masks (`Sequence[torch.Tensor]`): per completion the target `(frames, H', W')` in {0, 1}.
+        **columns: not used.
+
+    Returns:
+        `list[float]`: one per completion. Two empty masks agree.
+    """
+    return [_iou(predicted, target) for predicted, target in zip(pred_masks, masks, strict=True)]
+
+
+def _iou(mask_logits: torch.Tensor | None, masks: torch.Tensor) -> float:
+    if mask_logits is None:
+        return 0.0
+    logits = mask_logits.float()
+    if logits.shape[-2:] != masks.shape[-2:]:
+        logits = F.interpolate(logits[:, None], masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    predicted, target = logits > 0, masks.to(logits.device).bool()
+    intersection = (predicted & target).sum((-2, -1)).float()
+    union = (predicted | target).sum((-2, -1)).float()
+    return float(torch.where(union > 0, intersection / union.clamp(min=1), 1.0).mean())
+
+
+def get_reward(name: str) -> RewardFunction:
+    """
+    A reward function by name.
+
+    Args:
+        name (`str`): of this module, such as `format_reward`, or `package.module:function` of one's own.
+
+    Raises:
+        `ValueError`: names what was not found.
+    """
+    module_name, _, function_name = name.rpartition(":")
+    if not module_name:
+        if function_name not in ("format_reward", "class_reward", "iou_reward"):
+            raise ValueError(
+                f"unknown reward function `{name}`; use format_reward, class_reward, iou_reward, or "
+                "`package.module:function` for your own"
+            )
+        return globals()[function_name]
+    try:
+        return getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"reward function `{name}`: {error}") from None
