@@ -23,8 +23,8 @@ class Answer:
     Attributes:
         row (`dict`): the dataset row that was asked about.
         completion (`str`): the generated text, without special tokens.
-        mask_logits (`torch.Tensor` of shape `(T, H', W')` or `None`): logits with the frame's aspect ratio, on the CPU;
-            None where the answer holds no `[SEG]`.
+        mask_logits (`torch.Tensor` of shape `(T, H', W')` or `None`): logits with the frame's aspect ratio, on the
+            CPU; None where the answer holds no `[SEG]`.
         num_tokens (`int`): length of the completion, the end-of-turn token included.
     """
 
@@ -55,8 +55,8 @@ def record_last_states(model: AuroraModel) -> Iterator[list[torch.Tensor]]:
     """
     Collect the state of the last position of each backbone forward inside the block, `(B, H)` each.
 
-    During `generate` the i-th of them belongs to the token that stands before the i-th generated one: the prompt's last
-    token first, then each generated token but the last.
+    During `generate` the i-th of them belongs to the token that stands before the i-th generated one: the prompt's
+    last token first, then each generated token but the last.
     """
     states: list[torch.Tensor] = []
     handle = model.base_model.register_forward_hook(lambda _module, _args, output: states.append(output[0][:, -1]))
@@ -78,8 +78,8 @@ def gather_seg_states(
         seg_token_id (`int`): id of `[SEG]`.
 
     Returns:
-        `tuple`: states `(B, H)`; whether a row has a `[SEG]` `(B,)`; whether its state is known `(B,)`. It is not where
-        `[SEG]` was the last token that could be generated: no forward has read it.
+        `tuple`: states `(B, H)`; whether a row has a `[SEG]` `(B,)`; whether its state is known `(B,)`. It is not
+        where `[SEG]` was the last token that could be generated: no forward has read it.
     """
     positions = find_seg_positions(completion_ids, completion_mask, seg_token_id)
     stacked = torch.stack(tuple(states), dim=1)  # (B, steps, H)

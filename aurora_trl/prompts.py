@@ -1,7 +1,8 @@
 """Every text that a model reads or must write.
 
-The user turn holds the clip's places (`<video>`, `<audio>`) and the reference; the assistant turn is reasoning that ends
-with `It is [SEG].`. All other modules take these texts from here, so that a project with other wording changes one file.
+The user turn holds the clip's places (`<video>`, `<audio>`) and the reference; the assistant turn is reasoning that
+ends with `It is [SEG].`. All other modules take these texts from here, so that a project with other wording changes
+one file.
 """
 
 import re

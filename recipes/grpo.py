@@ -1,7 +1,8 @@
 """GRPO with format, class and IoU rewards from decoded masks.
 
     accelerate launch recipes/grpo.py --config recipes/tiny/grpo.yaml
-    accelerate launch recipes/grpo.py                    # the tiny recipe, and first whatever it needs and does not find
+    accelerate launch recipes/grpo.py                    # the tiny recipe, and first whatever it needs and does not
+    find
 
 Flags override the YAML.
 """

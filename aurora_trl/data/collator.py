@@ -26,8 +26,8 @@ class ClipLoader:
 
     Args:
         processor (`AuroraProcessor`): makes the inputs.
-        cache_clips (`int`, *optional*, defaults to 0): how many clips to keep in memory, least recently used out first.
-            A clip of 10 frames takes about 1 MB at 64 px, 250 MB at 1024 px.
+        cache_clips (`int`, *optional*, defaults to 0): how many clips to keep in memory, least recently used out
+            first. A clip of 10 frames takes about 1 MB at 64 px, 250 MB at 1024 px.
     """
 
     def __init__(self, processor: AuroraProcessor, cache_clips: int = 0):
@@ -69,8 +69,9 @@ class ClipLoader:
 
 def stack_clips(clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """
-    The media inputs of C clips: `pixel_values_videos` `(C, T, 3, P, P)`, `mask_frames` `(C, T, 3, S, S)` and, where any
-    clip has sound, `audio_values` `(C, F, M)`; a clip without sound has zeros there, and no place for them in its prompt.
+    The media inputs of C clips: `pixel_values_videos` `(C, T, 3, P, P)`, `mask_frames` `(C, T, 3, S, S)` and, where
+    any clip has sound, `audio_values` `(C, F, M)`; a clip without sound has zeros there, and no place for them in its
+    prompt.
     """
     batch = {name: torch.stack([clip[name] for clip in clips]) for name in ("pixel_values_videos", "mask_frames")}
     sound = next((clip["audio_values"] for clip in clips if "audio_values" in clip), None)
@@ -93,8 +94,9 @@ class SFTCollator:
     """
     Batches for [`AuroraSFTTrainer`].
 
-    A call with rows returns `input_ids`, `attention_mask`, `labels` `(B, L)`, the media inputs of the C distinct clips,
-    `clip_index` `(B,)` that says which clip a row shows, `masks` `(B, T, M, M)` uint8 and `seg_positions` `(B,)`.
+    A call with rows returns `input_ids`, `attention_mask`, `labels` `(B, L)`, the media inputs of the C distinct
+    clips, `clip_index` `(B,)` that says which clip a row shows, `masks` `(B, T, M, M)` uint8 and `seg_positions`
+    `(B,)`.
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -146,8 +148,8 @@ class TeacherCollator:
 
 class RolloutCollator:
     """
-    Rows for [`AuroraGRPOTrainer`], which TRL keeps as a list: each gets its `prompt`, its `clip` and its target masks in
-    place of their paths, read by the data loader's workers. Rows of one batch that show one clip share its tensors.
+    Rows for [`AuroraGRPOTrainer`], which TRL keeps as a list: each gets its `prompt`, its `clip` and its target masks
+    in place of their paths, read by the data loader's workers. Rows of one batch that show one clip share its tensors.
 
     Args:
         loader (`ClipLoader`): reads the media.

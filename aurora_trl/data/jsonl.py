@@ -18,8 +18,8 @@ def load_json(path: str | Path) -> Dataset:
     """
     Load rows from a JSONL file, one object per line.
 
-    Paths in `frames`, `video`, `audio` and `masks` are relative to the file's folder, or absolute. Only `id`, `reference`
-    and one of `frames` and `video` are needed; a missing column is None, `is_null` is false.
+    Paths in `frames`, `video`, `audio` and `masks` are relative to the file's folder, or absolute. Only `id`,
+    `reference` and one of `frames` and `video` are needed; a missing column is None, `is_null` is false.
 
     Args:
         path (`str` or `Path`): the file.

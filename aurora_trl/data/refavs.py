@@ -22,12 +22,12 @@ def load_refavs(root: str | Path, split: str) -> Dataset:
 
     Args:
         root (`str` or `Path`): folder with `metadata.csv`, `media` and `gt_mask`.
-        split (`str`): `"train"`, `"val"`, `"test_s"` (classes of the training split), `"test_u"` (others) or `"test_n"`
-            (references that match nothing).
+        split (`str`): `"train"`, `"val"`, `"test_s"` (classes of the training split), `"test_u"` (others) or
+            `"test_n"` (references that match nothing).
 
     Returns:
-        `Dataset`: one row per reference, with the columns of `aurora_trl.data.schema`. A uid that occurs twice gets `#2`
-        at its second place in `id`.
+        `Dataset`: one row per reference, with the columns of `aurora_trl.data.schema`. A uid that occurs twice gets
+        `#2` at its second place in `id`.
 
     Raises:
         `DataError`: where the table is missing, lacks a column, or has no row of that split.

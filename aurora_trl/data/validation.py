@@ -113,7 +113,7 @@ def _tail(path: str) -> bytes:
 
 
 def _check_sound(path: str) -> None:
-    """A file that can not be opened, is empty, or is shorter than its header says (libsndfile would read it in silence)."""
+    """Raise for a file that can not be opened, is empty, or is shorter than its header says (libsndfile reads on)."""
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError as error:

@@ -96,8 +96,8 @@ def jaccard(mask_logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         masks (`torch.Tensor` of shape `(N, H, W)`): targets in {0, 1}.
 
     Returns:
-        `torch.Tensor` of shape `(N,)`: intersection over union at the threshold 0.4; the share of empty pixels where the
-        target is empty.
+        `torch.Tensor` of shape `(N,)`: intersection over union at the threshold 0.4; the share of empty pixels where
+        the target is empty.
     """
     predicted = torch.sigmoid(mask_logits) > _J_THRESHOLD
     target = masks.bool()

@@ -1,4 +1,4 @@
-"""Mask decoders behind one small interface: `encode(frames) -> embeddings`, `decode(embeddings, prompts) -> logits`."""
+"""Mask decoders behind one interface: `encode(frames) -> embeddings`, `decode(embeddings, prompts) -> logits`."""
 
 from functools import partial
 
@@ -91,7 +91,7 @@ class SamMaskDecoder(nn.Module):
         return self.config.prompt_embed_dim
 
     def trainable_modules(self) -> dict[str, nn.Module]:
-        """The parts that a recipe may train. The rest is never run: points, boxes, mask prompts, quality, multi-mask."""
+        """The parts that a recipe may train; the rest (points, boxes, mask prompts, quality) is never run."""
         decoder = self.mask_decoder
         return {
             "mask_encoder": self.image_encoder,

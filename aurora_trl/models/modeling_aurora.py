@@ -96,8 +96,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
                 state is then a dummy: the same modules run on every rank, and the loss gives the row no weight.
             mask_frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): frames of the clips for the mask decoder, or
             mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): the same, encoded.
-            clip_index (`torch.Tensor` of shape `(B,)`): the clip of each row; None: row i is clip i. Where it is given,
-                the policy's media inputs, too, are per clip: rows that share a clip pay for it once.
+            clip_index (`torch.Tensor` of shape `(B,)`): the clip of each row; None: row i is clip i. Where it is
+                given, the policy's media inputs, too, are per clip: rows that share a clip pay for it once.
             **kwargs: the policy's own inputs.
 
         Returns:
@@ -140,7 +140,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         return self.policy.prepare_inputs_for_generation(*args, **kwargs)
 
     def trainable_modules(self) -> dict[str, nn.Module]:
-        """The named groups of parameters that a recipe trains or freezes. Every group is freed or frozen as a whole."""
+        """The named groups of parameters that a recipe trains or freezes, each as a whole."""
         return {
             **self.policy.trainable_modules(),
             "seg_projector": self.seg_projector,

@@ -20,8 +20,8 @@ class AuroraProcessor(ProcessorMixin):
     r"""
     Turns rows and media into model inputs.
 
-    The policy's processor knows how text, frames and sound reach the policy; this class adds the chat, the `[SEG]` token
-    and the mask decoder's image geometry (longest side resized, the rest padded, as in segment-anything).
+    The policy's processor knows how text, frames and sound reach the policy; this class adds the chat, the `[SEG]`
+    token and the mask decoder's image geometry (longest side resized, the rest padded, as in segment-anything).
 
     Args:
         policy_processor (`ProcessorMixin`): has `tokenizer`, `process_video`, `process_audio` and `expand_ids`.
@@ -55,8 +55,8 @@ class AuroraProcessor(ProcessorMixin):
         self.instruction = instruction
         if SEG_TOKEN not in self.tokenizer.get_vocab():
             raise ValueError(
-                f"the tokenizer has no {SEG_TOKEN} token: add it with `tokenizer.add_tokens('{SEG_TOKEN}')`, resize the "
-                "policy's embeddings and save both"
+                f"the tokenizer has no {SEG_TOKEN} token: add it with `tokenizer.add_tokens('{SEG_TOKEN}')`, resize "
+                "the policy's embeddings and save both"
             )
 
     def __repr__(self) -> str:

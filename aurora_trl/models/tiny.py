@@ -34,8 +34,8 @@ def tiny_tokenizer(corpus: list[str]) -> TokenizerFast:
         corpus (`list[str]`): texts.
 
     Returns:
-        `PreTrainedTokenizerFast`: with Qwen2's chat tokens, `<video>` and `<audio>` as special tokens and `[SEG]` as an
-        ordinary one.
+        `PreTrainedTokenizerFast`: with Qwen2's chat tokens, `<video>` and `<audio>` as special tokens and `[SEG]` as
+        an ordinary one.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -10,12 +10,12 @@ from .mask_config import MaskTrainingArguments
 @dataclass
 class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
     r"""
-    Configuration of the GRPO phase: TRL's [`~trl.GRPOConfig`] with the values of AURORA (section 3.3, equations 4, 5 and
-    8) as defaults.
+    Configuration of the GRPO phase: TRL's [`~trl.GRPOConfig`] with the values of AURORA (section 3.3, equations 4, 5
+    and 8) as defaults.
 
     Args:
-        reward_functions (`list[str]`, *optional*, defaults to `["format_reward", "iou_reward", "class_reward"]`): names
-            from `aurora_trl.training.rewards`, or `package.module:function`.
+        reward_functions (`list[str]`, *optional*, defaults to `["format_reward", "iou_reward", "class_reward"]`):
+            names from `aurora_trl.training.rewards`, or `package.module:function`.
         num_generations (`int`, *optional*, defaults to 3), temperature (`float`, *optional*, defaults to 1.0),
         top_p (`float`, *optional*, defaults to 0.9), max_completion_length (`int`, *optional*, defaults to 150),
         beta (`float`, *optional*, defaults to 0.0), loss_type (`str`, *optional*, defaults to `"grpo"`): the paper's.

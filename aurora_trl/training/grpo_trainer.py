@@ -49,16 +49,16 @@ class ClipBank:
 class AuroraGRPOTrainer(GRPOTrainer):
     r"""
     TRL's [`~trl.GRPOTrainer`] for clips, with masks (AURORA, section 3.3): the rewards see the masks that the
-    completions decode to, and the loss is `GRPO + bce + dice` (equation 8). With text rewards only and the mask weights
-    at 0 it is TRL's loss.
+    completions decode to, and the loss is `GRPO + bce + dice` (equation 8). With text rewards only and the mask
+    weights at 0 it is TRL's loss.
 
     TRL carries images only, shuffled and split with the completions. Here each distinct clip of a rollout is read and
     encoded once into a bank, and completions carry their index.
 
     Args:
         model (`AuroraModel`): the policy; what the config freezes is frozen here.
-        reward_funcs (`list`): TRL reward functions. Besides the dataset's columns they get `pred_masks`, per completion
-            logits `(T, M, M)` or None, and `masks`, per completion binary `(T, M, M)`.
+        reward_funcs (`list`): TRL reward functions. Besides the dataset's columns they get `pred_masks`, per
+            completion logits `(T, M, M)` or None, and `masks`, per completion binary `(T, M, M)`.
         args (`AuroraGRPOConfig`): settings.
         train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`.
         processing_class (`AuroraProcessor`): the model's processor.

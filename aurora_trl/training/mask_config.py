@@ -12,7 +12,7 @@ class MaskTrainingArguments:
 
     Args:
         mask_bce_loss_weight (`float`, *optional*, defaults to 1.0) and
-        mask_dice_loss_weight (`float`, *optional*, defaults to 1.0): weights of the mask losses (AURORA, equations 6-8).
+        mask_dice_loss_weight (`float`, *optional*, defaults to 1.0): weights of the mask losses (equations 6-8).
         freeze_vision_tower, freeze_audio_tower, freeze_connector, freeze_language_model, freeze_seg_projector,
         freeze_mask_encoder, freeze_mask_decoder (`bool`): parts that do not train. By default the towers, their
             connector and the mask decoder's image encoder.

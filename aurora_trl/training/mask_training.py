@@ -90,7 +90,7 @@ def mask_iou(mask_logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def capture_outputs(model: nn.Module) -> Iterator[list[Any]]:
-    """Collect what each forward of `model`, wrapped or not, returns inside the block: TRL keeps its outputs to itself."""
+    """Collect what each forward of `model`, wrapped or not, returns in the block: TRL keeps its outputs to itself."""
     outputs: list[Any] = []
     handle = model.register_forward_hook(lambda _module, _args, output: outputs.append(output))
     try:

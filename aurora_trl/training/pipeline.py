@@ -12,9 +12,9 @@
         makes: teacher
         needs: [data]
 
-A training step is `accelerate launch [--config_file …] recipes/X.py --config Y.yaml`, nothing more. Its YAML names folders
-under the chain's own `output_dir`; where another output folder or seed is asked for, a copy of the YAML with these
-replaced is written to `<output_dir>/configs` and used instead.
+A training step is `accelerate launch [--config_file …] recipes/X.py --config Y.yaml`, nothing more. Its YAML names
+folders under the chain's own `output_dir`; where another output folder or seed is asked for, a copy of the YAML with
+these replaced is written to `<output_dir>/configs` and used instead.
 """
 
 import hashlib

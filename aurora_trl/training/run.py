@@ -25,7 +25,8 @@ def prepare_run(args: TrainingArguments) -> str | None:
         `str` or `None`: the checkpoint to resume from.
 
     Raises:
-        `DataError`: where the output folder holds a finished model or checkpoints that would be mixed up with new ones.
+        `DataError`: where the output folder holds a finished model or checkpoints that would be mixed up with new
+            ones.
     """
     if args.device.type == "cpu":
         # `accelerate launch` allows each process one thread where it finds no GPU (OMP_NUM_THREADS, accelerate 1.15).
@@ -45,8 +46,8 @@ def prepare_run(args: TrainingArguments) -> str | None:
         return str(resume)
     if last is not None or (Path(output_dir) / "model.safetensors").exists():
         raise DataError(
-            f"{output_dir}: holds a model already; continue it with `--resume_from_checkpoint true`, or choose another "
-            "`output_dir`"
+            f"{output_dir}: holds a model already; continue it with `--resume_from_checkpoint true`, or choose "
+            "another `output_dir`"
         )
     return None
 

@@ -18,11 +18,11 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
 
     Args:
         ce_loss_weight (`float`, *optional*, defaults to 1.0): weight of the text's cross-entropy.
-        distillation_loss_weight (`float`, *optional*, defaults to 1.0): weight of the distance between the student's and
-            the teacher's `[SEG]` features (equation 2); without effect where there is no teacher.
+        distillation_loss_weight (`float`, *optional*, defaults to 1.0): weight of the distance between the student's
+            and the teacher's `[SEG]` features (equation 2); without effect where there is no teacher.
         teacher_model_name_or_path (`str`, *optional*): checkpoint of the segmentation-only teacher.
-        use_teacher_mask_decoder (`bool`, *optional*, defaults to `True`): take the teacher's mask decoder (section 3.1);
-            freeze it with `freeze_mask_decoder`.
+        use_teacher_mask_decoder (`bool`, *optional*, defaults to `True`): take the teacher's mask decoder (section
+            3.1); freeze it with `freeze_mask_decoder`.
         group_by_clip (`bool`, *optional*, defaults to `False`): draw clips at random and keep the references about one
             clip next to each other, so that a batch pays for its media once.
         targets (`str`, *optional*, defaults to `"row"`): `"row"` learns each row's `target`; `"answer"` learns

@@ -1,7 +1,7 @@
 """The true reasoning about a reference, sentence by sentence.
 
-A path says what is seen, what is heard, which object follows from that, and its class. Every sentence comes from a small
-set of wordings, so that a sentence is true exactly when it is in the set of true ones.
+A path says what is seen, what is heard, which object follows from that, and its class. Every sentence comes from a
+small set of wordings, so that a sentence is true exactly when it is in the set of true ones.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,11 @@ class Facts:
             return [wording.format(list=heard) for wording in _HEARD] if heard else list(_SILENCE)
         if kind == "inference":
             texts = self._inferences()
-            return [_FIXED[kind].format(text=text[0].lower() + text[1:].rstrip(".")) for text in texts[:1]] if fixed else texts
+            return (
+                [_FIXED[kind].format(text=text[0].lower() + text[1:].rstrip(".")) for text in texts[:1]]
+                if fixed
+                else texts
+            )
         name = "null" if self.target is None else f"the {display_class(self.target.class_name)}"
         return [wording.format(name=name) for wording in ([_FIXED[kind]] if fixed else _CLASS)]
 
@@ -70,7 +74,9 @@ class Facts:
         size = f"{scene_object.size} " if self.reference.rule in ("largest", "smallest") else ""
         row = self.reference.rule in ("top", "bottom")
         place = scene_object.row if row else scene_object.column
-        where = {"left": "on the left", "right": "on the right", "middle": "in the middle"}.get(place, f"at the {place}")
+        where = {"left": "on the left", "right": "on the right", "middle": "in the middle"}.get(
+            place, f"at the {place}"
+        )
         return f"a {size}{scene_object.colour} {display_class(scene_object.class_name)} {where}"
 
     def _heard(self) -> str:
@@ -90,9 +96,7 @@ class Facts:
         if target is None:
             return list(_NOTHING_FITS)
         name = display_class(target.class_name)
-        phrases = [
-            word_reference(rule, self.reference.value, wording) for wording in range(len(RULES[rule].wordings))
-        ]
+        phrases = [word_reference(rule, self.reference.value, wording) for wording in range(len(RULES[rule].wordings))]
         if rule == "class":
             return [f"{phrases[0]} is the {target.colour} object.", f"{phrases[0]} is {target.colour}."]
         if rule == "colour":

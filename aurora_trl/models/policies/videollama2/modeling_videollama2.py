@@ -152,8 +152,8 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         Args:
             input_ids (`torch.Tensor` of shape `(B, L)`): with one placeholder id per feature.
             pixel_values_videos, audio_values: media, or
-            video_embeds, audio_embeds: what `encode_media` made of them, one per row; a row without placeholders, such as
-                that of a clip without sound, leaves its features out.
+            video_embeds, audio_embeds: what `encode_media` made of them, one per row; a row without placeholders,
+                such as that of a clip without sound, leaves its features out.
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs: the language model's.
 
         Raises:
@@ -188,7 +188,7 @@ def _place_features(
     counts = places.sum(dim=1)
     if features.size(0) != places.size(0) or bool(((counts != 0) & (counts != features.size(1))).any()):
         raise ValueError(
-            f"prompts with {counts.tolist()} <{name}> placeholders do not fit features of shape {list(features.shape)}; "
+            f"prompts with {counts.tolist()} <{name}> places do not fit features of shape {list(features.shape)}; "
             "expand the prompts with the processor that belongs to this model"
         )
     features = features[counts != 0]

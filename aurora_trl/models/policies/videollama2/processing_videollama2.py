@@ -1,4 +1,4 @@
-"""Processor of the VideoLLaMA2.1-AV policy: frames as SigLIP sees them, sound as a kaldi filter bank, places in the text."""
+"""Processor of VideoLLaMA2.1-AV: frames as SigLIP sees them, sound as a kaldi filter bank, places in the text."""
 
 import json
 from pathlib import Path
@@ -117,7 +117,7 @@ class VideoLlama2Processor(ProcessorMixin):
         return (self._filter_bank(wave * 2**15) - self.audio_mean) / (2 * self.audio_std)
 
     def _filter_bank(self, wave: torch.Tensor) -> torch.Tensor:
-        """Kaldi's log mel filter bank with its defaults (no dither), `(frames, bins)`: all windows in one transform."""
+        """Kaldi's log mel filter bank with its defaults, no dither, `(frames, bins)`: all windows in one transform."""
         length = int(self.sampling_rate * self.frame_length_ms / 1000)
         shift = int(self.sampling_rate * self.frame_shift_ms / 1000)
         size = 1 << (length - 1).bit_length()

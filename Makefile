@@ -1,0 +1,32 @@
+# Two commands do all the set-up: `make demo` and `make test`. SEED=2 and OUTPUT=outputs/other make a second demo.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+SEED ?= 1
+OUTPUT ?= outputs/tiny
+INSTALLED = $(VENV)/.installed
+
+.PHONY: demo test test-fast quality bench
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+# The four phases on the synthetic world, evaluated, with a report. Run again, it continues where it was cut.
+demo: $(INSTALLED)
+	$(VENV)/bin/aurora run recipes/tiny/pipeline.yaml --output_dir $(OUTPUT) --seed $(SEED)
+	@echo "The report: $(OUTPUT)/report.md"
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -q
+
+test-fast: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -q -m "not slow"
+
+quality: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(INSTALLED)
+	$(VENV)/bin/python tests/benchmarks/bench.py

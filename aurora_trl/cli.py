@@ -1,0 +1,341 @@
+"""The `aurora` command. Heavy imports stand inside the sub-commands, so that `aurora --help` answers at once."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = [
+    "aurora-trl",
+    "torch",
+    "torchvision",
+    "trl",
+    "transformers",
+    "accelerate",
+    "peft",
+    "deepspeed",
+    "datasets",
+    "segment-anything",
+    "decord",
+    "av",
+    "soundfile",
+    "soxr",
+    "pycocotools",
+    "numpy",
+]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run a sub-command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): arguments; those of the process by default.
+
+    Returns:
+        `int`: the exit code: 0, or 1 after one line on stderr that says what is wrong.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ValueError, OSError) as error:  # `DataError` is a `ValueError`
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command continues\n")
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all sub-commands."""
+    parser = argparse.ArgumentParser(prog="aurora", description="Train models to reason about a clip and segment it.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    add("env", _env, "Print the versions that a bug report needs.")
+
+    command = add("synth", _synth, "Write a synthetic world in the Ref-AVS layout.")
+    command.add_argument("root", metavar="DIR", help="new folder")
+    command.add_argument("--clips", type=int, default=200, help="clips in all splits together (default: 200)")
+    command.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
+    command.add_argument("--image-size", type=int, default=128, help="side of the frames in pixels (default: 128)")
+    command.add_argument("--references-per-clip", type=int, default=4, help="(default: 4)")
+
+    command = add("tiny-model", _tiny_model, "Write a checkpoint of the published classes with small random weights.")
+    command.add_argument("output", metavar="DIR", help="new folder")
+    command.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
+
+    command = add("check-data", _check_data, "List what is wrong with a dataset.")
+    command.add_argument("path", metavar="DIR_OR_JSONL", help="a Ref-AVS folder or a JSONL file of rows")
+
+    command = add("run", _run, "Run a chain of phases; run again, it skips what is done and continues what was cut.")
+    command.add_argument("pipeline", metavar="PIPELINE.yaml")
+    command.add_argument("--output_dir", "--output-dir", help="in place of the YAML's")
+    command.add_argument("--seed", type=int, help="in place of the YAML's")
+    command.add_argument("--only", metavar="STEP", help="run this step alone")
+    command.add_argument("--before", metavar="STEP", help="run what this step needs, not the step itself")
+    command.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+
+    command = add("evaluate", _evaluate, "Score a checkpoint by the official protocol.")
+    command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder")
+    command.add_argument("--data", required=True, help="a Ref-AVS folder")
+    command.add_argument("--splits", nargs="+", default=["test_s", "test_u", "test_n"])
+    command.add_argument("--swaps", nargs="*", default=[], help="modalities to take from another clip (first split)")
+    command.add_argument("--output", required=True, help="new folder for metrics.json, answers.jsonl, report.md")
+    command.add_argument("--max-rows", type=int, help="rows per split, the first ones")
+    _add_generation(command)
+
+    command = add("report", _report, "Write the report of a chain from its evaluations and training logs.")
+    command.add_argument("root", metavar="DIR", help="the chain's output folder, with eval/PHASE and PHASE in it")
+    command.add_argument("--phases", nargs="+", required=True, help="in order")
+    command.add_argument("--data", required=True, help="the Ref-AVS folder that was evaluated on")
+
+    command = add("annotate", _annotate, "Write chains of thought for a dataset.")
+    _add_data_step(command, "the rows: a Ref-AVS folder or a JSONL file")
+    command.add_argument("--split", default="train", help="of a Ref-AVS folder (default: train)")
+    command.add_argument("--annotator", required=True, help="synthetic:DIR")
+    command.add_argument("--style", default="flexible", choices=["flexible", "fixed"])
+
+    command = add("mine", _mine, "Find the training rows that a model gets wrong.")
+    command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder")
+    _add_data_step(command, "the rows: a Ref-AVS folder or a JSONL file")
+    command.add_argument("--split", default="train", help="of a Ref-AVS folder (default: train)")
+    command.add_argument("--max-rows", type=int, help="ask about this many rows of a seeded shuffle")
+    command.add_argument("--max-iou", type=float, default=0.6, help="a row is hard below this (default: 0.6)")
+    _add_generation(command)
+
+    command = add("correct", _correct, "Correct mined rows, and mix reflective paths with plain ones.")
+    _add_data_step(command, "the hard rows that `aurora mine` wrote")
+    command.add_argument("--annotator", required=True, help="synthetic:DIR")
+    command.add_argument("--plain", required=True, help="JSONL of rows with a chain of thought")
+    command.add_argument(
+        "--plain-per-reflective", type=float, default=3500 / 1505, help="(default: the paper's 3,500 to 1,505)"
+    )
+    command.add_argument("--corrected", help="also write the corrected paths alone to this file")
+    return parser
+
+
+def _add_generation(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--batch-size", type=int, default=16, help="(default: 16)")
+    command.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default: 256)")
+
+
+def _add_data_step(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("data", metavar="DATA", help=what)
+    command.add_argument("--output", required=True, help="JSONL file to write")
+    command.add_argument("--seed", type=int, default=0, help="(default: 0)")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _env(arguments: argparse.Namespace) -> None:
+    _say(f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")
+    for name in _PACKAGES:
+        try:
+            _say(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            _say(f"{name} is not installed")
+    import torch
+
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    _say(f"GPUs: {', '.join(devices) or 'none'}")
+
+
+def _synth(arguments: argparse.Namespace) -> None:
+    from .data.synthetic import write_world
+
+    root = write_world(
+        arguments.root,
+        clips=arguments.clips,
+        seed=arguments.seed,
+        image_size=arguments.image_size,
+        references_per_clip=arguments.references_per_clip,
+    )
+    _say(f"{root}: a synthetic world of {arguments.clips} clips")
+
+
+def _tiny_model(arguments: argparse.Namespace) -> None:
+    from .models.tiny import create_tiny_checkpoint
+
+    _require_new(Path(arguments.output))
+    _say(f"{create_tiny_checkpoint(arguments.output, seed=arguments.seed)}: a tiny checkpoint")
+
+
+def _check_data(arguments: argparse.Namespace) -> None:
+    from .data import DataError, load_json, load_refavs
+    from .data.refavs import SPLITS
+    from .data.validation import check_dataset
+
+    path = Path(arguments.path)
+    problems: list[str] = []
+    if path.is_dir():
+        count = 0
+        for split in SPLITS:
+            try:
+                rows = load_refavs(path, split)
+            except DataError as error:
+                if not (path / "metadata.csv").is_file():
+                    raise
+                problems.append(str(error))
+                continue
+            count += len(rows)
+            problems += check_dataset(rows, limit=10_000)
+    else:
+        rows = load_json(path)
+        count, problems = len(rows), check_dataset(rows, limit=10_000)
+    for problem in problems:
+        _say(problem)
+    if problems:
+        raise DataError(f"{path}: {len(problems)} problems in {count} rows")
+    _say(f"{path}: {count} rows, all is well")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from .training.pipeline import load_pipeline, run_pipeline
+
+    pipeline = load_pipeline(arguments.pipeline, arguments.output_dir, arguments.seed)
+    run_pipeline(pipeline, only=arguments.only, before=arguments.before, dry_run=arguments.dry_run)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from .data import load_refavs
+    from .data.validation import require_valid
+    from .evaluation.evaluate import evaluate_model
+    from .evaluation.report import write_report
+    from .inference import MODALITIES, load
+
+    unknown = sorted(set(arguments.swaps) - set(MODALITIES))
+    if unknown:
+        raise ValueError(f"--swaps: unknown modality {unknown[0]!r}; use {', '.join(MODALITIES)}")
+    output = Path(arguments.output)
+    _require_new(output)
+    splits = {split: load_refavs(arguments.data, split) for split in arguments.splits}
+    if arguments.max_rows is not None:
+        splits = {k: rows.select(range(min(arguments.max_rows, len(rows)))) for k, rows in splits.items()}
+    for rows in splits.values():
+        require_valid(rows)
+    model, processor = load(arguments.model)
+    metrics = evaluate_model(
+        model,
+        processor,
+        splits,
+        output,
+        swaps=arguments.swaps,
+        batch_size=arguments.batch_size,
+        max_new_tokens=arguments.max_new_tokens,
+        kind_of=_kind_of(arguments.data),
+    )
+    first = {row["id"]: row for row in next(iter(splits.values()))}
+    name = Path(arguments.model).name
+    report = write_report(output, {name: output}, {}, first)
+    for split, scores in metrics["splits"].items():
+        shown = ("S",) if split == "test_n" else ("J", "F", "J&F")
+        _say(f"{name} {split}: " + ", ".join(f"{key} {scores[key]:.3f}" for key in shown))
+    for swap, scores in metrics["swaps"].items():
+        _say(f"{name} {scores['split']} with {swap} swapped: J&F {scores['J&F']:.3f}")
+    _say(f"{report}")
+
+
+def _kind_of(root: str) -> Callable[[dict[str, Any]], str] | None:
+    """Kinds of references are known in a synthetic world only."""
+    if not (Path(root) / "world.json").is_file():
+        return None
+    from .data.synthetic import SyntheticAnnotator
+
+    return SyntheticAnnotator(root).kind
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from .data import load_refavs
+    from .evaluation.report import write_report
+
+    root = Path(arguments.root)
+    evaluations = {phase: root / "eval" / phase for phase in arguments.phases}
+    trainings = {phase: root / phase for phase in arguments.phases if (root / phase / "trainer_state.json").is_file()}
+    for folder in evaluations.values():
+        if not (folder / "metrics.json").is_file():
+            raise ValueError(f"{folder}/metrics.json: no such file; run `aurora evaluate` for that phase first")
+    import json
+
+    first = next(iter(json.loads((next(iter(evaluations.values())) / "metrics.json").read_text())["splits"]))
+    rows = {row["id"]: row for row in load_refavs(arguments.data, first)}
+    records = sorted((root / ".pipeline").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    times = [(path.stem, json.loads(path.read_text())["seconds"]) for path in records]
+    durations = [(name, seconds) for name, seconds in times if seconds is not None]
+    _say(f"{write_report(root, evaluations, trainings, rows, durations=durations)}")
+
+
+def _annotate(arguments: argparse.Namespace) -> None:
+    from .annotation import annotate_rows, get_annotator
+    from .data import save_json
+    from .training.arguments import load_rows
+
+    rows = load_rows(arguments.data, arguments.split)
+    annotator = get_annotator(arguments.annotator)
+    path = save_json(annotate_rows(rows, annotator, style=arguments.style, seed=arguments.seed), arguments.output)
+    _say(f"{path}: {len(rows)} chains of thought")
+
+
+def _mine(arguments: argparse.Namespace) -> None:
+    from .annotation import mine_hard_rows
+    from .data import save_json
+    from .evaluation.evaluate import Progress
+    from .inference import load
+    from .training.arguments import load_rows
+
+    rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed)
+    rows = rows.filter(lambda row: not row["is_null"])
+    model, processor = load(arguments.model)
+    progress, hard = Progress(len(rows)), []
+    for row, is_hard in mine_hard_rows(
+        model,
+        processor,
+        rows,
+        max_iou=arguments.max_iou,
+        batch_size=arguments.batch_size,
+        max_new_tokens=arguments.max_new_tokens,
+    ):
+        hard += [row] if is_hard else []
+        progress.step(f"{len(hard)} hard")
+    if not hard:
+        raise ValueError(f"{arguments.data}: no hard row among {len(rows)}; ask about more rows or raise --max-iou")
+    save_json(hard, arguments.output)
+    _say(f"{arguments.output}: {len(hard)} hard rows of {len(rows)}")
+
+
+def _correct(arguments: argparse.Namespace) -> None:
+    from .annotation import build_reflective_rows, correct_rows, get_annotator
+    from .data import load_json, save_json
+
+    pairs = list(correct_rows(load_json(arguments.data), get_annotator(arguments.annotator)))
+    if arguments.corrected:
+        save_json((corrected for _, corrected in pairs), arguments.corrected)
+    rows = build_reflective_rows(
+        pairs,
+        load_json(arguments.plain).to_list(),
+        plain_per_reflective=arguments.plain_per_reflective,
+        seed=arguments.seed,
+    )
+    save_json(rows, arguments.output)
+    _say(f"{arguments.output}: {len(pairs)} reflective paths among {len(rows)}")
+
+
+def _require_new(folder: Path) -> None:
+    """Nothing is written over."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: exists already; name a new folder or remove it")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

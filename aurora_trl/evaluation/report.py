@@ -1,0 +1,165 @@
+"""The report of a chain: what each phase brought, what the model listens to, curves and pictures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .evaluate import ANSWERS_FILE, METRICS_FILE
+
+SFT_CURVES = ("loss", "mean_token_accuracy", "mask_bce_loss", "mask_dice_loss", "iou", "distillation_loss")
+GRPO_CURVES = (
+    "reward",
+    "rewards/format_reward/mean",
+    "rewards/class_reward/mean",
+    "rewards/iou_reward/mean",
+    "reward_std",
+    "completions/mean_length",
+    "iou",
+    "seg_share",
+    "loss",
+)
+REPORT_FILE = "report.md"
+_SCORES = {"test_n": ("S",)}
+
+
+def write_report(
+    output_dir: str | Path,
+    evaluations: Mapping[str, Path],
+    trainings: Mapping[str, Path],
+    rows: Mapping[str, dict[str, Any]],
+    *,
+    durations: Sequence[tuple[str, float]] = (),
+    num_pictures: int = 3,
+) -> Path:
+    """
+    Write `report.md` with its pictures.
+
+    Args:
+        output_dir (`str` or `Path`): folder for the report.
+        evaluations (`Mapping[str, Path]`): by phase in order, the folder that `aurora evaluate` wrote.
+        trainings (`Mapping[str, Path]`): by phase in order, the folder that the trainer wrote.
+        rows (`Mapping[str, dict]`): dataset rows by id, for the pictures.
+        durations (`Sequence[tuple[str, float]]`, *optional*): name and seconds of each step.
+        num_pictures (`int`, *optional*, defaults to 3): of good, of typical and of bad answers each.
+
+    Returns:
+        `Path`: the report.
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    metrics = {name: json.loads((folder / METRICS_FILE).read_text()) for name, folder in evaluations.items()}
+    last = list(metrics)[-1]
+    parts = [
+        "# Report\n",
+        f"Scores by the protocol `{metrics[last]['protocol']}`. J, F and J&F: higher is better. S, on references that "
+        "match nothing: the root of the share of pixels that were drawn all the same, lower is better.\n",
+        "## What each phase brought\n",
+        _phase_table(metrics),
+        "## What the answers look like\n",
+        _answer_table(metrics),
+    ]
+    if metrics[last]["splits"] and any(s["by_kind"] for s in metrics[last]["splits"].values()):
+        parts += ["## J by what it takes to resolve the reference\n", _kind_table(metrics)]
+    if metrics[last]["swaps"]:
+        parts += ["## What the model listens to\n", _swap_section(last, metrics[last])]
+    parts += ["## Training\n", *_curve_section(output_dir, trainings)]
+    parts += [f"## Answers of {last}\n", *_picture_section(output_dir, evaluations[last], rows, num_pictures)]
+    if durations:
+        total = sum(seconds for _, seconds in durations)
+        lines = [[name, f"{seconds / 60:.1f}"] for name, seconds in [*durations, ("all", total)]]
+        parts += ["## Time\n", _table(["step", "minutes"], lines)]
+    report = output_dir / REPORT_FILE
+    report.write_text("\n".join(part.rstrip("\n") + "\n" for part in parts))
+    return report
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines]) + "\n"
+
+
+def _phase_table(metrics: Mapping[str, dict[str, Any]]) -> str:
+    splits = list(next(iter(metrics.values()))["splits"])
+    columns = [(split, score) for split in splits for score in _SCORES.get(split, ("J", "F", "J&F"))]
+    lines = [
+        [phase, *(f"{content['splits'][split][score]:.3f}" for split, score in columns)]
+        for phase, content in metrics.items()
+    ]
+    return _table(["phase", *(f"{split} {score}" for split, score in columns)], lines)
+
+
+def _answer_table(metrics: Mapping[str, dict[str, Any]]) -> str:
+    lines = []
+    for phase, content in metrics.items():
+        for split, scores in content["splits"].items():
+            shares = [f"{scores[name]:.2f}" for name in ("class_accuracy", "format_accuracy", "seg_share")]
+            lines.append([f"{phase}, {split}", str(scores["rows"]), *shares, f"{scores['mean_tokens']:.0f}"])
+    return _table(["phase, split", "rows", "right class", "right format", "with [SEG]", "tokens"], lines)
+
+
+def _kind_table(metrics: Mapping[str, dict[str, Any]]) -> str:
+    split = next(iter(next(iter(metrics.values()))["splits"]))
+    kinds = metrics[list(metrics)[-1]]["splits"][split]["by_kind"]
+    lines = [
+        [phase, *(f"{content['splits'][split]['by_kind'].get(kind, {}).get('J', float('nan')):.3f}" for kind in kinds)]
+        for phase, content in metrics.items()
+    ]
+    return f"On {split}.\n\n" + _table(
+        ["phase", *(f"{kind} ({content['rows']} rows)" for kind, content in kinds.items())], lines
+    )
+
+
+def _swap_section(phase: str, content: dict[str, Any]) -> str:
+    swaps = content["swaps"]
+    split = next(iter(swaps.values()))["split"]
+    plain = content["splits"][split]["J&F"]
+    lines = [["nothing", f"{plain:.3f}", ""]]
+    lines += [[name, f"{scores['J&F']:.3f}", f"{scores['J&F'] - plain:+.3f}"] for name, scores in swaps.items()]
+    text = f"J&F of {phase} on {split} with one modality taken from another clip.\n\n"
+    return text + _table(["swapped", "J&F", "difference"], lines)
+
+
+def _curve_section(output_dir: Path, trainings: Mapping[str, Path]) -> list[str]:
+    from .visualize import draw_curves
+
+    states = [(name, folder / "trainer_state.json") for name, folder in trainings.items()]
+    grpo = [(name, state) for name, state in states if _logged(state, "reward")]
+    sft = [item for item in states if item not in grpo]
+    parts = []
+    for title, group, names in (("Supervised", sft, SFT_CURVES), ("GRPO", grpo, GRPO_CURVES)):
+        picture = output_dir / "pictures" / f"curves_{title.lower()}.png"
+        if group and draw_curves(group, names, picture) is not None:
+            parts.append(f"{title} phases.\n\n![{title} curves](pictures/{picture.name})\n")
+    return parts
+
+
+def _logged(state: Path, name: str) -> bool:
+    return any(name in entry for entry in json.loads(state.read_text())["log_history"])
+
+
+def _picture_section(
+    output_dir: Path, evaluation: Path, rows: Mapping[str, dict[str, Any]], num_pictures: int
+) -> list[str]:
+    from .visualize import draw_answer
+
+    answers = [json.loads(line) for line in (evaluation / ANSWERS_FILE).read_text().splitlines()]
+    first = answers[0]["split"]
+    ranked = [a for a in answers if a["swap"] is None and a["split"] == first and a["id"] in rows]
+    ranked.sort(key=lambda answer: -answer["j"])
+    middle = max(0, len(ranked) // 2 - num_pictures // 2)
+    groups = {
+        "Good": ranked[:num_pictures],
+        "Typical": ranked[middle : middle + num_pictures],
+        "Bad": ranked[-num_pictures:],
+    }
+    parts = [f"On {first}. Orange: the model's mask. Green outline: the true one.\n"]
+    for title, group in groups.items():
+        parts.append(f"### {title}\n")
+        for number, answer in enumerate(group, 1):
+            name = f"{title.lower()}_{number}.png"
+            draw_answer(rows[answer["id"]], answer, output_dir / "pictures" / name)
+            parts.append(f"**{answer['reference']}** ({answer['class_name']}), J {answer['j']:.2f}\n")
+            parts.append(f"> {answer['completion']}\n")
+            parts.append(f"![{answer['reference']}](pictures/{name})\n")
+    return parts

@@ -1,0 +1,119 @@
+"""Pictures: masks over frames with the text that led to them, and training curves."""
+
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from ..data.masks import decode_rle, load_masks
+from ..data.media import frame_indices, load_frames
+
+_PREDICTED, _TARGET = (255, 120, 0), (0, 220, 60)
+_SHOWN_FRAMES = 5
+
+
+def draw_answer(row: dict[str, Any], answer: dict[str, Any], path: str | Path) -> Path:
+    """
+    Draw an answer: the predicted mask filled, the true one as an outline, and below them what the model wrote.
+
+    Args:
+        row (`dict`): the dataset row.
+        answer (`dict`): a line of `answers.jsonl`.
+        path (`str` or `Path`): PNG file.
+
+    Returns:
+        `Path`: the file.
+    """
+    num_frames = len(answer["masks"])
+    frames = load_frames(row, num_frames=num_frames)
+    predicted = np.stack([decode_rle(mask) for mask in answer["masks"]])
+    count = len(row.get("masks") or row.get("frames") or ()) or num_frames
+    target = load_masks(row, indices=frame_indices(count, num_frames))
+    figure, axes = plt.subplots(1, _SHOWN_FRAMES, figsize=(2.2 * _SHOWN_FRAMES, 3.6))
+    for axis, i in zip(axes, np.linspace(0, num_frames - 1, _SHOWN_FRAMES).round().astype(int), strict=True):
+        axis.imshow(overlay_masks(frames[i], predicted[i], target[i]))
+        axis.set_title(f"frame {i}", fontsize=8)
+        axis.axis("off")
+    verdict = "right class" if answer["class_correct"] else f"wrong class, it is {answer['class_name']}"
+    figure.suptitle(f"“{answer['reference']}”   J {answer['j']:.2f}, {verdict}", fontsize=10)
+    text = "\n".join(textwrap.wrap(answer["completion"] or "(no text)", 125))
+    figure.text(0.02, 0.02, text, fontsize=8, va="bottom", family="DejaVu Sans")
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.84, bottom=0.02 + 0.055 * (1 + text.count("\n")), wspace=0.03)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def overlay_masks(frame: np.ndarray, predicted: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
+    """
+    A frame with the predicted mask tinted orange and the true one outlined in green.
+
+    Args:
+        frame (`np.ndarray` of shape `(H, W, 3)`, uint8): RGB.
+        predicted, target (`np.ndarray` of shape `(H, W)`): in {0, 1}; no outline where `target` is None.
+
+    Returns:
+        `np.ndarray` of shape `(H, W, 3)`, uint8.
+    """
+    image = frame.astype(np.float32)
+    inside = predicted.astype(bool)
+    image[inside] = 0.4 * image[inside] + 0.6 * np.array(_PREDICTED, np.float32)
+    if target is not None:
+        solid = target.astype(bool)
+        padded = np.pad(solid, 1)
+        core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        image[solid & ~core] = _TARGET
+    return image.round().astype(np.uint8)
+
+
+def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: str | Path) -> Path | None:
+    """
+    Draw logged values against the step, one panel per value.
+
+    Args:
+        states (`Sequence[tuple[str, Path]]`): title and `trainer_state.json` of each phase.
+        names (`Sequence[str]`): keys of the log; one that no phase logged gets no panel.
+        path (`str` or `Path`): PNG file.
+
+    Returns:
+        `Path` or `None`: the file; None where nothing was logged.
+    """
+    series: dict[str, list[tuple[str, list[float], list[float]]]] = {}
+    for title, state in states:
+        history = json.loads(state.read_text())["log_history"]
+        for name in names:
+            points = [(entry["step"], float(entry[name])) for entry in history if name in entry]
+            if points:
+                steps, values = zip(*points, strict=True)
+                series.setdefault(name, []).append((title, list(steps), list(values)))
+    if not series:
+        return None
+    columns = min(3, len(series))
+    rows = -(-len(series) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.6 * rows), squeeze=False)
+    for axis in axes.flat[len(series) :]:
+        axis.axis("off")
+    for axis, (name, curves) in zip(axes.flat, series.items(), strict=False):
+        for title, steps, values in curves:
+            axis.plot(steps, values, linewidth=1.2, label=title)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+        axis.set_xlabel("step", fontsize=7)
+        if len(states) > 1:
+            axis.legend(fontsize=7)
+    figure.tight_layout()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
