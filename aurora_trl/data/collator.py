@@ -49,7 +49,7 @@ class ClipLoader:
     def distinct_clips(self, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
         """The clips that rows show, each once and in order of appearance, and the index of each row's clip."""
         order: dict[tuple[Any, ...], int] = {}
-        clips = []
+        clips: list[dict[str, torch.Tensor]] = []
         for row in rows:
             if clip_key(row) not in order:
                 order[clip_key(row)] = len(clips)

@@ -103,8 +103,8 @@ def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: 
     for axis in axes.flat[len(series) :]:
         axis.axis("off")
     for axis, (name, curves) in zip(axes.flat, series.items(), strict=False):
-        for title, steps, values in curves:
-            axis.plot(steps, values, linewidth=1.2, label=title)
+        for title, x, y in curves:
+            axis.plot(x, y, linewidth=1.2, label=title)
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)

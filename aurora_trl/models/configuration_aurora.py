@@ -83,13 +83,12 @@ class AuroraConfig(PretrainedConfig):
             policy_config = AutoConfig.for_model(**policy_config)
         if isinstance(mask_decoder_config, dict):
             mask_decoder_config = SamConfig(**{k: v for k, v in mask_decoder_config.items() if k != "model_type"})
-        self.policy_config = policy_config
+        self.policy_config: Any = policy_config
         self.mask_decoder_config = mask_decoder_config if mask_decoder_config is not None else SamConfig()
         self.seg_token_id = seg_token_id
         # The policy owns the embeddings: tying is its affair, and the composite's flag only mirrors it.
-        kwargs["tie_word_embeddings"] = bool(
-            policy_config is not None and getattr(policy_config.get_text_config(), "tie_word_embeddings", False)
-        )
+        text_config = None if policy_config is None else self.policy_config.get_text_config()
+        kwargs["tie_word_embeddings"] = bool(getattr(text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:

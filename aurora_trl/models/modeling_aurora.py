@@ -70,7 +70,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         return (model, info) if output_loading_info else model
 
     @property
-    def base_model(self) -> nn.Module:
+    def base_model(self) -> Any:
         """The policy's backbone, which returns `last_hidden_state`; TRL's fused head runs it."""
         return self.policy.model
 
@@ -204,7 +204,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         Returns:
             `tuple`: the projected features `(B, E)` and the mask logits `(B, T, 4h, 4w)`.
         """
-        seg_features = self.seg_projector(seg_states.to(self.seg_projector[0].weight.dtype))
+        seg_features = self.seg_projector(seg_states.to(next(self.seg_projector.parameters()).dtype))
         embeddings = mask_embeddings if clip_index is None else mask_embeddings[clip_index]
         batch_size, num_frames = embeddings.shape[:2]
         prompts = seg_features.to(embeddings.dtype).repeat_interleave(num_frames, dim=0)[:, None]  # (B * T, 1, E)
@@ -254,7 +254,7 @@ def add_mask_head(model: AuroraModel) -> None:
     def forward_with_masks(self: AuroraModel, *args: Any, **kwargs: Any) -> ModelOutput:
         return self._forward_with_masks(inner, args, kwargs)
 
-    model.forward = types.MethodType(forward_with_masks, model)
+    model.forward = types.MethodType(forward_with_masks, model)  # type: ignore[method-assign]
 
 
 AutoModel.register(AuroraConfig, AuroraModel)

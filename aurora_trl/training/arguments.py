@@ -1,7 +1,7 @@
 """Command line and YAML of a recipe: which model, which data, and how its errors read."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -120,7 +120,7 @@ def _check_yaml(path: Path, config_classes: tuple[type, ...]) -> None:
         fail(f"{path}: not valid YAML: {error}")
     if not isinstance(content, dict):
         fail(f"{path}: a recipe is a mapping of keys to values")
-    known = {name for cls in config_classes for name in cls.__dataclass_fields__}
+    known = {name for cls in config_classes for name in (item.name for item in fields(cls))}
     unknown = sorted(set(content) - known)
     if unknown:
         import difflib

@@ -84,7 +84,7 @@ class AuroraGRPOTrainer(GRPOTrainer):
         self._media_frozen = args.freeze_vision_tower and args.freeze_audio_tower and args.freeze_connector
         self._banks: dict[str, ClipBank] = {}
         # The completions that the next forward is about, as indices into the bank.
-        self._samples: torch.Tensor | None = None
+        self._samples = torch.empty(0, dtype=torch.long)
         self._rows: list[dict[str, Any]] = []
         super().__init__(
             model=model,
@@ -143,7 +143,6 @@ class AuroraGRPOTrainer(GRPOTrainer):
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """TRL's would drop sound and video: tokenise with their places expanded, and hand the media to `generate`."""
-        assert self._samples is not None
         prompt_ids = [self.processing_class.prompt_ids(row, row["clip"]) for row in self._rows]
         return prompt_ids, None, self._bank.policy_rows(self._samples)
 

@@ -132,8 +132,8 @@ def load_pipeline(file: str | Path, output_dir: str | Path | None = None, seed: 
     unknown = sorted(set(content) - {"output_dir", "seed", "steps"})
     if unknown or not isinstance(content.get("steps"), list) or "output_dir" not in content:
         raise DataError(f"{file}: a chain has `output_dir`, `seed` and a list of `steps`, not {unknown or 'this'}")
-    own = {"output_dir": str(content["output_dir"]), "seed": int(content.get("seed", 0))}
-    used = {
+    own: dict[str, Any] = {"output_dir": str(content["output_dir"]), "seed": int(content.get("seed", 0))}
+    used: dict[str, Any] = {
         "output_dir": str(output_dir) if output_dir is not None else own["output_dir"],
         "seed": own["seed"] if seed is None else seed,
     }

@@ -1,6 +1,7 @@
 """BEATs, the audio tower: patches of a filter bank, deep-norm transformer with gated relative position bias."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +131,8 @@ class BeatsEncoder(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(B, L, H)` to `(B, L, H)`."""
         hidden_states = self.layer_norm(hidden_states + self.pos_conv(hidden_states))
-        bias = self.layers[0].self_attn.position_bias(hidden_states.size(1))
+        first: Any = self.layers[0]
+        bias = first.self_attn.position_bias(hidden_states.size(1))
         for layer in self.layers:
             if self.training and self.layerdrop > 0 and torch.rand(()).item() < self.layerdrop:
                 continue
