@@ -82,6 +82,8 @@ def gather_seg_states(
         where `[SEG]` was the last token that could be generated: no forward has read it.
     """
     positions = find_seg_positions(completion_ids, completion_mask, seg_token_id)
+    if not states:  # the completions came from elsewhere
+        return torch.zeros_like(positions, dtype=torch.float)[:, None], positions >= 0, positions > positions
     stacked = torch.stack(tuple(states), dim=1)  # (B, steps, H)
     index = (positions + 1).clamp(min=0)
     known = (positions >= 0) & (index < stacked.size(1))

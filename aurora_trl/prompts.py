@@ -71,9 +71,25 @@ def build_prompt(row: dict[str, Any], instruction: str = INSTRUCTION) -> list[di
     return [{"role": "user", "content": content}]
 
 
-def teacher_target() -> str:
-    """What the segmentation-only teacher writes (AURORA, section 3.1)."""
-    return ANSWER
+TEACHER_TARGETS = ("answer", "class")
+
+
+def teacher_target(row: dict[str, Any], targets: str = "answer") -> str:
+    """What the segmentation-only teacher writes.
+
+    Args:
+        row (`dict`): a dataset row with `class_name`.
+        targets (`str`, *optional*, defaults to `"answer"`): `"answer"` is `It is [SEG].` alone (AURORA, section 3.1);
+            `"class"` puts the class sentence before it, as the authors' code does, and is much easier to learn.
+
+    Returns:
+        `str`: the text of the assistant turn.
+    """
+    if targets == "answer":
+        return ANSWER
+    name = display_class(row["class_name"])
+    sentence = CLASS_SENTENCE.format(class_name=name if row.get("is_null") else f"the {name}")
+    return f"So {sentence} {ANSWER}"
 
 
 def cot_target(reasoning: str) -> str:

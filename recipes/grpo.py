@@ -38,7 +38,7 @@ def main() -> None:
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=AuroraProcessor.from_pretrained(recipe.model_name_or_path),
-            peft_config=lora_config(model, lora),
+            peft_config=lora_config(model, lora, config.trainable_groups()),
         )
     except (ValueError, OSError) as error:
         fail(error)

@@ -36,7 +36,7 @@ def main() -> None:
             eval_dataset=eval_dataset,
             processing_class=processor,
             teacher=teacher,
-            peft_config=lora_config(model, lora),
+            peft_config=lora_config(model, lora, config.trainable_groups()),
         )
     except (ValueError, OSError) as error:
         fail(error)

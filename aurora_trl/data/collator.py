@@ -132,17 +132,19 @@ class SFTCollator:
 
 class TeacherCollator:
     """
-    What the segmentation-only teacher reads: the prompt and `It is [SEG].`, whatever the student's target is.
+    What the segmentation-only teacher reads: the prompt and its own short answer, whatever the student's target is.
 
     Args:
         loader (`ClipLoader`): reads the media.
+        targets (`str`, *optional*, defaults to `"answer"`): see [`~aurora_trl.prompts.teacher_target`].
     """
 
-    def __init__(self, loader: ClipLoader):
+    def __init__(self, loader: ClipLoader, targets: str = "answer"):
         self._collate = SFTCollator(loader)
+        self._targets = targets
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = self._collate([{**row, "target": teacher_target()} for row in rows])
+        batch = self._collate([{**row, "target": teacher_target(row, self._targets)} for row in rows])
         return {name: value for name, value in batch.items() if name not in ("labels", "masks", "mask_frames")}
 
 

@@ -74,7 +74,7 @@ class AuroraConfig(PretrainedConfig):
 
     def __init__(
         self,
-        policy_config: PretrainedConfig | dict[str, Any] | None = None,
+        policy_config: Any = None,
         mask_decoder_config: SamConfig | dict[str, Any] | None = None,
         seg_token_id: int | None = None,
         **kwargs: Any,

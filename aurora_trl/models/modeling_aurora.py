@@ -43,6 +43,10 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         self.seg_projector = nn.Sequential(
             nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, self.mask_decoder.prompt_dim)
         )
+        # Prompts of about unit size, as the decoder's own tokens: with torch's default the decoder learns to do
+        # without.
+        nn.init.kaiming_normal_(self.seg_projector[0].weight, nonlinearity="relu")
+        nn.init.kaiming_normal_(self.seg_projector[2].weight, nonlinearity="linear")
         self._no_split_modules = self.policy._no_split_modules
         self.generation_config = self.policy.generation_config
         self.post_init()

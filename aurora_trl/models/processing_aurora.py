@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.utils import cached_file
 
+from ..data.media import frame_indices
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
 from .configuration_aurora import AuroraConfig, SamConfig
 
@@ -28,7 +29,8 @@ class AuroraProcessor(ProcessorMixin):
         mask_image_size (`int`): side of the mask decoder's square input, in pixels.
         mask_target_size (`int`): side of the square masks that losses and rewards compare, in pixels.
         pixel_mean, pixel_std (`list[float]`): the mask decoder's normalisation, per channel, for pixels in [0, 255].
-        num_frames (`int`, *optional*, defaults to 10): frames of a clip.
+        num_frames (`int`, *optional*, defaults to 10): frames of a clip, each of which gets a mask.
+        policy_frames (`int`, *optional*): how many of them the policy sees, evenly chosen; all by default.
         instruction (`str`, *optional*): the user turn's text, with the place `{reference}`.
 
     Raises:
@@ -43,6 +45,7 @@ class AuroraProcessor(ProcessorMixin):
         pixel_mean: list[float] | None = None,
         pixel_std: list[float] | None = None,
         num_frames: int = 10,
+        policy_frames: int | None = None,
         instruction: str = INSTRUCTION,
     ):
         defaults = SamConfig()
@@ -52,6 +55,7 @@ class AuroraProcessor(ProcessorMixin):
         self.pixel_mean = list(defaults.pixel_mean if pixel_mean is None else pixel_mean)
         self.pixel_std = list(defaults.pixel_std if pixel_std is None else pixel_std)
         self.num_frames = num_frames
+        self.policy_frames = policy_frames
         self.instruction = instruction
         if SEG_TOKEN not in self.tokenizer.get_vocab():
             raise ValueError(
@@ -125,8 +129,9 @@ class AuroraProcessor(ProcessorMixin):
             `dict`: `pixel_values_videos` `(T, 3, P, P)` and `audio_values` `(F, M)` for the policy, `mask_frames`
             `(T, 3, S, S)` for the mask decoder; no `audio_values` where there is no sound.
         """
+        shown = frames if self.policy_frames is None else frames[frame_indices(len(frames), self.policy_frames)]
         clip = {
-            "pixel_values_videos": self.policy_processor.process_video(frames),
+            "pixel_values_videos": self.policy_processor.process_video(shown),
             "mask_frames": self.process_mask_frames(frames),
         }
         if waveform is not None:
@@ -176,6 +181,7 @@ class AuroraProcessor(ProcessorMixin):
             "pixel_mean": self.pixel_mean,
             "pixel_std": self.pixel_std,
             "num_frames": self.num_frames,
+            "policy_frames": self.policy_frames,
             "instruction": self.instruction,
         }
 

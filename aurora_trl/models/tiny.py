@@ -62,7 +62,9 @@ def tiny_tokenizer(corpus: list[str]) -> TokenizerFast:
     return fast
 
 
-def tiny_processor(corpus: list[str], *, image_size: int = 64, num_frames: int = 10) -> AuroraProcessor:
+def tiny_processor(
+    corpus: list[str], *, image_size: int = 64, num_frames: int = 10, policy_frames: int = 4
+) -> AuroraProcessor:
     """
     The processor that belongs to `tiny_config`.
 
@@ -70,6 +72,7 @@ def tiny_processor(corpus: list[str], *, image_size: int = 64, num_frames: int =
         corpus (`list[str]`): what the tokenizer learns its words from.
         image_size (`int`, *optional*, defaults to 64): side of the frames for policy and mask decoder, in pixels.
         num_frames (`int`, *optional*, defaults to 10): frames of a clip.
+        policy_frames (`int`, *optional*, defaults to 4): how many of them the policy sees.
     """
     policy_processor = VideoLlama2Processor(
         tiny_tokenizer(corpus),
@@ -84,7 +87,11 @@ def tiny_processor(corpus: list[str], *, image_size: int = 64, num_frames: int =
         audio_std=1.66,
     )
     return AuroraProcessor(
-        policy_processor, mask_image_size=image_size, mask_target_size=image_size, num_frames=num_frames
+        policy_processor,
+        mask_image_size=image_size,
+        mask_target_size=image_size,
+        num_frames=num_frames,
+        policy_frames=policy_frames,
     )
 
 
@@ -128,6 +135,8 @@ def tiny_config(processor: AuroraProcessor, *, hidden_size: int = 128, num_layer
             num_key_value_heads=2,
             max_position_embeddings=2048,
             tie_word_embeddings=False,
+            # 1 / sqrt(hidden size): the 0.02 of a large model leaves a small one silent for hundreds of steps.
+            initializer_range=0.08,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

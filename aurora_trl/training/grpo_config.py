@@ -25,6 +25,8 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
         default_factory=lambda: ["format_reward", "iou_reward", "class_reward"],
         metadata={"help": "Names of reward functions, or `package.module:function`."},
     )
+    # TRL's 8 does not hold whole groups of 3.
+    per_device_train_batch_size: int = field(default=6, metadata={"help": "Completions per device and step."})
     num_generations: int | None = field(default=3, metadata={"help": "Completions per prompt, G."})
     top_p: float = field(default=0.9, metadata={"help": "Nucleus sampling."})
     max_completion_length: int | None = field(default=150, metadata={"help": "Longest completion, in tokens."})

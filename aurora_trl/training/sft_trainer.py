@@ -63,7 +63,7 @@ class AuroraSFTTrainer(SFTTrainer):
         self.teacher = None
         if teacher is not None and args.distillation_loss_weight > 0:
             self.teacher = teacher.requires_grad_(False).eval()
-            self._teacher_collator = TeacherCollator(self.loader)
+            self._teacher_collator = TeacherCollator(self.loader, args.teacher_targets)
         super().__init__(
             model=model,
             args=args,
@@ -94,6 +94,7 @@ class AuroraSFTTrainer(SFTTrainer):
             return self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )
+        masks = self._draw_mask_frames(inputs, masks)
         with capture_outputs(model) as outputs:
             loss = self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
@@ -116,6 +117,16 @@ class AuroraSFTTrainer(SFTTrainer):
         # TRL's loss is already divided for accumulation by `num_items_in_batch`; ours is a mean over rows.
         steps = self.current_gradient_accumulation_steps if mode == "train" and num_items_in_batch is not None else 1
         return loss + extra / steps
+
+    def _draw_mask_frames(self, inputs: dict[str, Any], masks: torch.Tensor) -> torch.Tensor:
+        """Keep the frames that the mask decoder sees in this step: the same on all ranks, and again after a resume."""
+        count, num_frames = self.args.mask_frames_per_step, masks.size(1)
+        if count is None or count >= num_frames or not self.model.training:
+            return masks
+        generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
+        frames = torch.randperm(num_frames, generator=generator)[:count].sort().values.to(masks.device)
+        inputs["mask_frames"] = inputs["mask_frames"][:, frames]
+        return masks[:, frames]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """TRL's order, or clip by clip where the config asks for it."""
@@ -156,14 +167,16 @@ def with_targets(dataset: Dataset, targets: str) -> Dataset:
 
     Args:
         dataset (`Dataset`): rows.
-        targets (`str`): `"row"` or `"answer"`, see [`AuroraSFTConfig`].
+        targets (`str`): `"row"`, `"answer"` or `"class"`, see [`AuroraSFTConfig`].
 
     Raises:
         `DataError`: names the first row whose target is missing or holds no `[SEG]`.
     """
-    if targets == "answer":
+    if targets != "row":
         columns = [name for name in dataset.column_names if name != "target"]
-        return dataset.select_columns(columns).add_column("target", [teacher_target()] * len(dataset))
+        return dataset.select_columns(columns).add_column(
+            "target", [teacher_target(row, targets) for row in dataset.select_columns(["class_name", "is_null"])]
+        )
     for row_id, target in zip(dataset["id"], dataset["target"], strict=True):
         if not target or SEG_TOKEN not in target:
             raise DataError(

@@ -1,0 +1,87 @@
+"""The data steps between the phases."""
+
+import pytest
+import torch
+
+from aurora_trl.annotation import annotate_rows, build_reflective_rows, correct_rows, get_annotator, mine_hard_rows
+from aurora_trl.annotation.mining import is_hard
+from aurora_trl.data import DataError
+from aurora_trl.data.collator import ClipLoader
+from aurora_trl.inference import Answer
+from aurora_trl.prompts import REFLECTION_TRIGGERS, ends_with_answer, extract_class, normalize_class
+
+
+def test_chains_of_thought(rows, annotator):
+    annotated = list(annotate_rows(rows, annotator, style="fixed", seed=1))
+    assert [row["id"] for row in annotated] == rows["id"]
+    for row in annotated:
+        assert ends_with_answer(row["target"])
+        assert extract_class(row["target"]) == normalize_class(row["class_name"])
+    assert annotated == list(annotate_rows(rows, annotator, style="fixed", seed=1))
+    with pytest.raises(ValueError, match="unknown style 'free'"):
+        next(annotate_rows(rows, annotator, style="free"))
+
+
+def test_get_annotator(world, tmp_path):
+    assert get_annotator(f"synthetic:{world}").root == world
+    for spec in ("gpt", "synthetic:", ""):
+        with pytest.raises(DataError, match="unknown annotator"):
+            get_annotator(spec)
+    with pytest.raises(DataError):
+        get_annotator(f"synthetic:{tmp_path}")
+
+
+def test_hard_is_wrong_in_mask_and_class(cot_rows, processor):
+    """IoU below 0.6 and another class: both, not one of them."""
+    loader = ClipLoader(processor)
+    row = next(row for row in cot_rows if not row["is_null"] and loader.masks(row).flatten(1).any(1).all())
+    target = loader.masks(row).float()
+    good, bad = 10 * (2 * target - 1), torch.full_like(target, -10.0)
+    right = f"So the target is the {row['class_name']}. It is [SEG]."
+    wrong = "So the target is the submarine. It is [SEG]."
+    verdicts = {
+        (name, text): is_hard(Answer(row, text, mask, 5), loader)
+        for name, mask in {"good": good, "bad": bad, "none": None}.items()
+        for text in (right, wrong)
+    }
+    assert verdicts == {
+        ("good", right): False,
+        ("good", wrong): False,
+        ("bad", right): False,
+        ("bad", wrong): True,
+        ("none", right): False,
+        ("none", wrong): True,
+    }
+
+
+def test_mined_corrected_and_mixed(model, cot_rows, processor, annotator):
+    rows = [row for row in cot_rows if not row["is_null"]][:6]
+    mined = list(mine_hard_rows(model, processor, rows, batch_size=4, max_new_tokens=10))
+    assert [row["id"] for row, _ in mined] == [row["id"] for row in rows]
+    hard = [row for row, is_hard_row in mined if is_hard_row]
+    assert len(hard) == 6  # a random model names no class and draws nothing
+    assert hard[0]["target"] != rows[0]["target"]
+    pairs = list(correct_rows(hard, annotator))
+    assert len(pairs) == 6
+    for wrong, corrected in pairs:
+        assert extract_class(corrected["target"]) == normalize_class(wrong["class_name"])
+    mixed = build_reflective_rows(pairs, cot_rows.to_list(), plain_per_reflective=2.0, seed=3)
+    assert len(mixed) == 18
+    assert mixed == build_reflective_rows(pairs, cot_rows.to_list(), plain_per_reflective=2.0, seed=3)
+    reflective = [row for row in mixed if row["id"].endswith("#reflective")]
+    assert len(reflective) == 6
+    for row in reflective:
+        assert sum(trigger in row["target"] for trigger in REFLECTION_TRIGGERS) == 1
+        assert row["target"].count("[SEG]") == 1
+        assert extract_class(row["target"]) == normalize_class(row["class_name"])
+    with pytest.raises(DataError, match="no hard sample"):
+        build_reflective_rows([], cot_rows.to_list())
+
+
+def test_a_correction_that_names_another_class_is_left_out(cot_rows, annotator):
+    class Stubborn:
+        def correct(self, row, text):
+            return text
+
+    wrong = {**cot_rows[0], "target": "So the target is the submarine. It is [SEG]."}
+    assert list(correct_rows([wrong], Stubborn())) == []

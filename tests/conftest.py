@@ -1,0 +1,61 @@
+"""Real files, real classes, small numbers. The world and the checkpoint are made once per run."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from aurora_trl.annotation import annotate_rows
+from aurora_trl.data import load_refavs
+from aurora_trl.data.schema import FEATURES
+from aurora_trl.data.synthetic import SyntheticAnnotator, write_world
+from aurora_trl.models.modeling_aurora import AuroraModel
+from aurora_trl.models.processing_aurora import AuroraProcessor
+from aurora_trl.models.tiny import create_tiny_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic world of 16 clips at 48 px."""
+    return write_world(tmp_path_factory.mktemp("data") / "world", clips=16, seed=3, image_size=48)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint for frames of 32 px: 8 video places, 30 audio places."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    return create_tiny_checkpoint(folder, image_size=32, hidden_size=64, num_layers=2)
+
+
+@pytest.fixture(scope="session")
+def annotator(world: Path) -> SyntheticAnnotator:
+    return SyntheticAnnotator(world)
+
+
+@pytest.fixture(scope="session")
+def rows(world: Path) -> Dataset:
+    """The training split, without targets."""
+    return load_refavs(world, "train")
+
+
+@pytest.fixture(scope="session")
+def cot_rows(rows: Dataset, annotator: SyntheticAnnotator) -> Dataset:
+    """The training split with chains of thought."""
+    return Dataset.from_list(list(annotate_rows(rows, annotator)), features=FEATURES)
+
+
+@pytest.fixture
+def model(checkpoint: Path) -> AuroraModel:
+    return AuroraModel.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def processor(checkpoint: Path) -> AuroraProcessor:
+    return AuroraProcessor.from_pretrained(checkpoint)

@@ -1,0 +1,70 @@
+"""Evaluation and report on real answers."""
+
+import json
+
+import pytest
+
+from aurora_trl.data import load_refavs
+from aurora_trl.data.masks import encode_rle, load_masks
+from aurora_trl.evaluation.evaluate import evaluate_model
+from aurora_trl.evaluation.metrics import SegmentationMetrics
+from aurora_trl.evaluation.report import write_report
+from aurora_trl.inference import swap_modality
+
+
+def test_metrics_and_answers(model, processor, world, rows, annotator, tmp_path):
+    splits = {"train": rows.select([0, 6, 12]), "test_n": load_refavs(world, "test_n").select(range(3))}
+    metrics = evaluate_model(
+        model, processor, splits, tmp_path, swaps=["audio"], batch_size=2, max_new_tokens=6, kind_of=annotator.kind
+    )
+    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["splits"]["train"]["rows"] == 3
+    assert metrics["swaps"]["audio"]["split"] == "train"
+    # A random model that never draws: nothing is found, and nothing is drawn where nothing is.
+    assert metrics["splits"]["test_n"]["S"] < 0.01
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [answer["split"] for answer in answers] == ["train"] * 3 + ["test_n"] * 3 + ["train"] * 3
+    assert [answer["swap"] for answer in answers] == [None] * 6 + ["audio"] * 3
+    assert len(answers[0]["masks"]) == 10
+    assert answers[0]["kind"] in ("sight", "hearing", "both")
+
+
+def test_report_shows_answers(model, processor, world, rows, annotator, tmp_path):
+    row = next(row for row in rows if not row["is_null"])
+    evaluate_model(model, processor, {"train": [row]}, tmp_path / "eval", max_new_tokens=4, kind_of=annotator.kind)
+    # A perfect answer in the file: the report draws what is there.
+    answer = json.loads((tmp_path / "eval" / "answers.jsonl").read_text())
+    answer.update(masks=[encode_rle(mask) for mask in load_masks(row)], j=1.0, completion="Of course. It is [SEG].")
+    (tmp_path / "eval" / "answers.jsonl").write_text(json.dumps(answer) + "\n")
+    report = write_report(tmp_path, {"sft": tmp_path / "eval"}, {}, {row["id"]: row}, durations=[("sft", 90.0)])
+    text = report.read_text()
+    assert "| sft |" in text
+    assert "Of course. It is [SEG]." in text
+    assert "| all | 1.5 |" in text
+    assert (tmp_path / "pictures" / "good_1.png").stat().st_size > 5000
+
+
+def test_swaps(rows):
+    rows = rows.to_list()
+    swapped = swap_modality(rows, "audio")
+    assert all(a["audio"] != b["audio"] and a["frames"] == b["frames"] for a, b in zip(rows, swapped, strict=True))
+    swapped = swap_modality(rows, "video")
+    assert all(a["frames"] != b["frames"] and a["audio"] == b["audio"] for a, b in zip(rows, swapped, strict=True))
+    swapped = swap_modality(rows, "reference")
+    assert all(a["reference"] != b["reference"] for a, b in zip(rows, swapped, strict=True))
+    with pytest.raises(ValueError, match="unknown modality 'smell'"):
+        swap_modality(rows, "smell")
+    with pytest.raises(ValueError, match="all 1 rows show one clip"):
+        swap_modality(rows[:1], "audio")
+
+
+def test_perfect_masks_score_one(rows):
+    from aurora_trl.data.masks import resize_masks_official
+
+    metrics = SegmentationMetrics()
+    for row in [row for row in rows if not row["is_null"]][:4]:
+        target = resize_masks_official(load_masks(row))
+        metrics.update(20.0 * (2 * target[None].float() - 1), target[None])
+    scores = metrics.compute()
+    assert scores["J"] == pytest.approx(1.0, abs=1e-5)
+    assert scores["F"] == pytest.approx(1.0, abs=1e-5)

@@ -1,0 +1,97 @@
+"""What the distributed tests run on each process: a few steps, with the losses of rank 0 in a file.
+
+    torchrun --nproc_per_node 2 distributed_step.py sft|grpo CHECKPOINT ROWS OUTPUT [no_seg] [KEY=VALUE ...]
+
+`no_seg`: nothing that the second process sees holds `[SEG]`.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aurora_trl import (
+    AuroraGRPOConfig,
+    AuroraGRPOTrainer,
+    AuroraModel,
+    AuroraProcessor,
+    AuroraSFTConfig,
+    AuroraSFTTrainer,
+)
+from aurora_trl.data import load_json
+from aurora_trl.data.collator import SFTCollator
+from aurora_trl.training.rewards import class_reward, format_reward, iou_reward
+
+SETTINGS: dict[str, Any] = {
+    "max_steps": 3,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "report_to": "none",
+    "save_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "max_grad_norm": 0.0,
+    "seed": 5,
+}
+
+
+class WithoutSeg(SFTCollator):
+    """Batches as they are when every answer was cut before its `[SEG]`."""
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().__call__(rows)
+        batch["seg_positions"].fill_(-1)
+        return batch
+
+
+class GivenCompletions(AuroraGRPOTrainer):
+    """The completion of each sample is given: rows and processes share no random stream that could be compared."""
+
+    without_seg = False
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], None]:
+        self._generation_states = []
+        completions, counts = [], {}
+        for row in self._rows:
+            number = counts[row["id"]] = counts.get(row["id"], -1) + 1
+            text = f"{'So' if number else 'Thus'} the target is the drum. It is [SEG]."
+            if self.without_seg:
+                text = text.replace("[SEG]", "drum")
+            completions.append(self.processing_class.completion_ids(text))
+        return completions, None
+
+
+def main() -> None:
+    phase, checkpoint, rows_file, output = sys.argv[1:5]
+    options = [argument for argument in sys.argv[5:] if "=" in argument]
+    settings = {key: json.loads(value) for key, value in (option.split("=", 1) for option in options)}
+    model, processor = AuroraModel.from_pretrained(checkpoint), AuroraProcessor.from_pretrained(checkpoint)
+    rows = load_json(rows_file)
+    if phase == "sft":
+        args = AuroraSFTConfig(output_dir=output, **{**SETTINGS, **settings})
+        trainer = AuroraSFTTrainer(model, args, rows, processing_class=processor)
+        if "no_seg" in sys.argv and args.process_index == 1:
+            trainer.data_collator = WithoutSeg(trainer.loader)
+    else:
+        args = AuroraGRPOConfig(output_dir=output, **{"num_generations": 2, **SETTINGS, **settings})
+        rewards = [format_reward, iou_reward, class_reward, lambda completions, **columns: first_letter(completions)]
+        trainer = GivenCompletions(model, rewards, args, rows, processing_class=processor)
+        trainer.without_seg = "no_seg" in sys.argv and args.process_index == 1
+    trainer.train()
+    trainer.save_model()
+    if args.process_index == 0:
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        Path(output, "losses.json").write_text(json.dumps([args.world_size, losses]))
+
+
+def first_letter(completions: list[Any]) -> list[float]:
+    """Tells the two given completions of a prompt apart."""
+    return [float(completion[0]["content"][0] == "S") for completion in completions]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,91 @@
+"""Two processes: the same losses as one with the same global batch, and nobody waits for ever."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+from aurora_trl import AuroraModel
+from aurora_trl.data import save_json
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+SCRIPT = str(Path(__file__).with_name("distributed_step.py"))
+BIN = Path(sys.executable).parent
+# Python's own launcher for DDP: accelerate's starts one CPU process where two are asked for (1.15).
+LAUNCHERS = {
+    "one": [str(BIN / "accelerate"), "launch", "--config_file", "recipes/accelerate/single.yaml", "--cpu"],
+    "ddp": [str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "0"],
+    "zero2": [str(BIN / "accelerate"), "launch", "--config_file", "recipes/accelerate/zero2.yaml", "--use_cpu"],
+    "zero3": [str(BIN / "accelerate"), "launch", "--config_file", "recipes/accelerate/zero3.yaml", "--use_cpu"],
+}
+
+
+@pytest.fixture(scope="module")
+def rows_file(cot_rows, tmp_path_factory):
+    return str(save_json(cot_rows, tmp_path_factory.mktemp("rows") / "rows.jsonl"))
+
+
+def launch(how, phase, checkpoint, rows_file, output, *options, limit=240):
+    """Run the step script; a hang is a failure."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(
+        [*LAUNCHERS[how], SCRIPT, phase, str(checkpoint), rows_file, str(output), *options],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=limit,
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    world_size, losses = json.loads((output / "losses.json").read_text())
+    assert world_size == (1 if how == "one" else 2)
+    assert len(losses) == 3
+    return torch.tensor(losses)
+
+
+@pytest.fixture(scope="module")
+def one_process(checkpoint, rows_file, tmp_path_factory):
+    """The losses of one process, by phase."""
+    return {
+        phase: launch(
+            "one",
+            phase,
+            checkpoint,
+            rows_file,
+            tmp_path_factory.mktemp(phase) / "one",
+            "per_device_train_batch_size=4",
+        )
+        for phase in ("sft", "grpo")
+    }
+
+
+@pytest.mark.parametrize("phase", ["sft", "grpo"])
+@pytest.mark.parametrize("how", ["ddp", "zero2"])
+def test_two_processes_equal_one(how, phase, checkpoint, rows_file, one_process, tmp_path):
+    losses = launch(how, phase, checkpoint, rows_file, tmp_path, "per_device_train_batch_size=2")
+    torch.testing.assert_close(losses, one_process[phase], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("phase", ["sft", "grpo"])
+def test_zero3_trains_and_its_checkpoint_loads(phase, checkpoint, rows_file, tmp_path):
+    losses = launch("zero3", phase, checkpoint, rows_file, tmp_path, "per_device_train_batch_size=2")
+    assert torch.isfinite(losses).all()
+    before, after = AuroraModel.from_pretrained(checkpoint), AuroraModel.from_pretrained(tmp_path)
+    assert not torch.equal(before.get_output_embeddings().weight, after.get_output_embeddings().weight)
+    assert torch.equal(
+        before.policy.model.vision_tower.state_dict()["embeddings.patch_embedding.weight"],
+        after.policy.model.vision_tower.state_dict()["embeddings.patch_embedding.weight"],
+    )
+
+
+@pytest.mark.parametrize("phase", ["sft", "grpo"])
+@pytest.mark.parametrize("how", ["ddp", "zero3"])
+def test_a_rank_without_seg_does_not_hang(how, phase, checkpoint, rows_file, tmp_path):
+    options = ["no_seg", "per_device_train_batch_size=2", "max_steps=3"]
+    losses = launch(how, phase, checkpoint, rows_file, tmp_path, *options, limit=180)
+    assert torch.isfinite(losses).all()

@@ -1,0 +1,304 @@
+"""The GRPO phase."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor, AuroraSFTConfig
+from aurora_trl.data.collator import ClipLoader, RolloutCollator, clip_key
+from aurora_trl.training.arguments import LoraArguments
+from aurora_trl.training.mask_training import lora_config, unwrap_aurora
+from aurora_trl.training.rewards import class_reward, completion_text, format_reward, iou_reward
+from aurora_trl.training.sft_trainer import AuroraSFTTrainer
+
+SETTINGS = {
+    "per_device_train_batch_size": 4,
+    "num_generations": 2,
+    "max_completion_length": 12,
+    "max_steps": 2,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "report_to": "none",
+    "save_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "seed": 5,
+}
+
+
+def letter_reward(prompts, completions, **columns):
+    """Something that differs between random completions."""
+    return [(sum(map(ord, completion_text(completion))) % 7) / 7 for completion in completions]
+
+
+def build(model, rows: Dataset, processor: AuroraProcessor, folder: Path, **settings) -> AuroraGRPOTrainer:
+    rewards = settings.pop("rewards", [format_reward, iou_reward, class_reward, letter_reward])
+    extra = {name: settings.pop(name) for name in ("peft_config", "eval_dataset") if name in settings}
+    args = AuroraGRPOConfig(output_dir=str(folder), **{**SETTINGS, **settings})
+    return AuroraGRPOTrainer(
+        model=model, reward_funcs=rewards, args=args, train_dataset=rows, processing_class=processor, **extra
+    )
+
+
+@pytest.fixture(scope="session")
+def drawing_checkpoint(checkpoint, cot_rows, processor, tmp_path_factory) -> Path:
+    """A checkpoint that has learned to write `It is [SEG].`, though not where to draw."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "drawing"
+    args = AuroraSFTConfig(
+        output_dir=str(folder),
+        targets="answer",
+        per_device_train_batch_size=4,
+        max_steps=25,
+        learning_rate=1e-2,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+    )
+    trainer = AuroraSFTTrainer(AuroraModel.from_pretrained(checkpoint), args, cot_rows, processing_class=processor)
+    trainer.train()
+    trainer.save_model()
+    return folder
+
+
+def logged(trainer, *names):
+    return [[entry[name] for name in names] for entry in trainer.state.log_history if "reward" in entry]
+
+
+class StockTrainer(GRPOTrainer):
+    """TRL's own, told only how this prompt is tokenised: it has no place for clips."""
+
+    def _tokenize_prompts(self, prompts):
+        return [self.ids_of[prompt[0]["content"][-1]["text"]] for prompt in prompts], None, {}
+
+
+def test_text_rewards_equal_stock_trl(checkpoint, cot_rows, processor, tmp_path):
+    """Text rewards and no mask loss: TRL's loss, rewards and entropy, step for step."""
+    clip_rows = [row for row in cot_rows if clip_key(row) == clip_key(cot_rows[0])]
+    rows = Dataset.from_list(clip_rows, features=cot_rows.features)
+    assert len(rows) >= 4
+    settings = {"max_steps": 3, "learning_rate": 1e-3}
+    ours = build(
+        AuroraModel.from_pretrained(checkpoint),
+        rows,
+        processor,
+        tmp_path / "ours",
+        rewards=[format_reward, letter_reward],
+        mask_bce_loss_weight=0.0,
+        mask_dice_loss_weight=0.0,
+        **settings,
+    )
+    ours.train()
+
+    policy = AuroraModel.from_pretrained(checkpoint).policy
+    for name, module in policy.trainable_modules().items():
+        module.requires_grad_(name == "language_model")
+    # All rows show one clip: the policy is given its features wherever a prompt has places for them.
+    loader = ClipLoader(processor)
+    clip = loader.clip(rows[0])
+    media = {name: clip[name][None] for name in ("pixel_values_videos", "audio_values")}
+    with torch.no_grad():
+        features = policy.model.encode_media(**media).as_inputs()
+
+    def give_clip(module, args, kwargs):
+        ids = kwargs["input_ids"]
+        if ids is not None and (ids == processor.policy_processor.video_token_id).any():
+            kwargs.update({name: value.expand(len(ids), *value.shape[1:]) for name, value in features.items()})
+        return args, kwargs
+
+    policy.model.register_forward_pre_hook(give_clip, with_kwargs=True)
+    prompts = [row["prompt"] for row in RolloutCollator(loader)(rows.to_list())]
+    stock_rows = Dataset.from_list([{**row, "prompt": p} for row, p in zip(rows, prompts, strict=True)])
+    stock = StockTrainer(
+        model=policy,
+        reward_funcs=[format_reward, letter_reward],
+        args=GRPOConfig(
+            output_dir=str(tmp_path / "stock"),
+            remove_unused_columns=False,
+            top_p=0.9,
+            loss_type="grpo",
+            **{**SETTINGS, **settings},
+        ),
+        train_dataset=stock_rows,
+        processing_class=processor,
+    )
+    stock.ids_of = {
+        prompt[0]["content"][-1]["text"]: processor.prompt_ids(row, clip)
+        for row, prompt in zip(rows, prompts, strict=True)
+    }
+    stock.train()
+    names = ("loss", "reward", "reward_std", "entropy", "grad_norm", "completions/mean_length")
+    assert len(logged(ours, *names)) == 3
+    values = torch.tensor(logged(ours, *names), dtype=torch.float64)
+    torch.testing.assert_close(values, torch.tensor(logged(stock, *names), dtype=torch.float64), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_trains_what_it_should(lora, drawing_checkpoint, cot_rows, processor, tmp_path):
+    model = AuroraModel.from_pretrained(drawing_checkpoint)
+    settings = {"max_steps": 3, "temperature": 2.0, "top_p": 1.0}
+    if lora:
+        groups = AuroraGRPOConfig(output_dir=str(tmp_path), **SETTINGS).trainable_groups()
+        settings["peft_config"] = lora_config(model, LoraArguments(use_lora=True), groups)
+    trainer = build(model, cot_rows, processor, tmp_path, **settings)
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    for name, value in trainer.model.named_parameters():
+        changed = not torch.equal(before[name], value)
+        assert changed == value.requires_grad, f"{name}: requires_grad {value.requires_grad}, changed {changed}"
+    if not lora:
+        flags = {
+            name: {p.requires_grad for p in module.parameters()}
+            for name, module in unwrap_aurora(trainer.model).trainable_modules().items()
+        }
+        assert flags == {name: {name in trainer.args.trainable_groups()} for name in flags}
+
+
+def test_what_the_paper_plots_is_logged(drawing_checkpoint, cot_rows, processor, tmp_path):
+    trainer = build(AuroraModel.from_pretrained(drawing_checkpoint), cot_rows, processor, tmp_path)
+    trainer.train()
+    keys = set().union(*trainer.state.log_history)
+    assert {
+        "reward",
+        "reward_std",
+        "rewards/format_reward/mean",
+        "rewards/iou_reward/mean",
+        "rewards/class_reward/mean",
+        "completions/mean_length",
+        "iou",
+        "seg_share",
+        "mask_bce_loss",
+        "mask_dice_loss",
+    } <= keys
+    assert logged(trainer, "seg_share")[0][0] > 0.5
+
+
+def test_rewards_see_the_masks_that_the_answers_decode_to(drawing_checkpoint, cot_rows, processor, tmp_path):
+    """`pred_masks` are those of a teacher-forced forward over the same completion; none without `[SEG]`."""
+    seen = []
+
+    def spy_reward(prompts, completions, pred_masks, masks, **columns):
+        seen.append((completions, pred_masks, masks, columns))
+        return [0.0] * len(completions)
+
+    model = AuroraModel.from_pretrained(drawing_checkpoint)
+    trainer = build(
+        model, cot_rows, processor, tmp_path, rewards=[spy_reward, letter_reward], max_steps=1, temperature=2.0
+    )
+    before = AuroraModel.from_pretrained(drawing_checkpoint).eval()
+    trainer.train()
+    completions, pred_masks, masks, columns = seen[0]
+    loader = ClipLoader(processor)
+    rows = {row["id"]: row for row in cot_rows}
+    drawn = 0
+    for completion, logits, target, row_id in zip(completions, pred_masks, masks, columns["id"], strict=True):
+        row = rows[row_id]
+        text = completion_text(completion)
+        assert (logits is None) == ("[SEG]" not in text)
+        torch.testing.assert_close(target.cpu(), loader.masks(row))
+        if logits is None:
+            continue
+        drawn += 1
+        clip = loader.clip(row)
+        prompt = processor.prompt_ids(row, clip)
+        ids = prompt + processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        at = max(i for i, token in enumerate(ids) if token == processor.seg_token_id)
+        with torch.no_grad():
+            output = before(
+                input_ids=torch.tensor([ids]),
+                seg_positions=torch.tensor([at]),
+                **{name: clip[name][None] for name in ("pixel_values_videos", "audio_values", "mask_frames")},
+            )
+        low = output["mask_logits"]
+        expected = torch.nn.functional.interpolate(low, logits.shape[-2:], mode="bilinear")[0]
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-3)
+    assert drawn > 0
+
+
+def test_media_once_per_rollout(drawing_checkpoint, cot_rows, processor, tmp_path):
+    """Each distinct clip passes the towers and the mask encoder once, whatever G and the accumulation are."""
+    model = AuroraModel.from_pretrained(drawing_checkpoint)
+    trainer = build(
+        model,
+        cot_rows,
+        processor,
+        tmp_path,
+        max_steps=2,
+        num_generations=4,
+        gradient_accumulation_steps=2,
+        num_iterations=2,
+    )
+    clips = {"mask": 0, "vision": 0, "audio": 0}
+
+    def count(name):
+        return lambda _module, args: clips.__setitem__(name, clips[name] + len(args[0]))
+
+    model.mask_decoder.image_encoder.register_forward_pre_hook(count("mask"))
+    model.policy.model.audio_tower.register_forward_pre_hook(count("audio"))
+    trainer.train()
+    # 8 completions are 2 prompts: at most 2 clips per rollout, and the second step uses the first one's.
+    assert 0 < clips["audio"] <= 2
+    assert clips["mask"] == 10 * clips["audio"]
+
+
+@pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"bf16": True}], ids=str)
+def test_memory_savers(settings, drawing_checkpoint, cot_rows, processor, tmp_path):
+    """Rollouts under gradient checkpointing keep their cache; bf16 trains."""
+    plain = build(AuroraModel.from_pretrained(drawing_checkpoint), cot_rows, processor, tmp_path / "a", max_steps=1)
+    plain.train()
+    other = build(
+        AuroraModel.from_pretrained(drawing_checkpoint), cot_rows, processor, tmp_path / "b", max_steps=1, **settings
+    )
+    other.train()
+    names = ("loss", "reward", "completions/mean_length")
+    tolerance = 0.1 if "bf16" in settings else 1e-5
+    if "bf16" not in settings:
+        torch.testing.assert_close(
+            torch.tensor(logged(plain, *names)), torch.tensor(logged(other, *names)), atol=tolerance, rtol=0
+        )
+    else:
+        assert torch.isfinite(torch.tensor(logged(other, *names))).all()
+
+
+def test_resume_equals_one_run(drawing_checkpoint, cot_rows, processor, tmp_path):
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole = build(AuroraModel.from_pretrained(drawing_checkpoint), cot_rows, processor, tmp_path, **settings)
+    whole.train()
+    resumed = build(AuroraModel.from_pretrained(drawing_checkpoint), cot_rows, processor, tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    names = ("loss", "reward")
+    assert logged(resumed, *names)[-2:] == logged(whole, *names)[-2:]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_no_completion_with_seg(checkpoint, cot_rows, processor, tmp_path):
+    """A model that never draws trains on, with IoU reward 0 and no mask loss."""
+    model = AuroraModel.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[processor.seg_token_id] = 0
+        model.get_output_embeddings().weight.mul_(20)
+    trainer = build(model, cot_rows, processor, tmp_path, top_p=0.2, max_steps=1)
+    trainer.train()
+    seg_share, iou, dice, reward = logged(trainer, "seg_share", "iou", "mask_dice_loss", "rewards/iou_reward/mean")[0]
+    assert seg_share == iou == dice == reward == 0.0
+
+
+def test_evaluates_during_training(drawing_checkpoint, cot_rows, processor, tmp_path):
+    trainer = build(
+        AuroraModel.from_pretrained(drawing_checkpoint),
+        cot_rows,
+        processor,
+        tmp_path,
+        eval_strategy="steps",
+        eval_steps=2,
+        per_device_eval_batch_size=4,
+        eval_dataset=cot_rows.select(range(4)),
+    )
+    trainer.train()
+    assert any("eval_reward" in entry and "eval_iou" in entry for entry in trainer.state.log_history)

@@ -1,0 +1,224 @@
+"""Recipes: every YAML is parsed, every phase runs from its YAML, what is wrong is one line."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig
+from aurora_trl.data import save_json
+from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe
+from aurora_trl.training.pipeline import load_pipeline
+
+RECIPES = REPOSITORY / "recipes"
+PHASES = sorted(path for path in (RECIPES / "tiny").glob("*.yaml") if path.name != "pipeline.yaml")
+
+
+def config_class(path: Path) -> type:
+    return AuroraGRPOConfig if path.stem.startswith("grpo") else AuroraSFTConfig
+
+
+def test_every_yaml_is_known():
+    known = {*PHASES, RECIPES / "tiny" / "pipeline.yaml", *(RECIPES / "accelerate").glob("*.yaml")}
+    assert set(RECIPES.rglob("*.yaml")) == known
+
+
+@pytest.mark.parametrize("path", PHASES, ids=lambda path: path.stem)
+def test_phase_yaml_is_parsed(path):
+    flags = ["--config", str(path), "--use_cpu", "true"]
+    recipe, _, config = parse_recipe((RecipeArguments, LoraArguments, config_class(path)), flags)
+    content = yaml.safe_load(path.read_text())
+    assert recipe.model_name_or_path == content["model_name_or_path"]
+    assert config.max_steps == content["max_steps"]
+    assert path.read_text().startswith("#")  # what it is, how it is launched, what it reached
+
+
+def test_pipeline_yaml_is_parsed():
+    pipeline = load_pipeline(RECIPES / "tiny" / "pipeline.yaml")
+    names = [step.name for step in pipeline.steps]
+    assert [name for name in names if name in ("teacher", "sft", "mine", "correct", "reflective", "grpo")] == [
+        "teacher",
+        "sft",
+        "mine",
+        "correct",
+        "reflective",
+        "grpo",
+    ]
+    for step in pipeline.steps:
+        assert all(names.index(needed) < names.index(step.name) for needed in step.needs)
+        if step.config is not None:
+            assert step.command[:2] == ["accelerate", "launch"]
+            assert step.command[-2:] == ["--config", str(step.config)]
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_yaml_is_parsed(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_processes == (1 if path.stem == "single" else 2)
+
+
+def run_recipe(script, *flags, cwd=REPOSITORY):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["accelerate", "launch", "--cpu", str(RECIPES / script), *flags]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def inputs(checkpoint, world, cot_rows, tmp_path):
+    """What a phase stands on, where its YAML expects it."""
+    folder = tmp_path / "outputs" / "tiny"
+    for name in ("base", "teacher", "sft", "reflective"):
+        shutil.copytree(checkpoint, folder / name)
+    (folder / "data").symlink_to(world)
+    for name in ("cot", "reflective"):
+        save_json(cot_rows, folder / f"{name}.jsonl")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PHASES, ids=lambda path: path.stem)
+def test_phase_runs_from_its_yaml(path, inputs):
+    script = "grpo.py" if path.stem == "grpo" else "sft.py"
+    output = inputs / "outputs" / "new" / path.stem
+    flags = ["--config", str(path), "--output_dir", str(output), "--max_steps", "2", "--use_cpu", "true"]
+    result = run_recipe(script, *flags, "--per_device_train_batch_size", "4", cwd=inputs)
+    assert result.returncode == 0, result.stderr[-3000:]
+    AuroraModel.from_pretrained(output)
+    assert (output / "trainer_state.json").is_file()
+    assert (output / "aurora_processor.json").is_file()
+
+
+SMALL = {
+    "model_name_or_path": "{checkpoint}",
+    "dataset_path": "{world}",
+    "targets": "answer",
+    "max_steps": 1,
+    "per_device_train_batch_size": 2,
+    "report_to": "none",
+    "use_cpu": True,
+    "bf16": False,
+}
+
+
+@pytest.fixture
+def small(checkpoint, world, tmp_path):
+    """A YAML that works, to be broken in one place."""
+
+    def write(**changes):
+        values = {**SMALL, "output_dir": str(tmp_path / "out")}
+        values = {
+            k: v.format(checkpoint=checkpoint, world=world) if isinstance(v, str) else v for k, v in values.items()
+        }
+        values.update(changes)
+        file = tmp_path / "small.yaml"
+        file.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rat": 1e-3}, "unknown key `learning_rat`; did you mean `learning_rate`?"),
+        ({"mask_bce_loss_weight": -1.0}, "`mask_bce_loss_weight` must not be negative, got -1.0"),
+        ({"targets": "nothing"}, "`targets` must be one of row, answer, class, got 'nothing'"),
+        ({"mask_frames_per_step": 0}, "`mask_frames_per_step` must be at least 1, got 0"),
+        ({"max_train_samples": 0}, "`max_train_samples` must be at least 1, got 0"),
+        ({"packing": True}, "`packing` and `padding_free` do not work with clips"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_bad_yaml_is_one_line(changes, message, small, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse_recipe((RecipeArguments, LoraArguments, AuroraSFTConfig), ["--config", str(small(**changes))])
+    assert error.value.code == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert "small.yaml" in lines[-1]
+    assert message in lines[-1]
+
+
+@pytest.mark.parametrize("flags", [["--config", "nowhere.yaml"], ["--config", "README.md"]])
+def test_no_yaml_at_all(flags, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse_recipe((RecipeArguments, LoraArguments, AuroraSFTConfig), flags)
+    assert error.value.code == 1
+    assert flags[1] in capsys.readouterr().err
+
+
+def sft_main(small, monkeypatch, capsys, **changes):
+    """Run the recipe in this process; returns its last line."""
+    sys.path.insert(0, str(RECIPES))
+    try:
+        import sft
+    finally:
+        sys.path.remove(str(RECIPES))
+    monkeypatch.setattr(sys, "argv", ["sft.py", "--config", str(small(**changes))])
+    with pytest.raises(SystemExit) as error:
+        sft.main()
+    assert error.value.code == 1
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_missing_dataset(small, monkeypatch, capsys):
+    line = sft_main(small, monkeypatch, capsys, dataset_path="no/such/folder")
+    assert line.startswith("error: no/such/folder: no such dataset folder")
+
+
+def test_missing_frame_before_training(small, world, tmp_path, monkeypatch, capsys):
+    shutil.copytree(world, tmp_path / "world")
+    frame = next((tmp_path / "world" / "media").glob("synth_*/frames/4.jpg"))
+    for path in (tmp_path / "world" / "media").glob("*/frames/4.jpg"):
+        path.unlink()
+    line = sft_main(small, monkeypatch, capsys, dataset_path=str(tmp_path / "world"))
+    assert frame.name in line
+    assert "no such frame" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_without_the_projector(small, checkpoint, tmp_path, monkeypatch, capsys):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(checkpoint, tmp_path / "bad")
+    weights = load_file(tmp_path / "bad" / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("seg_projector")}
+    save_file(kept, tmp_path / "bad" / "model.safetensors", metadata={"format": "pt"})
+    line = sft_main(small, monkeypatch, capsys, model_name_or_path=str(tmp_path / "bad"))
+    assert "bad: not a whole AuroraModel checkpoint, missing keys: seg_projector.0.bias" in line
+
+
+def test_nothing_is_written_over(small, checkpoint, tmp_path, monkeypatch, capsys):
+    shutil.copytree(checkpoint, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    line = sft_main(small, monkeypatch, capsys)
+    assert "holds a model already" in line
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+
+
+def test_unknown_reward(checkpoint, world, tmp_path, monkeypatch, capsys):
+    sys.path.insert(0, str(RECIPES))
+    try:
+        import grpo
+    finally:
+        sys.path.remove(str(RECIPES))
+    flags = [
+        "--model_name_or_path",
+        str(checkpoint),
+        "--dataset_path",
+        str(world),
+        "--output_dir",
+        str(tmp_path / "o"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["grpo.py", *flags, "--reward_functions", "iuo_reward", "--use_cpu", "true"])
+    with pytest.raises(SystemExit) as error:
+        grpo.main()
+    assert error.value.code == 1
+    assert "unknown reward function `iuo_reward`" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,51 @@
+"""The seams of TRL that our trainers override. Where this fails, TRL has moved: read its new method, adapt ours, then
+change the table and the pin in pyproject.toml."""
+
+import inspect
+
+import pytest
+import trl
+from trl import GRPOTrainer, SFTTrainer
+from trl.models.utils import disable_gradient_checkpointing
+
+SEAMS = {
+    (SFTTrainer, "compute_loss"): "self, model, inputs, return_outputs, num_items_in_batch",
+    (SFTTrainer, "_get_train_sampler"): "self, train_dataset",
+    (GRPOTrainer, "_generate_and_score_completions"): "self, inputs",
+    (GRPOTrainer, "_tokenize_prompts"): "self, prompts",
+    (GRPOTrainer, "_generate_single_turn"): "self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images",
+    (GRPOTrainer, "_calculate_rewards"): "self, inputs, prompts, completions, completion_ids_list",
+    (GRPOTrainer, "_compute_loss"): "self, model, inputs",
+}
+
+
+def test_version():
+    assert trl.__version__.startswith("1.16."), "see the docstring of this file"
+
+
+@pytest.mark.parametrize(("owner", "name"), SEAMS, ids=lambda value: getattr(value, "__name__", value))
+def test_signature(owner, name):
+    found = ", ".join(inspect.signature(getattr(owner, name)).parameters)
+    assert found == SEAMS[owner, name], f"TRL {trl.__version__} changed {owner.__name__}.{name}: {__doc__}"
+
+
+def test_log_prob_seam():
+    """Ours takes what TRL passes and leaves the rest to keywords."""
+    parameters = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    assert parameters[:8] == [
+        "self",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+        "compute_aux_loss",
+    ], __doc__
+
+
+def test_helpers():
+    assert list(inspect.signature(disable_gradient_checkpointing).parameters)[0] == "model"
+    source = inspect.getsource(SFTTrainer) + inspect.getsource(GRPOTrainer)
+    for name in ("add_fused_lm_head", "current_gradient_accumulation_steps", "_metrics", "_is_vlm", "data_collator"):
+        assert name in source, f"TRL {trl.__version__} no longer has {name}: {__doc__}"

@@ -1,0 +1,240 @@
+"""The supervised phases."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
+from aurora_trl.data.collator import ClipLoader, SFTCollator
+from aurora_trl.data.schema import DataError
+from aurora_trl.training.arguments import LoraArguments
+from aurora_trl.training.mask_training import lora_config, unwrap_aurora
+
+SETTINGS = {
+    "per_device_train_batch_size": 4,
+    "max_steps": 3,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "report_to": "none",
+    "save_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "seed": 5,
+}
+
+
+def build(model: AuroraModel, rows: Dataset, processor: AuroraProcessor, folder: Path, **settings) -> AuroraSFTTrainer:
+    teacher = settings.pop("teacher", None)
+    peft_config = settings.pop("peft_config", None)
+    args = AuroraSFTConfig(output_dir=str(folder), **{**SETTINGS, **settings})
+    return AuroraSFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=rows,
+        processing_class=processor,
+        teacher=teacher,
+        peft_config=peft_config,
+    )
+
+
+def losses(trainer: SFTTrainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_text_loss_equals_stock_trl(checkpoint, cot_rows, processor, tmp_path):
+    """With mask and distillation weights at 0: the same seed, data and policy, step for step."""
+    ours = build(
+        AuroraModel.from_pretrained(checkpoint),
+        cot_rows,
+        processor,
+        tmp_path / "ours",
+        mask_bce_loss_weight=0.0,
+        mask_dice_loss_weight=0.0,
+        distillation_loss_weight=0.0,
+    )
+    ours.train()
+
+    policy = AuroraModel.from_pretrained(checkpoint).policy
+    for name, module in policy.trainable_modules().items():
+        module.requires_grad_(name == "language_model")
+    collator = SFTCollator(ClipLoader(processor))
+
+    def stock_collator(rows):
+        batch = collator(rows)
+        index = batch.pop("clip_index")
+        for name in ("pixel_values_videos", "audio_values"):
+            batch[name] = batch[name][index]
+        return {k: v for k, v in batch.items() if k not in ("masks", "mask_frames", "seg_positions")}
+
+    stock = SFTTrainer(
+        model=policy,
+        args=SFTConfig(
+            output_dir=str(tmp_path / "stock"),
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            **SETTINGS,
+        ),
+        data_collator=stock_collator,
+        train_dataset=cot_rows,
+        processing_class=processor,
+    )
+    stock.train()
+    assert len(losses(ours)) == 3
+    torch.testing.assert_close(torch.tensor(losses(ours)), torch.tensor(losses(stock)), atol=1e-5, rtol=0)
+
+
+def settings_only(settings):
+    return {name: value for name, value in settings.items() if name != "teacher"}
+
+
+PHASES = {
+    "teacher": {"targets": "answer", "freeze_mask_encoder": False, "freeze_vision_tower": False},
+    "sft": {"freeze_mask_decoder": True, "freeze_connector": False, "distillation_loss_weight": 1.0},
+    "reflective": {},
+}
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_trains_what_it_should(phase, lora, checkpoint, model, cot_rows, processor, tmp_path):
+    settings = dict(PHASES[phase])
+    if phase == "sft":
+        settings["teacher"] = AuroraModel.from_pretrained(checkpoint)
+    if lora:
+        groups = AuroraSFTConfig(output_dir=str(tmp_path), use_cpu=True, **settings_only(settings)).trainable_groups()
+        settings["peft_config"] = lora_config(model, LoraArguments(use_lora=True), groups)
+    trainer = build(model, cot_rows, processor, tmp_path, **settings)
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    for name, value in trainer.model.named_parameters():
+        changed = not torch.equal(before[name], value)
+        if name.endswith("lora_A.default.weight") or name.endswith("lora_B.default.weight"):
+            assert value.requires_grad, name
+        assert changed == value.requires_grad, f"{name}: requires_grad {value.requires_grad}, changed {changed}"
+    aurora = unwrap_aurora(trainer.model)
+    flags = {
+        name: {p.requires_grad for p in module.parameters()} for name, module in aurora.trainable_modules().items()
+    }
+    if not lora:
+        assert flags == {name: {name in trainer.args.trainable_groups()} for name in flags}
+    else:
+        assert flags["vision_tower"] == {False}
+        assert flags["language_model"] == {True, False}
+
+
+def test_loss_parts_are_logged(checkpoint, model, cot_rows, processor, tmp_path):
+    teacher = AuroraModel.from_pretrained(checkpoint)
+    trainer = build(model, cot_rows, processor, tmp_path, teacher=teacher)
+    trainer.train()
+    logged = set().union(*trainer.state.log_history)
+    assert {"loss", "mask_bce_loss", "mask_dice_loss", "iou", "distillation_loss"} <= logged
+
+
+def test_student_takes_the_teachers_decoder(checkpoint, model, cot_rows, processor, tmp_path):
+    teacher = AuroraModel.from_pretrained(checkpoint)
+    with torch.no_grad():
+        for value in teacher.mask_decoder.parameters():
+            value.add_(0.1)
+    trainer = build(model, cot_rows, processor, tmp_path, teacher=teacher, freeze_mask_decoder=True)
+    trainer.train()
+    for ours, theirs in zip(model.mask_decoder.parameters(), teacher.mask_decoder.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_accumulation_equals_one_batch(checkpoint, cot_rows, processor, tmp_path):
+    """Batch 1 x accumulation 4 equals batch 4 x accumulation 1, masks included."""
+    results = []
+    for batch_size in (4, 1):
+        trainer = build(
+            AuroraModel.from_pretrained(checkpoint),
+            cot_rows,
+            processor,
+            tmp_path / str(batch_size),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=4 // batch_size,
+            max_steps=2,
+            # With Adam a step's size does not depend on the gradient's: 1e-8 in a gradient would show as 1e-2.
+            optim="sgd",
+        )
+        trainer.train()
+        results.append((losses(trainer), {k: v.clone() for k, v in trainer.model.state_dict().items()}))
+    torch.testing.assert_close(torch.tensor(results[0][0]), torch.tensor(results[1][0]), atol=1e-4, rtol=0)
+    for name, value in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], value, atol=1e-4, rtol=0, msg=name)
+
+
+def test_gradient_checkpointing_and_bf16_train(checkpoint, cot_rows, processor, tmp_path):
+    plain = build(AuroraModel.from_pretrained(checkpoint), cot_rows, processor, tmp_path / "a", max_steps=2)
+    plain.train()
+    checked = build(
+        AuroraModel.from_pretrained(checkpoint),
+        cot_rows,
+        processor,
+        tmp_path / "b",
+        max_steps=2,
+        gradient_checkpointing=True,
+    )
+    checked.train()
+    torch.testing.assert_close(torch.tensor(losses(plain)), torch.tensor(losses(checked)), atol=1e-5, rtol=0)
+    half = build(AuroraModel.from_pretrained(checkpoint), cot_rows, processor, tmp_path / "c", max_steps=2, bf16=True)
+    half.train()
+    torch.testing.assert_close(torch.tensor(losses(plain)), torch.tensor(losses(half)), atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("group_by_clip", [False, True])
+def test_resume_equals_one_run(group_by_clip, checkpoint, cot_rows, processor, tmp_path):
+    """2n steps equal n, kill, resume, n: losses and weights."""
+    settings = {"group_by_clip": group_by_clip, "max_steps": 14, "save_strategy": "steps", "save_steps": 7}
+    settings["per_device_train_batch_size"] = 8  # the second epoch starts on the way
+    whole = build(AuroraModel.from_pretrained(checkpoint), cot_rows, processor, tmp_path / "whole", **settings)
+    whole.train()
+    resumed = build(AuroraModel.from_pretrained(checkpoint), cot_rows, processor, tmp_path / "whole", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-7"))
+    assert losses(resumed)[-7:] == losses(whole)[-7:]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_evaluates_during_training(model, cot_rows, processor, tmp_path):
+    args = AuroraSFTConfig(
+        output_dir=str(tmp_path), eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=4, **SETTINGS
+    )
+    trainer = AuroraSFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=cot_rows,
+        eval_dataset=cot_rows.select(range(6)),
+        processing_class=processor,
+    )
+    trainer.train()
+    assert any("eval_loss" in entry and "eval_iou" in entry for entry in trainer.state.log_history)
+
+
+def test_a_batch_without_seg_has_no_mask_loss(model, cot_rows, processor, tmp_path):
+    """No `[SEG]`: no mask loss, no error, and the projector still takes part, for the ranks that wait."""
+    trainer = build(model, cot_rows, processor, tmp_path)
+    batch = trainer.data_collator([cot_rows[0], cot_rows[1]])
+    batch["seg_positions"].fill_(-1)
+    text_only = copy.copy(batch)
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    gradient = model.seg_projector[0].weight.grad
+    assert gradient is not None
+    assert not gradient.any()
+    text_only.pop("masks")
+    trainer.args.mask_bce_loss_weight = trainer.args.mask_dice_loss_weight = 0.0
+    text = trainer.compute_loss(trainer.model, {**text_only, "masks": None})
+    torch.testing.assert_close(loss, text)
+
+
+def test_missing_targets_are_named(model, rows, processor, tmp_path):
+    with pytest.raises(DataError, match=r"row '.*': its target is missing"):
+        build(model, rows, processor, tmp_path)
+    bad = rows.select(range(2)).remove_columns("target").add_column("target", ["It is [SEG].", "no mask"])
+    with pytest.raises(DataError, match=r"its target holds no \[SEG\]"):
+        build(model, bad, processor, tmp_path)
