@@ -188,9 +188,11 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             `torch.Tensor` of shape `(C, T, E, h, w)`.
         """
         num_clips, num_frames = mask_frames.shape[:2]
-        parameter = next(self.mask_decoder.image_encoder.parameters())
-        frames = mask_frames.flatten(0, 1).to(parameter.dtype)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and parameter.requires_grad):
+        parameters = list(self.mask_decoder.image_encoder.parameters())
+        frames = mask_frames.flatten(0, 1).to(parameters[0].dtype)
+        # Any, not the first: a PEFT wrapper keeps a frozen original beside the copy that trains.
+        trains = any(parameter.requires_grad for parameter in parameters)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             embeddings = self.mask_decoder.encode(frames)
         return embeddings.unflatten(0, (num_clips, num_frames))
 

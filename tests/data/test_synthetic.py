@@ -184,7 +184,8 @@ def test_every_word_is_one_token(big_world):
             text = f"{annotator.reasoning(row)} It is [SEG]."
             ids = tokenizer(text)["input_ids"]
             assert tokenizer.decode(ids, skip_special_tokens=True) == text
-            assert len(ids) <= len(text.split()) + text.count(".") + text.count(",") + 2  # `[SEG]` and the space before it
+            marks = text.count(".") + text.count(",")
+            assert len(ids) <= len(text.split()) + marks + 2  # `[SEG]` and the space before it
             assert ends_with_answer(tokenizer.decode(ids, skip_special_tokens=True))
     odd = "Ünïcödé 文字 \n\t tokens!"
     assert tokenizer.decode(tokenizer(odd)["input_ids"]) == odd

@@ -98,6 +98,7 @@ def test_text_rewards_equal_stock_trl(checkpoint, cot_rows, processor, tmp_path)
     policy = AuroraModel.from_pretrained(checkpoint).policy
     for name, module in policy.trainable_modules().items():
         module.requires_grad_(name == "language_model")
+    policy.config.image_token_id = processor.policy_processor.video_token_id  # TRL never samples it, in both
     # All rows show one clip: the policy is given its features wherever a prompt has places for them.
     loader = ClipLoader(processor)
     clip = loader.clip(rows[0])

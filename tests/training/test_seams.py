@@ -13,7 +13,9 @@ SEAMS = {
     (SFTTrainer, "_get_train_sampler"): "self, train_dataset",
     (GRPOTrainer, "_generate_and_score_completions"): "self, inputs",
     (GRPOTrainer, "_tokenize_prompts"): "self, prompts",
-    (GRPOTrainer, "_generate_single_turn"): "self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images",
+    (GRPOTrainer, "_generate_single_turn"): (
+        "self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images"
+    ),
     (GRPOTrainer, "_calculate_rewards"): "self, inputs, prompts, completions, completion_ids_list",
     (GRPOTrainer, "_compute_loss"): "self, model, inputs",
 }

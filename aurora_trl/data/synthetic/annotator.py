@@ -118,10 +118,9 @@ class SyntheticAnnotator:
             if sentence in wrong:
                 sentence = _nearest(sentence, facts.sentences(kind, style))
             kept[kind] = sentence
-        for kind in ("seen", "inference", "class"):
+        needed = {"sight": ["seen"], "hearing": ["heard"], "both": ["seen", "heard"]}[facts.reference.kind]
+        for kind in (*needed, "inference", "class"):
             kept.setdefault(kind, facts.sentences(kind, style)[0])
-        if facts.reference.kind != "sight":
-            kept.setdefault("heard", facts.sentences("heard", style)[0])
         first = [kind for kind in kept if kind in ("seen", "heard")]
         return " ".join(kept[kind] for kind in [*first, "inference", "class"])
 

@@ -27,7 +27,7 @@ _FIXED = {
     "inference": "Inference: {text}.",
     "class": "Answer: the target is {name}.",
 }
-_SIGHT_ALONE_SHARE = 0.5  # of the flexible paths about references that need sight only, these say nothing of the sound
+_EXTRA_SHARE = 0.15  # of the flexible paths, these also say what the reference does not need
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,8 @@ class Facts:
         name = display_class(target.class_name)
         phrases = [word_reference(rule, self.reference.value, wording) for wording in range(len(RULES[rule].wordings))]
         if rule == "class":
-            return [f"{phrases[0]} is the {target.colour} object.", f"{phrases[0]} is {target.colour}."]
-        if rule == "colour":
-            return [f"{phrase} is the {name}." for phrase in phrases]
-        return [f"{phrase} is the {target.colour} {name}." for phrase in phrases]
+            return [f"The reference names the {name}.", f"The {name} is named."]
+        return [f"{phrase} is the {name}." for phrase in phrases]
 
 
 def _join(items: object) -> str:
@@ -119,7 +117,7 @@ def write_reasoning(facts: Facts, style: str, rng: np.random.Generator) -> str:
         rng (`np.random.Generator`): chooses order and wording.
 
     Returns:
-        `str`: 15 to 55 words.
+        `str`: 15 to 60 words.
 
     Raises:
         `ValueError`: for another style.
@@ -128,9 +126,10 @@ def write_reasoning(facts: Facts, style: str, rng: np.random.Generator) -> str:
         raise ValueError(f"unknown style {style!r}; use one of {', '.join(STYLES)}")
     kinds = ["seen", "heard"]
     if style == "flexible":
-        if facts.reference.kind == "sight" and rng.random() < _SIGHT_ALONE_SHARE:
-            kinds = ["seen"]
-        elif rng.random() < 0.5:
+        # It says what the reference needs, now and then more, in the order that occurs to it.
+        needed = {"sight": ["seen"], "hearing": ["heard"], "both": kinds}[facts.reference.kind]
+        kinds = [kind for kind in kinds if kind in needed or rng.random() < _EXTRA_SHARE]
+        if rng.random() < 0.5:
             kinds.reverse()
     return " ".join(_pick(rng, facts.sentences(kind, style)) for kind in [*kinds, "inference", "class"])
 
