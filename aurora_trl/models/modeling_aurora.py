@@ -45,8 +45,9 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         )
         # Prompts of about unit size, as the decoder's own tokens: with torch's default the decoder learns to do
         # without.
-        nn.init.kaiming_normal_(self.seg_projector[0].weight, nonlinearity="relu")
-        nn.init.kaiming_normal_(self.seg_projector[2].weight, nonlinearity="linear")
+        first, last = (layer for layer in self.seg_projector if isinstance(layer, nn.Linear))
+        nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
+        nn.init.kaiming_normal_(last.weight, nonlinearity="linear")
         self._no_split_modules = self.policy._no_split_modules
         self.generation_config = self.policy.generation_config
         self.post_init()

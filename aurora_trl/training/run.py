@@ -30,7 +30,8 @@ def prepare_run(args: TrainingArguments) -> str | None:
     """
     if args.device.type == "cpu":
         # `accelerate launch` allows each process one thread where it finds no GPU (OMP_NUM_THREADS, accelerate 1.15).
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.world_size))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // args.world_size))
     output_dir = str(args.output_dir)
     last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
     resume = args.resume_from_checkpoint

@@ -70,14 +70,15 @@ class Facts:
         return [wording.format(name=name) for wording in ([_FIXED[kind]] if fixed else _CLASS)]
 
     def _describe(self, scene_object: SceneObject) -> str:
-        """`a red drum on the left`; with its size or its row where the reference asks for that."""
+        """`a drum on the left`; with its colour, its size or its row where the reference asks for that."""
+        colour = f"{scene_object.colour} " if self.reference.rule == "colour" else ""
         size = f"{scene_object.size} " if self.reference.rule in ("largest", "smallest") else ""
         row = self.reference.rule in ("top", "bottom")
         place = scene_object.row if row else scene_object.column
         where = {"left": "on the left", "right": "on the right", "middle": "in the middle"}.get(
             place, f"at the {place}"
         )
-        return f"a {size}{scene_object.colour} {display_class(scene_object.class_name)} {where}"
+        return f"a {size}{colour}{display_class(scene_object.class_name)} {where}"
 
     def _heard(self) -> str:
         """The sounding objects in the order in which they start, with what the reference compares."""

@@ -20,7 +20,7 @@ from .references import Reference, sample_null_references, sample_references
 from .scene import UNSEEN_CLASSES, sample_scene
 from .sound import SAMPLING_RATE, render_sound
 
-FORMAT_VERSION = 1  # part of the parameters: a world that an older version wrote is not taken for this one's
+FORMAT_VERSION = 2  # part of the parameters: a world that an older version wrote is not taken for this one's
 SPLITS = ("train", "val", "test_s", "test_u", "test_n")
 _SHARES = {"val": 0.03, "test_s": 0.08, "test_u": 0.05, "test_n": 0.04}
 _MIN_TEST_CLIPS = 8  # two batches of the official protocol, which scores 4 videos at a time
