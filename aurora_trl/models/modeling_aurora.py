@@ -1,7 +1,9 @@
 """The composite model: an audio-visual policy whose state at `[SEG]` prompts a mask decoder."""
 
 import functools
+import math
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
 from .configuration_aurora import AuroraConfig
@@ -16,6 +19,26 @@ from .mask_decoders import SamMaskDecoder
 
 # The inputs of the mask head, which no policy knows.
 SEG_INPUTS = ("seg_positions", "mask_frames", "mask_embeddings", "clip_index")
+
+
+class AuroraOutput(ModelOutput):
+    """
+    What the policy, or TRL's fused head in its place, returned, and the mask head's outputs beside it.
+
+    The inner output's own class has no place for more keys, and DDP takes an output apart and builds it again from its
+    class and keys. A value that is not there reads as None.
+    """
+
+    def __init__(self, **values: Any):
+        # Past `ModelOutput.__init__`, which allows dataclasses only: with fields that are fixed.
+        OrderedDict.__init__(self)
+        for name, value in values.items():
+            self[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return None
 
 
 class AuroraModel(PreTrainedModel, GenerationMixin):
@@ -43,17 +66,17 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         self.seg_projector = nn.Sequential(
             nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, self.mask_decoder.prompt_dim)
         )
-        # Prompts of about unit size, as the decoder's own tokens: with torch's default the decoder learns to do
-        # without.
-        first, last = (layer for layer in self.seg_projector if isinstance(layer, nn.Linear))
-        nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
-        nn.init.kaiming_normal_(last.weight, nonlinearity="linear")
         self._no_split_modules = self.policy._no_split_modules
         self.generation_config = self.policy.generation_config
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The projector and the mask decoder keep what their constructors drew; the policy initialises itself."""
+        """The mask decoder keeps what its constructors drew, the policy initialises itself; here is the projector."""
+        if module in tuple(self.seg_projector) and isinstance(module, nn.Linear):
+            # Prompts of about unit size, as the decoder's own tokens: with torch's default it learns to do without.
+            gain = 2.0 if module is self.seg_projector[0] else 1.0  # the first is halved by its ReLU
+            init.normal_(module.weight, std=math.sqrt(gain / module.in_features))
+            init.zeros_(module.bias)
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -63,6 +86,9 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             `ValueError`: names the checkpoint and the first of the keys.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        # Our checkpoints hold the names of the code. Under ZeRO-3 transformers notes conversions for the parts' own
+        # checkpoints whether or not it needed them, and would save under other names (5.23).
+        model._weight_conversions = []
         name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             keys = sorted(str(key) for key in info.get(kind) or ())
@@ -129,7 +155,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         if positions is None:
             return inner(*args, **kwargs)
         with capture_hidden_states(self) as states:
-            output = inner(*args, **kwargs)
+            output = AuroraOutput(**inner(*args, **kwargs))
         rows = torch.arange(positions.size(0), device=positions.device)
         output["seg_states"] = states[-1][rows, positions.clamp(min=0)]  # (B, H)
         embeddings = seg_inputs["mask_embeddings"]

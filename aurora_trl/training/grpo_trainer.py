@@ -1,5 +1,6 @@
 """GRPO with rewards and losses from decoded masks."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
 from ..data.collator import ClipLoader, RolloutCollator, clip_key, pad_ids, stack_clips
@@ -103,6 +105,10 @@ class AuroraGRPOTrainer(GRPOTrainer):
         self.aurora = unwrap_aurora(self.model)
         add_mask_head(self.aurora)
 
+    def _whole_model(self) -> AbstractContextManager[Any]:
+        """ZeRO-3 holds the weights in parts outside a training forward: bring them together, as for generation."""
+        return unwrap_model_for_generation(self.model_wrapped, self.accelerator)
+
     @property
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
@@ -129,7 +135,7 @@ class AuroraGRPOTrainer(GRPOTrainer):
         clips = [rows[keys.index(key)]["clip"] for key in order]
         media = {name: value.to(device) for name, value in stack_clips(clips).items()}
         mask_inputs = {"mask_frames": media.pop("mask_frames")}
-        with self.accelerator.autocast():
+        with self._whole_model(), self.accelerator.autocast():
             if self.args.freeze_mask_encoder:
                 mask_inputs = {"mask_embeddings": self.aurora.encode_masks(mask_inputs["mask_frames"])}
             if self._media_frozen:
@@ -157,7 +163,7 @@ class AuroraGRPOTrainer(GRPOTrainer):
         """Decode all frames of all completions at once, and show the masks to the reward functions."""
         seg_states, has_seg = self._rollout_seg_states(completion_ids_list)
         bank = self._bank
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad(), self._whole_model(), self.accelerator.autocast():
             embeddings = bank.mask_inputs.get("mask_embeddings")
             if embeddings is None:
                 embeddings = self.aurora.encode_masks(bank.mask_inputs["mask_frames"])
@@ -191,7 +197,8 @@ class AuroraGRPOTrainer(GRPOTrainer):
             pairs = zip(prompt_ids, completion_ids_list, strict=True)
             completion = pad_ids([[0] * len(prompt) + [1] * len(ids) for prompt, ids in pairs], 0).to(device)
             positions = find_seg_positions(input_ids, completion, seg_token_id)
-            with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+            with self._whole_model(), checkpointing:
                 hidden = self.aurora.base_model(
                     input_ids=input_ids, attention_mask=attention_mask, **self._bank.policy_rows(self._samples)
                 )[0]

@@ -21,6 +21,18 @@ def unwrap_aurora(model: PreTrainedModel | PeftModel) -> AuroraModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy all weights of one module into another of the same shape, gathered where ZeRO-3 has split them."""
+    parameters = [*source.parameters(), *target.parameters()]
+    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0):
+            target.load_state_dict(source.state_dict())
+    else:
+        target.load_state_dict(source.state_dict())
+
+
 def lora_config(model: AuroraModel, arguments: LoraArguments, groups: set[str]) -> LoraConfig | None:
     """
     The adapter of the authors' recipe: LoRA on the language model's attention, `[SEG]`'s rows and whatever else

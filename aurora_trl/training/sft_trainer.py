@@ -7,6 +7,7 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTTrainer
+from trl.models import prepare_deepspeed
 
 from ..data.collator import ClipLoader, SFTCollator, TeacherCollator
 from ..data.sampler import ClipGroupSampler
@@ -15,7 +16,7 @@ from ..models.modeling_aurora import AuroraModel, add_mask_head, capture_hidden_
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import SEG_TOKEN, teacher_target
 from .losses import seg_distillation_loss
-from .mask_training import capture_outputs, mask_iou, mask_losses, unwrap_aurora
+from .mask_training import capture_outputs, copy_weights, mask_iou, mask_losses, unwrap_aurora
 from .sft_config import AuroraSFTConfig
 
 
@@ -57,7 +58,7 @@ class AuroraSFTTrainer(SFTTrainer):
         eval_dataset = None if eval_dataset is None else with_targets(eval_dataset, args.targets)
         aurora = unwrap_aurora(model)
         if teacher is not None and args.use_teacher_mask_decoder:
-            aurora.mask_decoder.load_state_dict(teacher.mask_decoder.state_dict())
+            copy_weights(teacher.mask_decoder, aurora.mask_decoder)
         aurora.set_trainable(args.trainable_groups())
         self.loader = ClipLoader(processing_class, args.media_cache_clips)
         self.teacher = None
@@ -78,7 +79,11 @@ class AuroraSFTTrainer(SFTTrainer):
         add_mask_head(unwrap_aurora(self.model))
         self._teacher_features: dict[str, torch.Tensor] = {}
         if self.teacher is not None:
-            self.teacher.to(self.args.device)
+            # Under ZeRO-3 its weights are split, and an engine has to gather them.
+            deepspeed = self.is_deepspeed_enabled
+            self._run_teacher = (
+                prepare_deepspeed(teacher, self.accelerator) if deepspeed else self.teacher.to(self.args.device)
+            )
 
     def compute_loss(
         self,
@@ -153,7 +158,7 @@ class AuroraSFTTrainer(SFTTrainer):
             positions = batch.pop("seg_positions")
             with self.accelerator.autocast():
                 with capture_hidden_states(self.teacher) as states:
-                    self.teacher(**batch, logits_to_keep=1)
+                    self._run_teacher(**batch, logits_to_keep=1)
                 seg_states = states[-1][torch.arange(len(new), device=positions.device), positions]
                 features = self.teacher.seg_projector(seg_states.to(self.teacher.seg_projector[0].weight.dtype))
             for row, feature in zip(new, features.float(), strict=True):

@@ -1,8 +1,8 @@
 """What the distributed tests run on each process: a few steps, with the losses of rank 0 in a file.
 
-    torchrun --nproc_per_node 2 distributed_step.py sft|grpo CHECKPOINT ROWS OUTPUT [no_seg] [KEY=VALUE ...]
+    torchrun --nproc_per_node 2 distributed_step.py sft|grpo CHECKPOINT ROWS OUTPUT [no_seg] [teacher] [KEY=VALUE ...]
 
-`no_seg`: nothing that the second process sees holds `[SEG]`.
+`no_seg`: nothing that the second process sees holds `[SEG]`. `teacher`: with distillation from the checkpoint itself.
 """
 
 import json
@@ -68,18 +68,22 @@ def main() -> None:
     phase, checkpoint, rows_file, output = sys.argv[1:5]
     options = [argument for argument in sys.argv[5:] if "=" in argument]
     settings = {key: json.loads(value) for key, value in (option.split("=", 1) for option in options)}
+    config_class = AuroraSFTConfig if phase == "sft" else AuroraGRPOConfig
+    defaults = SETTINGS if phase == "sft" else {"num_generations": 2, **SETTINGS}
+    # Before the model, as in a recipe: under ZeRO-3 it is then loaded in parts.
+    args = config_class(output_dir=output, **{**defaults, **settings})
     model, processor = AuroraModel.from_pretrained(checkpoint), AuroraProcessor.from_pretrained(checkpoint)
     rows = load_json(rows_file)
+    without_seg = "no_seg" in sys.argv and args.process_index == 1
     if phase == "sft":
-        args = AuroraSFTConfig(output_dir=output, **{**SETTINGS, **settings})
-        trainer = AuroraSFTTrainer(model, args, rows, processing_class=processor)
-        if "no_seg" in sys.argv and args.process_index == 1:
+        teacher = AuroraModel.from_pretrained(checkpoint) if "teacher" in sys.argv else None
+        trainer = AuroraSFTTrainer(model, args, rows, processing_class=processor, teacher=teacher)
+        if without_seg:
             trainer.data_collator = WithoutSeg(trainer.loader)
     else:
-        args = AuroraGRPOConfig(output_dir=output, **{"num_generations": 2, **SETTINGS, **settings})
-        rewards = [format_reward, iou_reward, class_reward, lambda completions, **columns: first_letter(completions)]
+        rewards = [format_reward, iou_reward, class_reward, first_letter_reward]
         trainer = GivenCompletions(model, rewards, args, rows, processing_class=processor)
-        trainer.without_seg = "no_seg" in sys.argv and args.process_index == 1
+        trainer.without_seg = without_seg
     trainer.train()
     trainer.save_model()
     if args.process_index == 0:
@@ -87,8 +91,8 @@ def main() -> None:
         Path(output, "losses.json").write_text(json.dumps([args.world_size, losses]))
 
 
-def first_letter(completions: list[Any]) -> list[float]:
-    """Tells the two given completions of a prompt apart."""
+def first_letter_reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    """Tell the two given completions of a prompt apart."""
     return [float(completion[0]["content"][0] == "S") for completion in completions]
 
 

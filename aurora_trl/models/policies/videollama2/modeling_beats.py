@@ -15,6 +15,9 @@ class WeightNormConv1d(nn.Module):
     """
     A convolution whose kernel is `g * v / |v|` with one length per kernel position, as the published weights hold it.
 
+    They call the two `weight_v` and `weight_g`. Here these names would be taken for torch's weight norm and renamed by
+    transformers where it loads under ZeRO-3 (5.23).
+
     Args:
         config (`BeatsConfig`): width, kernel and groups.
     """
@@ -23,14 +26,14 @@ class WeightNormConv1d(nn.Module):
         super().__init__()
         self.groups, self.kernel = config.conv_pos_groups, config.conv_pos
         shape = (config.hidden_size, config.hidden_size // config.conv_pos_groups, config.conv_pos)
-        self.weight_v = nn.Parameter(torch.empty(shape))
-        self.weight_g = nn.Parameter(torch.empty(1, 1, config.conv_pos))
+        self.direction = nn.Parameter(torch.empty(shape))
+        self.length = nn.Parameter(torch.empty(1, 1, config.conv_pos))
         self.bias = nn.Parameter(torch.empty(config.hidden_size))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(B, L, H)` to `(B, L, H)`."""
-        norm = (self.weight_v.pow(2).sum(dim=(0, 1), keepdim=True) + 1e-6).rsqrt()
-        weight = self.weight_g * self.weight_v * norm
+        norm = (self.direction.pow(2).sum(dim=(0, 1), keepdim=True) + 1e-6).rsqrt()
+        weight = self.length * self.direction * norm
         output = F.conv1d(
             hidden_states.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups
         )

@@ -40,6 +40,11 @@ class MediaFeatures:
         return {k: v for k, v in vars(self).items() if v is not None}
 
 
+def _full_shape(parameter: torch.Tensor) -> torch.Size:
+    """The shape of a parameter, also where ZeRO-3 holds it in parts."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
 class VideoLlama2PreTrainedModel(PreTrainedModel):
     config_class = VideoLlama2Config
     base_model_prefix = "model"
@@ -52,7 +57,7 @@ class VideoLlama2PreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.get_text_config().initializer_range
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
-            fan_in = module.weight[0].numel()
+            fan_in = math.prod(_full_shape(module.weight)[1:])
             init.normal_(module.weight, std=min(1.0, 1.0 / math.sqrt(fan_in)))
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -62,8 +67,8 @@ class VideoLlama2PreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, WeightNormConv1d):
-            init.normal_(module.weight_v, std=math.sqrt(4.0 / (module.kernel * module.bias.numel())))
-            init.ones_(module.weight_g)
+            init.normal_(module.direction, std=math.sqrt(4.0 / (module.kernel * _full_shape(module.bias)[0])))
+            init.ones_(module.length)
             init.zeros_(module.bias)
         elif isinstance(module, BeatsAttention):
             init.ones_(module.grep_a)
