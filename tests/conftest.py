@@ -29,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint for frames of 32 px: 8 video places, 30 audio places."""
+    """A checkpoint for frames of 32 px: 4 video places, 30 audio places."""
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     return create_tiny_checkpoint(folder, image_size=32, hidden_size=64, num_layers=2)
 

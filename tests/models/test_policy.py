@@ -55,7 +55,7 @@ def test_places_are_expanded(cot_rows, processor):
     clip = ClipLoader(processor).clip(row)
     ids = processor.prompt_ids(row, clip)
     policy = processor.policy_processor
-    assert ids.count(policy.video_token_id) == 8
+    assert ids.count(policy.video_token_id) == 4
     assert ids.count(policy.audio_token_id) == 30
     without = {name: value for name, value in clip.items() if name != "audio_values"}
     silent = processor.prompt_ids({**row, "audio": None}, without)
