@@ -4,7 +4,7 @@ import functools
 import math
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,10 +29,10 @@ class AuroraOutput(ModelOutput):
     class and keys. A value that is not there reads as None.
     """
 
-    def __init__(self, **values: Any):
+    def __init__(self, mapping: Mapping[str, Any] | None = None, /, **values: Any):
         # Past `ModelOutput.__init__`, which allows dataclasses only: with fields that are fixed.
         OrderedDict.__init__(self)
-        for name, value in values.items():
+        for name, value in {**(mapping or {}), **values}.items():
             self[name] = value
 
     def __getattr__(self, name: str) -> Any:

@@ -197,7 +197,8 @@ def test_rewards_see_the_masks_that_the_answers_decode_to(drawing_checkpoint, co
     loader = ClipLoader(processor)
     rows = {row["id"]: row for row in cot_rows}
     drawn = 0
-    for completion, logits, target, row_id in zip(completions, pred_masks, masks, columns["id"], strict=True):
+    samples = zip(completions, columns["completion_ids"], pred_masks, masks, columns["id"], strict=True)
+    for completion, completion_ids, logits, target, row_id in samples:
         row = rows[row_id]
         text = completion_text(completion)
         assert (logits is None) == ("[SEG]" not in text)
@@ -207,7 +208,7 @@ def test_rewards_see_the_masks_that_the_answers_decode_to(drawing_checkpoint, co
         drawn += 1
         clip = loader.clip(row)
         prompt = processor.prompt_ids(row, clip)
-        ids = prompt + processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = prompt + completion_ids  # as generated: the text may have other ids
         at = max(i for i, token in enumerate(ids) if token == processor.seg_token_id)
         with torch.no_grad():
             output = before(

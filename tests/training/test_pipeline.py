@@ -116,7 +116,8 @@ def test_another_folder_and_seed_reach_the_training_steps():
     content = yaml.safe_load(pipeline.configs[step.config])
     assert content["seed"] == 7
     assert content["output_dir"] == "elsewhere/x/sft"
-    assert content["model_name_or_path"] == "elsewhere/x/teacher"
+    assert content["model_name_or_path"] == "elsewhere/x/base"
+    assert content["teacher_model_name_or_path"] == "elsewhere/x/teacher"
     own = load_pipeline(REPOSITORY / "recipes" / "tiny" / "pipeline.yaml")
     assert own.step("sft").command == [
         "accelerate",
