@@ -12,8 +12,6 @@ from conftest import REPOSITORY
 from aurora_trl.data import DataError
 from aurora_trl.training.pipeline import load_pipeline, run_pipeline
 
-WRITE = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.parent.mkdir(parents=True, exist_ok=True); "
-
 
 def write_chain(folder, **changes):
     """Three steps that append to a log: a, b from a, c from neither."""
