@@ -74,10 +74,10 @@ def run_recipe(script, *flags, cwd=REPOSITORY):
 def inputs(checkpoint, world, cot_rows, tmp_path):
     """What a phase stands on, where its YAML expects it."""
     folder = tmp_path / "outputs" / "tiny"
-    for name in ("base", "teacher", "sft", "reflective"):
+    for name in ("base", "pretrained", "teacher", "sft", "reflective"):
         shutil.copytree(checkpoint, folder / name)
     (folder / "data").symlink_to(world)
-    for name in ("cot", "reflective"):
+    for name in ("cot", "described", "reflective"):
         save_json(cot_rows, folder / f"{name}.jsonl")
     return tmp_path
 

@@ -60,7 +60,7 @@ _GAP = 0.02  # smallest distance between the circles around two objects
 _EDGE = 0.01
 
 # How many objects, and how many of them sound: rows are the number of objects, columns the number of sounds.
-_OBJECT_COUNTS = (0.06, 0.48, 0.36, 0.10)
+_OBJECT_COUNTS = (0.08, 0.62, 0.24, 0.06)
 _SOUND_COUNTS = ((0.15, 0.85, 0.0, 0.0), (0.05, 0.40, 0.55, 0.0), (0.05, 0.27, 0.43, 0.25), (0.05, 0.20, 0.40, 0.35))
 
 
