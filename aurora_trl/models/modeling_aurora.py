@@ -165,7 +165,12 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         return output
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        return self.policy.generate(*args, **kwargs)
+        """As the policy's, which never says a place of sound or video: no features would belong to it."""
+        given = kwargs.pop("suppress_tokens", None)
+        if given is None:
+            given = getattr(kwargs.get("generation_config"), "suppress_tokens", None)
+        suppressed = sorted({*(given or ()), *self.policy.media_token_ids})
+        return self.policy.generate(*args, suppress_tokens=suppressed, **kwargs)
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self.policy.prepare_inputs_for_generation(*args, **kwargs)

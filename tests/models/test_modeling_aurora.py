@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor, GenerationConfig
 
 from aurora_trl import AuroraModel, AuroraProcessor
 from aurora_trl.data.collator import ClipLoader, SFTCollator, pad_ids
@@ -51,6 +51,22 @@ def test_a_missing_weight_is_an_error(key, checkpoint, tmp_path):
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"bad: not a whole AuroraModel checkpoint, missing keys: .*{key}"):
         AuroraModel.from_pretrained(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("settings", [{}, {"suppress_tokens": [5]}, {"generation_config": GenerationConfig()}])
+def test_an_answer_holds_no_places_of_media(settings, model, processor):
+    """No features would belong to them, and the training forward would refuse the answer."""
+    media_ids = model.policy.media_token_ids
+    assert len(media_ids) == 2
+    model.eval()
+    media = torch.tensor(media_ids)
+    # Whatever the model reads, these are what it would say.
+    model.policy.lm_head.register_forward_hook(lambda _module, _args, logits: logits.index_fill(-1, media, 100.0))
+    prompt = torch.tensor([[processor.tokenizer.pad_token_id + 1] * 4])
+    said = model.generate(input_ids=prompt, max_new_tokens=8, min_new_tokens=8, do_sample=True, **settings)
+    assert not set(said[0].tolist()) & set(media_ids)
+    if "suppress_tokens" in settings:
+        assert 5 not in said[0, 4:].tolist()
 
 
 def test_two_rows_equal_one_and_one(model, cot_rows, processor):

@@ -114,7 +114,7 @@ def test_another_folder_and_seed_reach_the_training_steps():
     content = yaml.safe_load(pipeline.configs[step.config])
     assert content["seed"] == 7
     assert content["output_dir"] == "elsewhere/x/sft"
-    assert content["model_name_or_path"] == "elsewhere/x/base"
+    assert content["model_name_or_path"] == "elsewhere/x/pretrained"
     assert content["teacher_model_name_or_path"] == "elsewhere/x/teacher"
     own = load_pipeline(REPOSITORY / "recipes" / "tiny" / "pipeline.yaml")
     assert own.step("sft").command == [
@@ -133,7 +133,7 @@ def small_chain(tmp_path):
     source = REPOSITORY / "recipes" / "tiny"
     folder = tmp_path / "recipe"
     folder.mkdir()
-    small = {"teacher": 4, "sft": 6, "reflective": 2, "grpo": 2}
+    small = {"pretrain": 4, "teacher": 4, "sft": 6, "reflective": 2, "grpo": 2}
     for name, steps in small.items():
         content = yaml.safe_load((source / f"{name}.yaml").read_text())
         content.update(max_steps=steps, save_steps=2, per_device_train_batch_size=4, logging_steps=1, warmup_steps=0)

@@ -233,6 +233,12 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
     def set_output_embeddings(self, value: nn.Linear) -> None:
         self.lm_head = value
 
+    @property
+    def media_token_ids(self) -> tuple[int, ...]:
+        """The tokens that hold places of features in the prompt, which an answer has no use for."""
+        ids = (self.config.video_token_id, self.config.audio_token_id)
+        return tuple(token_id for token_id in ids if token_id is not None)
+
     def trainable_modules(self) -> dict[str, nn.Module]:
         """The groups of parameters that a recipe trains or freezes, without those that are never run."""
         return {
