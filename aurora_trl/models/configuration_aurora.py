@@ -63,7 +63,7 @@ class AuroraConfig(PretrainedConfig):
     Configuration of [`AuroraModel`].
 
     Args:
-        policy_config (`PretrainedConfig` or `dict`): config of a causal language model that takes video and audio.
+        policy_config (`PretrainedConfig` or `dict`): config of a [`~aurora_trl.models.policies.base.Policy`].
         mask_decoder_config (`SamConfig` or `dict`): sizes of the mask decoder.
         seg_token_id (`int`): id of `[SEG]` in the policy's vocabulary.
     """
@@ -87,8 +87,7 @@ class AuroraConfig(PretrainedConfig):
         self.mask_decoder_config = mask_decoder_config if mask_decoder_config is not None else SamConfig()
         self.seg_token_id = seg_token_id
         # The policy owns the embeddings: tying is its affair, and the composite's flag only mirrors it.
-        text_config = None if policy_config is None else self.policy_config.get_text_config()
-        kwargs["tie_word_embeddings"] = bool(getattr(text_config, "tie_word_embeddings", False))
+        kwargs["tie_word_embeddings"] = bool(getattr(policy_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
