@@ -1,6 +1,8 @@
 """Configuration of the composite model: a policy, a projector and a mask decoder."""
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -71,6 +73,8 @@ class AuroraConfig(PretrainedConfig):
     model_type = "aurora"
     sub_configs = {"policy_config": AutoConfig, "mask_decoder_config": SamConfig}
     has_no_defaults_at_init = True
+    # TRL reads it without a default where it builds a reference model (1.16).
+    auto_map: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def __init__(
         self,

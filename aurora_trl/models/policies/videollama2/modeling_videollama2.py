@@ -271,8 +271,12 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
             loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
         )
 
-    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
-        """Media go in with the prompt; later steps find them in the cache."""
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, cache: Any | None = None, past_key_values: Any | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Media go in with the prompt; later steps find them in the cache, by either of its names."""
+        caches = {"cache": cache, "past_key_values": past_key_values}
+        kwargs.update({name: value for name, value in caches.items() if value is not None})
         media = {name: kwargs.pop(name, None) for name in (*self.media_inputs, *self.media_embeds)}
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
         if cache_length(kwargs) == 0:
