@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import inspect
 import math
 import types
 from collections import OrderedDict
@@ -22,14 +21,6 @@ from .shared_prefix import first_of_each
 
 # The inputs of the mask head, which no policy knows.
 SEG_INPUTS = ("seg_positions", "seg_rows", "states_from", "mask_frames", "mask_embeddings", "clip_index")
-
-
-# transformers 5.20 renames the keyword.
-CACHE = (
-    "cache"
-    if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
-    else "past_key_values"
-)
 
 
 class AuroraOutput(ModelOutput):
@@ -243,11 +234,11 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             input_ids=kwargs["input_ids"][first, :-1],
             attention_mask=kwargs["attention_mask"][first, :-1],
             use_cache=True,
-            **{CACHE: cache},
+            cache=cache,
             **self.media_of_rows(media, clips),
         )
         cache.batch_select_indices(row)
-        return {**kwargs, CACHE: cache}
+        return {**kwargs, "cache": cache}
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self.policy.prepare_inputs_for_generation(*args, **kwargs)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, GenerationConfig
 from aurora_trl import AuroraModel, AuroraProcessor
 from aurora_trl.data.collator import ClipLoader, SFTCollator, pad_ids
 from aurora_trl.inference import answer_rows, gather_seg_states, record_last_states
-from aurora_trl.models.modeling_aurora import CACHE, find_seg_positions
+from aurora_trl.models.modeling_aurora import find_seg_positions
 
 
 def forward_inputs(rows, processor, loader=None):
@@ -114,7 +114,7 @@ def test_seg_state_is_at_the_token_in_training_and_generation(model, cot_rows, p
         with record_last_states(model) as states:
             output = model.policy(input_ids=ids[:, : len(prompt)], use_cache=True, **media)
             for t in range(len(prompt), ids.size(1)):
-                output = model.policy(input_ids=ids[:, t : t + 1], use_cache=True, **{CACHE: output[CACHE]})
+                output = model.policy(input_ids=ids[:, t : t + 1], cache=output.cache, use_cache=True)
     generated, has_seg, known = gather_seg_states(
         states, torch.tensor([completion]), torch.ones(1, len(completion)), processor.seg_token_id
     )

@@ -14,8 +14,8 @@ lacks an input, such as sound, has zeros there and no places in its prompt.
 **Places.** The processor puts as many placeholder tokens into the prompt as there are features; the backbone puts the
 features in their stead. An answer never holds a placeholder (`media_token_ids` are not generated).
 
-**The cache** of `generate` reaches `prepare_inputs_for_generation` and `forward` among the keywords, under the name
-that transformers gives it; a policy hands it on to its language model ([`cache_length`] reads it).
+**The cache** of `generate` comes as `cache`, which `prepare_inputs_for_generation` names in its signature; `forward`
+hands it on to the language model. Media go in with the prompt only: where the cache holds something, they are in it.
 
 **Positions** are a function of the ids and of the media, never of what was run before. Their last dimension is the
 sequence, the one before it the batch; after the prompt they count on by one. With that a trainer may run one prompt
@@ -172,15 +172,6 @@ def stack_media(clips: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.
             if value is not None:
                 row[tuple(slice(length) for length in value.shape)] = value
     return stacked
-
-
-def cache_length(kwargs: Mapping[str, Any]) -> int:
-    """Tokens that the cache among these keywords holds; 0 where there is none."""
-    # transformers 5.24 calls it `cache`; before that, and until 5.40, it is `past_key_values`.
-    for name in ("cache", "past_key_values"):
-        if kwargs.get(name) is not None:
-            return int(kwargs[name].get_seq_length())
-    return 0
 
 
 def text_position_ids(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:

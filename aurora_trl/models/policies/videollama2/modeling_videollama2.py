@@ -17,7 +17,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from ..base import cache_length, place_features, text_position_ids
+from ..base import place_features, text_position_ids
 from .configuration_videollama2 import VideoLlama2Config
 from .modeling_beats import BeatsAttention, BeatsModel, WeightNormConv1d
 from .modeling_stc import STCConnector
@@ -52,7 +52,7 @@ class VideoLlama2PreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer", "BeatsLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -268,18 +268,16 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+            loss=loss, logits=logits, cache=outputs.cache, hidden_states=outputs.hidden_states
         )
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, cache: Any | None = None, past_key_values: Any | None = None, **kwargs: Any
+        self, input_ids: torch.Tensor, cache: Any | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Media go in with the prompt; later steps find them in the cache, by either of its names."""
-        caches = {"cache": cache, "past_key_values": past_key_values}
-        kwargs.update({name: value for name, value in caches.items() if value is not None})
+        """Media go in with the prompt; later steps find them in the cache."""
         media = {name: kwargs.pop(name, None) for name in (*self.media_inputs, *self.media_embeds)}
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
-        if cache_length(kwargs) == 0:
+        inputs = super().prepare_inputs_for_generation(input_ids, cache=cache, **kwargs)
+        if cache is None or cache.get_seq_length() == 0:
             inputs.update({name: value for name, value in media.items() if value is not None})
         return inputs
 
