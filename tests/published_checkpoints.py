@@ -2,13 +2,16 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from torch import nn
+from transformers import PreTrainedTokenizerFast, Sam2Config, Sam2Model
 
 QWEN2_CHAT = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -259,3 +262,61 @@ def formula_sound(seconds: float = 2.5, sampling_rate: int = 16000) -> np.ndarra
     tone = 0.4 * np.sin(2 * np.pi * (180 * time + 300 * time**2))
     noise = formula_weight("sound", time.size, 1).double().numpy()[:, 0] / math.sqrt(3.0)
     return (tone + 0.1 * noise).astype(np.float32)
+
+
+def small_sam(seed: int = 0) -> nn.Module:
+    """segment-anything's own model: 4 blocks of width 32, one of two global, 8 x 8 patches of 16 px, windows of 3."""
+    torch.manual_seed(seed)
+    sam = Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=128,
+            patch_size=16,
+            embed_dim=32,
+            depth=4,
+            num_heads=4,
+            out_chans=32,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=3,
+            global_attn_indexes=(1, 3),
+        ),
+        prompt_encoder=PromptEncoder(32, image_embedding_size=(8, 8), input_image_size=(128, 128), mask_in_chans=16),
+        mask_decoder=MaskDecoder(
+            transformer_dim=32, transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=64, num_heads=8)
+        ),
+    )
+    with torch.no_grad():
+        for name, parameter in sam.named_parameters():
+            if "rel_pos" in name or "pos_embed" in name:  # zero in a new model
+                parameter.normal_(std=0.5)
+    return sam.eval()
+
+
+def small_sam2(seed: int = 0) -> Sam2Model:
+    """transformers' own SAM 2: 64 px, two stages' blocks less, all widths small."""
+    torch.manual_seed(seed)
+    config = Sam2Config(
+        vision_config={
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "image_size": [64, 64],
+                "hidden_size": 8,
+                "blocks_per_stage": [1, 1, 2, 1],
+                "embed_dim_per_stage": [8, 16, 32, 64],
+                "num_attention_heads_per_stage": [1, 2, 4, 8],
+                "window_size_per_stage": [8, 4, 2, 1],
+                "global_attention_blocks": [3],
+            },
+            "backbone_channel_list": [64, 32, 16, 8],
+            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+            "fpn_hidden_size": 32,
+        },
+        prompt_encoder_config={"hidden_size": 32, "image_size": 64},
+        mask_decoder_config={"hidden_size": 32, "mlp_dim": 64, "num_attention_heads": 4, "iou_head_hidden_dim": 32},
+    )
+    sam = Sam2Model(config)
+    with torch.no_grad():
+        for parameter in sam.parameters():
+            if parameter.abs().sum() == 0:
+                parameter.normal_(std=0.3)
+    return sam.eval()

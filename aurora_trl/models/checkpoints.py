@@ -115,7 +115,7 @@ def read_torch_file(file: Path) -> dict[str, torch.Tensor]:
         raise DataError(f"{file}: no such file")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{file}: cut short, or not a file of tensors alone: {reason}") from None
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
@@ -127,6 +127,17 @@ def _is_zip(file: Path) -> bool:
     """torch's format since 1.6, which can be mapped into memory; SAM's published files are of that kind."""
     with file.open("rb") as stream:
         return stream.read(4) == b"PK\x03\x04"
+
+
+def count_modules(weights: Mapping[str, torch.Tensor], pattern: str) -> int:
+    """
+    How many numbered modules of a kind there are.
+
+    Args:
+        weights (`Mapping[str, torch.Tensor]`): by name.
+        pattern (`str`): a regular expression for the beginning of their names, with one group for the number.
+    """
+    return len({match[1] for match in map(re.compile(pattern).match, weights) if match})
 
 
 def check_keys(

@@ -11,7 +11,14 @@ from transformers.utils import logging
 
 from ....data.schema import DataError
 from ....prompts import AUDIO_TOKEN, VIDEO_TOKEN
-from ...checkpoints import build_from_weights, find_checkpoint, read_config, read_safetensors, read_torch_file
+from ...checkpoints import (
+    build_from_weights,
+    count_modules,
+    find_checkpoint,
+    read_config,
+    read_safetensors,
+    read_torch_file,
+)
 from ..tokens import add_tokens, init_token_rows, require_chat_tokenizer
 from .configuration_videollama2 import BeatsConfig, VideoLlama2Config
 from .modeling_videollama2 import VideoLlama2ForConditionalGeneration
@@ -166,7 +173,7 @@ def translate_config(published: dict[str, Any], weights: dict[str, torch.Tensor]
         audio_config=_audio_config(weights, folder),
         text_config=text_config,
         vision_select_layer=published.get("mm_vision_select_layer", -2),
-        connector_depth=_count(weights, r"model\.mm_projector\.s1\.b(\d+)\."),
+        connector_depth=count_modules(weights, r"model\.mm_projector\.s1\.b(\d+)\."),
         connector_group_width=connector.shape[1],
         bos_token_id=published.get("bos_token_id"),
         eos_token_id=published.get("eos_token_id"),
@@ -212,7 +219,7 @@ def _audio_config(weights: dict[str, torch.Tensor], folder: Path) -> BeatsConfig
         patch_size=patch.shape[-1],
         embed_dim=patch.shape[0],
         hidden_size=hidden_size,
-        num_hidden_layers=_count(weights, r"model\.audio_tower\.encoder\.layers\.(\d+)\."),
+        num_hidden_layers=count_modules(weights, r"model\.audio_tower\.encoder\.layers\.(\d+)\."),
         num_attention_heads=buckets.shape[1],
         intermediate_size=_tensor(weights, f"{prefix}encoder.layers.0.fc1.weight", folder).shape[0],
         conv_pos=kernel.shape[2],
@@ -227,11 +234,6 @@ def _tensor(weights: dict[str, torch.Tensor], key: str, folder: Path) -> torch.T
         where = f" in its shards or in {files[0]}" if files else ""
         raise DataError(f"{folder}: {key} is missing{where}; this is not a whole audio-visual checkpoint")
     return weights[key]
-
-
-def _count(weights: dict[str, torch.Tensor], pattern: str) -> int:
-    """How many numbered modules of a kind there are."""
-    return len({match[1] for match in map(re.compile(pattern).match, weights) if match})
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
