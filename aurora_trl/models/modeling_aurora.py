@@ -16,7 +16,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
 from .configuration_aurora import AuroraConfig
-from .mask_decoders import SamMaskDecoder
+from .mask_decoders import MaskDecoderBase, build_mask_decoder
 from .shared_prefix import first_of_each
 
 # The inputs of the mask head, which no policy knows.
@@ -52,6 +52,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
 
     Args:
         config (`AuroraConfig`): configs of the parts.
+        policy (`PreTrainedModel`, *optional*), mask_decoder (`MaskDecoderBase`, *optional*): parts to take in as they
+            are, in place of new ones.
     """
 
     config_class = AuroraConfig
@@ -60,11 +62,14 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     main_input_name = "input_ids"
 
-    def __init__(self, config: AuroraConfig):
+    def __init__(self, config: AuroraConfig, *, policy: Any = None, mask_decoder: MaskDecoderBase | None = None):
         super().__init__(config)
-        self.policy = AutoModelForCausalLM.from_config(config.policy_config)
+        for part in (policy, mask_decoder):
+            for module in () if part is None else part.modules():
+                module._is_hf_initialized = True  # `post_init` leaves its weights alone
+        self.policy = AutoModelForCausalLM.from_config(config.policy_config) if policy is None else policy
         hidden_size = config.get_text_config().hidden_size
-        self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
+        self.mask_decoder = build_mask_decoder(config.mask_decoder_config) if mask_decoder is None else mask_decoder
         self.seg_projector = nn.Sequential(
             nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, self.mask_decoder.prompt_dim)
         )
