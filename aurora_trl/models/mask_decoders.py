@@ -126,6 +126,10 @@ class SamMaskDecoder(nn.Module):
         Returns:
             `torch.Tensor` of shape `(N, 4h, 4w)`: mask logits over the padded square image.
         """
-        image_pe = self.prompt_encoder.get_dense_pe().to(embeddings.dtype)
+        # segment-anything multiplies a float32 grid by this buffer, which fails where the model is in bf16.
+        layer = self.prompt_encoder.pe_layer
+        matrix = {name: value.float() for name, value in layer.named_buffers()}
+        image_pe = torch.func.functional_call(layer, matrix, (self.prompt_encoder.image_embedding_size,))[None]
+        image_pe = image_pe.to(embeddings.dtype)
         dense_prompt = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         return self.mask_decoder(embeddings, image_pe, prompts, dense_prompt)

@@ -15,6 +15,7 @@ from ..data.collator import ClipLoader, RolloutCollator, clip_key, pad_ids, stac
 from ..inference import gather_seg_states, record_last_states
 from ..models.modeling_aurora import AuroraModel, add_mask_head, find_seg_positions
 from ..models.processing_aurora import AuroraProcessor
+from .checkpoints import AuroraCheckpoints
 from .grpo_config import AuroraGRPOConfig
 from .mask_training import mask_iou, mask_losses, unwrap_aurora
 
@@ -48,7 +49,7 @@ class ClipBank:
         return {"clip_index": clip_index, **{name: value[used] for name, value in inputs.items()}}
 
 
-class AuroraGRPOTrainer(GRPOTrainer):
+class AuroraGRPOTrainer(AuroraCheckpoints, GRPOTrainer):
     r"""
     TRL's [`~trl.GRPOTrainer`] for clips, with masks (AURORA, section 3.3): the rewards see the masks that the
     completions decode to, and the loss is `GRPO + bce + dice` (equation 8). With text rewards only and the mask
