@@ -99,6 +99,25 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--phases", nargs="+", required=True, help="in order")
     command.add_argument("--data", required=True, help="the Ref-AVS folder that was evaluated on")
 
+    command = add("segment", _segment, "Reason about one clip and segment it.")
+    command.add_argument("--model", required=True, help="a phase's output folder, or a Hub repository")
+    command.add_argument("--video", help="video file")
+    command.add_argument("--frames", nargs="+", help="image files in order, in place of a video")
+    command.add_argument("--audio", help="sound file (default: the video's own track)")
+    command.add_argument("--reference", required=True, help="the sentence that describes the object")
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder for text, masks and overlay")
+    command.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default: 256)")
+    command.add_argument("--device", help="(default: a GPU where there is one)")
+
+    command = add("merge", _merge, "Merge the adapter of a LoRA phase into its base.")
+    command.add_argument("adapter", metavar="ADAPTER", help="a LoRA phase's output folder, or a Hub repository")
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder for the whole model")
+    command.add_argument("--base", help="where the base is, if not where it was in training")
+    command.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="of the merged weights (default: the base's)"
+    )
+    command.add_argument("--max-shard-size", default="5GB", help="(default: 5GB)")
+
     command = add("annotate", _annotate, "Write chains of thought for a dataset.")
     _add_data_step(command, "the rows: a Ref-AVS folder or a JSONL file")
     command.add_argument("--split", default="train", help="of a Ref-AVS folder (default: train)")
@@ -274,6 +293,37 @@ def _report(arguments: argparse.Namespace) -> None:
     times = [(path.stem, json.loads(path.read_text())["seconds"]) for path in records]
     durations = [(name, seconds) for name, seconds in times if seconds is not None]
     _say(f"{write_report(root, evaluations, trainings, rows, durations=durations)}")
+
+
+def _segment(arguments: argparse.Namespace) -> None:
+    from .pipelines import AuroraPipeline
+    from .segment import write_segmentation
+
+    output = Path(arguments.output)
+    _require_new(output)
+    for path in (arguments.video, arguments.audio, *(arguments.frames or ())):
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"{path}: no such file")
+    clip = {"video": arguments.video, "frames": arguments.frames, "audio": arguments.audio}
+    pipeline = AuroraPipeline.from_pretrained(arguments.model, device=arguments.device)
+    result = pipeline(arguments.reference, max_new_tokens=arguments.max_new_tokens, **clip)
+    record = write_segmentation(result, clip, output)
+    _say(result.reasoning)
+    _say(f"{output}: {record['note']}")
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from .models import AuroraProcessor
+    from .models.adapters import find_adapter, load_merged
+
+    output = Path(arguments.output)
+    _require_new(output)
+    if find_adapter(arguments.adapter) is None:
+        raise ValueError(f"{arguments.adapter}: holds no adapter; `aurora merge` is for the folder of a LoRA phase")
+    model = load_merged(arguments.adapter, base_model_name_or_path=arguments.base, dtype=arguments.dtype or "auto")
+    model.save_pretrained(output, max_shard_size=arguments.max_shard_size)
+    AuroraProcessor.from_pretrained(arguments.adapter).save_pretrained(output)
+    _say(f"{output}: {arguments.adapter} merged into its base")
 
 
 def _annotate(arguments: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, Generati
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
+from .adapters import HUB_ARGUMENTS, find_adapter, load_merged
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder
 from .shared_prefix import first_of_each
@@ -73,6 +74,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         self.seg_projector = nn.Sequential(
             nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, self.mask_decoder.prompt_dim)
         )
+        # Names of weights that were taken from another model and are not those of the checkpoint any more.
+        self.replaced_weights: set[str] = set()
         self._no_split_modules = self.policy._no_split_modules
         self.generation_config = self.policy.generation_config
         self.post_init()
@@ -89,9 +92,20 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As in transformers, except that a weight that is missing, unexpected or of another shape is an error.
 
+        The folder of a LoRA phase is loaded merged into its base, which `base_model_name_or_path` names where it is
+        no longer where it was; [`~aurora_trl.models.adapters.load_adapter`] leaves it unmerged.
+
         Raises:
-            `ValueError`: names the checkpoint and the first of the keys.
+            `ValueError`: names the checkpoint and the first of the keys, or the base that is missing or another one.
         """
+        adapter = _adapter_name(args, kwargs)
+        if adapter is not None:
+            # The Auto classes look up the base's revision and config, which are not the adapter's.
+            revision = (kwargs.pop("adapter_kwargs", None) or {}).get("revision", kwargs.pop("revision", None))
+            for key in ("config", "trust_remote_code", "_from_auto", "pretrained_model_name_or_path"):
+                kwargs.pop(key, None)
+            merged = load_merged(adapter, revision=revision, **kwargs)
+            return (merged, {}) if output_loading_info else merged
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         # Our checkpoints hold the names of the code. Under ZeRO-3 transformers notes conversions for the parts' own
         # checkpoints whether or not it needed them, and would save under other names (5.23).
@@ -321,6 +335,17 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         prompts = seg_features.to(embeddings.dtype).repeat_interleave(num_frames, dim=0)[:, None]  # (B * T, 1, E)
         mask_logits = self.mask_decoder.decode(embeddings.flatten(0, 1), prompts)
         return seg_features, mask_logits.unflatten(0, (batch_size, num_frames))
+
+
+def _adapter_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """The adapter that `from_pretrained` was asked for, or None where it was asked for a whole model."""
+    # `AutoModel` has followed an adapter on the Hub to its base already, and says so.
+    followed = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
+    name = followed or (args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+    if name is None:
+        return None
+    hub_kwargs = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
+    return str(name) if followed or find_adapter(str(name), **hub_kwargs) is not None else None
 
 
 def find_seg_positions(token_ids: torch.Tensor, mask: torch.Tensor, seg_token_id: int) -> torch.Tensor:

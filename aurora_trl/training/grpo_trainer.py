@@ -18,6 +18,7 @@ from ..inference import gather_seg_states, read_states, record_last_states
 from ..models.modeling_aurora import AuroraModel, add_mask_head, find_seg_positions
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import allow_shared_prefix, share_prefix
+from .checkpoints import AuroraCheckpoints
 from .grpo_config import AuroraGRPOConfig
 from .mask_training import mask_iou, mask_losses, unwrap_aurora
 
@@ -83,7 +84,7 @@ def regroup(batches: list[dict[str, Any]], prompt_index: torch.Tensor) -> list[d
     return [{name: parts[i] for name, parts in columns.items()} for i in range(len(batches))]
 
 
-class AuroraGRPOTrainer(GRPOTrainer):
+class AuroraGRPOTrainer(AuroraCheckpoints, GRPOTrainer):
     r"""
     TRL's [`~trl.GRPOTrainer`] for clips, with masks (AURORA, section 3.3): the rewards see the masks that the
     completions decode to, and the loss is `GRPO + bce + dice` (equation 8). With text rewards only and the mask
