@@ -85,10 +85,16 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--before", metavar="STEP", help="run what this step needs, not the step itself")
     command.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
 
-    command = add("evaluate", _evaluate, "Score a checkpoint by the official protocol.")
+    command = add(
+        "evaluate",
+        _evaluate,
+        "Score a checkpoint by a protocol; torchrun or accelerate launch share the work out to several processes.",
+    )
     command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder")
-    command.add_argument("--data", required=True, help="a Ref-AVS folder")
-    command.add_argument("--splits", nargs="+", default=["test_s", "test_u", "test_n"])
+    command.add_argument("--data", required=True, help="a dataset's folder or file")
+    _add_format(command)
+    command.add_argument("--splits", nargs="+", help="(default: those whose name starts with test)")
+    command.add_argument("--protocol", default="refavs", help="refavs (default), aurora, avsbench, simtoken, ...")
     command.add_argument("--swaps", nargs="*", default=[], help="modalities to take from another clip (first split)")
     command.add_argument("--output", required=True, help="new folder for metrics.json, answers.jsonl, report.md")
     command.add_argument("--max-rows", type=int, help="rows per split, the first ones")
@@ -97,7 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("report", _report, "Write the report of a chain from its evaluations and training logs.")
     command.add_argument("root", metavar="DIR", help="the chain's output folder, with eval/PHASE and PHASE in it")
     command.add_argument("--phases", nargs="+", required=True, help="in order")
-    command.add_argument("--data", required=True, help="the Ref-AVS folder that was evaluated on")
+    command.add_argument("--data", required=True, help="the dataset that was evaluated on")
+    _add_format(command)
 
     command = add("segment", _segment, "Reason about one clip and segment it.")
     command.add_argument("--model", required=True, help="a phase's output folder, or a Hub repository")
@@ -141,6 +148,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--corrected", help="also write the corrected paths alone to this file")
     return parser
+
+
+def _add_format(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--format", help="refavs, avsbench, reasonseg, json, parquet (default: what the files show)")
+    command.add_argument("--subset", help="of AVSBench: s4, ms3, avss")
 
 
 def _add_generation(command: argparse.ArgumentParser) -> None:
@@ -228,41 +240,53 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from .data import load_refavs
+    from .data import find_source
     from .data.validation import require_valid
-    from .evaluation.evaluate import evaluate_model
-    from .evaluation.report import write_report
+    from .evaluation.evaluate import evaluate_model, process_state
+    from .evaluation.metrics import get_protocol
+    from .evaluation.report import shown_scores, write_report
     from .inference import MODALITIES, load
 
     unknown = sorted(set(arguments.swaps) - set(MODALITIES))
     if unknown:
         raise ValueError(f"--swaps: unknown modality {unknown[0]!r}; use {', '.join(MODALITIES)}")
+    get_protocol(arguments.protocol)  # an unknown one is an error before the model is loaded
     output = Path(arguments.output)
     _require_new(output)
-    splits = {split: load_refavs(arguments.data, split) for split in arguments.splits}
+    source = find_source(arguments.data, arguments.format, arguments.subset)
+    wanted = arguments.splits or [split for split in source.splits() if split.startswith("test")]
+    if not wanted:
+        raise ValueError(f"{arguments.data}: no test split; name one of {', '.join(source.splits())} with --splits")
+    splits = {split: source.load(split) for split in wanted}
     if arguments.max_rows is not None:
         splits = {k: rows.select(range(min(arguments.max_rows, len(rows)))) for k, rows in splits.items()}
     for rows in splits.values():
         require_valid(rows)
-    model, processor = load(arguments.model)
+    state = process_state()
+    state.wait_for_everyone()  # all have seen that the output is new
+    model, processor = load(arguments.model, state.device)
     metrics = evaluate_model(
         model,
         processor,
         splits,
         output,
         swaps=arguments.swaps,
+        protocol=arguments.protocol,
         batch_size=arguments.batch_size,
         max_new_tokens=arguments.max_new_tokens,
         kind_of=_kind_of(arguments.data),
     )
+    if not state.is_main_process:
+        return
     first = {row["id"]: row for row in next(iter(splits.values()))}
     name = Path(arguments.model).name
     report = write_report(output, {name: output}, {}, first)
     for split, scores in metrics["splits"].items():
-        shown = ("S",) if split == "test_n" else ("J", "F", "J&F")
-        _say(f"{name} {split}: " + ", ".join(f"{key} {scores[key]:.3f}" for key in shown))
+        shown = ", ".join(f"{key} {scores[key]:.3f}" for key in shown_scores(arguments.protocol, split))
+        _say(f"{name} {split}: {shown} (protocol {arguments.protocol})")
+    headline = get_protocol(arguments.protocol).headline
     for swap, scores in metrics["swaps"].items():
-        _say(f"{name} {scores['split']} with {swap} swapped: J&F {scores['J&F']:.3f}")
+        _say(f"{name} {scores['split']} with {swap} swapped: {headline} {scores[headline]:.3f}")
     _say(f"{report}")
 
 
@@ -276,7 +300,7 @@ def _kind_of(root: str) -> Callable[[dict[str, Any]], str] | None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from .data import load_refavs
+    from .data import find_source
     from .evaluation.report import write_report
 
     root = Path(arguments.root)
@@ -288,7 +312,8 @@ def _report(arguments: argparse.Namespace) -> None:
     import json
 
     first = next(iter(json.loads((next(iter(evaluations.values())) / "metrics.json").read_text())["splits"]))
-    rows = {row["id"]: row for row in load_refavs(arguments.data, first)}
+    source = find_source(arguments.data, arguments.format, arguments.subset)
+    rows = {row["id"]: row for row in source.load(first)}
     records = sorted((root / ".pipeline").glob("*.json"), key=lambda path: path.stat().st_mtime)
     times = [(path.stem, json.loads(path.read_text())["seconds"]) for path in records]
     durations = [(name, seconds) for name, seconds in times if seconds is not None]
