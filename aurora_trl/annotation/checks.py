@@ -40,7 +40,7 @@ def clean_text(text: str) -> str:
     text = re.sub(r"^```\w*\s*|\s*```$", "", text.strip())
     text = text.replace("**", "").strip()
     text = re.sub(r"^(?:reasoning|text)\s*:\s*", "", text, flags=re.IGNORECASE)
-    text = re.sub(r"(\bthe target is\s+(?:the\s+|an?\s+)?)[\"“'‘]([^\"”'’\n]+?)\.?[\"”'’]", r"\1\2", text, flags=re.I)
+    text = re.sub(r"(\bthe target is\s+(?:the\s+|an?\s+)?)[\"“'‘]([^\"”'’\n]+)[\"”'’]", r"\1\2", text, flags=re.I)
     text = re.sub(r"(\bthe target is\s+)an?\s+", r"\1the ", text, flags=re.IGNORECASE)
     return "\n".join(" ".join(line.split()) for line in strip_answer(text).splitlines() if line.strip())
 

@@ -42,8 +42,8 @@ def parse_correction(answer: str) -> Correction:
     text = re.sub(r"^```\w*\s*|\s*```$", "", answer.strip())
     headings = list(_HEADING.finditer(text))
     parts: dict[str, str] = {}
-    for heading, following in zip(headings, [*headings[1:], None], strict=True):
-        end = following.start() if following else len(text)
+    ends = [heading.start() for heading in headings[1:]] + [len(text)]
+    for heading, end in zip(headings, ends, strict=False):
         # The last of a name counts: a model that thinks aloud repeats itself.
         parts[heading.group(1).upper()] = text[heading.end() : end].strip()
     verdict = _word(parts.get("VERDICT", text if not parts else ""))
