@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .cli_annotation import add_annotation_commands
+
 _PACKAGES = [
     "aurora-trl",
     "torch",
@@ -125,28 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--max-shard-size", default="5GB", help="(default: 5GB)")
 
-    command = add("annotate", _annotate, "Write chains of thought for a dataset.")
-    _add_data_step(command, "the rows: a Ref-AVS folder or a JSONL file")
-    command.add_argument("--split", default="train", help="of a Ref-AVS folder (default: train)")
-    command.add_argument("--annotator", required=True, help="synthetic:DIR")
-    command.add_argument("--style", default="flexible", choices=["flexible", "fixed"])
-
-    command = add("mine", _mine, "Find the training rows that a model gets wrong.")
-    command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder")
-    _add_data_step(command, "the rows: a Ref-AVS folder or a JSONL file")
-    command.add_argument("--split", default="train", help="of a Ref-AVS folder (default: train)")
-    command.add_argument("--max-rows", type=int, help="ask about this many rows of a seeded shuffle")
-    command.add_argument("--max-iou", type=float, default=0.6, help="a row is hard below this (default: 0.6)")
-    _add_generation(command)
-
-    command = add("correct", _correct, "Correct mined rows, and mix reflective paths with plain ones.")
-    _add_data_step(command, "the hard rows that `aurora mine` wrote")
-    command.add_argument("--annotator", required=True, help="synthetic:DIR")
-    command.add_argument("--plain", required=True, help="JSONL of rows with a chain of thought")
-    command.add_argument(
-        "--plain-per-reflective", type=float, default=3500 / 1505, help="(default: the paper's 3,500 to 1,505)"
-    )
-    command.add_argument("--corrected", help="also write the corrected paths alone to this file")
+    add_annotation_commands(add, _add_generation)
     return parser
 
 
@@ -158,12 +139,6 @@ def _add_format(command: argparse.ArgumentParser) -> None:
 def _add_generation(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch-size", type=int, default=16, help="(default: 16)")
     command.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default: 256)")
-
-
-def _add_data_step(command: argparse.ArgumentParser, what: str) -> None:
-    command.add_argument("data", metavar="DATA", help=what)
-    command.add_argument("--output", required=True, help="JSONL file to write")
-    command.add_argument("--seed", type=int, default=0, help="(default: 0)")
 
 
 def _say(text: str) -> None:
@@ -349,61 +324,6 @@ def _merge(arguments: argparse.Namespace) -> None:
     model.save_pretrained(output, max_shard_size=arguments.max_shard_size)
     AuroraProcessor.from_pretrained(arguments.adapter).save_pretrained(output)
     _say(f"{output}: {arguments.adapter} merged into its base")
-
-
-def _annotate(arguments: argparse.Namespace) -> None:
-    from .annotation import annotate_rows, get_annotator
-    from .data import save_json
-    from .training.arguments import load_rows
-
-    rows = load_rows(arguments.data, arguments.split)
-    annotator = get_annotator(arguments.annotator)
-    path = save_json(annotate_rows(rows, annotator, style=arguments.style, seed=arguments.seed), arguments.output)
-    _say(f"{path}: {len(rows)} chains of thought")
-
-
-def _mine(arguments: argparse.Namespace) -> None:
-    from .annotation import mine_hard_rows
-    from .data import save_json
-    from .evaluation.evaluate import Progress
-    from .inference import load
-    from .training.arguments import load_rows
-
-    rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed)
-    rows = rows.filter(lambda row: not row["is_null"])
-    model, processor = load(arguments.model)
-    progress, hard = Progress(len(rows)), []
-    for row, is_hard in mine_hard_rows(
-        model,
-        processor,
-        rows,
-        max_iou=arguments.max_iou,
-        batch_size=arguments.batch_size,
-        max_new_tokens=arguments.max_new_tokens,
-    ):
-        hard += [row] if is_hard else []
-        progress.step(f"{len(hard)} hard")
-    if not hard:
-        raise ValueError(f"{arguments.data}: no hard row among {len(rows)}; ask about more rows or raise --max-iou")
-    save_json(hard, arguments.output)
-    _say(f"{arguments.output}: {len(hard)} hard rows of {len(rows)}")
-
-
-def _correct(arguments: argparse.Namespace) -> None:
-    from .annotation import build_reflective_rows, correct_rows, get_annotator
-    from .data import load_json, save_json
-
-    pairs = list(correct_rows(load_json(arguments.data), get_annotator(arguments.annotator)))
-    if arguments.corrected:
-        save_json((corrected for _, corrected in pairs), arguments.corrected)
-    rows = build_reflective_rows(
-        pairs,
-        load_json(arguments.plain).to_list(),
-        plain_per_reflective=arguments.plain_per_reflective,
-        seed=arguments.seed,
-    )
-    save_json(rows, arguments.output)
-    _say(f"{arguments.output}: {len(pairs)} reflective paths among {len(rows)}")
 
 
 def _require_new(folder: Path) -> None:

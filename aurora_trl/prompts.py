@@ -1,4 +1,4 @@
-"""Every text that a model reads or must write.
+"""Every text that a model reads or must write; what an annotator reads is in `annotation/instructions.py`.
 
 The user turn holds the clip's places (`<video>`, `<audio>`) and the reference; the assistant turn is reasoning that
 ends with `It is [SEG].`. All other modules take these texts from here, so that a project with other wording changes
