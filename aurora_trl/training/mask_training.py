@@ -1,24 +1,38 @@
 """What both trainers do to a model before, and with its masks after, a forward."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.logging import get_logger
 from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..models.modeling_aurora import AuroraModel
+from ..models.shared_prefix import allow_shared_prefix
 from .arguments import LoraArguments
 from .losses import mask_bce_loss, mask_dice_loss
 from .mask_config import MaskTrainingArguments
+
+logger = get_logger(__name__)
 
 
 def unwrap_aurora(model: PreTrainedModel | PeftModel) -> AuroraModel:
     """The AuroraModel inside a PEFT model, or the model itself."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def shares_prefix(models: Sequence[AuroraModel], args: MaskTrainingArguments) -> bool:
+    """Let models read what rows begin with once, where the config and all of them allow it; a warning says why not."""
+    if not args.shared_prefix:
+        return False
+    obstacles = [reason for model in models if (reason := allow_shared_prefix(model.policy)) is not None]
+    if obstacles:
+        logger.warning(f"`shared_prefix` is of no use here, every row is read from its beginning: {obstacles[0]}")
+    return not obstacles
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> set[str]:
