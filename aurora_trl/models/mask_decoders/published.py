@@ -175,17 +175,16 @@ def load_sam2(name_or_path: str | Path, image_size: int | None = None) -> Sam2Ma
         )
     parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
     sizes = {name: {k: v for k, v in content.get(name, {}).items() if k != "model_type"} for name in parts}
-    config = Sam2MaskConfig(Sam2Config(**sizes))
+    sam2_config = Sam2Config(**sizes)
     weights = {key: value for key, value in read_safetensors(folder).items() if not UNUSED_IN_SAM2.match(key)}
     # Two names for one table, of which some versions of transformers save the first alone.
     table = weights.get("shared_image_embedding.positional_embedding")
     if table is not None:
         weights.setdefault("prompt_encoder.shared_embedding.positional_embedding", table)
-    sam = build_from_weights(Sam2Model, config.sam2_config, weights, dtype=torch.float32, source=folder)
-    config.sam2_config = sam.config
+    sam = build_from_weights(Sam2Model, sam2_config, weights, dtype=torch.float32, source=folder)
     if image_size is not None:
-        _set_sam2_image_size(config.sam2_config, image_size)
-    return Sam2MaskDecoder(config, sam)
+        _set_sam2_image_size(sam.config, image_size)
+    return Sam2MaskDecoder(Sam2MaskConfig(sam.config, attn_implementation=sam.config._attn_implementation), sam)
 
 
 def _set_sam2_image_size(config: Sam2Config, image_size: int) -> None:
