@@ -8,22 +8,34 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from published_checkpoints import (
+    FULL,
     formula_pixels,
     formula_sound,
     formula_weight,
-    published_tokenizer,
     save_shards,
+    videollama2_shapes,
+    write_tokenizer,
     write_videollama2,
 )
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, Qwen2Config
 
 from aurora_trl.data.media import load_audio
 from aurora_trl.data.schema import DataError
-from aurora_trl.models.policies.videollama2.published import load
+from aurora_trl.models.checkpoints import check_keys
+from aurora_trl.models.policies.videollama2 import VideoLlama2ForConditionalGeneration, VideoLlama2Processor
+from aurora_trl.models.policies.videollama2.published import (
+    UNUSED,
+    load,
+    load_tokenizer,
+    our_names,
+    translate_config,
+)
 
 EXPECTED = json.loads((Path(__file__).parent / "videollama2_expected.json").read_text())
 BLOCKS = [{"type": "video"}, {"type": "audio"}, {"type": "text", "text": "Which object is it?"}]
@@ -97,9 +109,72 @@ def test_logits_of_a_clip_equal_the_published(published, loaded):
     assert_expected(logits[-1, 8:296:12], "last_logits")
 
 
+def test_the_real_sizes_fit(tmp_path):
+    """Names and shapes of VideoLLaMA2.1-7B-AV, whose config names a vision tower and little else."""
+    weights = {k: torch.empty(s, device="meta") for k, s in videollama2_shapes(FULL).items() if not UNUSED.match(k)}
+    published = {
+        "model_type": "videollama2_qwen2",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "rope_theta": 1000000.0,
+        "mm_vision_tower": "google/siglip-so400m-patch14-384",
+    }
+    config = translate_config(published, weights, tmp_path)
+    with torch.device("meta"):
+        model = VideoLlama2ForConditionalGeneration(config)
+    check_keys(tmp_path, our_names(weights), model.state_dict())
+    assert (config.vision_config.image_size, config.vision_config.patch_size) == (384, 14)
+    assert (config.audio_config.num_attention_heads, config.audio_config.conv_pos_groups) == (12, 16)
+    processor = VideoLlama2Processor(load_tokenizer(write_videollama2(tmp_path / "small"))[0])
+    places = [processor.video_token_id, processor.audio_token_id]
+    ids = processor.expand_ids(places, num_frames=10, num_audio_frames=2998)
+    assert [ids.count(place) for place in places] == [845, 1496]
+
+
+def test_frames_are_padded_and_resized_as_published(published, loaded):
+    """By Pillow, in square frames of the mean colour: within one grey level, where the published code uses it."""
+    frames = np.random.default_rng(0).integers(0, 256, (2, 30, 50, 3), dtype=np.uint8)
+    frames = frames.repeat(4, axis=1).repeat(4, axis=2)
+    frames[1] = 0  # a frame that is not there
+    ours = loaded[1].process_video(frames)
+    assert ours.shape == (2, 3, 36, 36)
+    for frame, pixels in zip(frames, ours, strict=True):
+        square = Image.new("RGB", (200, 200), (127, 127, 127))
+        square.paste(Image.fromarray(frame), (0, 40))
+        theirs = np.asarray(square.resize((36, 36), Image.Resampling.BICUBIC)).astype(np.float32)
+        levels = (pixels * 0.5 + 0.5).permute(1, 2, 0).numpy() * 255
+        assert np.abs(levels - theirs).max() < 1.01
+        assert np.abs(levels - theirs).mean() < 0.05
+
+
+def test_sound_is_padded_to_30_seconds_unless_told(published, loaded):
+    sound = formula_sound(1.0)
+    padded = loaded[1].process_audio(sound)
+    assert padded.shape == (2998, 128)
+    assert torch.equal(loaded[1].process_audio(formula_sound(40.0)), loaded[1].process_audio(formula_sound(30.0)))
+    trimmed = load(published, audio_seconds=1.0)[1].process_audio(sound)
+    assert trimmed.shape == (98, 128)
+    torch.testing.assert_close(trimmed, padded[:98])
+    assert padded[100:].unique().numel() == 1  # silence
+
+
+def test_the_files_are_left_as_they_are(published):
+    """Weights are mapped from the files, and the new rows are written into memory alone."""
+    before = {file.name: file.read_bytes() for file in published.iterdir() if file.is_file()}
+    policy, processor = load(published)
+    with torch.no_grad():
+        policy.lm_head.weight.zero_()
+    assert {file.name: file.read_bytes() for file in published.iterdir() if file.is_file()} == before
+
+
 def test_chat_of_plain_strings_is_the_published(published, loaded):
     messages = [{"role": "user", "content": "<video>\nWhich object is it?"}]
-    theirs = PreTrainedTokenizerFast.from_pretrained(published).apply_chat_template(messages, tokenize=False)
+    published_tokenizer = AutoTokenizer.from_pretrained(published, config=Qwen2Config())
+    theirs = published_tokenizer.apply_chat_template(messages, tokenize=False)
     assert loaded[1].tokenizer.apply_chat_template(messages, tokenize=False) == theirs
 
 
@@ -223,6 +298,7 @@ BREAKS = {
         "`mm_projector_type` is 'stc_connector'; only 'stc_connector_v35' is ported",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer_config.json").unlink(), "tokenizer_config.json: no such file"),
+    "no words": (lambda f: (f / "merges.txt").unlink(), "merges.txt: no such file"),
     "no tower": (lambda f: _edit_config(f, mm_vision_tower="no/such/tower"), "no/such/tower: no such checkpoint"),
 }
 
@@ -238,11 +314,6 @@ def test_a_broken_checkpoint_is_one_clear_line(name, broken):
 
 @pytest.mark.parametrize("name", ["eos_token", "pad_token", "chat_template"])
 def test_a_tokenizer_without_what_is_needed(name, broken):
-    tokenizer = published_tokenizer()
-    setattr(tokenizer, name, None)
-    tokenizer.save_pretrained(broken)
-    (broken / "chat_template.jinja").unlink(missing_ok=name == "chat_template")
-    if name != "chat_template":
-        tokenizer.save_pretrained(broken)
+    write_tokenizer(broken, **{name: None})
     with pytest.raises(DataError, match=f"the tokenizer has no `{name}`"):
         load(broken)

@@ -105,13 +105,8 @@ def load(
     config = translate_config(published, weights, folder)
     config.video_token_id, config.audio_token_id = tokenizer.convert_tokens_to_ids([VIDEO_TOKEN, AUDIO_TOKEN])
     config.pad_token_id = tokenizer.pad_token_id
-    renames = (*RENAMES, _vision_tower_rename())
     policy = build_from_weights(
-        VideoLlama2ForConditionalGeneration,
-        config,
-        {_rename(key, renames): value for key, value in weights.items()},
-        dtype=dtype,
-        source=folder,
+        VideoLlama2ForConditionalGeneration, config, our_names(weights), dtype=dtype, source=folder
     )
     init_token_rows(policy, tokenizer, new_tokens)
     return policy, build_processor(tokenizer, config, **processor_settings)
@@ -124,8 +119,11 @@ def load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
     Returns:
         `tuple`: the tokenizer, and the tokens that are new in it.
     """
-    if not (folder / "tokenizer_config.json").is_file():
-        raise DataError(f"{folder}/tokenizer_config.json: no such file; the checkpoint's tokenizer is not whole")
+    words = ("tokenizer.json",) if (folder / "tokenizer.json").is_file() else ("vocab.json", "merges.txt")
+    for name in ("tokenizer_config.json", *words):
+        # transformers makes an empty tokenizer where its words are missing (5.24).
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: no such file; the checkpoint's tokenizer is not whole")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=Qwen2Config())
     except (OSError, ValueError, TypeError) as error:
@@ -147,6 +145,12 @@ def build_processor(tokenizer: Any, config: VideoLlama2Config, **settings: Any) 
         audio_patch_size=config.audio_config.patch_size,
         **settings,
     )
+
+
+def our_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors, from their published names to those of [`VideoLlama2ForConditionalGeneration`]."""
+    renames = (*RENAMES, _vision_tower_rename())
+    return {_rename(key, renames): value for key, value in weights.items()}
 
 
 def translate_config(published: dict[str, Any], weights: dict[str, torch.Tensor], folder: Path) -> VideoLlama2Config:
