@@ -201,7 +201,7 @@ def _init(arguments: argparse.Namespace) -> None:
         num_frames=arguments.num_frames,
         **settings,
     )
-    model.save_pretrained(output)
+    model.save_pretrained(output, max_shard_size="5GB")
     processor.save_pretrained(output)
     _say(f"{output}: {model.num_parameters():,} parameters in {model.dtype}, ready for a recipe's model_name_or_path")
 

@@ -21,6 +21,8 @@ from aurora_trl.data.schema import DataError
 from aurora_trl.inference import answer_rows
 from aurora_trl.models import Sam2MaskDecoder, SamMaskDecoder, load_published
 from aurora_trl.models.policies.registry import load_policy, register_policy_loader
+from aurora_trl.training.arguments import LoraArguments
+from aurora_trl.training.mask_training import lora_config
 from aurora_trl.training.rewards import format_reward, iou_reward
 
 SETTINGS = {
@@ -119,16 +121,26 @@ def test_answers(initial, cot_rows):
     assert [answer.num_tokens for answer in answers] == [3, 3]
 
 
-def test_an_sft_step_trains_the_new_and_the_taken_parts(initial, cot_rows, tmp_path):
+@pytest.mark.parametrize("use_lora", [False, True], ids=["full", "lora"])
+def test_an_sft_step_trains_the_new_and_the_taken_parts(use_lora, initial, cot_rows, tmp_path):
     model = AuroraModel.from_pretrained(initial)
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     args = AuroraSFTConfig(output_dir=str(tmp_path), **SETTINGS)
-    trainer = AuroraSFTTrainer(model, args, cot_rows, processing_class=AuroraProcessor.from_pretrained(initial))
+    trainer = AuroraSFTTrainer(
+        model,
+        args,
+        cot_rows,
+        processing_class=AuroraProcessor.from_pretrained(initial),
+        peft_config=lora_config(model, LoraArguments(use_lora=use_lora), args.trainable_groups()),
+    )
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     trainer.train()
     for name, parameter in model.named_parameters():
-        if not name.endswith("k_proj.bias"):  # a softmax over keys is blind to it
+        # A softmax over keys is blind to their bias, and an adapter's second half starts at zero.
+        if not name.endswith(("k_proj.bias", "lora_A.default.weight")):
             assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
-    assert model.seg_projector[0].weight.requires_grad
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for part in ("seg_projector", "mask_decoder", "language_model"):
+        assert any(part in name for name in trained), part
     assert not next(model.mask_decoder.image_encoder.parameters()).requires_grad
 
 
