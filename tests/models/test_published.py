@@ -3,6 +3,7 @@
 `videollama2_expected.json` holds what the published implementation gives for the same small weights and inputs.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -230,6 +231,29 @@ def test_dtype(tmp_path):
     assert load(folder, torch.float32)[0].dtype == torch.float32
     with pytest.raises(ValueError, match="can not run in float16.*use bfloat16"):
         load(folder, torch.float16)
+
+
+def test_float16_is_refused_however_it_comes(loaded):
+    """Also by `fp16: true` in a recipe, or a cast after loading."""
+    policy, ids = copy.deepcopy(loaded[0]), torch.tensor([[1, 2, 3]])
+    with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match="can not run in float16"):
+        policy(input_ids=ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert policy(input_ids=ids).logits.isfinite().all()
+    with pytest.raises(ValueError, match="can not run in float16"):
+        policy.half()(input_ids=ids)
+
+
+def test_a_repository_is_found_by_its_name(published, tmp_path, monkeypatch):
+    """As the Hub client keeps it once it is downloaded."""
+    cached = tmp_path / "models--DAMO-NLP-SG--VideoLLaMA2.1-7B-AV"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(published, cached / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert load("DAMO-NLP-SG/VideoLLaMA2.1-7B-AV")[0].dtype == torch.float32
+    with pytest.raises(DataError, match="DAMO-NLP-SG/Other: neither a folder here nor a Hub repository"):
+        load("DAMO-NLP-SG/Other")
 
 
 def _without(file, key):

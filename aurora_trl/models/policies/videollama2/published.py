@@ -21,7 +21,7 @@ from ...checkpoints import (
 )
 from ..tokens import add_tokens, init_token_rows, require_chat_tokenizer
 from .configuration_videollama2 import BeatsConfig, VideoLlama2Config
-from .modeling_videollama2 import VideoLlama2ForConditionalGeneration
+from .modeling_videollama2 import VideoLlama2ForConditionalGeneration, refuse_float16
 from .processing_videollama2 import VideoLlama2Processor
 
 logger = logging.get_logger(__name__)
@@ -185,11 +185,8 @@ def translate_config(published: dict[str, Any], weights: dict[str, torch.Tensor]
 
 
 def _choose_dtype(published: dict[str, Any], dtype: torch.dtype | None) -> torch.dtype:
-    if dtype == torch.float16:
-        raise ValueError(
-            "VideoLLaMA2 can not run in float16: its activations overflow, and answers are NaN or `!!!!`; use bfloat16"
-        )
     if dtype is not None:
+        refuse_float16(dtype)
         return dtype
     own = getattr(torch, str(published.get("dtype") or published.get("torch_dtype") or "bfloat16"), torch.bfloat16)
     if own == torch.float16:
