@@ -21,7 +21,7 @@ def load_published(
     mask_decoder: str | Path,
     *,
     mask_image_size: int | None = None,
-    dtype: torch.dtype | str | None = None,
+    dtype: torch.dtype | str = "auto",
     num_frames: int = 10,
     policy_frames: int | None = None,
     instruction: str = INSTRUCTION,
@@ -38,8 +38,8 @@ def load_published(
         dtype (`torch.dtype` or `str`, *optional*): of all weights; the policy's own by default.
         num_frames (`int`, *optional*, defaults to 10), policy_frames (`int`, *optional*), instruction (`str`): for
             [`AuroraProcessor`].
-        **processor_settings: for the policy's processor; VideoLLaMA2 takes `audio_seconds`, to which sound is cut or
-            padded (30 upstream).
+        **processor_settings: for the policy's processor, such as `audio_seconds` of VideoLLaMA2, to which sound is cut
+            or padded (30 upstream), or `seconds_per_frame` of Qwen.
 
     Returns:
         `tuple`: the model in eval mode, and its processor.
@@ -73,8 +73,8 @@ def load_published(
     return model.eval(), processor
 
 
-def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if isinstance(dtype, str):
+def _as_dtype(dtype: torch.dtype | str) -> torch.dtype | str:
+    if isinstance(dtype, str) and dtype != "auto":
         named = getattr(torch, dtype, None)
         if not isinstance(named, torch.dtype):
             raise ValueError(f"unknown dtype {dtype!r}; use bfloat16 or float32")

@@ -1,11 +1,13 @@
 """The composite model from published parts."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from published_checkpoints import small_sam, small_sam2, write_videollama2
+from test_qwen_published import write_published
 
 from aurora_trl import (
     AuroraGRPOConfig,
@@ -21,6 +23,7 @@ from aurora_trl.data.schema import DataError
 from aurora_trl.inference import answer_rows
 from aurora_trl.models import Sam2MaskDecoder, SamMaskDecoder, load_published
 from aurora_trl.models.policies.registry import load_policy, register_policy_loader
+from aurora_trl.models.policies.videollama2.published import load_videollama2
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.mask_training import lora_config
 from aurora_trl.training.rewards import format_reward, iou_reward
@@ -178,13 +181,36 @@ def test_a_mask_comes_back_from_the_square(keep_aspect_ratio, processor):
     assert ((logits > 0) == (expected > 0.5)).float().mean() > 0.98
 
 
+@pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])
+def test_qwen_gets_its_seg(sound, qwen_checkpoints, parts, tmp_path, cot_rows):
+    """A Qwen checkpoint knows no `[SEG]`: it takes a free row, and the model draws."""
+    write_published(qwen_checkpoints[sound], tmp_path, sound)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "[SEG]"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["added_tokens_decoder"] = {}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    model, processor = load_published(tmp_path, parts / "sam.pth", num_frames=2)
+    rows = model.policy.get_output_embeddings().weight
+    torch.testing.assert_close(rows[processor.seg_token_id], rows[: processor.seg_token_id].mean(0))
+    with torch.no_grad():
+        masks = model(**batch_of(processor, cot_rows.to_list()[:2]))["mask_logits"]
+    assert masks.shape == (2, 2, 32, 32)
+    assert masks.isfinite().all()
+
+
 def test_another_kind_of_policy_joins_by_one_entry(parts, tmp_path, monkeypatch):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "my_policy"}))
+    shutil.copytree(parts / "policy", tmp_path / "mine")
+    content = json.loads((tmp_path / "mine" / "config.json").read_text())
+    (tmp_path / "mine" / "config.json").write_text(json.dumps({**content, "model_type": "my_policy"}))
     with pytest.raises(DataError, match="no policy is known for the model type 'my_policy'; .* videollama2_qwen2"):
-        load_policy(tmp_path)
+        load_policy(tmp_path / "mine")
     monkeypatch.setattr("aurora_trl.models.policies.registry._LOADERS", {})
-    register_policy_loader("my_policy", lambda folder, dtype, **settings: (folder, settings))
-    assert load_policy(tmp_path, audio_seconds=2) == (tmp_path, {"audio_seconds": 2})
+    register_policy_loader("my_policy", load_videollama2)
+    assert load_policy(tmp_path / "mine", audio_seconds=2)[1].audio_seconds == 2
+    with pytest.raises(ValueError, match="VideoLlama2Processor has no setting `video_seconds`"):
+        load_policy(tmp_path / "mine", video_seconds=2)
 
 
 def test_init_errors_are_one_line(parts, tmp_path, capsys):

@@ -29,13 +29,16 @@ from transformers import AutoTokenizer, Qwen2Config
 from aurora_trl.data.media import load_audio
 from aurora_trl.data.schema import DataError
 from aurora_trl.models.checkpoints import check_keys
+from aurora_trl.models.policies.registry import load_policy
 from aurora_trl.models.policies.videollama2 import VideoLlama2ForConditionalGeneration, VideoLlama2Processor
 from aurora_trl.models.policies.videollama2.published import (
     UNUSED,
-    load,
     load_tokenizer,
     our_names,
     translate_config,
+)
+from aurora_trl.models.policies.videollama2.published import (
+    load_videollama2 as load,
 )
 
 EXPECTED = json.loads((Path(__file__).parent / "videollama2_expected.json").read_text())
@@ -103,7 +106,9 @@ def test_logits_of_a_clip_equal_the_published(published, loaded):
     # Upstream has one place, -201, for video and audio together.
     joint = [-201 if i == processor.video_token_id else i for i in ids if i != processor.audio_token_id]
     assert joint == EXPECTED["prompt_ids"]
-    input_ids = torch.tensor([processor.expand_ids(ids, num_frames=6, num_audio_frames=len(bank))])
+    input_ids = torch.tensor(
+        [processor.expand_ids(ids, {"pixel_values_videos": formula_pixels(6, 36)[0], "audio_values": bank})]
+    )
     logits = policy(input_ids=input_ids, pixel_values_videos=formula_pixels(6, 36), audio_values=bank[None]).logits[0]
     assert len(logits) == EXPECTED["num_positions"]
     assert_expected(logits[::96, 8:296:24], "logits")
@@ -132,7 +137,8 @@ def test_the_real_sizes_fit(tmp_path):
     assert (config.audio_config.num_attention_heads, config.audio_config.conv_pos_groups) == (12, 16)
     processor = VideoLlama2Processor(load_tokenizer(write_videollama2(tmp_path / "small"))[0])
     places = [processor.video_token_id, processor.audio_token_id]
-    ids = processor.expand_ids(places, num_frames=10, num_audio_frames=2998)
+    media = {"pixel_values_videos": torch.empty(10, 3, 384, 384), "audio_values": torch.empty(2998, 128)}
+    ids = processor.expand_ids(places, media)
     assert [ids.count(place) for place in places] == [845, 1496]
 
 
@@ -155,7 +161,7 @@ def test_sound_is_padded_to_30_seconds_unless_told(published, loaded):
     padded = loaded[1].process_audio(sound)
     assert padded.shape == (2998, 128)
     assert torch.equal(loaded[1].process_audio(formula_sound(40.0)), loaded[1].process_audio(formula_sound(30.0)))
-    trimmed = load(published, audio_seconds=1.0)[1].process_audio(sound)
+    trimmed = load_policy(published, audio_seconds=1.0)[1].process_audio(sound)
     assert trimmed.shape == (98, 128)
     torch.testing.assert_close(trimmed, padded[:98])
     assert padded[100:].unique().numel() == 1  # silence
