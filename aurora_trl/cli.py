@@ -84,7 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--output", required=True, metavar="DIR", help="new folder")
     command.add_argument("--mask-image-size", type=int, help="side of SAM's input in pixels (default: as published)")
     command.add_argument("--num-frames", type=int, default=10, help="frames of a clip (default: 10)")
-    command.add_argument("--audio-seconds", type=float, help="cut or pad sound to this (default: as published)")
+    command.add_argument("--audio-seconds", type=float, help="cut and pad sound to this (default: as published)")
+    command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
     command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")
     command.add_argument("--seed", type=int, default=0, help="of the projector's weights (default: 0)")
 
@@ -198,6 +199,7 @@ def _init(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     _require_new(output)
     settings = {} if arguments.audio_seconds is None else {"audio_seconds": arguments.audio_seconds}
+    settings |= {"pad_audio": False} if arguments.no_pad_audio else {}
     set_seed(arguments.seed)
     model, processor = load_published(
         arguments.policy,
