@@ -34,6 +34,8 @@ from aurora_trl.models.policies.base import stack_media
 from aurora_trl.models.policies.registry import load_policy
 from aurora_trl.models.policies.videollama2 import VideoLlama2ForConditionalGeneration, VideoLlama2Processor
 from aurora_trl.models.policies.videollama2.published import (
+    POSITION_TABLE,
+    POSITION_TABLES,
     UNUSED,
     load_tokenizer,
     our_names,
@@ -119,6 +121,8 @@ def test_logits_of_a_clip_equal_the_published(published, loaded):
 def test_the_real_sizes_fit(tmp_path):
     """Names and shapes of VideoLLaMA2.1-7B-AV, whose config names a vision tower and little else."""
     weights = {k: torch.empty(s, device="meta") for k, s in videollama2_shapes(FULL).items() if not UNUSED.match(k)}
+    for key in [key for key in weights if POSITION_TABLES.fullmatch(key) and key != POSITION_TABLE]:
+        del weights[key]
     published = {
         "model_type": "videollama2_qwen2",
         "hidden_size": 3584,
@@ -253,6 +257,20 @@ def test_audio_weights_may_be_in_the_shards(name, broken, loaded):
     policy, _ = load(broken)
     for (key, ours), theirs in zip(policy.state_dict().items(), loaded[0].state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), key
+
+
+def test_the_position_table_may_be_saved_once(broken, loaded):
+    """By any layer's name, as safetensors does with shared tensors; two that differ are an error."""
+    file = broken / "audio_tower.bin"
+    weights = torch.load(file, weights_only=True)
+    first, second = (f"model.audio_tower.encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in (0, 1))
+    table = weights.pop(first)
+    torch.save(weights, file)
+    states = load(broken)[0].state_dict()
+    assert all(torch.equal(states[key], value) for key, value in loaded[0].state_dict().items())
+    torch.save({**weights, first: table + 1}, file)
+    with pytest.raises(DataError, match="relative_attention_bias differs between layers"):
+        load(broken)
 
 
 def test_dtype(tmp_path):
