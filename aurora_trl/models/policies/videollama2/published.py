@@ -1,12 +1,11 @@
 """The published checkpoint of VideoLLaMA2.1-7B-AV as a policy: its config, its names, its tokenizer."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
+from transformers import AutoTokenizer, Qwen2Config, SiglipVisionConfig
 from transformers.utils import logging
 
 from ....data.schema import DataError
@@ -56,6 +55,7 @@ UNUSED = re.compile(
 POSITION_TABLES = re.compile(r"model\.audio_tower\.encoder\.layers\.\d+\.self_attn\.relative_attention_bias\.weight")
 POSITION_TABLE = "model.audio_tower.encoder.layers.0.self_attn.relative_attention_bias.weight"
 RENAMES = (
+    (r"^model\.vision_tower\.vision_tower\.vision_model\.", "model.vision_tower."),
     (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
     (r"^model\.audio_tower\.encoder\.pos_conv\.0\.weight_g$", "model.audio_tower.encoder.pos_conv.length"),
     (r"^model\.audio_tower\.encoder\.pos_conv\.0\.weight_v$", "model.audio_tower.encoder.pos_conv.direction"),
@@ -145,8 +145,12 @@ def load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
 
 def our_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same tensors, from their published names to those of [`VideoLlama2ForConditionalGeneration`]."""
-    renames = (*RENAMES, _vision_tower_rename())
-    return {_rename(key, renames): value for key, value in weights.items()}
+    named = {}
+    for key, value in weights.items():
+        for pattern, replacement in RENAMES:
+            key = re.sub(pattern, replacement, key)
+        named[key] = value
+    return named
 
 
 def translate_config(published: dict[str, Any], weights: dict[str, torch.Tensor], folder: Path) -> VideoLlama2Config:
@@ -246,17 +250,3 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
         raise DataError(f"{folder}: BEATs' relative_attention_bias differs between layers, which share one table")
     weights |= {POSITION_TABLE: tables[0]} if tables else {}
     return {key: value for key, value in weights.items() if not UNUSED.match(key)}
-
-
-def _rename(key: str, renames: Iterable[tuple[str, str]]) -> str:
-    for pattern, replacement in renames:
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
-def _vision_tower_rename() -> tuple[str, str]:
-    """To the names of the installed transformers: before 5.20 it nests the tower once more, as the checkpoint does."""
-    with torch.device("meta"):
-        tower = SiglipVisionModel(SiglipVisionConfig(num_hidden_layers=1, vision_use_head=False))
-    inner = "vision_model." if hasattr(tower, "vision_model") else ""
-    return r"^model\.vision_tower\.vision_tower\.vision_model\.", f"model.vision_tower.{inner}"
