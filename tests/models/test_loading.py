@@ -145,6 +145,11 @@ def test_an_sft_step_trains_the_new_and_the_taken_parts(use_lora, initial, cot_r
     for part in ("seg_projector", "mask_decoder", "language_model"):
         assert any(part in name for name in trained), part
     assert not next(model.mask_decoder.image_encoder.parameters()).requires_grad
+    trainer.save_model()
+    batch = batch_of(trainer.processing_class, cot_rows.to_list()[:2])
+    with torch.no_grad():
+        masks = [m.eval()(**batch)["mask_logits"] for m in (model, AuroraModel.from_pretrained(tmp_path))]
+    torch.testing.assert_close(*masks, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pad_audio", [True, False])
