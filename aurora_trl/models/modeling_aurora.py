@@ -16,6 +16,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import SamMaskDecoder
+from .policies.base import require_policy
 
 # The inputs of the mask head, which no policy knows.
 SEG_INPUTS = ("seg_positions", "mask_frames", "mask_embeddings", "clip_index")
@@ -61,6 +62,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
     def __init__(self, config: AuroraConfig):
         super().__init__(config)
         self.policy = AutoModelForCausalLM.from_config(config.policy_config)
+        require_policy(self.policy)
         hidden_size = config.get_text_config().hidden_size
         self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
         self.seg_projector = nn.Sequential(

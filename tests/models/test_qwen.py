@@ -258,6 +258,16 @@ def test_a_policy_that_does_not_hear_reads_no_sound(qwen_checkpoints, cot_rows):
     assert set(ClipLoader(processor).clip(row)) == {"pixel_patches", "pixel_grid", "mask_frames", "frame_size"}
 
 
+def test_groups_hold_every_weight_that_is_run(parts):
+    """All but the audio tower's begin and end, which the thinker never asks for."""
+    policy = parts[0].policy
+    grouped = [id(value) for group in policy.trainable_modules().values() for value in group.parameters()]
+    assert len(grouped) == len(set(grouped))
+    left = [name for name, value in policy.named_parameters() if id(value) not in grouped]
+    hears = parts[1].policy_processor.sampling_rate is not None
+    assert left == (["model.audio_tower.audio_bos_eos_token.weight"] if hears else [])
+
+
 def test_features_that_do_not_fit_are_an_error(parts):
     model, processor = parts
     clip = make_clip(processor, 0)[2]

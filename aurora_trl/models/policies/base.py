@@ -151,6 +151,24 @@ class PolicyProcessor(Protocol):
         ...
 
 
+def require_policy(policy: Any) -> None:
+    """
+    See to it that a model provides what a policy must.
+
+    Raises:
+        `ValueError`: names what is missing.
+    """
+    names = [name for name in dir(Policy) if not name.startswith("_")] + list(Policy.__annotations__)
+    missing = [name for name in dict.fromkeys(names) if not hasattr(policy, name)]
+    if not missing and not hasattr(policy.model, "encode_media"):
+        missing = ["model.encode_media"]
+    if missing:
+        raise ValueError(
+            f"{type(policy).__name__} is not a policy: it has no {', '.join(f'`{name}`' for name in missing)}; "
+            f"see {__name__}"
+        )
+
+
 def stack_media(clips: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """
     One tensor per input, one entry per clip.
