@@ -166,6 +166,7 @@ class GlimpseForConditionalGeneration(GlimpsePreTrainedModel, GenerationMixin):
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         frames: torch.Tensor | None = None,
         frame_embeds: torch.Tensor | None = None,
@@ -173,7 +174,12 @@ class GlimpseForConditionalGeneration(GlimpsePreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         outputs = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, frames=frames, frame_embeds=frame_embeds, **kwargs
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            frames=frames,
+            frame_embeds=frame_embeds,
+            **kwargs,
         )
         logits = self.lm_head(outputs.last_hidden_state[:, -logits_to_keep:])
         loss = None

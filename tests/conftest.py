@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from aurora_trl import AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.annotation import annotate_rows
 from aurora_trl.data import load_refavs
 from aurora_trl.data.schema import FEATURES
@@ -70,3 +71,25 @@ def model(checkpoint: Path) -> AuroraModel:
 @pytest.fixture(scope="session")
 def processor(checkpoint: Path) -> AuroraProcessor:
     return AuroraProcessor.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def drawing_checkpoint(checkpoint, cot_rows, processor, tmp_path_factory) -> Path:
+    """A checkpoint that has learned to write `It is [SEG].`, though not where to draw."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "drawing"
+    args = AuroraSFTConfig(
+        output_dir=str(folder),
+        targets="answer",
+        per_device_train_batch_size=4,
+        max_steps=25,
+        learning_rate=1e-2,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+    )
+    trainer = AuroraSFTTrainer(AuroraModel.from_pretrained(checkpoint), args, cot_rows, processing_class=processor)
+    trainer.train()
+    trainer.save_model()
+    return folder

@@ -125,6 +125,26 @@ def test_grpo_trains_what_it_should(lora, sound, drawing_checkpoints, cot_rows, 
     assert any(entry.get("seg_share", 0) > 0 for entry in trainer.state.log_history)
 
 
+@pytest.mark.parametrize("towers", [False, True], ids=["frozen", "towers"])
+@pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])
+def test_a_prompt_read_once_trains_as_one_read_again(sound, towers, drawing_checkpoints, cot_rows, tmp_path):
+    """Positions in three axes go on where the prompt ends, in generation and in training."""
+    results = []
+    for shared in (True, False):
+        folder = drawing_checkpoints[sound]
+        model, processor = AuroraModel.from_pretrained(folder), AuroraProcessor.from_pretrained(folder)
+        settings = towers_that_train(model) if towers else {}
+        trainer = grpo_trainer(
+            model, processor, cot_rows, tmp_path / str(shared), shared_prefix=shared, optim="sgd", **settings
+        )
+        trainer.train()
+        names = ("loss", "reward", "entropy", "grad_norm", "mask_dice_loss", "iou")
+        results.append([[entry[name] for name in names] for entry in trainer.state.log_history if "reward" in entry])
+        assert trainer._shares_prefix == shared
+    assert len(results[0]) == 2
+    torch.testing.assert_close(torch.tensor(results[0]), torch.tensor(results[1]), atol=1e-4, rtol=1e-3)
+
+
 def test_grpo_trains_towers(parts, cot_rows, tmp_path):
     """Then clips are kept as patches and spectrograms, and encoded in each forward."""
     model, processor = parts

@@ -15,11 +15,13 @@ lacks an input, such as sound, has zeros there and no places in its prompt.
 features in their stead. An answer never holds a placeholder (`media_token_ids` are not generated).
 
 **The cache** of `generate` comes as `cache`, which `prepare_inputs_for_generation` names in its signature; `forward`
-hands it on to the language model. Media go in with the prompt only: where the cache holds something, they are in it.
+hands it, and any keyword that it does not know, on to the language model. Media go in with the prompt only: where the
+cache holds something, they are in it.
 
 **Positions** are a function of the ids and of the media, never of what was run before. Their last dimension is the
 sequence, the one before it the batch; after the prompt they count on by one. With that a trainer may run one prompt
-and several completions in one row (`supports_shared_prefix`).
+and several completions in one row (`supports_shared_prefix`), and read a prompt once for several generations: the
+policy's `forward` names `position_ids` in its signature.
 
 The config has `video_token_id`, the token of a clip's place, and `get_text_config()`.
 """
