@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5OmniProcessor
 
+from aurora_trl.data.schema import DataError
 from aurora_trl.models.modeling_aurora import AuroraModel
 from aurora_trl.models.policies.base import stack_media
 from aurora_trl.models.policies.qwen.published import load_qwen_omni, load_qwen_vl
@@ -69,16 +70,20 @@ def write_published(checkpoint: Path, folder: Path, sound: bool) -> AuroraModel:
     return model
 
 
+LOADERS = {False: load_qwen_vl, True: load_qwen_omni}
+
+
 @pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])
 @torch.no_grad()
 def test_the_published_layout_loads(sound, qwen_checkpoints, tmp_path):
     """Every weight in its place, the prompt and the clip as in the policy that was written."""
     model = write_published(qwen_checkpoints[sound], tmp_path, sound)
-    policy, processor = (load_qwen_omni if sound else load_qwen_vl)(tmp_path)
+    policy, processor = LOADERS[sound](tmp_path)
+    assert not policy.training
     assert policy.state_dict().keys() == model.policy.state_dict().keys()
     assert all(torch.equal(value, policy.state_dict()[name]) for name, value in model.policy.state_dict().items())
-    assert policy.generation_config.repetition_penalty in (None, 1.0)
-    assert policy.generation_config.eos_token_id == 2
+    assert policy.generation_config.repetition_penalty is None
+    assert policy.generation_config.eos_token_id == processor.tokenizer.eos_token_id
     assert (processor.sampling_rate == 16000) if sound else (processor.sampling_rate is None)
 
     frames = np.random.default_rng(0).integers(0, 256, (4, 320, 240, 3), dtype=np.uint8)
@@ -96,17 +101,55 @@ def test_the_published_layout_loads(sound, qwen_checkpoints, tmp_path):
     assert torch.equal(logits, model.policy(torch.tensor([ids]), **stack_media([media])).logits)
 
 
+def test_settings_and_dtype(qwen_checkpoints, tmp_path):
+    write_published(qwen_checkpoints[True], tmp_path, sound=True)
+    policy, processor = load_qwen_omni(tmp_path, torch.bfloat16, seconds_per_frame=0.5, video_max_pixels=200_000)
+    assert {value.dtype for value in policy.parameters()} == {torch.bfloat16}
+    frames = np.zeros((4, 1080, 1920, 3), np.uint8)
+    steps, height, width, milliseconds = processor.process_frames(frames)["pixel_grid"].tolist()
+    assert milliseconds == 1000
+    assert height * width * 64 <= 200_000
+
+
+def test_tied_embeddings_and_a_tokenizer_without_seg(qwen_checkpoints, tmp_path):
+    """The 3B of Qwen2.5-VL has one table for both, and no published tokenizer knows `[SEG]`."""
+    write_published(qwen_checkpoints[False], tmp_path, sound=False)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    weights = load_file(tmp_path / "model.safetensors")
+    table, _ = weights["model.embed_tokens.weight"], weights.pop("lm_head.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    seg = [token for token in tokenizer["added_tokens"] if token["content"] == "[SEG]"]
+    tokenizer["added_tokens"].remove(seg[0])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings.pop("added_tokens_decoder", None)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+
+    policy, processor = load_qwen_vl(tmp_path)
+    assert policy.get_output_embeddings().weight is policy.get_input_embeddings().weight
+    seg_id = processor.tokenizer.convert_tokens_to_ids("[SEG]")
+    assert seg_id == seg[0]["id"]
+    torch.testing.assert_close(policy.get_input_embeddings().weight[seg_id], table[:seg_id].mean(dim=0))
+
+
 @pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])
 def test_every_weight_is_accounted_for(sound, qwen_checkpoints, tmp_path):
     write_published(qwen_checkpoints[sound], tmp_path, sound)
-    load, file = (load_qwen_omni if sound else load_qwen_vl), tmp_path / "model.safetensors"
+    load, file = LOADERS[sound], tmp_path / "model.safetensors"
     weights = load_file(file)
     prefix = "thinker." if sound else ""
     norm = weights.pop(f"{prefix}model.norm.weight")
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"missing keys: model\.language_model\.norm\.weight"):
+    with pytest.raises(DataError, match=r"1 missing: model\.language_model\.norm\.weight"):
         load(tmp_path)
     weights |= {f"{prefix}model.norm.weight": norm, f"{prefix}model.extra.weight": norm.clone()}
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"unexpected keys: .*model\.extra\.weight"):
+    with pytest.raises(DataError, match=r"1 unexpected: model\.language_model\.extra\.weight"):
+        load(tmp_path)
+    with pytest.raises(DataError, match="its model type is"):
+        LOADERS[not sound](tmp_path)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match="model.safetensors: cut short"):
         load(tmp_path)
