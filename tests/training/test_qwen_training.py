@@ -109,6 +109,13 @@ def test_sft_trains_what_it_should(lora, parts, cot_rows, tmp_path):
         layers = model.config.get_text_config().num_hidden_layers
         assert len(adapted) == 2 * layers
         assert all("language_model" in name for name in adapted)
+    trainer.save_model()
+    batch = trainer.data_collator(cot_rows.to_list()[:3])
+    batch.pop("masks"), batch.pop("labels")
+    trained, loaded = unwrap_aurora(trainer.model).eval(), AuroraModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        # Merged weights add in another order.
+        torch.testing.assert_close(loaded(**batch)["mask_logits"], trained(**batch)["mask_logits"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])
