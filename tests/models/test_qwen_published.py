@@ -12,6 +12,7 @@ from transformers import Qwen2_5OmniProcessor
 from aurora_trl.data.schema import DataError
 from aurora_trl.models.modeling_aurora import AuroraModel
 from aurora_trl.models.policies.base import stack_media
+from aurora_trl.models.policies.qwen import QwenOmniPolicyProcessor
 from aurora_trl.models.policies.qwen.published import load_qwen_omni, load_qwen_vl
 from aurora_trl.models.processing_aurora import AuroraProcessor
 
@@ -103,12 +104,22 @@ def test_the_published_layout_loads(sound, qwen_checkpoints, tmp_path):
 
 def test_settings_and_dtype(qwen_checkpoints, tmp_path):
     write_published(qwen_checkpoints[True], tmp_path, sound=True)
-    policy, processor = load_qwen_omni(tmp_path, torch.bfloat16, seconds_per_frame=0.5, video_max_pixels=200_000)
+    policy, processor = load_qwen_omni(
+        tmp_path, torch.bfloat16, seconds_per_frame=0.5, audio_seconds=2.0, video_max_pixels=200_000
+    )
     assert {value.dtype for value in policy.parameters()} == {torch.bfloat16}
     frames = np.zeros((4, 1080, 1920, 3), np.uint8)
     steps, height, width, milliseconds = processor.process_frames(frames)["pixel_grid"].tolist()
     assert milliseconds == 1000
     assert height * width * 64 <= 200_000
+    processor.save_pretrained(tmp_path / "saved")
+    again = QwenOmniPolicyProcessor.from_pretrained(tmp_path / "saved")
+    assert (again.seconds_per_frame, again.audio_seconds) == (0.5, 2.0)
+    assert again.video_processor.size.longest_edge == 200_000
+    waveform = np.random.default_rng(0).normal(0, 0.1, 80_000).astype(np.float32)
+    cut = again.process_audio(waveform)
+    assert len(cut) == 50
+    assert torch.equal(cut, again.process_audio(waveform[:32_000]))
 
 
 def test_tied_embeddings_and_a_tokenizer_without_seg(qwen_checkpoints, tmp_path):

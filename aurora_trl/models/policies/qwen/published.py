@@ -63,6 +63,7 @@ def load_qwen_omni(
     dtype: torch.dtype | None = None,
     *,
     seconds_per_frame: float = 1.0,
+    audio_seconds: float | None = None,
     video_max_pixels: int = VIDEO_MAX_PIXELS,
 ) -> tuple[QwenOmniPolicy, QwenOmniPolicyProcessor]:
     """
@@ -71,6 +72,7 @@ def load_qwen_omni(
     Args:
         name_or_path (`str` or `Path`): such as `Qwen/Qwen2.5-Omni-7B`.
         dtype, seconds_per_frame, video_max_pixels: see [`load_qwen_vl`].
+        audio_seconds (`float`, *optional*): longer sound is cut to this; a second takes 25 places.
 
     Returns:
         `tuple`: the policy in eval mode, with a row for `[SEG]`, and the processor.
@@ -82,7 +84,9 @@ def load_qwen_omni(
     published = Qwen2_5OmniConfig.from_pretrained(_checked(folder, "qwen2_5_omni"))
     config = QwenOmniPolicyConfig(**_fields(published.thinker_config))
     policy = _build(QwenOmniPolicy, config, dtype or published.thinker_config.dtype or published.dtype, folder)
-    processor = QwenOmniPolicyProcessor.from_pretrained(folder, seconds_per_frame=seconds_per_frame)
+    processor = QwenOmniPolicyProcessor.from_pretrained(
+        folder, seconds_per_frame=seconds_per_frame, audio_seconds=audio_seconds
+    )
     return policy, _finish(policy, processor, folder, video_max_pixels)
 
 
