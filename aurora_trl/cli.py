@@ -76,6 +76,18 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("output", metavar="DIR", help="new folder")
     command.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
 
+    command = add("init", _init, "Build a model from a published policy and a published SAM, to start training from.")
+    command.add_argument("policy", metavar="POLICY", help="folder or Hub repository: DAMO-NLP-SG/VideoLLaMA2.1-7B-AV")
+    command.add_argument(
+        "--mask-decoder", required=True, help="sam_vit_h_4b8939.pth, or a folder or repository of SAM 2"
+    )
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder")
+    command.add_argument("--mask-image-size", type=int, help="side of SAM's input in pixels (default: as published)")
+    command.add_argument("--num-frames", type=int, default=10, help="frames of a clip (default: 10)")
+    command.add_argument("--audio-seconds", type=float, help="cut or pad sound to this (default: as published)")
+    command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")
+    command.add_argument("--seed", type=int, default=0, help="of the projector's weights (default: 0)")
+
     command = add("check-data", _check_data, "List what is wrong with a dataset.")
     command.add_argument("path", metavar="DIR_OR_JSONL", help="a Ref-AVS folder or a JSONL file of rows")
 
@@ -176,6 +188,28 @@ def _tiny_model(arguments: argparse.Namespace) -> None:
 
     _require_new(Path(arguments.output))
     _say(f"{create_tiny_checkpoint(arguments.output, seed=arguments.seed)}: a tiny checkpoint")
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    from transformers import set_seed
+
+    from .models import load_published
+
+    output = Path(arguments.output)
+    _require_new(output)
+    settings = {} if arguments.audio_seconds is None else {"audio_seconds": arguments.audio_seconds}
+    set_seed(arguments.seed)
+    model, processor = load_published(
+        arguments.policy,
+        arguments.mask_decoder,
+        mask_image_size=arguments.mask_image_size,
+        dtype=arguments.dtype,
+        num_frames=arguments.num_frames,
+        **settings,
+    )
+    model.save_pretrained(output, max_shard_size="5GB")
+    processor.save_pretrained(output)
+    _say(f"{output}: {model.num_parameters():,} parameters in {model.dtype}, ready for a recipe's model_name_or_path")
 
 
 def _check_data(arguments: argparse.Namespace) -> None:

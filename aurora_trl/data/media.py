@@ -53,7 +53,8 @@ class MediaCache:
 
 def frame_indices(total: int, wanted: int) -> list[int]:
     """
-    Which frames stand for a clip: the middles of `wanted` equal parts, or all frames and then places without one.
+    Which frames stand for a clip: the middles of `wanted` equal parts of the time from the first frame to the last, as
+    VideoLLaMA2 takes them, or all frames and then places without one.
 
     Args:
         total (`int`): frames that there are, at least 1.
@@ -63,7 +64,7 @@ def frame_indices(total: int, wanted: int) -> list[int]:
         `list[int]`: `wanted` indices in order; -1 (a black frame, an empty mask) past the end of a short clip.
     """
     if total >= wanted:
-        return [int((i + 0.5) * total / wanted) for i in range(wanted)]
+        return [int((i + 0.5) * (total - 1) / wanted + 0.5) for i in range(wanted)]
     return [*range(total), *[NO_FRAME] * (wanted - total)]
 
 

@@ -91,6 +91,20 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             init.zeros_(module.bias)
 
     @classmethod
+    def from_policy(cls, policy: Any, mask_decoder: Any, **kwargs: Any) -> "AuroraModel":
+        """
+        Build the model from a published policy and a published SAM.
+
+        Args:
+            policy (`str` or `Path`): folder or Hub repository, such as `DAMO-NLP-SG/VideoLLaMA2.1-7B-AV`.
+            mask_decoder (`str` or `Path`): such as `sam_vit_h_4b8939.pth` or `facebook/sam2.1-hiera-large`.
+            **kwargs: see [`~aurora_trl.models.loading.load_published`], which also gives the processor.
+        """
+        from .loading import load_published
+
+        return load_published(policy, mask_decoder, **kwargs)[0]
+
+    @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As in transformers, except that a weight that is missing, unexpected or of another shape is an error.
 

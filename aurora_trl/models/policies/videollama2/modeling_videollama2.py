@@ -41,6 +41,14 @@ class MediaFeatures:
         return {k: v for k, v in vars(self).items() if v is not None}
 
 
+def refuse_float16(dtype: torch.dtype) -> None:
+    """Raise `ValueError` for the dtype whose range the published activations exceed."""
+    if dtype == torch.float16:
+        raise ValueError(
+            "VideoLLaMA2 can not run in float16: its activations overflow, and answers are NaN or `!!!!`; use bfloat16"
+        )
+
+
 def _full_shape(parameter: torch.Tensor) -> torch.Size:
     """The shape of a parameter, also where ZeRO-3 holds it in parts."""
     return getattr(parameter, "ds_shape", parameter.shape)
@@ -162,10 +170,13 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
             attention_mask, position_ids, inputs_embeds, use_cache, **kwargs: the language model's; its cache, too.
 
         Raises:
-            `ValueError`: where placeholders and features differ in number.
+            `ValueError`: where placeholders and features differ in number, and in float16.
         """
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        device_type = inputs_embeds.device.type
+        autocast = torch.is_autocast_enabled(device_type)
+        refuse_float16(torch.get_autocast_dtype(device_type) if autocast else inputs_embeds.dtype)
         media = self.encode_media(
             pixel_values_videos if video_embeds is None else None, audio_values if audio_embeds is None else None
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchvision.transforms.v2 import functional as tvf
+from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
 from transformers.audio_utils import mel_filter_bank
 
@@ -28,7 +28,8 @@ class VideoLlama2Processor(ProcessorMixin):
         image_size, patch_size (`int`): the vision tower's input and patch, in pixels.
         image_mean, image_std (`float`): normalisation of pixels in [0, 1].
         sampling_rate (`int`): of the sound, in Hz.
-        audio_seconds (`float`): the sound is cut or zero-padded to this length.
+        audio_seconds (`float`): the sound is cut or zero-padded to this length. The checkpoint has heard 30 s;
+            less, such as the length of a dataset's clips, leaves silence out, which is cheaper and a little different.
         num_mel_bins, audio_patch_size (`int`): the audio tower's bins and patch.
         frame_length_ms, frame_shift_ms (`float`): window and step of the filter bank, in milliseconds.
         audio_mean, audio_std (`float`): the bank is normalised as `(x - mean) / (2 std)`.
@@ -95,13 +96,16 @@ class VideoLlama2Processor(ProcessorMixin):
         Returns:
             `torch.Tensor` of shape `(T, 3, image_size, image_size)`.
         """
-        pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-        height, width = pixels.shape[-2:]
+        height, width = frames.shape[1:3]
         side = max(height, width)
         left, top = (side - width) // 2, (side - height) // 2
-        padding = (left, side - width - left, top, side - height - top)
-        pixels = F.pad(pixels, padding, value=int(self.image_mean * 255))
-        pixels = tvf.resize(pixels, [self.image_size, self.image_size], tvf.InterpolationMode.BICUBIC, antialias=True)
+        edges = ((0, 0), (top, side - height - top), (left, side - width - left), (0, 0))
+        squares = np.pad(frames, edges, constant_values=int(self.image_mean * 255))
+        # Pillow, as upstream: torchvision's bicubic differs by a grey level here and there.
+        size = (self.image_size, self.image_size)
+        images = (Image.fromarray(square).resize(size, Image.Resampling.BICUBIC) for square in squares)
+        resized = np.stack([np.asarray(image) for image in images])
+        pixels = torch.from_numpy(resized).permute(0, 3, 1, 2)
         return (pixels.float() / 255 - self.image_mean) / self.image_std
 
     def process_audio(self, waveform: np.ndarray) -> torch.Tensor:

@@ -21,7 +21,7 @@ from ...checkpoints import (
 )
 from ..tokens import add_tokens, init_token_rows, require_chat_tokenizer
 from .configuration_videollama2 import BeatsConfig, VideoLlama2Config
-from .modeling_videollama2 import VideoLlama2ForConditionalGeneration
+from .modeling_videollama2 import VideoLlama2ForConditionalGeneration, refuse_float16
 from .processing_videollama2 import VideoLlama2Processor
 
 logger = logging.get_logger(__name__)
@@ -78,17 +78,16 @@ BLOCKS_TO_TEXT = (
 )
 
 
-def load(
-    name_or_path: str | Path, dtype: torch.dtype | None = None, **processor_settings: Any
+def load_videollama2(
+    name_or_folder: str | Path, dtype: torch.dtype | str = "auto"
 ) -> tuple[VideoLlama2ForConditionalGeneration, VideoLlama2Processor]:
     """
     The policy and its processor from a published folder or Hub repository.
 
     Args:
-        name_or_path (`str` or `Path`): such as `DAMO-NLP-SG/VideoLLaMA2.1-7B-AV`.
+        name_or_folder (`str` or `Path`): such as `DAMO-NLP-SG/VideoLLaMA2.1-7B-AV`.
         dtype (`torch.dtype`, *optional*): of the weights; by default the checkpoint's own, and bfloat16 where that is
             float16.
-        **processor_settings: for [`VideoLlama2Processor`], such as `audio_seconds`.
 
     Returns:
         `tuple`: the policy in eval mode, with rows for `[SEG]`, `<video>` and `<audio>`, and the processor.
@@ -97,24 +96,26 @@ def load(
         `DataError`: names the file, the key or the weights that are missing, broken or of another architecture.
         `ValueError`: for float16.
     """
-    folder = find_checkpoint(name_or_path)
+    folder = find_checkpoint(name_or_folder)
     published = read_config(folder)
-    dtype = _choose_dtype(published, dtype)
+    chosen = _choose_dtype(published, dtype)
     tokenizer, new_tokens = load_tokenizer(folder)
     weights = _read_weights(folder)
     config = translate_config(published, weights, folder)
     config.video_token_id, config.audio_token_id = tokenizer.convert_tokens_to_ids([VIDEO_TOKEN, AUDIO_TOKEN])
     config.pad_token_id = tokenizer.pad_token_id
-    renames = (*RENAMES, _vision_tower_rename())
     policy = build_from_weights(
-        VideoLlama2ForConditionalGeneration,
-        config,
-        {_rename(key, renames): value for key, value in weights.items()},
-        dtype=dtype,
-        source=folder,
+        VideoLlama2ForConditionalGeneration, config, our_names(weights), dtype=chosen, source=folder
     )
     init_token_rows(policy, tokenizer, new_tokens)
-    return policy, build_processor(tokenizer, config, **processor_settings)
+    processor = VideoLlama2Processor(
+        tokenizer,
+        image_size=config.vision_config.image_size,
+        patch_size=config.vision_config.patch_size,
+        num_mel_bins=config.audio_config.num_mel_bins,
+        audio_patch_size=config.audio_config.patch_size,
+    )
+    return policy, processor
 
 
 def load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
@@ -124,8 +125,11 @@ def load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
     Returns:
         `tuple`: the tokenizer, and the tokens that are new in it.
     """
-    if not (folder / "tokenizer_config.json").is_file():
-        raise DataError(f"{folder}/tokenizer_config.json: no such file; the checkpoint's tokenizer is not whole")
+    words = ("tokenizer.json",) if (folder / "tokenizer.json").is_file() else ("vocab.json", "merges.txt")
+    for name in ("tokenizer_config.json", *words):
+        # transformers makes an empty tokenizer where its words are missing (5.24).
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: no such file; the checkpoint's tokenizer is not whole")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=Qwen2Config())
     except (OSError, ValueError, TypeError) as error:
@@ -137,16 +141,10 @@ def load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
     return tokenizer, new_tokens
 
 
-def build_processor(tokenizer: Any, config: VideoLlama2Config, **settings: Any) -> VideoLlama2Processor:
-    """The processor whose sizes are those of a config, with other settings as published unless given."""
-    return VideoLlama2Processor(
-        tokenizer,
-        image_size=config.vision_config.image_size,
-        patch_size=config.vision_config.patch_size,
-        num_mel_bins=config.audio_config.num_mel_bins,
-        audio_patch_size=config.audio_config.patch_size,
-        **settings,
-    )
+def our_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors, from their published names to those of [`VideoLlama2ForConditionalGeneration`]."""
+    renames = (*RENAMES, _vision_tower_rename())
+    return {_rename(key, renames): value for key, value in weights.items()}
 
 
 def translate_config(published: dict[str, Any], weights: dict[str, torch.Tensor], folder: Path) -> VideoLlama2Config:
@@ -180,13 +178,11 @@ def translate_config(published: dict[str, Any], weights: dict[str, torch.Tensor]
     )
 
 
-def _choose_dtype(published: dict[str, Any], dtype: torch.dtype | None) -> torch.dtype:
-    if dtype == torch.float16:
-        raise ValueError(
-            "VideoLLaMA2 can not run in float16: its activations overflow, and answers are NaN or `!!!!`; use bfloat16"
-        )
-    if dtype is not None:
-        return dtype
+def _choose_dtype(published: dict[str, Any], dtype: torch.dtype | str) -> torch.dtype:
+    if dtype != "auto":
+        wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        refuse_float16(wanted)
+        return wanted
     own = getattr(torch, str(published.get("dtype") or published.get("torch_dtype") or "bfloat16"), torch.bfloat16)
     if own == torch.float16:
         logger.warning("the checkpoint is in float16, in which VideoLLaMA2 overflows: it is loaded in bfloat16")
