@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from published_checkpoints import small_sam
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5OmniProcessor
 
 from aurora_trl.data.schema import DataError
-from aurora_trl.models.modeling_aurora import AuroraModel
+from aurora_trl.models import AuroraModel, load_published
 from aurora_trl.models.policies.base import stack_media
-from aurora_trl.models.policies.qwen import QwenOmniPolicyProcessor
+from aurora_trl.models.policies.qwen import QwenOmniPolicy, QwenOmniPolicyProcessor, QwenVLPolicy
 from aurora_trl.models.policies.qwen.published import load_qwen_omni, load_qwen_vl
+from aurora_trl.models.policies.registry import load_policy
 from aurora_trl.models.processing_aurora import AuroraProcessor
 
 IMAGE_FILE = {
@@ -79,7 +81,8 @@ LOADERS = {False: load_qwen_vl, True: load_qwen_omni}
 def test_the_published_layout_loads(sound, qwen_checkpoints, tmp_path):
     """Every weight in its place, the prompt and the clip as in the policy that was written."""
     model = write_published(qwen_checkpoints[sound], tmp_path, sound)
-    policy, processor = LOADERS[sound](tmp_path)
+    policy, processor = load_policy(tmp_path)
+    assert type(policy) is (QwenOmniPolicy if sound else QwenVLPolicy)
     assert not policy.training
     assert policy.state_dict().keys() == model.policy.state_dict().keys()
     assert all(torch.equal(value, policy.state_dict()[name]) for name, value in model.policy.state_dict().items())
@@ -103,46 +106,40 @@ def test_the_published_layout_loads(sound, qwen_checkpoints, tmp_path):
 
 
 def test_settings_and_dtype(qwen_checkpoints, tmp_path):
+    """Settings are set on the processor, kept in its files, and reach the clip."""
     write_published(qwen_checkpoints[True], tmp_path, sound=True)
-    policy, processor = load_qwen_omni(
-        tmp_path, torch.bfloat16, seconds_per_frame=0.5, audio_seconds=2.0, video_max_pixels=200_000
-    )
+    settings = {"seconds_per_frame": 0.5, "audio_seconds": 2.0, "video_max_pixels": 90_000}
+    policy, processor = load_policy(tmp_path, torch.bfloat16, **settings)
     assert {value.dtype for value in policy.parameters()} == {torch.bfloat16}
-    frames = np.zeros((4, 1080, 1920, 3), np.uint8)
-    steps, height, width, milliseconds = processor.process_frames(frames)["pixel_grid"].tolist()
-    assert milliseconds == 1000
-    assert height * width * 64 <= 200_000
     processor.save_pretrained(tmp_path / "saved")
     again = QwenOmniPolicyProcessor.from_pretrained(tmp_path / "saved")
-    assert (again.seconds_per_frame, again.audio_seconds) == (0.5, 2.0)
-    assert again.video_processor.size.longest_edge == 200_000
+    assert {name: getattr(again, name) for name in settings} == settings
+    frames = np.zeros((4, 1080, 1920, 3), np.uint8)
+    _, height, width, milliseconds = again.process_frames(frames)["pixel_grid"].tolist()
+    assert milliseconds == 1000
+    assert height * width * 64 <= 90_000
     waveform = np.random.default_rng(0).normal(0, 0.1, 80_000).astype(np.float32)
     cut = again.process_audio(waveform)
     assert len(cut) == 50
     assert torch.equal(cut, again.process_audio(waveform[:32_000]))
 
 
-def test_tied_embeddings_and_a_tokenizer_without_seg(qwen_checkpoints, tmp_path):
-    """The 3B of Qwen2.5-VL has one table for both, and no published tokenizer knows `[SEG]`."""
+def test_one_table_for_embeddings_and_head(qwen_checkpoints, tmp_path):
+    """As in the 3B of Qwen2.5-VL, whose file holds it once."""
     write_published(qwen_checkpoints[False], tmp_path, sound=False)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
     weights = load_file(tmp_path / "model.safetensors")
-    table, _ = weights["model.embed_tokens.weight"], weights.pop("lm_head.weight")
+    weights.pop("lm_head.weight")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
-    seg = [token for token in tokenizer["added_tokens"] if token["content"] == "[SEG]"]
-    tokenizer["added_tokens"].remove(seg[0])
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
-    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    settings.pop("added_tokens_decoder", None)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-
-    policy, processor = load_qwen_vl(tmp_path)
+    policy, _ = load_qwen_vl(tmp_path)
     assert policy.get_output_embeddings().weight is policy.get_input_embeddings().weight
-    seg_id = processor.tokenizer.convert_tokens_to_ids("[SEG]")
-    assert seg_id == seg[0]["id"]
-    torch.testing.assert_close(policy.get_input_embeddings().weight[seg_id], table[:seg_id].mean(dim=0))
+    assert torch.equal(policy.get_input_embeddings().weight, weights["model.embed_tokens.weight"])
+    torch.save(small_sam().state_dict(), tmp_path / "sam.pth")
+    model, processor = load_published(tmp_path, tmp_path / "sam.pth", num_frames=2)
+    model.save_pretrained(tmp_path / "base")
+    again = AuroraModel.from_pretrained(tmp_path / "base")
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
 
 
 @pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])

@@ -20,6 +20,16 @@ class QwenFrames:
     video_token_id: int
     seconds_per_frame: float
 
+    @property
+    def video_max_pixels(self) -> int:
+        """Pixels that a clip's frame has at most; 784 of two frames make a place, where patches have 14 pixels."""
+        return self.video_processor.size["longest_edge"]
+
+    @video_max_pixels.setter
+    def video_max_pixels(self, value: int) -> None:
+        size = self.video_processor.size
+        self.video_processor.size = {"shortest_edge": min(size["shortest_edge"], value), "longest_edge": value}
+
     def process_frames(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
         """
         Args:

@@ -9,7 +9,6 @@ from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5OmniConfig
 
 from ....data.schema import DataError
 from ...checkpoints import build_from_weights, find_checkpoint, read_config, read_safetensors
-from ..tokens import add_tokens, init_token_rows, require_chat_tokenizer
 from .configuration_qwen import QwenOmniPolicyConfig, QwenVLPolicyConfig
 from .modeling_qwen_omni import QwenOmniPolicy
 from .modeling_qwen_vl import QwenVLPolicy
@@ -24,74 +23,57 @@ RENAMES = (
 # What Qwen2.5-Omni speaks with.
 UNUSED = re.compile(r"talker\.|token2wav\.")
 # Pixels of a clip's frame: what Qwen's own tools bring it to. The files hold the size of images, 21 times as large.
-VIDEO_MIN_PIXELS = 128 * 28 * 28
-VIDEO_MAX_PIXELS = 768 * 28 * 28
+VIDEO_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
 
 
 def load_qwen_vl(
-    name_or_path: str | Path,
-    dtype: torch.dtype | None = None,
-    *,
-    seconds_per_frame: float = 1.0,
-    video_max_pixels: int = VIDEO_MAX_PIXELS,
+    name_or_folder: str | Path, dtype: torch.dtype | str = "auto"
 ) -> tuple[QwenVLPolicy, QwenVLPolicyProcessor]:
     """
     Qwen2.5-VL and its processor from a published folder or Hub repository.
 
     Args:
-        name_or_path (`str` or `Path`): such as `Qwen/Qwen2.5-VL-7B-Instruct`.
+        name_or_folder (`str` or `Path`): such as `Qwen/Qwen2.5-VL-7B-Instruct`.
         dtype (`torch.dtype`, *optional*): of the weights; the checkpoint's own by default.
-        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees.
-        video_max_pixels (`int`, *optional*, defaults to 602112): of a clip's frame, of which 784 take half a place.
 
     Returns:
-        `tuple`: the policy in eval mode, with a row for `[SEG]`, and the processor.
+        `tuple`: the policy in eval mode, and its processor.
 
     Raises:
         `DataError`: names the file or the weights that are missing, broken or of another architecture.
     """
-    folder = find_checkpoint(name_or_path)
-    published = Qwen2_5_VLConfig.from_pretrained(_checked(folder, "qwen2_5_vl"))
-    config = QwenVLPolicyConfig(**_fields(published))
-    policy = _build(QwenVLPolicy, config, dtype or published.dtype, folder)
-    processor = QwenVLPolicyProcessor.from_pretrained(folder, seconds_per_frame=seconds_per_frame)
-    return policy, _finish(policy, processor, folder, video_max_pixels)
+    folder = _checked(name_or_folder, "qwen2_5_vl")
+    published = Qwen2_5_VLConfig.from_pretrained(folder)
+    policy = _build(QwenVLPolicy, QwenVLPolicyConfig(**_fields(published)), dtype, published.dtype, folder)
+    return _with_plain_answers(policy, QwenVLPolicyProcessor.from_pretrained(folder))
 
 
 def load_qwen_omni(
-    name_or_path: str | Path,
-    dtype: torch.dtype | None = None,
-    *,
-    seconds_per_frame: float = 1.0,
-    audio_seconds: float | None = None,
-    video_max_pixels: int = VIDEO_MAX_PIXELS,
+    name_or_folder: str | Path, dtype: torch.dtype | str = "auto"
 ) -> tuple[QwenOmniPolicy, QwenOmniPolicyProcessor]:
     """
     The thinker of Qwen2.5-Omni and its processor from a published folder or Hub repository; what speaks is left there.
 
     Args:
-        name_or_path (`str` or `Path`): such as `Qwen/Qwen2.5-Omni-7B`.
-        dtype, seconds_per_frame, video_max_pixels: see [`load_qwen_vl`].
-        audio_seconds (`float`, *optional*): longer sound is cut to this; a second takes 25 places.
+        name_or_folder (`str` or `Path`): such as `Qwen/Qwen2.5-Omni-7B`.
+        dtype (`torch.dtype`, *optional*): of the weights; the checkpoint's own by default.
 
     Returns:
-        `tuple`: the policy in eval mode, with a row for `[SEG]`, and the processor.
+        `tuple`: the policy in eval mode, and its processor.
 
     Raises:
         `DataError`: names the file or the weights that are missing, broken or of another architecture.
     """
-    folder = find_checkpoint(name_or_path)
-    published = Qwen2_5OmniConfig.from_pretrained(_checked(folder, "qwen2_5_omni"))
+    folder = _checked(name_or_folder, "qwen2_5_omni")
+    published = Qwen2_5OmniConfig.from_pretrained(folder)
     config = QwenOmniPolicyConfig(**_fields(published.thinker_config))
-    policy = _build(QwenOmniPolicy, config, dtype or published.thinker_config.dtype or published.dtype, folder)
-    processor = QwenOmniPolicyProcessor.from_pretrained(
-        folder, seconds_per_frame=seconds_per_frame, audio_seconds=audio_seconds
-    )
-    return policy, _finish(policy, processor, folder, video_max_pixels)
+    policy = _build(QwenOmniPolicy, config, dtype, published.thinker_config.dtype or published.dtype, folder)
+    return _with_plain_answers(policy, QwenOmniPolicyProcessor.from_pretrained(folder))
 
 
-def _checked(folder: Path, model_type: str) -> Path:
-    """The folder of a checkpoint, once its config is seen to be of this kind."""
+def _checked(name_or_folder: str | Path, model_type: str) -> Path:
+    """The local folder of a checkpoint, once its config is seen to be of this kind."""
+    folder = find_checkpoint(name_or_folder)
     found = read_config(folder)["model_type"]
     if found != model_type:
         raise DataError(f"{folder}/config.json: its model type is {found!r}, not {model_type!r}")
@@ -102,7 +84,8 @@ def _fields(config: Any) -> dict[str, Any]:
     return {name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")}
 
 
-def _build(cls: type, config: Any, dtype: torch.dtype | None, folder: Path) -> Any:
+def _build(cls: type, config: Any, dtype: torch.dtype | str, own_dtype: torch.dtype | None, folder: Path) -> Any:
+    """The policy with every weight in its place, under our names."""
     weights = {}
     for name, value in read_safetensors(folder).items():
         if not UNUSED.match(name):
@@ -111,18 +94,18 @@ def _build(cls: type, config: Any, dtype: torch.dtype | None, folder: Path) -> A
             weights[name] = value
     if config.tie_word_embeddings:
         weights.setdefault("lm_head.weight", weights["model.language_model.embed_tokens.weight"])
-    return build_from_weights(cls, config, weights, dtype=dtype or torch.bfloat16, source=folder)
+    if not isinstance(dtype, torch.dtype):
+        dtype = own_dtype or torch.bfloat16
+    return build_from_weights(cls, config, weights, dtype=dtype, source=folder)
 
 
-def _finish(policy: Any, processor: Any, folder: Path, video_max_pixels: int) -> Any:
-    """Give both `[SEG]`, the processor the size of clips, and the policy plain answers; return the processor."""
+def _with_plain_answers(policy: Any, processor: Any) -> tuple[Any, Any]:
+    """Neither the sampling habits that are published beside the weights, nor frames of an image's size."""
     tokenizer = processor.tokenizer
-    require_chat_tokenizer(tokenizer, str(folder))
-    init_token_rows(policy, tokenizer, add_tokens(tokenizer))
     tokenizer.padding_side = "left"
-    processor.video_processor.size = {"shortest_edge": VIDEO_MIN_PIXELS, "longest_edge": video_max_pixels}
+    processor.video_processor.size = dict(VIDEO_SIZE)
     # A published repetition penalty would make answers differ from what the policy was trained to say.
     policy.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    return processor
+    return policy, processor
