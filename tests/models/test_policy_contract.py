@@ -1,7 +1,10 @@
 """What all policies share."""
 
+import re
+
 import pytest
 import torch
+from conftest import REPOSITORY
 from transformers import Qwen2Config
 
 from aurora_trl import AuroraConfig, AuroraModel
@@ -55,3 +58,23 @@ def test_positions_are_those_of_a_plain_forward(model, cot_rows, processor):
     mask = inputs["attention_mask"].bool()
     plain, given = model(**inputs).logits, model(**inputs, position_ids=positions).logits
     torch.testing.assert_close(given[mask], plain[mask], atol=1e-5, rtol=1e-5)
+
+
+SHARED = (
+    "data/collator.py",
+    "inference.py",
+    "models/modeling_aurora.py",
+    "models/processing_aurora.py",
+    "models/shared_prefix.py",
+    "training/grpo_trainer.py",
+    "training/mask_training.py",
+    "training/sft_trainer.py",
+)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_all_policies_share_knows_none(name):
+    """No question after the model's type, and no policy's own inputs."""
+    text = (REPOSITORY / "aurora_trl" / name).read_text()
+    pattern = r"model_type|VideoLlama2|[Qq]wen|pixel_(?!mean|std)\w+|audio_values|_grid\b"
+    assert not re.findall(pattern, text)
