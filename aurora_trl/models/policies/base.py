@@ -11,6 +11,9 @@ for it once, and `value[clip_index]` hands each row its own. Clips of different 
 largest ([`stack_media`]), so a policy whose sizes vary keeps the true size as an input beside the values. A clip that
 lacks an input, such as sound, has zeros there and no places in its prompt.
 
+Every process runs the same modules: where a batch has frames and no sound, an audio tower that trains or that ZeRO-3
+holds in parts ([`must_run`]) is run on silence, and its features find no place.
+
 **Places.** The processor puts as many placeholder tokens into the prompt as there are features; the backbone puts the
 features in their stead. An answer never holds a placeholder (`media_token_ids` are not generated).
 
@@ -192,6 +195,11 @@ def stack_media(clips: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.
             if value is not None:
                 row[tuple(slice(length) for length in value.shape)] = value
     return stacked
+
+
+def must_run(module: nn.Module) -> bool:
+    """Whether all processes have to run a module in each step: it trains, or ZeRO-3 holds it in parts."""
+    return any(parameter.requires_grad or hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
 def text_position_ids(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
