@@ -118,6 +118,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--max-shard-size", default="5GB", help="(default: 5GB)")
 
+    command = add("push", _push, "Push a checkpoint with its processor and a model card to the Hub.")
+    command.add_argument("folder", metavar="DIR", help="a phase's output folder")
+    command.add_argument("repo_id", metavar="REPO_ID", help="namespace/name; made where it does not exist")
+    command.add_argument("--evaluation", metavar="DIR", help="what `aurora evaluate` wrote, for the card's scores")
+    command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    command.add_argument("--revision", help="branch")
+
     command = add("annotate", _annotate, "Write chains of thought for a dataset.")
     _add_data_step(command, "the rows: a Ref-AVS folder or a JSONL file")
     command.add_argument("--split", default="train", help="of a Ref-AVS folder (default: train)")
@@ -324,6 +331,20 @@ def _merge(arguments: argparse.Namespace) -> None:
     model.save_pretrained(output, max_shard_size=arguments.max_shard_size)
     AuroraProcessor.from_pretrained(arguments.adapter).save_pretrained(output)
     _say(f"{output}: {arguments.adapter} merged into its base")
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from .hub import push
+
+    _say(
+        push(
+            arguments.folder,
+            arguments.repo_id,
+            private=arguments.private,
+            evaluation=arguments.evaluation,
+            revision=arguments.revision,
+        )
+    )
 
 
 def _annotate(arguments: argparse.Namespace) -> None:
