@@ -157,6 +157,8 @@ def is_foreign_card(card: Path) -> bool:
 def _front_matter(base: str | None, license_name: str | None) -> str:
     meta: dict[str, Any] = {"library_name": "aurora_trl", "pipeline_tag": "mask-generation", "tags": list(TAGS)}
     meta["license"] = "apache-2.0" if license_name == "Apache-2.0" else "other"
+    if meta["license"] == "other":
+        meta["license_name"] = "that-of-the-policy"
     if base is not None and not Path(base).exists() and base.count("/") == 1:
         meta["base_model"] = base
     return f"---\n{yaml.safe_dump(meta, sort_keys=False)}---"

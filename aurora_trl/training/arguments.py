@@ -142,20 +142,23 @@ def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None
         configs (`tuple`): what `parse_recipe` returned.
         argv (`list[str]`, *optional*): the arguments that it parsed; those of the process by default.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    config = argv[argv.index("--config") + 1] if "--config" in argv[:-1] else None
-    given = [] if config is None else list(yaml.safe_load(Path(config).read_text()))
-    flags = [word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")]
-    values = {name: getattr(item, name) for item in configs for name in (entry.name for entry in fields(item))}
-    kept = {name: values[name] for name in dict.fromkeys(given + flags) if name in values and "token" not in name}
     training = next(item for item in configs if hasattr(item, "output_dir"))
     if not training.should_save:
         return
+    argv = list(sys.argv[1:] if argv is None else argv)
+    settings = {}
+    if "--config" in argv[:-1]:
+        settings = yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text())
+    values = {name: getattr(item, name) for item in configs for name in (entry.name for entry in fields(item))}
+    for flag in (word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")):
+        if flag in values:
+            # Paths, enumerations and the like as the text that a YAML would hold.
+            plain = json.dumps(values[flag], default=lambda value: getattr(value, "value", str(value)))
+            settings[flag] = json.loads(plain)
+    kept = {name: value for name, value in settings.items() if not name.endswith("_token")}
     folder = Path(training.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    # Paths, enumerations and the like as the text that a YAML would hold.
-    plain = json.loads(json.dumps(kept, default=lambda value: getattr(value, "value", str(value))))
-    (folder / RECIPE_FILE).write_text(yaml.safe_dump(plain, sort_keys=False))
+    (folder / RECIPE_FILE).write_text(yaml.safe_dump(kept, sort_keys=False))
 
 
 def load_rows(path: str, split: str | None = None, limit: int | None = None, seed: int = 0) -> Dataset:

@@ -10,7 +10,7 @@ from transformers import Trainer
 from transformers.utils import CONFIG_NAME
 
 from ..hub import CARD_FILE, check_base_is_public, is_foreign_card, write_model_card
-from ..models.adapters import ADAPTER_FILES, AdapterRecord, describe_base, save_adapter
+from ..models.adapters import ADAPTER_FILES, AdapterRecord, describe_base, gather_replaced_weights, save_adapter
 from .mask_training import unwrap_aurora
 
 
@@ -31,8 +31,11 @@ class AuroraCheckpoints(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """PEFT saves the adapter; the rest of what makes the folder loadable comes here."""
         super()._save(output_dir, state_dict)
-        if self._adapter_record is not None and self.args.should_save:
-            save_adapter(self.model, output_dir or self.args.output_dir, self._adapter_record, state_dict)
+        if self._adapter_record is None:
+            return
+        replaced = gather_replaced_weights(self.model)  # on every process, whether or not it writes
+        if self.args.should_save:
+            save_adapter(self.model, output_dir or self.args.output_dir, self._adapter_record, replaced)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """What is pushed during training is `output_dir`: the Trainer copies its own files there, here are ours."""

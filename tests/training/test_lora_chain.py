@@ -2,17 +2,22 @@
 
 import importlib
 import json
+import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import REPOSITORY
 
 from aurora_trl import AuroraModel, AuroraPipeline
 from aurora_trl.cli import main
 from aurora_trl.data import save_json
 from aurora_trl.models.adapters import load_adapter
+from aurora_trl.models.tiny import create_tiny_checkpoint
 
 RECIPES = REPOSITORY / "recipes"
 SMALL = (
@@ -70,6 +75,49 @@ def test_the_four_phases_as_adapters(checkpoint, world, cot_rows, tmp_path, monk
     for other in (adapter, plain):
         assert merged.reasoning == other.reasoning
         assert (merged.masks == other.masks).all()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_zero3_from_an_adapter_with_a_teacher(checkpoint, world, tmp_path, monkeypatch):
+    """Two processes that hold parts: the adapter below is merged, and the teacher's frozen decoder is saved whole."""
+    teacher = create_tiny_checkpoint(tmp_path / "teacher", image_size=32, hidden_size=64, num_layers=2, seed=4)
+    recipe = {
+        "dataset_path": str(world),
+        "targets": "answer",
+        "use_lora": True,
+        "max_steps": 1,
+        "learning_rate": 1e-2,
+        "per_device_train_batch_size": 2,
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.syspath_prepend(str(RECIPES))
+    first = ["--config", str(tmp_path / "recipe.yaml"), "--model_name_or_path", str(checkpoint)]
+    monkeypatch.setattr(sys, "argv", ["sft.py", *first, "--output_dir", str(tmp_path / "first")])
+    importlib.import_module("sft").main()
+
+    flags = ["--config", str(tmp_path / "recipe.yaml"), "--model_name_or_path", str(tmp_path / "first")]
+    flags += ["--output_dir", str(tmp_path / "second"), "--freeze_mask_decoder", "true"]
+    flags += ["--teacher_model_name_or_path", str(teacher)]
+    binaries = Path(sys.executable).parent
+    launch = [str(binaries / "accelerate"), "launch", "--config_file", str(RECIPES / "accelerate" / "zero3.yaml")]
+    path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": str(REPOSITORY)}
+    command = [*launch, str(RECIPES / "sft.py"), *flags]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+    expected, found = load_weights(str(teacher)), load_weights(str(tmp_path / "second"))
+    for name in expected:
+        if name.startswith("mask_decoder."):
+            assert torch.equal(found[name], expected[name]), name
+    before = load_weights(str(tmp_path / "first"))
+    name = "policy.model.language_model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(found[name], before[name])  # the second adapter, on the first
+    assert not torch.equal(before[name], load_weights(str(checkpoint))[name])
 
 
 def load_weights(folder: str) -> dict[str, torch.Tensor]:
