@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .training.pipeline import Pipeline
 
+from .cli_annotation import add_annotation_commands
+
 _PACKAGES = [
     "aurora-trl",
     "torch",
@@ -89,10 +91,16 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--before", metavar="STEP", help="run what this step needs, not the step itself")
     command.add_argument("--dry-run", action="store_true", help="check files, configs and memory; run nothing")
 
-    command = add("evaluate", _evaluate, "Score a checkpoint by the official protocol.")
+    command = add(
+        "evaluate",
+        _evaluate,
+        "Score a checkpoint by a protocol; torchrun or accelerate launch share the work out to several processes.",
+    )
     command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder")
-    command.add_argument("--data", required=True, help="a Ref-AVS folder")
-    command.add_argument("--splits", nargs="+", default=["test_s", "test_u", "test_n"])
+    command.add_argument("--data", required=True, help="a dataset's folder or file")
+    _add_format(command)
+    command.add_argument("--splits", nargs="+", help="(default: those whose name starts with test)")
+    command.add_argument("--protocol", default="refavs", help="refavs (default), aurora, avsbench, simtoken, ...")
     command.add_argument("--swaps", nargs="*", default=[], help="modalities to take from another clip (first split)")
     command.add_argument("--output", required=True, help="new folder for metrics.json, answers.jsonl, report.md")
     command.add_argument("--max-rows", type=int, help="rows per split, the first ones")
@@ -101,7 +109,8 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("report", _report, "Write the report of a chain from its evaluations and training logs.")
     command.add_argument("root", metavar="DIR", help="the chain's output folder, with eval/PHASE and PHASE in it")
     command.add_argument("--phases", nargs="+", required=True, help="in order")
-    command.add_argument("--data", required=True, help="the Ref-AVS folder that was evaluated on")
+    command.add_argument("--data", required=True, help="the dataset that was evaluated on")
+    _add_format(command)
 
     command = add("segment", _segment, "Reason about one clip and segment it.")
     command.add_argument("--model", required=True, help="a phase's output folder, or a Hub repository")
@@ -129,40 +138,18 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     command.add_argument("--revision", help="branch")
 
-    command = add("annotate", _annotate, "Write chains of thought for a dataset.")
-    _add_data_step(command, "the rows: a Ref-AVS folder or a JSONL file")
-    command.add_argument("--split", default="train", help="of a Ref-AVS folder (default: train)")
-    command.add_argument("--annotator", required=True, help="synthetic:DIR")
-    command.add_argument("--style", default="flexible", choices=["flexible", "fixed"])
-
-    command = add("mine", _mine, "Find the training rows that a model gets wrong.")
-    command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder")
-    _add_data_step(command, "the rows: a Ref-AVS folder or a JSONL file")
-    command.add_argument("--split", default="train", help="of a Ref-AVS folder (default: train)")
-    command.add_argument("--max-rows", type=int, help="ask about this many rows of a seeded shuffle")
-    command.add_argument("--max-iou", type=float, default=0.6, help="a row is hard below this (default: 0.6)")
-    _add_generation(command)
-
-    command = add("correct", _correct, "Correct mined rows, and mix reflective paths with plain ones.")
-    _add_data_step(command, "the hard rows that `aurora mine` wrote")
-    command.add_argument("--annotator", required=True, help="synthetic:DIR")
-    command.add_argument("--plain", required=True, help="JSONL of rows with a chain of thought")
-    command.add_argument(
-        "--plain-per-reflective", type=float, default=3500 / 1505, help="(default: the paper's 3,500 to 1,505)"
-    )
-    command.add_argument("--corrected", help="also write the corrected paths alone to this file")
+    add_annotation_commands(add, _add_generation)
     return parser
+
+
+def _add_format(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--format", help="refavs, avsbench, reasonseg, json, parquet (default: what the files show)")
+    command.add_argument("--subset", help="of AVSBench: s4, ms3, avss")
 
 
 def _add_generation(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch-size", type=int, default=16, help="(default: 16)")
     command.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default: 256)")
-
-
-def _add_data_step(command: argparse.ArgumentParser, what: str) -> None:
-    command.add_argument("data", metavar="DATA", help=what)
-    command.add_argument("--output", required=True, help="JSONL file to write")
-    command.add_argument("--seed", type=int, default=0, help="(default: 0)")
 
 
 def _say(text: str) -> None:
@@ -255,41 +242,53 @@ def _check_plan(pipeline: "Pipeline") -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from .data import load_refavs
+    from .data import find_source
     from .data.validation import require_valid
-    from .evaluation.evaluate import evaluate_model
-    from .evaluation.report import write_report
+    from .evaluation.evaluate import evaluate_model, process_state
+    from .evaluation.metrics import get_protocol
+    from .evaluation.report import shown_scores, write_report
     from .inference import MODALITIES, load
 
     unknown = sorted(set(arguments.swaps) - set(MODALITIES))
     if unknown:
         raise ValueError(f"--swaps: unknown modality {unknown[0]!r}; use {', '.join(MODALITIES)}")
+    get_protocol(arguments.protocol)  # an unknown one is an error before the model is loaded
     output = Path(arguments.output)
     _require_new(output)
-    splits = {split: load_refavs(arguments.data, split) for split in arguments.splits}
+    source = find_source(arguments.data, arguments.format, arguments.subset)
+    wanted = arguments.splits or [split for split in source.splits() if split.startswith("test")]
+    if not wanted:
+        raise ValueError(f"{arguments.data}: no test split; name one of {', '.join(source.splits())} with --splits")
+    splits = {split: source.load(split) for split in wanted}
     if arguments.max_rows is not None:
         splits = {k: rows.select(range(min(arguments.max_rows, len(rows)))) for k, rows in splits.items()}
     for rows in splits.values():
         require_valid(rows)
-    model, processor = load(arguments.model)
+    state = process_state()
+    state.wait_for_everyone()  # all have seen that the output is new
+    model, processor = load(arguments.model, state.device)
     metrics = evaluate_model(
         model,
         processor,
         splits,
         output,
         swaps=arguments.swaps,
+        protocol=arguments.protocol,
         batch_size=arguments.batch_size,
         max_new_tokens=arguments.max_new_tokens,
         kind_of=_kind_of(arguments.data),
     )
+    if not state.is_main_process:
+        return
     first = {row["id"]: row for row in next(iter(splits.values()))}
     name = Path(arguments.model).name
     report = write_report(output, {name: output}, {}, first)
     for split, scores in metrics["splits"].items():
-        shown = ("S",) if split == "test_n" else ("J", "F", "J&F")
-        _say(f"{name} {split}: " + ", ".join(f"{key} {scores[key]:.3f}" for key in shown))
+        shown = ", ".join(f"{key} {scores[key]:.3f}" for key in shown_scores(arguments.protocol, split))
+        _say(f"{name} {split}: {shown} (protocol {arguments.protocol})")
+    headline = get_protocol(arguments.protocol).headline
     for swap, scores in metrics["swaps"].items():
-        _say(f"{name} {scores['split']} with {swap} swapped: J&F {scores['J&F']:.3f}")
+        _say(f"{name} {scores['split']} with {swap} swapped: {headline} {scores[headline]:.3f}")
     _say(f"{report}")
 
 
@@ -303,7 +302,7 @@ def _kind_of(root: str) -> Callable[[dict[str, Any]], str] | None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from .data import load_refavs
+    from .data import find_source
     from .evaluation.report import write_report
 
     root = Path(arguments.root)
@@ -315,7 +314,8 @@ def _report(arguments: argparse.Namespace) -> None:
     import json
 
     first = next(iter(json.loads((next(iter(evaluations.values())) / "metrics.json").read_text())["splits"]))
-    rows = {row["id"]: row for row in load_refavs(arguments.data, first)}
+    source = find_source(arguments.data, arguments.format, arguments.subset)
+    rows = {row["id"]: row for row in source.load(first)}
     records = sorted((root / ".pipeline").glob("*.json"), key=lambda path: path.stat().st_mtime)
     times = [(path.stem, json.loads(path.read_text())["seconds"]) for path in records]
     durations = [(name, seconds) for name, seconds in times if seconds is not None]
@@ -365,61 +365,6 @@ def _push(arguments: argparse.Namespace) -> None:
             revision=arguments.revision,
         )
     )
-
-
-def _annotate(arguments: argparse.Namespace) -> None:
-    from .annotation import annotate_rows, get_annotator
-    from .data import save_json
-    from .training.arguments import load_rows
-
-    rows = load_rows(arguments.data, arguments.split)
-    annotator = get_annotator(arguments.annotator)
-    path = save_json(annotate_rows(rows, annotator, style=arguments.style, seed=arguments.seed), arguments.output)
-    _say(f"{path}: {len(rows)} chains of thought")
-
-
-def _mine(arguments: argparse.Namespace) -> None:
-    from .annotation import mine_hard_rows
-    from .data import save_json
-    from .evaluation.evaluate import Progress
-    from .inference import load
-    from .training.arguments import load_rows
-
-    rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed)
-    rows = rows.filter(lambda row: not row["is_null"])
-    model, processor = load(arguments.model)
-    progress, hard = Progress(len(rows)), []
-    for row, is_hard in mine_hard_rows(
-        model,
-        processor,
-        rows,
-        max_iou=arguments.max_iou,
-        batch_size=arguments.batch_size,
-        max_new_tokens=arguments.max_new_tokens,
-    ):
-        hard += [row] if is_hard else []
-        progress.step(f"{len(hard)} hard")
-    if not hard:
-        raise ValueError(f"{arguments.data}: no hard row among {len(rows)}; ask about more rows or raise --max-iou")
-    save_json(hard, arguments.output)
-    _say(f"{arguments.output}: {len(hard)} hard rows of {len(rows)}")
-
-
-def _correct(arguments: argparse.Namespace) -> None:
-    from .annotation import build_reflective_rows, correct_rows, get_annotator
-    from .data import load_json, save_json
-
-    pairs = list(correct_rows(load_json(arguments.data), get_annotator(arguments.annotator)))
-    if arguments.corrected:
-        save_json((corrected for _, corrected in pairs), arguments.corrected)
-    rows = build_reflective_rows(
-        pairs,
-        load_json(arguments.plain).to_list(),
-        plain_per_reflective=arguments.plain_per_reflective,
-        seed=arguments.seed,
-    )
-    save_json(rows, arguments.output)
-    _say(f"{arguments.output}: {len(pairs)} reflective paths among {len(rows)}")
 
 
 def _require_new(folder: Path) -> None:

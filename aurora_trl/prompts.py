@@ -1,4 +1,4 @@
-"""Every text that a model reads or must write.
+"""Every text that a model reads or must write; what an annotator reads is in `annotation/instructions.py`.
 
 The user turn holds the clip's places (`<video>`, `<audio>`) and the reference; the assistant turn is reasoning that
 ends with `It is [SEG].`. All other modules take these texts from here, so that a project with other wording changes
@@ -17,6 +17,9 @@ ANSWER = f"It is {SEG_TOKEN}."
 CLASS_SENTENCE = "the target is {class_name}."
 
 INSTRUCTION = "{reference} Which object is it? Reason, then segment."
+
+# What a dataset without references asks for (AURORA, section 4.4).
+SOUNDING_REFERENCE = "The sounding object"
 
 # Phrases that stand between a wrong path and its correction (AURORA, equation 3).
 REFLECTION_TRIGGERS = (

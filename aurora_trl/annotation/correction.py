@@ -1,26 +1,146 @@
 """Corrected paths for hard samples (AURORA, section 3.2)."""
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..prompts import cot_target, extract_class, normalize_class, strip_answer
+from ..prompts import cot_target, strip_answer
 from .annotators import Annotator
+from .checks import find_problem
+from .cot import as_annotation, ask_about
+from .engine import Annotation
+from .failures import kind_shares
+from .journal import beside
+from .limits import RunLimits
+from .parsing import word_edit_distance
+from .run_files import require_distinct_ids, rows_digest, write_failed
+
+Pair = tuple[dict[str, Any], dict[str, Any]]
 
 
-def correct_rows(
-    hard_rows: Iterable[dict[str, Any]], annotator: Annotator
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+@dataclass(frozen=True)
+class CorrectionResult:
     """
-    Let an annotator correct what a model wrote; a correction that still names another class is left out.
+    What came of the hard rows.
 
     Args:
-        hard_rows (`Iterable[dict]`): rows whose `target` is the wrong path, as `mine_hard_rows` yields them.
-        annotator (`Annotator`): corrects them.
+        pairs (`list[tuple[dict, dict]]`): each hard row, and the same row with the corrected path as `target`.
+        right (`int`): rows in whose text the annotator found nothing wrong; there is no path to build from them.
+        failed (`int`): rows without a usable answer.
+        failed_path (`Path` or `None`): the file that lists them.
+        report (`dict`): counts, the share of each kind of failure (AURORA, section 7.1) and mean edit distances.
+        report_path (`Path`): where the report is.
+    """
+
+    pairs: list[Pair]
+    right: int
+    failed: int
+    failed_path: Path | None
+    report: dict[str, Any]
+    report_path: Path
+
+
+def correct_rows(hard_rows: Iterable[dict[str, Any]], annotator: Any) -> Iterator[Pair]:
+    """
+    Let an annotator that is free correct what a model wrote; what can not be used is left out. `correct_file` is for
+    all others.
+
+    Args:
+        hard_rows (`Iterable[dict]`): rows whose `target` is the wrong path, as `mine_rows` yields them.
+        annotator ([`Annotator`] or `SyntheticAnnotator`): corrects them.
 
     Yields:
         `tuple[dict, dict]`: the hard row, and the same row with the corrected path as `target`.
     """
     for row in hard_rows:
-        corrected = annotator.correct(row, strip_answer(row["target"]))
-        if extract_class(corrected) == normalize_class(row["class_name"]):
-            yield row, {**row, "target": cot_target(corrected)}
+        text = strip_answer(row["target"])
+        annotation = as_annotation(annotator.correct(row, text))
+        if not annotation.right and correction_problem(row, annotation) is None:
+            yield row, {**row, "target": cot_target(annotation.text)}
+
+
+def correction_problem(row: dict[str, Any], annotation: Annotation) -> str | None:
+    """What is wrong with a correction, in words that the annotator can act on; None where it is fine."""
+    if annotation.right:
+        return None
+    if annotation.text.split() == strip_answer(row["target"]).split():
+        return "it calls the text wrong and changes nothing"
+    return find_problem(row, annotation.text)
+
+
+def correct_file(
+    hard_rows: Sequence[dict[str, Any]],
+    annotator: Annotator,
+    output: str | Path,
+    *,
+    seed: int = 0,
+    limits: RunLimits | None = None,
+    only_estimate: bool = False,
+) -> CorrectionResult | None:
+    """
+    Correct hard rows, each answer into a journal beside the output as it comes: cut short, the same call continues,
+    and nothing is asked twice.
+
+    Args:
+        hard_rows (`Sequence[dict]`): rows whose `target` is the wrong path.
+        annotator ([`Annotator`]): corrects them.
+        output (`str` or `Path`): the file that the caller will make of the pairs; journal, report and list of
+            failures stand beside it.
+        seed (`int`, *optional*, defaults to 0): of the annotator's sampling.
+        limits ([`RunLimits`], *optional*): speed, patience, caps.
+        only_estimate (`bool`, *optional*, defaults to `False`): say what the run will take, and ask nothing.
+
+    Returns:
+        [`CorrectionResult`], or `None` after an estimate.
+
+    Raises:
+        `DataError`: where the output is another run's, or no answer can be had. `CapReached`: at a cap.
+    """
+    rows, output, limits = [dict(row) for row in hard_rows], Path(output), limits or RunLimits()
+    require_distinct_ids(rows)
+    settings = {**annotator.settings, "task": "correction", "seed": seed, "rows": rows_digest(rows)}
+
+    def ask(row: dict[str, Any], attempt: int, problem: str | None) -> Annotation:
+        text = strip_answer(row["target"])
+        return as_annotation(annotator.correct(row, text, seed=seed + attempt - 1, problem=problem))
+
+    run = ask_about(rows, annotator, output, settings, ask, correction_problem, "correction", limits, only_estimate)
+    if run is None:
+        return None
+    failed = [row for row in rows if row["id"] not in run.accepted]
+    answers = [(row, run.accepted[row["id"]]) for row in rows if row["id"] in run.accepted]
+    corrected = [(row, answer) for row, answer in answers if not answer.get("right")]
+    report = _report(corrected, len(answers) - len(corrected), len(failed))
+    report_path = beside(output, "report", ".json")
+    report_path.write_text(json.dumps(report, indent=2) + "\n")
+    return CorrectionResult(
+        pairs=[(row, {**row, "target": cot_target(answer["text"])}) for row, answer in corrected],
+        right=len(answers) - len(corrected),
+        failed=len(failed),
+        failed_path=write_failed(output, failed, run.problems),
+        report=report,
+        report_path=report_path,
+    )
+
+
+def _report(corrected: Sequence[tuple[dict[str, Any], dict[str, Any]]], right: int, failed: int) -> dict[str, Any]:
+    """Counts, kinds, and how far corrections went, in words of the text that they started from."""
+    rows = []
+    for row, answer in corrected:
+        before = strip_answer(row["target"])
+        distance = word_edit_distance(before, answer["text"])
+        longest = max(len(before.split()), len(answer["text"].split()))
+        kind = answer.get("kind")
+        rows.append({"id": row["id"], "kind": kind, "edited_words": distance, "edited_share": distance / longest})
+    count = max(1, len(rows))
+    return {
+        "corrected": len(rows),
+        "right": right,
+        "failed": failed,
+        "kinds": kind_shares(row["kind"] for row in rows),
+        "mean_edited_words": sum(row["edited_words"] for row in rows) / count,
+        "mean_edited_share": sum(row["edited_share"] for row in rows) / count,
+        "rows": rows,
+    }

@@ -1,21 +1,34 @@
 """Chain-of-thought targets for supervised fine-tuning (AURORA, section 3.1)."""
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from ..evaluation.evaluate import Progress
 from ..prompts import cot_target
-from .annotators import Annotator
+from .annotators import Annotator, ChatAnnotator
+from .checks import find_problem
+from .clients.base import Usage
+from .engine import Annotation, AnnotationRun
+from .journal import Journal
+from .limits import RunLimits, describe_estimate
+from .run_files import RunSummary, require_distinct_ids, rows_digest, save_keeping_previous, write_failed
+
+# A free annotator writes thousands of rows a second: they wait for the disk together.
+_FREE_SYNC_SECONDS = 1.0
 
 
 def annotate_rows(
-    rows: Iterable[dict[str, Any]], annotator: Annotator, *, style: str = "flexible", seed: int = 0
+    rows: Iterable[dict[str, Any]], annotator: Any, *, style: str = "flexible", seed: int = 0
 ) -> Iterator[dict[str, Any]]:
     """
-    Rows with a chain of thought as `target`.
+    Rows with a chain of thought as `target`, from an annotator that is free and always right; `annotate_file` is for
+    all others.
 
     Args:
         rows (`Iterable[dict]`): dataset rows.
-        annotator (`Annotator`): writes the reasoning.
+        annotator ([`Annotator`] or `SyntheticAnnotator`): writes the reasoning.
         style (`str`, *optional*, defaults to `"flexible"`): or `"fixed"` (AURORA, table 8).
         seed (`int`, *optional*, defaults to 0): of order and wording.
 
@@ -23,4 +36,106 @@ def annotate_rows(
         `dict`: new rows.
     """
     for row in rows:
-        yield {**row, "target": cot_target(annotator.reasoning(row, style=style, seed=seed))}
+        annotation = as_annotation(annotator.reasoning(row, style=style, seed=seed))
+        yield {**row, "target": cot_target(annotation.text)}
+
+
+def annotate_file(
+    rows: Sequence[dict[str, Any]],
+    annotator: Annotator,
+    output: str | Path,
+    *,
+    style: str = "flexible",
+    seed: int = 0,
+    limits: RunLimits | None = None,
+    only_estimate: bool = False,
+) -> RunSummary | None:
+    """
+    Write rows with a chain of thought as `target` to a file. Each answer goes to a journal beside it as it comes: cut
+    short, the same call continues, and nothing is asked twice.
+
+    Args:
+        rows (`Sequence[dict]`): dataset rows with distinct ids.
+        annotator ([`Annotator`]): writes the reasoning.
+        output (`str` or `Path`): JSONL file; rows stand in it in their own order. What could not be had in
+            `limits.max_attempts` answers is listed in `<stem>.failed.jsonl`.
+        style (`str`, *optional*, defaults to `"flexible"`): or `"fixed"` (AURORA, table 8).
+        seed (`int`, *optional*, defaults to 0): of order and wording.
+        limits ([`RunLimits`], *optional*): speed, patience, caps.
+        only_estimate (`bool`, *optional*, defaults to `False`): say what the run will take, and ask nothing.
+
+    Returns:
+        [`RunSummary`], or `None` after an estimate.
+
+    Raises:
+        `DataError`: where the output is another run's, or no answer can be had. `CapReached`: at a cap.
+    """
+    rows, output, limits = [dict(row) for row in rows], Path(output), limits or RunLimits()
+    require_distinct_ids(rows)
+    settings = {**annotator.settings, "task": "reasoning", "style": style, "seed": seed, "rows": rows_digest(rows)}
+
+    def ask(row: dict[str, Any], attempt: int, problem: str | None) -> Annotation:
+        # Another attempt is another draw, or it would be the same answer again.
+        return as_annotation(annotator.reasoning(row, style=style, seed=seed + attempt - 1, problem=problem))
+
+    def check(row: dict[str, Any], annotation: Annotation) -> str | None:
+        return find_problem(row, annotation.text)
+
+    run = ask_about(rows, annotator, output, settings, ask, check, "reasoning", limits, only_estimate)
+    if run is None:
+        return None
+    written = [
+        {**row, "target": cot_target(run.accepted[row["id"]]["text"])} for row in rows if row["id"] in run.accepted
+    ]
+    failed = [row for row in rows if row["id"] not in run.accepted]
+    save_keeping_previous(written, output)
+    return RunSummary(output, len(written), len(failed), write_failed(output, failed, run.problems))
+
+
+def ask_about(
+    rows: Sequence[dict[str, Any]],
+    annotator: Annotator,
+    output: Path,
+    settings: dict[str, Any],
+    ask: Any,
+    check: Any,
+    task: str,
+    limits: RunLimits,
+    only_estimate: bool = False,
+) -> AnnotationRun | None:
+    """Open the journal, say what is left to do and do it; the run holds every answer, or is None after an estimate."""
+    worst = _worst_usage(annotator, rows, task)
+    with Journal(output, settings, sync_seconds=0.0 if annotator.metered else _FREE_SYNC_SECONDS) as journal:
+        progress: list[Progress] = []
+        run = AnnotationRun(
+            journal, ask, check, limits, worst=worst, on_step=lambda line: progress[0].step(line) if progress else None
+        )
+        todo = run.open_rows(rows)
+        if len(todo) < len(rows):
+            sys.stderr.write(f"{journal.path}: continued, {len(rows) - len(todo)} of {len(rows)} rows are through\n")
+        if isinstance(annotator, ChatAnnotator) and todo:
+            sys.stderr.write(_estimate(annotator, todo, task, limits) + "\n")
+        if only_estimate:
+            return None
+        progress.append(Progress(len(todo)))
+        run.run(todo)
+    return run
+
+
+def _worst_usage(annotator: Annotator, rows: Sequence[dict[str, Any]], task: str) -> Usage:
+    """The largest request, with the longest answer that is allowed."""
+    if not isinstance(annotator, ChatAnnotator):
+        return Usage()
+    largest = max((annotator.estimate(row, task).input_tokens for row in rows), default=0)
+    return Usage(largest, annotator.client.max_output_tokens)
+
+
+def _estimate(annotator: ChatAnnotator, rows: Sequence[dict[str, Any]], task: str, limits: RunLimits) -> str:
+    usage = sum((annotator.estimate(row, task) for row in rows), Usage())
+    longest = Usage(usage.input_tokens, annotator.client.max_output_tokens * len(rows))
+    return describe_estimate(len(rows), usage, longest, annotator.client.seconds_per_request, limits)
+
+
+def as_annotation(answer: Annotation | str) -> Annotation:
+    """What an annotator returned: text alone is an annotation with nothing else to say."""
+    return Annotation(answer) if isinstance(answer, str) else answer

@@ -1,57 +1,161 @@
 """Hard samples: what a model gets wrong on its own training data (AURORA, section 3.2)."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..data.collator import ClipLoader
+from ..evaluation.evaluate import Progress
 from ..inference import Answer, answer_rows
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class, normalize_class
 from ..training.rewards import iou_reward
+from .journal import Journal
+from .run_files import require_distinct_ids, rows_digest, save_keeping_previous
 
 MAX_IOU = 0.6
+_SYNC_SECONDS = 1.0
 
 
-def mine_hard_rows(
+@dataclass(frozen=True)
+class MinedAnswer:
+    """
+    What a model answered to a training row.
+
+    Args:
+        row (`dict`): the row with the model's answer as `target`.
+        iou (`float`): of its mask, mean over frames; 0 without `[SEG]`.
+        named_class (`str` or `None`): the class that it names, normalised.
+        class_correct (`bool`): whether that is the row's.
+    """
+
+    row: dict[str, Any]
+    iou: float
+    named_class: str | None
+    class_correct: bool
+
+    def is_hard(self, max_iou: float = MAX_IOU) -> bool:
+        """Whether mask **and** class are wrong."""
+        return not self.class_correct and self.iou < max_iou
+
+
+def mine_rows(
     model: AuroraModel,
     processor: AuroraProcessor,
     rows: Sequence[dict[str, Any]],
     *,
-    max_iou: float = MAX_IOU,
     batch_size: int = 16,
     max_new_tokens: int = 256,
-) -> Iterator[tuple[dict[str, Any], bool]]:
+) -> Iterator[MinedAnswer]:
     """
-    Let a model answer its training rows and find those whose mask **and** reasoning are wrong: IoU below 0.6, and
-    another class than the target's.
+    Let a model answer its training rows.
 
     Args:
         model, processor: from [`~aurora_trl.inference.load`].
         rows (`Sequence[dict]`): dataset rows with masks.
-        max_iou (`float`, *optional*, defaults to 0.6): the paper's.
         batch_size (`int`, *optional*, defaults to 16): rows per forward.
         max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
 
     Yields:
-        `tuple[dict, bool]`: each row with what the model wrote as `target`, and whether it is hard.
+        [`MinedAnswer`]: one per row, in order.
     """
     loader = ClipLoader(processor, cache_clips=2 * batch_size)
     answers = answer_rows(model, processor, rows, batch_size=batch_size, max_new_tokens=max_new_tokens, loader=loader)
     for answer in answers:
-        yield {**answer.row, "target": answer.completion}, is_hard(answer, loader, max_iou)
+        yield score_answer(answer, loader)
 
 
-def is_hard(answer: Answer, loader: ClipLoader, max_iou: float = MAX_IOU) -> bool:
-    """Whether mask and class of an answer are both wrong."""
-    if extract_class(answer.completion) == normalize_class(answer.row["class_name"]):
-        return False
+def mine_file(
+    model: AuroraModel,
+    processor: AuroraProcessor,
+    rows: Sequence[dict[str, Any]],
+    output: str | Path,
+    *,
+    checkpoint: str | Path,
+    max_iou: float = MAX_IOU,
+    batch_size: int = 16,
+    max_new_tokens: int = 256,
+) -> int:
+    """
+    Write the hard rows to a file, with what the model wrote as `target`. Every answer goes to a journal beside it, row
+    by row, with its IoU and class: cut short, the same call continues.
+
+    Args:
+        model, processor: from [`~aurora_trl.inference.load`].
+        rows (`Sequence[dict]`): dataset rows with masks and distinct ids.
+        output (`str` or `Path`): JSONL file.
+        checkpoint (`str` or `Path`): where the model is from; a run is not continued with another.
+        max_iou (`float`, *optional*, defaults to 0.6): the paper's.
+        batch_size (`int`, *optional*, defaults to 16): rows per forward.
+        max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
+
+    Returns:
+        `int`: the number of hard rows. With none, no output is written: there is nothing to correct.
+
+    Raises:
+        `DataError`: where the output is another run's.
+    """
+    rows = [dict(row) for row in rows]
+    require_distinct_ids(rows)
+    settings = {
+        "task": "mining",
+        "checkpoint": checkpoint_digest(checkpoint),
+        "rows": rows_digest(rows),
+        "max_iou": max_iou,
+        "max_new_tokens": max_new_tokens,
+    }
+    with Journal(output, settings, sync_seconds=_SYNC_SECONDS) as journal:
+        through = {record["id"]: record for record in journal.records}
+        todo = [row for row in rows if row["id"] not in through]
+        progress, hard = Progress(len(todo)), sum(record["hard"] for record in journal.records)
+        for answer in mine_rows(model, processor, todo, batch_size=batch_size, max_new_tokens=max_new_tokens):
+            record = {
+                "id": answer.row["id"],
+                "completion": answer.row["target"],
+                "iou": round(answer.iou, 6),
+                "named_class": answer.named_class,
+                "class_name": answer.row["class_name"],
+                "class_correct": answer.class_correct,
+                "hard": answer.is_hard(max_iou),
+            }
+            journal.append(record)
+            through[record["id"]] = record
+            hard += record["hard"]
+            progress.step(f"{hard} hard")
+    hard_rows = [{**row, "target": through[row["id"]]["completion"]} for row in rows if through[row["id"]]["hard"]]
+    if hard_rows:
+        save_keeping_previous(hard_rows, output)
+    return len(hard_rows)
+
+
+def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
+    """IoU and class of an answer."""
     logits = answer.mask_logits
     if logits is not None:
         # Into the geometry of the target: the decoder's square, which the frame fills from the top left.
-        side = max(logits.shape[-2:])
-        logits = _pad_square(logits, side)
-    return iou_reward([None], [answer.completion], [logits], [loader.masks(answer.row)])[0] < max_iou
+        logits = _pad_square(logits, max(logits.shape[-2:]))
+    iou = iou_reward([None], [answer.completion], [logits], [loader.masks(answer.row)])[0]
+    named = extract_class(answer.completion)
+    correct = named == normalize_class(answer.row["class_name"])
+    return MinedAnswer({**answer.row, "target": answer.completion}, iou, named, correct)
+
+
+def checkpoint_digest(checkpoint: str | Path) -> str:
+    """Changes with a checkpoint's weights and settings; the name itself for one that is not a folder here."""
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        return str(checkpoint)
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".bin"):
+            # Reading billions of weights would take minutes; a phase that is trained again writes its files again.
+            digest.update(f"{path.name}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}\0".encode())
+        elif path.suffix in (".json", ".jinja") and path.name != "trainer_state.json":
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _pad_square(logits: Any, side: int) -> Any:

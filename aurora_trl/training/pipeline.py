@@ -294,11 +294,13 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     """Run one step, keep what an earlier run with other settings left, record the outcome."""
     record = pipeline.record(step)
     record.parent.mkdir(parents=True, exist_ok=True)
-    if step.makes.exists() and (pipeline.state(step) == "new" or step.config is None):
-        previous = step.makes.with_name(step.makes.name + ".previous")
-        if previous.exists():
-            shutil.rmtree(previous) if previous.is_dir() else previous.unlink()
-        step.makes.rename(previous)
+    is_new = pipeline.state(step) == "new"
+    if step.makes.exists() and (is_new or step.config is None):
+        _keep_as_previous(step.makes)
+    if is_new:
+        # A data step that was cut short continues from what it left beside its output, but not with other settings.
+        for path in _beside(step.makes):
+            _keep_as_previous(path)
     state = {"fingerprint": pipeline.fingerprint(step), "finished": False, "seconds": None}
     _write_record(record, state)
     started = time.time()
@@ -309,6 +311,20 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
         reason = f"ended with exit code {code}" if code else f"did not make {step.makes}"
         raise DataError(f"step `{step.name}` {reason}; mend it and run the same command again: it continues here")
     _write_record(record, {**state, "finished": True, "seconds": round(time.time() - started, 1)})
+
+
+def _beside(makes: Path) -> list[Path]:
+    """What a data step leaves beside its JSONL file: `cot.journal.jsonl`, `reflective.report.json`."""
+    if makes.suffix != ".jsonl":
+        return []
+    return [path for path in makes.parent.glob(f"{makes.stem}.*.json*") if path.suffix in (".json", ".jsonl")]
+
+
+def _keep_as_previous(path: Path) -> None:
+    previous = path.with_name(path.name + ".previous")
+    if previous.exists():
+        shutil.rmtree(previous) if previous.is_dir() else previous.unlink()
+    path.rename(previous)
 
 
 def _write_record(record: Path, content: dict[str, Any]) -> None:

@@ -142,7 +142,8 @@ class _Checker:
             self._check_exists("`teacher_model_name_or_path`", teacher, is_model=True)
         for key in ("dataset_path", "eval_dataset_path"):
             if getattr(recipe, key) is not None:
-                self._check_exists(f"`{key}`", getattr(recipe, key), is_model=False)
+                remote = recipe.dataset_format == "parquet"  # may name a repository on the Hub
+                self._check_exists(f"`{key}`", getattr(recipe, key), is_model=remote)
         rows = self._check_rows(recipe)
         self._estimate(recipe, lora, config, rows, accelerate)
 
@@ -165,7 +166,12 @@ class _Checker:
         if self._makers(recipe.dataset_path) or not Path(recipe.dataset_path).exists():
             return []
         try:
-            dataset = load_rows(recipe.dataset_path, recipe.train_split)
+            dataset = load_rows(
+                recipe.dataset_path,
+                recipe.train_split,
+                dataset_format=recipe.dataset_format,
+                subset=recipe.dataset_subset,
+            )
         except DataError as error:
             self.plan.problems.append(str(error))
             return []

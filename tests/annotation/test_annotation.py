@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from aurora_trl.annotation import annotate_rows, build_reflective_rows, correct_rows, get_annotator, mine_hard_rows
-from aurora_trl.annotation.mining import is_hard
+from aurora_trl.annotation import annotate_rows, build_reflective_rows, correct_rows, get_annotator, mine_rows
+from aurora_trl.annotation.mining import score_answer
 from aurora_trl.data import DataError
 from aurora_trl.data.collator import ClipLoader
 from aurora_trl.inference import Answer
@@ -23,7 +23,7 @@ def test_chains_of_thought(rows, annotator):
 
 
 def test_get_annotator(world, tmp_path):
-    assert get_annotator(f"synthetic:{world}").root == world
+    assert get_annotator(f"synthetic:{world}").world.root == world
     for spec in ("gpt", "synthetic:", ""):
         with pytest.raises(DataError, match="unknown annotator"):
             get_annotator(spec)
@@ -40,7 +40,7 @@ def test_hard_is_wrong_in_mask_and_class(cot_rows, processor):
     right = f"So the target is the {row['class_name']}. It is [SEG]."
     wrong = "So the target is the submarine. It is [SEG]."
     verdicts = {
-        (name, text): is_hard(Answer(row, text, mask, 5), loader)
+        (name, text): score_answer(Answer(row, text, mask, 5), loader).is_hard()
         for name, mask in {"good": good, "bad": bad, "none": None}.items()
         for text in (right, wrong)
     }
@@ -56,9 +56,9 @@ def test_hard_is_wrong_in_mask_and_class(cot_rows, processor):
 
 def test_mined_corrected_and_mixed(model, cot_rows, processor, annotator):
     rows = [row for row in cot_rows if not row["is_null"]][:6]
-    mined = list(mine_hard_rows(model, processor, rows, batch_size=4, max_new_tokens=10))
-    assert [row["id"] for row, _ in mined] == [row["id"] for row in rows]
-    hard = [row for row, is_hard_row in mined if is_hard_row]
+    mined = list(mine_rows(model, processor, rows, batch_size=4, max_new_tokens=10))
+    assert [answer.row["id"] for answer in mined] == [row["id"] for row in rows]
+    hard = [answer.row for answer in mined if answer.is_hard()]
     assert len(hard) == 6  # a random model names no class and draws nothing
     assert hard[0]["target"] != rows[0]["target"]
     pairs = list(correct_rows(hard, annotator))

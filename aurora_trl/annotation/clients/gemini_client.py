@@ -1,0 +1,140 @@
+"""Gemini, through the `google-genai` package."""
+
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ...data.schema import DataError
+from ..parts import Part, Picture
+from .base import Rejected, Reply, Transient, Unusable, Usage, check_base_url, hide_key, read_key, retry_after_seconds
+
+KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+
+
+class GeminiClient:
+    """
+    A Gemini model.
+
+    Args:
+        model (`str`): its name, such as `gemini-2.5-pro` (the paper's for corrections).
+        base_url (`str`, *optional*): another endpoint of the same protocol.
+        key_variable (`str`, *optional*): environment variable with the key; `GEMINI_API_KEY` or `GOOGLE_API_KEY` by
+            default.
+        temperature (`float`, *optional*): of the sampling; the server's by default.
+        max_output_tokens (`int`, *optional*, defaults to 8192): longest answer, with the model's own thoughts.
+        timeout_seconds (`float`, *optional*, defaults to 120.0): an answer that takes longer is asked for again.
+
+    Raises:
+        `DataError`: where the package or the key is missing, or the URL holds one.
+    """
+
+    picture_tokens = 258.0
+    sound_tokens_per_second = 32.0
+    seconds_per_request = 15.0
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        key_variable: str | None = None,
+        temperature: float | None = None,
+        max_output_tokens: int = 8192,
+        timeout_seconds: float = 120.0,
+    ):
+        try:
+            from google import genai
+            from google.genai import errors, types
+        except ImportError:
+            raise DataError("a Gemini annotator needs `pip install aurora-trl[annotate]`") from None
+        found = next((name for name in KEY_VARIABLES if os.environ.get(name)), KEY_VARIABLES[0])
+        self._key = read_key(key_variable or found)
+        self._errors, self._types = errors, types
+        self._client = genai.Client(
+            api_key=self._key,
+            vertexai=False,
+            http_options=types.HttpOptions(
+                base_url=check_base_url(base_url) if base_url else None,
+                timeout=int(timeout_seconds * 1000),
+                # Retries are the run's: it knows how many answers it waits for and what the others were told.
+                retry_options=types.HttpRetryOptions(attempts=1),
+            ),
+        )
+        self.model, self.temperature, self.max_output_tokens = model, temperature, max_output_tokens
+        self.settings: dict[str, Any] = {
+            "annotator": f"gemini:{model}",
+            "base_url": base_url,
+            "temperature": temperature,
+            "max_output_tokens": max_output_tokens,
+        }
+
+    def complete(self, parts: Sequence[Part], *, seed: int, request_id: str) -> Reply:
+        """See [`Client`]; the service takes no request id."""
+        from pydantic import ValidationError
+
+        try:
+            response = self._client.models.generate_content(
+                model=self.model,
+                contents=[self._content(part) for part in parts],
+                config=self._types.GenerateContentConfig(
+                    temperature=self.temperature, max_output_tokens=self.max_output_tokens, seed=seed
+                ),
+            )
+        except self._errors.APIError as error:
+            raise self._status_error(error) from None
+        except _transport_errors() as error:
+            raise Transient(f"{type(error).__name__}: {hide_key(error, self._key)}") from None
+        except (ValidationError, json.JSONDecodeError, self._errors.UnknownApiResponseError) as error:
+            raise Unusable(f"the server's answer can not be read: {hide_key(error, self._key)}") from None
+        return self._read(response)
+
+    def _content(self, part: Part) -> Any:
+        if isinstance(part, str):
+            return self._types.Part.from_text(text=part)
+        if isinstance(part, Picture):
+            return self._types.Part.from_bytes(data=part.jpeg, mime_type="image/jpeg")
+        return self._types.Part.from_bytes(data=part.wav, mime_type="audio/wav")
+
+    def _status_error(self, error: Any) -> Exception:
+        message = hide_key(error, self._key)
+        if error.code in (408, 429) or error.code >= 500:
+            headers = getattr(error.response, "headers", None) or {}
+            return Transient(message, retry_after_seconds(headers) or _retry_delay(error.details))
+        # A wrong key is a 400 here.
+        if error.code in (401, 403, 404) or "API_KEY_INVALID" in message:
+            return DataError(f"gemini:{self.model}: {message}")
+        return Rejected(message)
+
+    @staticmethod
+    def _read(response: Any) -> Reply:
+        counted = response.usage_metadata
+        written = (counted.candidates_token_count or 0) + (counted.thoughts_token_count or 0) if counted else 0
+        usage = Usage(counted.prompt_token_count or 0 if counted else 0, written)
+        if not response.candidates:
+            blocked = getattr(response.prompt_feedback, "block_reason", None)
+            raise Unusable(f"the request was blocked: {blocked}" if blocked else "it holds no candidate", usage)
+        reason = response.candidates[0].finish_reason
+        reason = getattr(reason, "name", reason)
+        text = response.text or ""
+        if reason not in (None, "STOP", "FINISH_REASON_UNSPECIFIED") or not text.strip():
+            raise Unusable(f"it ended with {reason} after {usage.output_tokens} tokens", usage, text)
+        return Reply(text, usage)
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """The package sends through whichever of these two is installed, and lets their errors through."""
+    names = [name for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
+    return tuple(importlib.import_module(name).TransportError for name in names)
+
+
+def _retry_delay(details: Any) -> float | None:
+    """`retryDelay` of the error's body, such as `"17s"`."""
+    body = details.get("error", details) if isinstance(details, dict) else {}
+    for entry in body.get("details") or []:
+        value = str(entry.get("retryDelay", "")) if isinstance(entry, dict) else ""
+        if value.endswith("s") and value[:-1].replace(".", "", 1).isdigit():
+            return float(value[:-1])
+    return None

@@ -1,0 +1,115 @@
+"""What a long run has got so far, on disk before anything else happens with it."""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from ..data.schema import DataError
+
+
+def beside(output: str | Path, what: str, suffix: str = ".jsonl") -> Path:
+    """The file that stands beside an output: `cot.jsonl` and `failed` give `cot.failed.jsonl`."""
+    output = Path(output)
+    return output.with_name(f"{output.stem}.{what}{suffix}")
+
+
+class Journal:
+    """
+    An append-only JSONL file: the run's settings in its first line, then one record per answer.
+
+    Opening one that exists continues it where its settings are the same. A last line that was cut short by a crash is
+    taken off. One process at a time may hold it.
+
+    Args:
+        output (`str` or `Path`): the run's output; the journal stands beside it, as `<stem>.journal.jsonl`.
+        settings (`dict`): what decides the answers; JSON values, no secrets.
+        sync_seconds (`float`, *optional*, defaults to 0.0): how long a record may wait for the disk. 0 where an answer
+            costs money or minutes. A killed process loses nothing in any case, only a machine that fails.
+
+    Raises:
+        `DataError`: where the output belongs to no journal, the journal to other settings, or another process holds
+            it.
+    """
+
+    def __init__(self, output: str | Path, settings: dict[str, Any], *, sync_seconds: float = 0.0):
+        self.output, self.path = Path(output), beside(output, "journal")
+        self._settings, self._sync_seconds = json.loads(json.dumps(settings)), sync_seconds
+        self._lock, self._synced = Lock(), time.monotonic()
+        if self.output.exists() and not self.path.exists():
+            raise DataError(f"{output}: exists already, and not from a run of this command; name another --output")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+b")  # noqa: SIM115  (it lives as long as the journal)
+        try:
+            self.records = self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> list[dict[str, Any]]:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{self.path}: another process is writing it; wait for that run") from None
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
+        lines = whole.splitlines()
+        if not lines:
+            self._write({"settings": self._settings})
+            return []
+        records = [self._parse(number, line) for number, line in enumerate(lines, 1)]
+        self._check_settings(records[0].get("settings"))
+        return records[1:]
+
+    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}, line {number}: not valid JSON: {error}; restore or remove the file"
+            ) from None
+        if not isinstance(record, dict):
+            raise DataError(f"{self.path}, line {number}: not a record of a run; restore or remove the file")
+        return record
+
+    def _check_settings(self, found: Any) -> None:
+        if not isinstance(found, dict):
+            raise DataError(f"{self.path}: its first line holds no settings; name another --output")
+        for key in [*self._settings, *(key for key in found if key not in self._settings)]:
+            before, now = found.get(key), self._settings.get(key)
+            if before != now:
+                raise DataError(
+                    f"{self.output}: belongs to a run with `{key}` {before!r}, now it is {now!r}; name another "
+                    f"--output, or move {self.path.name} and what stands beside it away"
+                )
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write a record; it is safe when this returns. May be called from any thread."""
+        with self._lock:
+            self._write(record)
+            self.records.append(record)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+        if time.monotonic() - self._synced >= self._sync_seconds:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Bring everything to the disk and let others have the file."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,131 @@
+"""Corrections through a chat annotator and through the world's truth, and what is reported of them."""
+
+import json
+
+import pytest
+from annotation_servers import Action, serve
+
+from aurora_trl.annotation import RunLimits, WorldAnnotator, correct_file, get_annotator
+from aurora_trl.annotation.failures import world_failure_kind
+from aurora_trl.annotation.instructions import FAILURE_KINDS
+from aurora_trl.cli import main
+from aurora_trl.data import load_json, save_json
+from aurora_trl.prompts import REFLECTION_TRIGGERS, display_class, extract_class, normalize_class
+
+
+@pytest.fixture
+def hard_rows(rows):
+    """Five rows with references of their own, whose text names a thing that is nowhere."""
+    chosen = {}
+    for row in rows:
+        if not row["is_null"]:
+            chosen.setdefault(row["reference"], row)
+    text = "I see a boat beside a tree and I hear it. So the target is the boat. It is [SEG]."
+    return [{**row, "target": text} for row in list(chosen.values())[:5]]
+
+
+def test_a_chat_annotator_corrects(hard_rows, tmp_path):
+    """One is right, one has no kind at first, one is left as it was until attempts run out."""
+    right, no_kind, stubborn = (row["reference"] for row in hard_rows[:3])
+
+    def behave(request, number):
+        ending = request.good_answer.split(". ")[-1]
+        text = f"I see a boat beside a tree and I hear it. {ending}"
+        kind = "unclear" if request.reference == no_kind and "could not be used" not in request.prompt else "temporal"
+        if request.reference == right:
+            return Action("VERDICT: right")
+        if request.reference == stubborn:
+            text = "I see a boat beside a tree and I hear it. So the target is the [[boat]]."
+        return Action(f"VERDICT: wrong\nKIND: {kind}\nMARKED: I see [[a boat]].\nCORRECTED: {text}")
+
+    output = tmp_path / "reflective.jsonl"
+    with serve(behave) as server:
+        annotator = get_annotator("openai:m", base_url=f"{server.url}/v1")
+        result = correct_file(hard_rows, annotator, output, limits=RunLimits(max_attempts=2))
+        assert len(server.requests) == 7
+        assert {len(request.pictures) for request in server.requests} == {10}
+        assert {len(request.sounds) for request in server.requests} == {1}
+        assert "Student: I see a boat beside a tree and I hear it. So the target is the boat.\n" in (
+            server.requests[0].prompt
+        )
+        again = correct_file(hard_rows, annotator, output, limits=RunLimits(max_attempts=2))
+        assert len(server.requests) == 7
+    assert again == result
+    assert [wrong["id"] for wrong, _ in result.pairs] == [hard_rows[i]["id"] for i in (1, 3, 4)]
+    for wrong, corrected in result.pairs:
+        assert wrong["target"] == hard_rows[0]["target"]
+        assert extract_class(corrected["target"]) == normalize_class(wrong["class_name"])
+    assert (result.right, result.failed) == (1, 1)
+    failed = json.loads(result.failed_path.read_text())
+    assert failed["id"] == hard_rows[2]["id"]
+    assert failed["attempts"][0]["problem"] == "it calls the text wrong and changes nothing"
+    report = json.loads(result.report_path.read_text())
+    assert report["kinds"]["temporal"] == {"count": 3, "share": 1.0}
+    assert set(report["kinds"]) == set(FAILURE_KINDS)
+    words = [len(display_class(hard_rows[i]["class_name"]).split()) for i in (1, 3, 4)]
+    assert [row["edited_words"] for row in report["rows"]] == words  # the class alone was replaced
+
+
+def test_the_command_mixes_and_reports(hard_rows, cot_rows, world, tmp_path, capsys):
+    hard, plain = save_json(hard_rows, tmp_path / "hard.jsonl"), save_json(cot_rows, tmp_path / "cot.jsonl")
+    output, corrected = tmp_path / "reflective.jsonl", tmp_path / "corrected.jsonl"
+    command = ["correct", str(hard), "--annotator", f"synthetic:{world}", "--plain", str(plain), "--seed", "3"]
+    command += ["--corrected", str(corrected), "--output", str(output)]
+    assert main(command) == 0
+    rows = load_json(output)
+    reflective = [row for row in rows if row["id"].endswith("#reflective")]
+    assert (len(reflective), len(rows)) == (5, 5 + round(5 * 3500 / 1505))
+    assert load_json(corrected)["id"] == [row["id"] for row in hard_rows]
+    for row in reflective:
+        assert sum(trigger in row["target"] for trigger in REFLECTION_TRIGGERS) == 1
+    out = capsys.readouterr().out
+    assert "0 were right after all; failures by kind: " in out
+    before = output.read_bytes()
+    assert main([*command, "--plain-per-reflective", "1"]) == 0  # nothing is asked; the mix is another
+    assert len(load_json(output)) == 10
+    assert (tmp_path / "reflective.jsonl.previous").read_bytes() == before
+    assert main([*command[:-1], str(hard)]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_the_world_knows_what_is_right_and_what_went_wrong(rows, world):
+    annotator = WorldAnnotator(world)
+    by_rule = {}
+    for row in rows:
+        facts = annotator.world.facts(row)
+        if facts.target is not None and any(o.sound for o in facts.objects):
+            by_rule.setdefault(facts.reference.rule, (row, facts))
+    kinds = {}
+
+    def kind(rule, sentences):
+        row, facts = by_rule[rule]
+        text = " ".join(sentences(facts))
+        assert world_failure_kind(facts, annotator.world.judge(row, text), text) == annotator.correct(row, text).kind
+        return annotator.correct(row, text).kind
+
+    def true(facts, name):
+        return facts.sentences(name, "flexible")[0]
+
+    other = "So the target is the submarine."
+    for rule in by_rule:
+        row, facts = by_rule[rule]
+        assert annotator.correct(row, annotator.world.reasoning(row)).right
+        kinds[rule] = kind(rule, lambda facts: [true(facts, "seen"), true(facts, "heard"), other])
+    assert set(kinds.values()) == {"contradiction"}
+    hearing = next(rule for rule, (_, facts) in by_rule.items() if facts.reference.kind == "hearing")
+    assert kind(hearing, lambda facts: [true(facts, "seen"), other]) == "general_knowledge"
+    assert kind(hearing, lambda facts: ["I hear nothing.", other]) == "audio_perception"
+    assert kind(hearing, lambda facts: ["I see a submarine in the middle.", other]) == "visual_misidentification"
+
+    def moved(facts):
+        text = true(facts, "seen")
+        for place, elsewhere in (("on the left", "in the middle"), ("on the right", "in the middle")):
+            text = text.replace(place, elsewhere)
+        return [text if text != true(facts, "seen") else text.replace("in the middle", "on the left"), other]
+
+    assert kind(hearing, moved) == "spatial_referential"
+    colour = by_rule.get("colour")
+    if colour is not None:
+        named = colour[1].target.colour
+        wrong = "green" if named != "green" else "red"
+        assert kind("colour", lambda facts: [true(facts, "seen").replace(named, wrong), other]) == "entity_attribute"

@@ -1,0 +1,144 @@
+"""A run that is killed, cut or asked for again: it continues, and leaves another's files alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from annotation_servers import Action, answer_well, serve
+
+from aurora_trl.annotation import WorldAnnotator, annotate_file
+from aurora_trl.annotation.journal import Journal, beside
+from aurora_trl.annotation.mining import mine_file
+from aurora_trl.cli import main
+from aurora_trl.data import DataError, load_json, save_json
+
+ANSWERED_BEFORE_THE_KILL = 7
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_nothing_is_lost_or_asked_twice(rows, tmp_path):
+    """`kill -9` while two requests are under way: these two are asked again, no other is."""
+    asked_about = [{**row, "reference": f"{row['reference']} {i}"} for i, row in enumerate(rows.select(range(12)))]
+    data, output = save_json(asked_about, tmp_path / "rows.jsonl"), tmp_path / "cot.jsonl"
+    journal = beside(output, "journal")
+
+    def behave(request, number):
+        return answer_well(request, number) if number < ANSWERED_BEFORE_THE_KILL else Action(hang=True)
+
+    with serve(behave) as server:
+        command = [sys.executable, "-m", "aurora_trl.cli", "annotate", str(data), "--annotator", "openai:m"]
+        command += ["--base-url", f"{server.url}/v1", "--concurrency", "2", "--output", str(output)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 100
+        while len(server.references()) < ANSWERED_BEFORE_THE_KILL + 2 or len(_records(journal)) < 7:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        first = server.references()
+        with open(journal, "ab") as file:
+            file.write(b'{"id": "synth_000')  # as a machine that loses power leaves it
+        server.behave = answer_well
+        assert main([*command[3:], "--max-attempts", "5"]) == 0
+        second = server.references()[len(first) :]
+    assert len(first) == 9
+    answered = {row["reference"] for row in asked_about} - set(second)
+    assert len(answered) == ANSWERED_BEFORE_THE_KILL
+    assert len(second) == len(set(second)) == 5
+    assert set(first[7:]) <= set(second)
+    assert load_json(output)["id"] == [row["id"] for row in asked_about]
+
+
+def _records(journal):
+    return [json.loads(line) for line in journal.read_text().splitlines()[1:]] if journal.exists() else []
+
+
+def test_a_finished_run_is_left_as_it_is(rows, world, tmp_path, capsys):
+    output = tmp_path / "cot.jsonl"
+    annotator = WorldAnnotator(world)
+    annotate_file(rows, annotator, output)
+    before = output.read_bytes(), os.stat(output).st_mtime_ns
+    annotate_file(rows, annotator, output)
+    assert (output.read_bytes(), os.stat(output).st_mtime_ns) == before
+    output.write_text("mine\n")  # somebody's edit is kept when the rows are written again
+    annotate_file(rows, annotator, output)
+    assert output.read_bytes() == before[0]
+    assert (tmp_path / "cot.jsonl.previous").read_text() == "mine\n"
+
+
+def test_other_settings_or_files_are_refused(rows, world, tmp_path):
+    output = tmp_path / "cot.jsonl"
+    annotator = WorldAnnotator(world)
+    annotate_file(rows, annotator, output, seed=1)
+    before = output.read_bytes()
+    for changed, key in ({"seed": 2}, "`seed` 1, now it is 2"), ({"seed": 1, "style": "fixed"}, "`style` 'flexible'"):
+        with pytest.raises(DataError, match=key):
+            annotate_file(rows, annotator, output, **changed)
+    with pytest.raises(DataError, match="`rows`"):
+        annotate_file(rows.select(range(3)), annotator, output, seed=1)
+    assert output.read_bytes() == before
+    other = tmp_path / "precious.jsonl"
+    other.write_text("precious")
+    with pytest.raises(DataError, match="exists already"):
+        annotate_file(rows, annotator, other)
+    assert other.read_text() == "precious"
+    assert not beside(other, "journal").exists()
+    with pytest.raises(DataError, match="occurs more than once"):
+        annotate_file([rows[0], rows[0]], annotator, tmp_path / "twice.jsonl")
+
+
+def test_a_journal_that_is_cut_held_or_broken(tmp_path):
+    output, settings = tmp_path / "a.jsonl", {"seed": 1}
+    with Journal(output, settings) as journal:
+        journal.append({"id": "1"})
+        journal.append({"id": "ü"})
+        with pytest.raises(DataError, match="another process"):
+            Journal(output, settings)
+    path = beside(output, "journal")
+    whole = path.read_bytes()
+    for length in range(len(whole) - len(b'{"id": "2"}\n'), len(whole)):
+        path.write_bytes(whole[:length])
+        with Journal(output, settings) as journal:
+            assert [record["id"] for record in journal.records] == ["1"]
+            journal.append({"id": "3"})
+        with Journal(output, settings) as journal:
+            assert [record["id"] for record in journal.records] == ["1", "3"]
+    path.write_bytes(whole.replace(b'"1"}', b'"1"'))
+    with pytest.raises(DataError, match="line 2: not valid JSON"):
+        Journal(output, settings)
+    path.write_bytes(b'{"id": "1"}\n')
+    with pytest.raises(DataError, match="no settings"):
+        Journal(output, settings)
+    path.write_bytes(b"")
+    with Journal(output, settings) as journal:
+        assert journal.records == []
+
+
+def test_mining_continues_where_it_was_cut(model, processor, checkpoint, cot_rows, tmp_path):
+    rows = [row for row in cot_rows if not row["is_null"]][:5]
+    output, options = tmp_path / "hard.jsonl", {"checkpoint": checkpoint, "batch_size": 2, "max_new_tokens": 10}
+    assert mine_file(model, processor, rows, output, **options) == 5  # random weights name no class
+    journal = beside(output, "journal")
+    whole, records = output.read_bytes(), _records(journal)
+    assert [record["id"] for record in records] == [row["id"] for row in rows]
+    for record, row in zip(records, rows, strict=True):
+        assert (record["class_correct"], record["hard"], record["class_name"]) == (False, True, row["class_name"])
+        assert 0 <= record["iou"] < 0.6
+    # Three answers and half of the fourth: only the last two are asked again.
+    lines = journal.read_bytes().splitlines(keepends=True)
+    marked = lines[1].replace(b'"hard": true', b'"hard": false')
+    journal.write_bytes(lines[0] + marked + b"".join(lines[2:4]) + lines[4][:20])
+    output.unlink()
+    assert mine_file(model, processor, rows, output, **options) == 4
+    assert [row["id"] for row in load_json(output)] == [row["id"] for row in rows[1:]]
+    assert whole.endswith(output.read_bytes())
+    with pytest.raises(DataError, match="`max_new_tokens` 10, now it is 11"):
+        mine_file(model, processor, rows, output, **{**options, "max_new_tokens": 11})
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DataError, match="`checkpoint`"):
+        mine_file(model, processor, rows, output, **{**options, "checkpoint": tmp_path / "other"})
