@@ -88,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--mask-image-size", type=int, help="side of SAM's input in pixels (default: as published)")
     command.add_argument("--num-frames", type=int, default=10, help="frames of a clip (default: 10)")
     command.add_argument("--audio-seconds", type=float, help="cut or pad sound to this (default: as published)")
+    command.add_argument("--video-max-pixels", type=int, help="of a frame, for Qwen (default: as published)")
     command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")
     command.add_argument("--seed", type=int, default=0, help="of the projector's weights (default: 0)")
 
@@ -208,7 +209,8 @@ def _init(arguments: argparse.Namespace) -> None:
 
     output = Path(arguments.output)
     _require_new(output)
-    settings = {} if arguments.audio_seconds is None else {"audio_seconds": arguments.audio_seconds}
+    names = ("audio_seconds", "video_max_pixels")
+    settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     set_seed(arguments.seed)
     model, processor = load_published(
         arguments.policy,

@@ -1,4 +1,4 @@
-"""The published recipe's YAMLs, phase by phase with small overrides on the tiny policy, as adapters on adapters."""
+"""The published recipes' YAMLs, phase by phase with small overrides on a tiny policy, as adapters on adapters."""
 
 import importlib
 import json
@@ -26,50 +26,51 @@ SMALL = (
 )
 
 
-def run_phase(phase: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+def run_phase(policy: str, phase: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
     script = "grpo" if phase == "grpo" else "sft"
     monkeypatch.syspath_prepend(str(RECIPES))
-    config = str(RECIPES / "videollama2" / f"{phase}.yaml")
+    config = str(RECIPES / policy / f"{phase}.yaml")
     monkeypatch.setattr(sys, "argv", [f"{script}.py", "--config", config, *SMALL.split(), *flags])
     importlib.import_module(script).main()
 
 
 @pytest.mark.slow
-def test_the_four_phases_as_adapters(checkpoint, world, cot_rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize("policy", ["videollama2", "qwen_omni"])
+def test_the_four_phases_as_adapters(policy, checkpoint, qwen_checkpoints, world, cot_rows, tmp_path, monkeypatch):
     """In bf16, as the YAMLs say; cut and resumed in the middle; merged at the end."""
     monkeypatch.chdir(tmp_path)
-    root = tmp_path / "outputs" / "videollama2"
-    shutil.copytree(checkpoint, root / "base")
+    root = tmp_path / "outputs" / policy
+    shutil.copytree(checkpoint if policy == "videollama2" else qwen_checkpoints[True], root / "base")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "refavs").symlink_to(world)
     for name in ("cot", "reflective"):
         save_json(cot_rows, root / f"{name}.jsonl")
 
-    run_phase("teacher", monkeypatch)
-    run_phase("sft", monkeypatch)
+    run_phase(policy, "teacher", monkeypatch)
+    run_phase(policy, "sft", monkeypatch)
     last = json.loads((root / "sft" / "trainer_state.json").read_text())
     assert last["global_step"] == 2
     shutil.rmtree(root / "sft" / "checkpoint-2")
-    run_phase("sft", monkeypatch, "--max_steps", "3")  # `resume_from_checkpoint: "true"`: from step 1
-    run_phase("reflective", monkeypatch)
-    run_phase("grpo", monkeypatch, "--max_completion_length", "8")
+    run_phase(policy, "sft", monkeypatch, "--max_steps", "3")  # `resume_from_checkpoint: "true"`: from step 1
+    run_phase(policy, "reflective", monkeypatch)
+    run_phase(policy, "grpo", monkeypatch, "--max_completion_length", "8")
 
     for phase, base in (("teacher", "base"), ("sft", "base"), ("reflective", "sft"), ("grpo", "reflective")):
         record = json.loads((root / phase / "aurora_adapter.json").read_text())
-        assert record["base_model_name_or_path"] == f"outputs/videollama2/{base}"
+        assert record["base_model_name_or_path"] == f"outputs/{policy}/{base}"
         assert not (root / phase / "model.safetensors").exists()
         assert "* Steps: " in (root / phase / "README.md").read_text()
     decoder = "mask_decoder.mask_decoder.transformer.layers.0.self_attn.q_proj.weight"
-    weights = {phase: load_weights(f"outputs/videollama2/{phase}") for phase in ("teacher", "sft", "reflective")}
+    weights = {phase: load_weights(f"outputs/{policy}/{phase}") for phase in ("teacher", "sft", "reflective")}
     assert torch.equal(weights["teacher"][decoder], weights["sft"][decoder])  # taken over, and frozen
     assert not torch.equal(weights["sft"][decoder], weights["reflective"][decoder])
 
-    assert main(["merge", "outputs/videollama2/grpo", "--output", "merged"]) == 0
+    assert main(["merge", f"outputs/{policy}/grpo", "--output", "merged"]) == 0
     row = cot_rows[0]
     clip = {"frames": row["frames"], "audio": row["audio"], "max_new_tokens": 8}
     merged = AuroraPipeline.from_pretrained("merged")(row["reference"], **clip)
-    adapter = AuroraPipeline.from_pretrained("outputs/videollama2/grpo")(row["reference"], **clip)
-    unmerged = load_adapter("outputs/videollama2/grpo").get_base_model()
+    adapter = AuroraPipeline.from_pretrained(f"outputs/{policy}/grpo")(row["reference"], **clip)
+    unmerged = load_adapter(f"outputs/{policy}/grpo").get_base_model()
     processor = AuroraPipeline.from_pretrained("merged").processor
     plain = AuroraPipeline(unmerged, processor)(row["reference"], **clip)
     for other in (adapter, plain):

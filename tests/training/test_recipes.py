@@ -17,9 +17,12 @@ from aurora_trl.training.pipeline import load_pipeline
 
 RECIPES = REPOSITORY / "recipes"
 TINY = sorted(path for path in (RECIPES / "tiny").glob("*.yaml") if path.name != "pipeline.yaml")
-PUBLISHED = [RECIPES / "videollama2" / f"{phase}.yaml" for phase in ("teacher", "sft", "reflective", "grpo")]
+POLICIES = ("videollama2", "qwen_omni")
+PUBLISHED = [
+    RECIPES / policy / f"{phase}.yaml" for policy in POLICIES for phase in ("teacher", "sft", "reflective", "grpo")
+]
 PHASES = [*TINY, *PUBLISHED]
-PIPELINES = [RECIPES / "tiny" / "pipeline.yaml", RECIPES / "videollama2" / "pipeline.yaml"]
+PIPELINES = [RECIPES / name / "pipeline.yaml" for name in ("tiny", *POLICIES)]
 
 
 def config_class(path: Path) -> type:
