@@ -7,7 +7,10 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .training.pipeline import Pipeline
 
 from .cli_annotation import add_annotation_commands
 
@@ -86,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--num-frames", type=int, default=10, help="frames of a clip (default: 10)")
     command.add_argument("--audio-seconds", type=float, help="cut and pad sound to this (default: as published)")
     command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
+    command.add_argument("--video-max-pixels", type=int, help="of a frame, for Qwen (default: as published)")
     command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")
     command.add_argument("--seed", type=int, default=0, help="of the projector's weights (default: 0)")
 
@@ -96,9 +100,10 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("pipeline", metavar="PIPELINE.yaml")
     command.add_argument("--output_dir", "--output-dir", help="in place of the YAML's")
     command.add_argument("--seed", type=int, help="in place of the YAML's")
+    command.add_argument("--num_processes", "--num-processes", type=int, help="GPUs of each training step")
     command.add_argument("--only", metavar="STEP", help="run this step alone")
     command.add_argument("--before", metavar="STEP", help="run what this step needs, not the step itself")
-    command.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    command.add_argument("--dry-run", action="store_true", help="check files, configs and memory; run nothing")
 
     command = add(
         "evaluate",
@@ -139,6 +144,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtype", choices=["float32", "bfloat16"], help="of the merged weights (default: the base's)"
     )
     command.add_argument("--max-shard-size", default="5GB", help="(default: 5GB)")
+
+    command = add("push", _push, "Push a checkpoint with its processor and a model card to the Hub.")
+    command.add_argument("folder", metavar="DIR", help="a phase's output folder")
+    command.add_argument("repo_id", metavar="REPO_ID", help="namespace/name; made where it does not exist")
+    command.add_argument("--evaluation", metavar="DIR", help="what `aurora evaluate` wrote, for the card's scores")
+    command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    command.add_argument("--revision", help="branch")
 
     add_annotation_commands(add, _add_generation)
     return parser
@@ -198,7 +210,8 @@ def _init(arguments: argparse.Namespace) -> None:
 
     output = Path(arguments.output)
     _require_new(output)
-    settings = {} if arguments.audio_seconds is None else {"audio_seconds": arguments.audio_seconds}
+    names = ("audio_seconds", "video_max_pixels")
+    settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     settings |= {"pad_audio": False} if arguments.no_pad_audio else {}
     set_seed(arguments.seed)
     model, processor = load_published(
@@ -246,8 +259,24 @@ def _check_data(arguments: argparse.Namespace) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     from .training.pipeline import load_pipeline, run_pipeline
 
-    pipeline = load_pipeline(arguments.pipeline, arguments.output_dir, arguments.seed)
+    pipeline = load_pipeline(arguments.pipeline, arguments.output_dir, arguments.seed, arguments.num_processes)
     run_pipeline(pipeline, only=arguments.only, before=arguments.before, dry_run=arguments.dry_run)
+    if arguments.dry_run:
+        _check_plan(pipeline)
+
+
+def _check_plan(pipeline: "Pipeline") -> None:
+    from .training.plan import check_pipeline
+
+    problems: list[str] = []
+    for plan in check_pipeline(pipeline):
+        for line in [*plan.lines, *(f"problem: {problem}" for problem in plan.problems)]:
+            _say(f"{plan.step.name}: {line}")
+        problems += plan.problems
+    if problems:
+        count = len(set(problems))
+        raise ValueError(f"{pipeline.file}: {count} problem{'s' * (count > 1)}, see above; the first: {problems[0]}")
+    _say(f"{pipeline.file}: {len(pipeline.steps)} steps checked, all is well")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -360,6 +389,20 @@ def _merge(arguments: argparse.Namespace) -> None:
     model.save_pretrained(output, max_shard_size=arguments.max_shard_size)
     AuroraProcessor.from_pretrained(arguments.adapter).save_pretrained(output)
     _say(f"{output}: {arguments.adapter} merged into its base")
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from .hub import push
+
+    _say(
+        push(
+            arguments.folder,
+            arguments.repo_id,
+            private=arguments.private,
+            evaluation=arguments.evaluation,
+            revision=arguments.revision,
+        )
+    )
 
 
 def _require_new(folder: Path) -> None:

@@ -10,7 +10,7 @@ Flags override the YAML.
 import sys
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor
-from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe
+from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
 from aurora_trl.training.mask_training import lora_config
 from aurora_trl.training.rewards import get_reward
 from aurora_trl.training.run import finish, prepare_run, tiny_phase_arguments
@@ -36,6 +36,7 @@ def main() -> None:
         )
     except (ValueError, OSError) as error:
         fail(error)
+    save_recipe((recipe, lora, config), argv)
     trainer.train(resume_from_checkpoint=resume)
     finish(trainer)
 

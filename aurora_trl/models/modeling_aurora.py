@@ -18,6 +18,7 @@ from transformers.modeling_outputs import ModelOutput
 from .adapters import HUB_ARGUMENTS, find_adapter, load_merged
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder
+from .policies.base import require_policy
 from .shared_prefix import first_of_each, rows_of_clips
 
 # The inputs of the mask head, which no policy knows.
@@ -77,6 +78,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             for module in () if part is None else part.modules():
                 module._is_hf_initialized = True  # `post_init` leaves its weights alone
         self.policy = AutoModelForCausalLM.from_config(config.policy_config) if policy is None else policy
+        require_policy(self.policy)
         hidden_size = config.get_text_config().hidden_size
         self.mask_decoder = build_mask_decoder(config.mask_decoder_config) if mask_decoder is None else mask_decoder
         self.seg_projector = nn.Sequential(
@@ -302,15 +304,20 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         first, row = first_of_each(prompt_index)
         clips = first if clip_index is None else clip_index[first]
         cache = DynamicCache(config=self.policy.config.get_text_config())
+        input_ids, attention_mask = kwargs["input_ids"][first], kwargs["attention_mask"][first]
+        media = self.media_of_rows(media, clips)
+        # The last token's may depend on the media before it, which are not given again.
+        position_ids = self.policy.position_ids(input_ids, attention_mask, **media)
         self.base_model(
-            input_ids=kwargs["input_ids"][first, :-1],
-            attention_mask=kwargs["attention_mask"][first, :-1],
+            input_ids=input_ids[:, :-1],
+            attention_mask=attention_mask[:, :-1],
+            position_ids=position_ids[..., :-1],
             use_cache=True,
             cache=cache,
-            **self.media_of_rows(media, clips),
+            **media,
         )
         cache.batch_select_indices(row)
-        return {**kwargs, "cache": cache}
+        return {**kwargs, "position_ids": position_ids[..., row, :], "cache": cache}
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self.policy.prepare_inputs_for_generation(*args, **kwargs)

@@ -1,5 +1,6 @@
 """Command line and YAML of a recipe: which model, which data, and how its errors read."""
 
+import json
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,9 @@ from trl import TrlParser
 from ..data.avsbench import SUBSETS
 from ..data.formats import FORMATS
 from ..data.validation import require_valid
+
+# The settings of a phase, in its output folder.
+RECIPE_FILE = "recipe.yaml"
 
 # The parameter groups of `AuroraModel.trainable_modules()`, by the flag that freezes them.
 FREEZE_FLAGS = (
@@ -172,6 +176,33 @@ def _check_yaml(path: Path, config_classes: tuple[type, ...]) -> None:
         close = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"; did you mean `{close[0]}`?" if close else ""
         fail(f"{path}: unknown key `{unknown[0]}`{hint}")
+
+
+def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None:
+    """
+    Write `recipe.yaml` to the output folder: the YAML with the flags that override it, which runs the phase again.
+
+    Args:
+        configs (`tuple`): what `parse_recipe` returned.
+        argv (`list[str]`, *optional*): the arguments that it parsed; those of the process by default.
+    """
+    training = next(item for item in configs if hasattr(item, "output_dir"))
+    if not training.should_save:
+        return
+    argv = list(sys.argv[1:] if argv is None else argv)
+    settings = {}
+    if "--config" in argv[:-1]:
+        settings = yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text())
+    values = {name: getattr(item, name) for item in configs for name in (entry.name for entry in fields(item))}
+    for flag in (word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")):
+        if flag in values:
+            # Paths, enumerations and the like as the text that a YAML would hold.
+            plain = json.dumps(values[flag], default=lambda value: getattr(value, "value", str(value)))
+            settings[flag] = json.loads(plain)
+    kept = {name: value for name, value in settings.items() if not name.endswith("_token")}
+    folder = Path(training.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECIPE_FILE).write_text(yaml.safe_dump(kept, sort_keys=False))
 
 
 def load_rows(

@@ -240,6 +240,17 @@ def test_a_weight_is_missing(copied):
         AuroraModel.from_pretrained(copied)
 
 
+def test_a_file_that_was_cut(copied, checkpoint, tmp_path):
+    content = (copied / "adapter_model.safetensors").read_bytes()
+    (copied / "adapter_model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="adapter_model.safetensors: can not be read .*; download or copy it again"):
+        AuroraModel.from_pretrained(copied)
+    AuroraModel.from_pretrained(checkpoint).save_pretrained(tmp_path / "shards", max_shard_size="500KB")
+    next((tmp_path / "shards").glob("model-00002-*.safetensors")).unlink()
+    with pytest.raises(ValueError, match="its base .*shards can not be loaded .*model-00002-.* is missing"):
+        AuroraModel.from_pretrained(copied, base_model_name_or_path=tmp_path / "shards")
+
+
 def test_a_base_that_is_in_memory_only(checkpoint, cot_rows, tmp_path):
     model = AuroraModel(AuroraModel.from_pretrained(checkpoint).config)
     model.name_or_path = model.config.name_or_path = ""

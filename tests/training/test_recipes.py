@@ -16,7 +16,13 @@ from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_
 from aurora_trl.training.pipeline import load_pipeline
 
 RECIPES = REPOSITORY / "recipes"
-PHASES = sorted(path for path in (RECIPES / "tiny").glob("*.yaml") if path.name != "pipeline.yaml")
+TINY = sorted(path for path in (RECIPES / "tiny").glob("*.yaml") if path.name != "pipeline.yaml")
+POLICIES = ("videollama2", "qwen_omni")
+PUBLISHED = [
+    RECIPES / policy / f"{phase}.yaml" for policy in POLICIES for phase in ("teacher", "sft", "reflective", "grpo")
+]
+PHASES = [*TINY, *PUBLISHED]
+PIPELINES = [RECIPES / name / "pipeline.yaml" for name in ("tiny", *POLICIES)]
 
 
 def config_class(path: Path) -> type:
@@ -24,11 +30,11 @@ def config_class(path: Path) -> type:
 
 
 def test_every_yaml_is_known():
-    known = {*PHASES, RECIPES / "tiny" / "pipeline.yaml", *(RECIPES / "accelerate").glob("*.yaml")}
+    known = {*PHASES, *PIPELINES, *(RECIPES / "accelerate").glob("*.yaml")}
     assert set(RECIPES.rglob("*.yaml")) == known
 
 
-@pytest.mark.parametrize("path", PHASES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PHASES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_phase_yaml_is_parsed(path):
     flags = ["--config", str(path), "--use_cpu", "true"]
     recipe, _, config = parse_recipe((RecipeArguments, LoraArguments, config_class(path)), flags)
@@ -38,8 +44,9 @@ def test_phase_yaml_is_parsed(path):
     assert path.read_text().startswith("#")  # what it is, how it is launched, what it reached
 
 
-def test_pipeline_yaml_is_parsed():
-    pipeline = load_pipeline(RECIPES / "tiny" / "pipeline.yaml")
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.parent.name)
+def test_pipeline_yaml_is_parsed(path):
+    pipeline = load_pipeline(path)
     names = [step.name for step in pipeline.steps]
     assert [name for name in names if name in ("teacher", "sft", "mine", "correct", "reflective", "grpo")] == [
         "teacher",
@@ -83,7 +90,7 @@ def inputs(checkpoint, world, cot_rows, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", PHASES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TINY, ids=lambda path: path.stem)
 def test_phase_runs_from_its_yaml(path, inputs):
     script = "grpo.py" if path.stem == "grpo" else "sft.py"
     output = inputs / "outputs" / "new" / path.stem

@@ -17,7 +17,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from ..base import place_features, text_position_ids
+from ..base import must_run, place_features, text_position_ids
 from .configuration_videollama2 import VideoLlama2Config
 from .modeling_beats import BeatsAttention, BeatsModel, WeightNormConv1d
 from .modeling_stc import STCConnector
@@ -152,11 +152,18 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
                 hidden_states = layer(hidden_states, None)
             frames = hidden_states.unflatten(0, pixel_values_videos.shape[:2])
             features.video_embeds = self.mm_projector(frames)
+            if audio_values is None and must_run(self.audio_tower):
+                audio_values = self._silence(pixel_values_videos)
         if audio_values is not None:
             features.audio_embeds = self.mm_projector_a(self.audio_tower(audio_values, audio_lengths))
             if audio_lengths is not None:
                 features.audio_sizes = self.audio_tower.num_features(audio_lengths)
         return features
+
+    def _silence(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """A patch's frames of a filter bank for each clip, `(B, F, M)`: prompts without sound have no place for it."""
+        size = (len(pixel_values_videos), self.config.audio_config.patch_size, self.config.audio_config.num_mel_bins)
+        return pixel_values_videos.new_zeros(size)
 
     def forward(
         self,
@@ -270,6 +277,7 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         pixel_values_videos: torch.Tensor | None = None,
@@ -284,6 +292,7 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
+            position_ids=position_ids,
             pixel_values_videos=pixel_values_videos,
             audio_values=audio_values,
             audio_lengths=audio_lengths,
