@@ -7,6 +7,7 @@ base itself stays where it is.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -250,6 +251,8 @@ def _find(name: str, file: str, **hub_kwargs: Any) -> str | None:
     if Path(name).is_dir():
         path = Path(name, hub_kwargs.get("subfolder") or "", file)
         return str(path) if path.is_file() else None
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is None:
+        raise ValueError(f"{name}: no such folder, and no name of a Hub repository; check the path")
     return cached_file(
         name,
         file,
