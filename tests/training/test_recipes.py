@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig
 from aurora_trl.data import save_json
-from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe
+from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe, save_recipe
 from aurora_trl.training.pipeline import load_pipeline
 
 RECIPES = REPOSITORY / "recipes"
@@ -151,6 +151,21 @@ def test_a_bad_yaml_is_one_line(changes, message, small, capsys):
     assert lines[-1].startswith("error: ")
     assert "small.yaml" in lines[-1]
     assert message in lines[-1]
+
+
+def test_the_saved_recipe_runs_the_phase_again(small, tmp_path):
+    """The YAML and the flags that override it, without what is secret."""
+    classes = (RecipeArguments, LoraArguments, AuroraSFTConfig)
+    argv = ["--config", str(small(hub_token="hf_secret")), "--learning_rate", "3e-3", "--lora_r=4"]
+    configs = parse_recipe(classes, argv)
+    save_recipe(configs, argv)
+    text = (tmp_path / "out" / "recipe.yaml").read_text()
+    assert "hf_secret" not in text
+    saved = parse_recipe(classes, ["--config", str(tmp_path / "out" / "recipe.yaml")])
+    assert saved[:2] == configs[:2]
+    assert saved[1].lora_r == 4
+    assert saved[2].learning_rate == configs[2].learning_rate == 3e-3
+    assert saved[2].targets == "answer"
 
 
 @pytest.mark.parametrize("flags", [["--config", "nowhere.yaml"], ["--config", "README.md"]])
