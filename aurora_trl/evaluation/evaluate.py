@@ -1,8 +1,6 @@
 """Scores of a checkpoint on the splits of a dataset, with all its answers on disk."""
 
 import json
-import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from ..data.media import NO_FRAME
 from ..inference import Answer, answer_rows, swap_modality
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
+from ..progress import Progress
 from ..prompts import ends_with_answer, extract_class, normalize_class
 from .metrics import SegmentationMetrics, get_protocol
 
@@ -180,22 +179,3 @@ def _summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         means[name] = sum(values) / len(values) if values else None
     kinds = {kind: {"J": sum(values) / len(values), "rows": len(values)} for kind, values in sorted(by_kind.items())}
     return {"rows": len(records), **means, "by_kind": kinds}
-
-
-class Progress:
-    """A line on stderr now and then: how far, and how long still."""
-
-    def __init__(self, total: int, every_seconds: float = 15.0, quiet: bool = False, unit: str = "answers"):
-        self.total, self.every, self.quiet, self.unit = total, every_seconds, quiet, unit
-        self.done = 0
-        self.started = self.last = time.time()
-
-    def step(self, what: str) -> None:
-        self.done += 1
-        now = time.time()
-        if self.quiet or (now - self.last < self.every and self.done < self.total):
-            return
-        self.last = now
-        left = (now - self.started) / self.done * (self.total - self.done)
-        sys.stderr.write(f"    {self.done}/{self.total} {self.unit} ({what}), {left:.0f} s left\n")
-        sys.stderr.flush()
