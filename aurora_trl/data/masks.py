@@ -19,6 +19,11 @@ OFFICIAL_SIZE = 256
 NO_TARGET = 255
 
 
+def has_target(masks: torch.Tensor) -> torch.Tensor:
+    """Which frames of target masks `(..., H, W)` are annotated: bool `(...)`."""
+    return masks[..., 0, 0] != NO_TARGET
+
+
 def mask_indices(row: dict[str, Any], num_frames: int) -> list[int]:
     """
     Which mask belongs to each frame that a model sees.
