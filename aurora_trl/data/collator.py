@@ -61,7 +61,7 @@ class ClipLoader:
         The row's target masks `(T, M, M)` uint8 in the decoder's geometry; all zero for a null row, and all
         `NO_TARGET` in a frame that nobody annotated or that stands past the end of a short clip.
         """
-        key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"])
+        key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"] or ())
         return self._masks.get(key, lambda: self._load_masks(row))
 
     def _load_masks(self, row: dict[str, Any]) -> torch.Tensor:

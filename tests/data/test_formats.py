@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -193,7 +194,8 @@ def test_what_can_not_be_told_is_an_error(tmp_path):
         find_source(tmp_path, "refavs", "s4")
 
 
-def test_parquet_gives_back_the_same_rows(world, tmp_path, processor):
+def test_parquet_gives_back_the_same_rows(world, tmp_path, processor, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     splits = {"train": load_refavs(world, "train").select(range(6)), "test_n": load_refavs(world, "test_n")}
     folder = save_parquet(splits, tmp_path / "pack", shard_megabytes=1)
     source = find_source(folder)
