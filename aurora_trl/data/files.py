@@ -15,6 +15,7 @@ MIN_SOUND_SECONDS = 1.0
 # A sample of 16 bits that is off by three steps: anything quieter than that is no sound.
 _SILENCE = 1e-4
 _TAIL_BYTES = 1 << 16
+_GRACE_SECONDS = 0.5
 
 
 class Fault(DataError):
@@ -86,7 +87,8 @@ def check_video(path: str, *, moments: tuple[float, ...] = (), num_frames: int =
         raise Fault("missing", f"{path}: no such file; restore it or remove the rows that use it")
     try:
         index = index_video(path)
-        late = next((seconds for seconds in moments if seconds > index.duration), None)
+        # Just past the end it is the last frame that is meant.
+        late = next((seconds for seconds in moments if seconds > index.duration + _GRACE_SECONDS), None)
         if late is not None:
             raise Fault("cut short", f"{path}: it ends at {index.duration:.2f} s, a frame is wanted at {late:.2f} s")
         if decode:
@@ -116,12 +118,26 @@ def check_sound(path: str, *, decode: bool = False, min_seconds: float = MIN_SOU
         seconds, loudest = _listen(path, decode)
     except DataError as error:
         raise Fault("unreadable", str(error)) from None
+    _check_heard(path, seconds, loudest, min_seconds)
+
+
+def check_track(path: str, *, min_seconds: float = MIN_SOUND_SECONDS) -> None:
+    """Listen to the sound track of a video as `check_sound` does to a file; it is no fault to have none."""
+    try:
+        track = read_track(path)
+    except DataError as error:
+        raise Fault("unreadable", str(error)) from None
+    if track is not None:
+        _check_heard(path, *_measure(*track), min_seconds)
+
+
+def _check_heard(path: str, seconds: float, loudest: float | None, min_seconds: float) -> None:
     if seconds == 0:
         raise Fault("short sound", f"{path}: it holds no samples")
     if seconds < min_seconds:
         raise Fault("short sound", f"{path}: {seconds:.2f} s of sound, less than {min_seconds:g} s")
     if loudest is not None and loudest < _SILENCE:
-        raise Fault("silent sound", f"{path}: it is silent; if the clip has no sound, leave `audio` out of its rows")
+        raise Fault("silent sound", f"{path}: it is silent; a clip without sound needs no track and no `audio`")
 
 
 def _check_declared_size(path: str) -> None:
@@ -150,16 +166,11 @@ def _listen(path: str, decode: bool) -> tuple[float, float | None]:
     track = read_sound(path)
     if track is None:
         raise DataError(f"{path}: it has no sound track; remove `audio` where the clip has no sound")
-    wave, rate = track
+    return _measure(*track)
+
+
+def _measure(wave: np.ndarray, rate: int) -> tuple[float, float]:
     return len(wave) / rate, float(np.abs(wave).max()) if len(wave) else 0.0
-
-
-def check_track(path: str) -> None:
-    """Decode the sound track of a video, which may have none; raises `Fault` where it can not be decoded."""
-    try:
-        read_track(path)
-    except DataError as error:
-        raise Fault("unreadable", str(error)) from None
 
 
 def group_frames(names: list[str]) -> tuple[list[str], dict[str, tuple[float, ...]]]:

@@ -237,7 +237,9 @@ class _ClipChecker:
         if row.get("audio"):
             faults += self._faults_of(("sound", row["audio"]), partial(self._sound, row["audio"]))
         elif row.get("video") and self.thorough and not faults:
-            faults += self._faults_of(("track", row["video"]), partial(check_track, row["video"]))
+            faults += self._faults_of(
+                ("track", row["video"]), partial(check_track, row["video"], min_seconds=self.min_sound_seconds)
+            )
         known = [(path, size) for path, size in sizes.items() if not isinstance(size, Fault)]
         for path, size in known:
             if size != known[0][1]:

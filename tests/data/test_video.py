@@ -12,9 +12,10 @@ import pytest
 import soundfile
 
 from aurora_trl.data import DataError, load_json, save_json
+from aurora_trl.data.collator import ClipLoader, SFTCollator
 from aurora_trl.data.masks import encode_rle, frame_size
 from aurora_trl.data.media import load_audio, load_frames, split_moment
-from aurora_trl.data.validation import check_dataset
+from aurora_trl.data.validation import check_dataset, find_problems
 from aurora_trl.data.video import READERS, index_video, read_frames, read_track
 
 REAL = os.environ.get("AURORA_REAL_DATA")
@@ -187,3 +188,40 @@ def test_real_clips_through_both_readers(name):
     mixed = decord.AudioReader(path, sample_rate=-1, mono=True)[:].asnumpy()[0] / np.sqrt(2)
     assert rate == 44100
     assert np.abs(wave.mean(axis=1) - mixed).max() < 1e-3
+
+
+def test_what_is_wrong_with_a_video_is_found(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", [60] * 20)
+    row = {"id": "a", "reference": "x", "video": path, "audio": None, "frames": None, "masks": None, "is_null": False}
+    assert find_problems([row]) == []
+    late = {**row, "video": None, "frames": [f"{path}#t=1.0", f"{path}#t=7.5"]}
+    assert "it ends at 2.00 s, a frame is wanted at 7.50 s" in find_problems([late])[0].text
+    small = {**late, "frames": [f"{path}#t=1.0"], "masks": [encode_rle(np.ones((8, 8), np.uint8))]}
+    assert "a mask: 8x8 pixels, but the clip's frames have 64x48" in find_problems([small])[0].text
+    Path(path).write_bytes(Path(path).read_bytes()[:1500])
+    problem = find_problems([row])[0]
+    assert problem.kind == "unreadable"
+    assert problem.text.startswith(path)
+    assert find_problems([{**row, "video": str(tmp_path / "none.mp4")}])[0].kind == "missing"
+
+
+def test_clips_of_any_length_and_without_sound_make_one_batch(processor, tmp_path):
+    path = write_clip(tmp_path / "a.mp4", [60] * 20)
+    rows = [{"id": "none", "reference": "x", "video": path, "is_null": True}]
+    for seconds in (0.05, 6, 31):
+        soundfile.write(tmp_path / f"{seconds}.wav", 0.1 * np.sin(np.arange(int(16000 * seconds))), 16000)
+        rows.append({**rows[0], "id": str(seconds), "audio": str(tmp_path / f"{seconds}.wav")})
+    batch = SFTCollator(ClipLoader(processor))([{**row, "target": "It is [SEG]."} for row in rows])
+    assert batch["audio_values"].shape[0] == len(rows)
+    assert not batch["audio_values"][0].any()
+    assert (batch["attention_mask"].sum(1)[1:] == batch["attention_mask"].sum(1)[1]).all()
+    assert batch["attention_mask"].sum(1)[0] < batch["attention_mask"].sum(1)[1]
+
+
+@needs_real_data
+def test_a_real_clip_without_a_sound_to_hear_is_found():
+    rows = [
+        {"id": name, "reference": "x", "video": str(Path(REAL) / "clips" / name), "is_null": True}
+        for name in ("clip_6s_360p.mp4", "clip_9s_336p.mp4")
+    ]
+    assert [(problem.kind, problem.rows) for problem in find_problems(rows)] == [("silent sound", (1,))]
