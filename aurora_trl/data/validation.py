@@ -223,7 +223,8 @@ class _ClipChecker:
         try:
             check_row(row)
         except DataError as error:
-            return [Fault("mask count" if "masks for" in str(error) else "row", str(error))]
+            counts = [len(row[name]) for name in ("masks", "frames") if row.get(name)]
+            return [Fault("mask count" if len(set(counts)) == 2 else "row", str(error))]
         try:
             images, moments = group_frames(row.get("frames") or [])
         except DataError as error:
@@ -237,9 +238,7 @@ class _ClipChecker:
         if row.get("audio"):
             faults += self._faults_of(("sound", row["audio"]), partial(self._sound, row["audio"]))
         elif row.get("video") and self.thorough and not faults:
-            faults += self._faults_of(
-                ("track", row["video"]), partial(check_track, row["video"], min_seconds=self.min_sound_seconds)
-            )
+            faults += self._faults_of(("track", row["video"]), partial(self._track, row["video"]))
         known = [(path, size) for path, size in sizes.items() if not isinstance(size, Fault)]
         for path, size in known:
             if size != known[0][1]:
@@ -262,6 +261,9 @@ class _ClipChecker:
 
     def _sound(self, path: str) -> None:
         check_sound(path, decode=self.thorough, min_seconds=self.min_sound_seconds)
+
+    def _track(self, path: str) -> None:
+        check_track(path, min_seconds=self.min_sound_seconds)
 
     def _video_size(self, row: dict[str, Any]) -> tuple[int, int] | None:
         """The size of a video's frames, where masks have to fit it and files are decoded."""

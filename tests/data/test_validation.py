@@ -176,6 +176,16 @@ def test_classes_of_the_splits():
     assert problem.text == "split val: 'wolf' is not one of its classes (2 rows)"
 
 
+def test_a_class_that_training_does_not_have_is_found(copy, capsys):
+    (copy / "world.json").unlink()  # what is left is a plain folder in the layout of Ref-AVS
+    row = load_refavs(copy, "val")[0]
+    video, class_name, number = row["id"].rsplit("_", 2)
+    text = (copy / "metadata.csv").read_text()
+    (copy / "metadata.csv").write_text(text.replace(row["id"], f"{video}_wolf_{number}"))
+    assert main(["check-data", str(copy), "--splits", "train", "val"]) == 1
+    assert "split val: 'wolf' is not one of its classes (1 rows)" in capsys.readouterr().out
+
+
 def test_bad_rows_are_skipped_counted_and_named(copy, tmp_path, capsys):
     rows = load_refavs(copy, "train")
     victim = next(row for row in rows if row["masks"])

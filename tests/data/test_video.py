@@ -195,7 +195,7 @@ def test_what_is_wrong_with_a_video_is_found(tmp_path):
     row = {"id": "a", "reference": "x", "video": path, "audio": None, "frames": None, "masks": None, "is_null": False}
     assert find_problems([row]) == []
     late = {**row, "video": None, "frames": [f"{path}#t=1.0", f"{path}#t=7.5"]}
-    assert "it ends at 2.00 s, a frame is wanted at 7.50 s" in find_problems([late])[0].text
+    assert "it ends at 1.91 s, a frame is wanted at 7.50 s" in find_problems([late])[0].text
     small = {**late, "frames": [f"{path}#t=1.0"], "masks": [encode_rle(np.ones((8, 8), np.uint8))]}
     assert "a mask: 8x8 pixels, but the clip's frames have 64x48" in find_problems([small])[0].text
     Path(path).write_bytes(Path(path).read_bytes()[:1500])
