@@ -133,7 +133,7 @@ def check_track(path: str, *, min_seconds: float = MIN_SOUND_SECONDS) -> None:
 
 def _check_heard(path: str, seconds: float, loudest: float | None, min_seconds: float) -> None:
     if seconds == 0:
-        raise Fault("short sound", f"{path}: it holds no samples")
+        raise Fault("empty sound", f"{path}: it holds no samples")
     if seconds < min_seconds:
         raise Fault("short sound", f"{path}: {seconds:.2f} s of sound, less than {min_seconds:g} s")
     if loudest is not None and loudest < _SILENCE:

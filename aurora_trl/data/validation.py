@@ -29,8 +29,8 @@ class Problem:
     Something that is wrong with a dataset.
 
     Attributes:
-        kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `empty mask`, `silent sound`, `short
-            sound`, `duplicate id`, `class` or `row`.
+        kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `empty mask`, `empty sound`, `silent
+            sound`, `short sound`, `duplicate id`, `class` or `row`.
         text (`str`): one line that names the file or the row and the way out.
         rows (`tuple[int, ...]`): the places of the rows that can not be used for it.
     """
@@ -38,6 +38,11 @@ class Problem:
     kind: str
     text: str
     rows: tuple[int, ...]
+
+    @property
+    def stops_training(self) -> bool:
+        """Whether the rows can not be used; a silent clip is worth knowing of, and can be trained on."""
+        return self.kind not in ("empty mask", "silent sound", "short sound", "class")
 
 
 def find_problems(
@@ -104,7 +109,8 @@ def check_dataset(rows: Sequence[dict[str, Any]], *, limit: int = 20) -> list[st
     Returns:
         `list[str]`: one line per problem, each names the file or the row and the way out; empty where all is well.
     """
-    return [problem.text for problem in find_problems(rows, thorough=False, limit=limit)]
+    problems = find_problems(rows, thorough=False, min_sound_seconds=0, limit=limit)
+    return [problem.text for problem in problems if problem.stops_training]
 
 
 def require_valid(rows: Sequence[dict[str, Any]]) -> None:
@@ -124,7 +130,7 @@ def find_bad_rows(rows: Sequence[dict[str, Any]]) -> dict[int, str]:
     """The first problem of each row that can not be used, by its place; every file is decoded."""
     reasons: dict[int, str] = {}
     for problem in find_problems(rows):
-        for place in problem.rows:
+        for place in problem.rows if problem.stops_training else ():
             reasons.setdefault(place, problem.text)
     return reasons
 

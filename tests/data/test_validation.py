@@ -108,7 +108,7 @@ def break_row(row, how):
         return row, "short sound", "0.25 s of sound, less than 1 s"
     if how == "no samples":
         soundfile.write(row["audio"], np.zeros(0), 16000)
-        return row, "short sound", "it holds no samples"
+        return row, "empty sound", "it holds no samples"
     if how == "no sound":
         Path(row["audio"]).write_text("no sound")
         return row, "unreadable", "can not be read as sound"
@@ -203,6 +203,10 @@ def test_bad_rows_are_skipped_counted_and_named(copy, tmp_path, capsys):
     assert f"skipped {len(touched)} of {len(rows)} rows" in said
     assert touched[0] in said
     assert drop_bad_rows(rows, {}) is rows
+    quiet = next(row for row in kept)
+    soundfile.write(quiet["audio"], np.zeros(160000), 16000)
+    assert "silent sound" in {problem.kind for problem in find_problems(kept)}
+    assert find_bad_rows(kept) == {}  # a silent clip can be trained on
     with pytest.raises(DataError, match="none of the"):
         drop_bad_rows(rows, dict.fromkeys(range(len(rows)), "x"))
 
