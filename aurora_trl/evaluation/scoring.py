@@ -14,6 +14,7 @@ from ..data.schema import DataError
 from ..inference import Answer
 from ..prompts import ends_with_answer, extract_class, normalize_class
 from .metrics import Protocol, SegmentationMetrics, SemanticMetrics
+from .metrics.distributed import gather_shares
 
 # What stands for the mask of an answer without `[SEG]`: nothing, with certainty.
 _NO_MASK_LOGIT = -50.0
@@ -119,7 +120,9 @@ class ClassScorer:
 
     def compute(self) -> dict[str, Any]:
         """The scores over all processes, with those by class."""
-        return dict(self.metrics.gather().compute(self.class_names))
+        # A process that answered no row has read no names.
+        names = next((names for names in gather_shares(self.class_names) if names is not None), None)
+        return dict(self.metrics.gather().compute(names))
 
 
 @lru_cache(maxsize=8)
