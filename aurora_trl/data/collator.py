@@ -12,8 +12,8 @@ from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, teacher_target
-from .masks import load_masks
-from .media import MediaCache, frame_indices, load_audio, load_frames
+from .masks import NO_TARGET, load_masks, mask_indices
+from .media import NO_FRAME, MediaCache, load_audio, load_frames
 
 
 def clip_key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -60,14 +60,18 @@ class ClipLoader:
         return clips, [order[clip_key(row)] for row in rows]
 
     def masks(self, row: dict[str, Any]) -> torch.Tensor:
-        """The row's target masks `(T, M, M)` uint8 in the decoder's geometry; all zero for a null row."""
-        key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"])
+        """
+        The row's target masks `(T, M, M)` uint8 in the decoder's geometry; all zero for a null row, and all
+        `NO_TARGET` in a frame that nobody annotated or that stands past the end of a short clip.
+        """
+        key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"] or ())
         return self._masks.get(key, lambda: self._load_masks(row))
 
     def _load_masks(self, row: dict[str, Any]) -> torch.Tensor:
-        num_masks = len(row["masks"]) if row.get("masks") else len(row.get("frames") or ())
-        indices = frame_indices(num_masks, self.processor.num_frames) if num_masks else None
-        return self.processor.process_masks(load_masks(row, indices=indices))
+        indices = mask_indices(row, self.processor.num_frames)
+        masks = self.processor.process_masks(load_masks(row, indices=indices))
+        masks[torch.tensor(indices) == NO_FRAME] = NO_TARGET
+        return masks
 
 
 def stack_clips(clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
