@@ -24,6 +24,11 @@ def add_annotation_commands(add: AddCommand, add_generation: Callable[[argparse.
     _add_data_step(command, "the rows: a Ref-AVS folder or a JSONL file")
     command.add_argument("--split", default="train", help="of a Ref-AVS folder (default: train)")
     command.add_argument("--style", default="flexible", choices=["flexible", "fixed"])
+    command.add_argument(
+        "--null-answers",
+        action="store_true",
+        help="where the reference matches nothing, say why and end with `Nothing fits.`, without [SEG]",
+    )
     _add_annotator(command)
 
     command = add("mine", _mine, "Find the training rows that a model gets wrong.")
@@ -78,7 +83,7 @@ def _add_annotator(command: argparse.ArgumentParser) -> None:
     group.add_argument("--output-price", type=float, help="of a million tokens that are written")
 
 
-def _get_annotator(arguments: argparse.Namespace) -> Any:
+def _get_annotator(arguments: argparse.Namespace, null_reasons: bool = False) -> Any:
     from .annotation import get_annotator
 
     return get_annotator(
@@ -88,6 +93,7 @@ def _get_annotator(arguments: argparse.Namespace) -> Any:
         temperature=arguments.temperature,
         max_output_tokens=arguments.max_output_tokens,
         timeout_seconds=arguments.timeout,
+        null_reasons=null_reasons,
     )
 
 
@@ -114,10 +120,11 @@ def _annotate(arguments: argparse.Namespace) -> None:
     limits = _get_limits(arguments)
     summary = annotate_file(
         load_rows(arguments.data, arguments.split).to_list(),
-        _get_annotator(arguments),
+        _get_annotator(arguments, arguments.null_answers),
         arguments.output,
         style=arguments.style,
         seed=arguments.seed,
+        null_answers=arguments.null_answers,
         limits=limits,
         only_estimate=arguments.estimate,
     )

@@ -1,12 +1,17 @@
 """Texts that models read and write."""
 
+import pytest
+
 from aurora_trl.prompts import (
+    NULL_ANSWER,
     REFLECTION_TRIGGERS,
     build_prompt,
     cot_target,
     ends_with_answer,
     extract_class,
+    is_null_answer,
     reflective_target,
+    says_nothing_fits,
     strip_answer,
     teacher_target,
 )
@@ -42,3 +47,31 @@ def test_reflective_target_has_one_answer():
 def test_strip_answer_leaves_the_reasoning():
     assert strip_answer("So the target is the drum. It is [SEG].") == "So the target is the drum."
     assert strip_answer("It is [SEG]. [SEG]") == ""
+
+
+NULL = "I see a drum. No object is red. So the target is null."
+
+
+@pytest.mark.parametrize(
+    ("text", "answers_null", "says_null"),
+    [
+        (f"{NULL} Nothing fits.", True, True),
+        (f"{NULL}\nNothing fits", True, True),
+        ("Nothing fits.", True, True),
+        (f"{NULL} It is [SEG].", False, True),  # the paper's way: an empty mask
+        (f"{NULL} It is [SEG]. Nothing fits.", False, True),
+        ("I see a drum. So nothing fits.", False, False),
+        ("Nothing fits. So the target is the drum. It is [SEG].", False, False),
+        ("Nothing fits. I see.", False, False),
+        ("", False, False),
+    ],
+)
+def test_null_answers(text, answers_null, says_null):
+    assert is_null_answer(text) is answers_null
+    assert says_nothing_fits(text) is says_null
+
+
+def test_a_null_target():
+    target = cot_target(NULL, NULL_ANSWER)
+    assert is_null_answer(target)
+    assert strip_answer(target) == NULL

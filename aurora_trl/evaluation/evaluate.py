@@ -17,7 +17,7 @@ from ..data.media import frame_indices
 from ..inference import Answer, answer_rows
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
-from ..prompts import ends_with_answer, extract_class, normalize_class
+from ..prompts import ends_with_answer, extract_class, is_null_answer, normalize_class, says_nothing_fits
 from .metrics import SegmentationMetrics, jaccard
 
 METRICS_FILE, ANSWERS_FILE = "metrics.json", "answers.jsonl"
@@ -113,7 +113,9 @@ def _score_answer(answer: Answer, scores: SegmentationMetrics, num_frames: int) 
         "num_tokens": answer.num_tokens,
         "j": float(jaccard(logits, target).mean()),
         "class_correct": extract_class(answer.completion) == normalize_class(row["class_name"]),
-        "format_correct": ends_with_answer(answer.completion),
+        "format_correct": ends_with_answer(answer.completion) or is_null_answer(answer.completion),
+        # Of a null row, whether the answer says that nothing fits; of any other, whether it does not.
+        "null_correct": says_nothing_fits(answer.completion) == bool(row.get("is_null")),
         "has_seg": answer.mask_logits is not None,
         "masks": [encode_rle(mask) for mask in drawn.numpy()],
     }
@@ -130,6 +132,7 @@ def _summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name, key in {
             "class_accuracy": "class_correct",
             "format_accuracy": "format_correct",
+            "null_accuracy": "null_correct",
             "seg_share": "has_seg",
             "mean_tokens": "num_tokens",
         }.items()

@@ -1,11 +1,12 @@
 """The local annotator, with the classes of the published model, small numbers and random weights."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -149,6 +150,16 @@ def test_the_model_sees_hears_and_reads(omni, rows):
     assert silent.usage.input_tokens - two.usage.input_tokens == 4 + 2
     others = [answer([*parts[:3], "Who is it?"]), silent, two]
     assert all(other.raw != whole.raw for other in others)
+
+
+def test_a_missing_weight_is_named(omni, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(omni[0], folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["thinker.lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"it lacks the weight lm_head\.weight"):
+        get_annotator(f"qwen-omni:{folder}")
 
 
 def test_what_it_writes_is_checked_like_any_other(omni, rows, tmp_path):

@@ -10,6 +10,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from ...data.schema import DataError
 from ..parts import SAMPLING_RATE, Part, Picture, Sound
 from .base import Reply, Unusable, Usage
 
@@ -26,6 +27,9 @@ class QwenOmniClient:
         temperature (`float`, *optional*): of the sampling; greedy by default.
         max_output_tokens (`int`, *optional*, defaults to 512): longest answer.
         device (`str`, *optional*): a GPU where there is one by default.
+
+    Raises:
+        `DataError`: where a weight is missing: it would be random.
     """
 
     picture_tokens = 800.0
@@ -44,7 +48,14 @@ class QwenOmniClient:
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = Qwen2_5OmniProcessor.from_pretrained(path)
-        self.model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(path, dtype="auto").to(device).eval()
+        model, loading = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            path, dtype="auto", output_loading_info=True
+        )
+        if loading["missing_keys"]:
+            raise DataError(
+                f"{path}: it lacks the weight {min(loading['missing_keys'])}; give a Qwen2.5-Omni checkpoint"
+            )
+        self.model = model.to(device).eval()
         self.temperature, self.max_output_tokens = temperature, max_output_tokens
         self.settings: dict[str, Any] = {
             "annotator": f"qwen-omni:{path}",
