@@ -60,12 +60,12 @@ def _add_data_step(command: argparse.ArgumentParser, what: str) -> None:
 def _add_annotator(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("the annotator")
     group.add_argument("--annotator", required=True, help=_ANNOTATOR_HELP)
-    group.add_argument("--base-url", help="of an OpenAI-compatible server, such as http://localhost:8000/v1")
+    group.add_argument("--base-url", help="of a compatible server, such as http://localhost:8000/v1 for vLLM's")
     group.add_argument(
         "--key-variable",
         metavar="NAME",
-        help="environment variable with the key (default: OPENAI_API_KEY for OpenAI itself, none with --base-url; "
-        "GEMINI_API_KEY or GOOGLE_API_KEY for Gemini)",
+        help="environment variable with the key (default: OPENAI_API_KEY for OpenAI, GEMINI_API_KEY or GOOGLE_API_KEY "
+        "for Gemini, none with --base-url)",
     )
     group.add_argument("--temperature", type=float, help="(default: the model's)")
     group.add_argument("--max-output-tokens", type=int, help="of an answer (default: by annotator)")

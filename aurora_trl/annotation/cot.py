@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.schema import DataError
 from ..evaluation.evaluate import Progress
 from ..prompts import ANSWER, NULL_ANSWER, cot_target
 from .annotators import Annotator, ChatAnnotator
@@ -102,8 +103,11 @@ def annotate_file(
         if row["id"] in run.accepted
     ]
     failed = [row for row in rows if row["id"] not in run.accepted]
+    failed_path = write_failed(output, failed, run.problems)
+    if failed_path and not written:
+        raise DataError(f"{failed_path}: none of {len(failed)} rows got a usable answer")
     save_keeping_previous(written, output)
-    return RunSummary(output, len(written), len(failed), write_failed(output, failed, run.problems))
+    return RunSummary(output, len(written), len(failed), failed_path)
 
 
 def ask_about(

@@ -242,9 +242,10 @@ def test_keys_have_to_be_there_and_stay_out_of_urls(monkeypatch):
             get_annotator("openai:m", base_url=url)
 
 
-def test_another_server_never_gets_the_key_of_openai(monkeypatch, some_rows, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+def test_another_server_never_gets_the_owners_key(backend, monkeypatch, some_rows, tmp_path):
+    for name in ("OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY"):
+        monkeypatch.setenv(name, KEY)
     with serve() as server:
-        annotator = get_annotator("openai:m", base_url=f"{server.url}/v1")
+        annotator = get_annotator(f"{backend}:m", base_url=f"{server.url}/v1")
         annotate_file(some_rows[:1], annotator, tmp_path / "cot.jsonl")
     assert not any(KEY in value for value in server.requests[0].headers.values())

@@ -51,6 +51,10 @@ def test_killed_in_the_middle_nothing_is_lost_or_asked_twice(rows, tmp_path):
     assert len(answered) == ANSWERED_BEFORE_THE_KILL
     assert len(second) == len(set(second)) == 5
     assert set(first[7:]) <= set(second)
+    # A server that knows these ids need not charge the two for a second time.
+    ids = [request.headers["idempotency-key"] for request in server.requests]
+    assert set(ids[7:9]) <= set(ids[9:])
+    assert len(set(ids)) == 12
     assert load_json(output)["id"] == [row["id"] for row in asked_about]
 
 

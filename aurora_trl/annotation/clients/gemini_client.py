@@ -21,8 +21,8 @@ class GeminiClient:
     Args:
         model (`str`): its name, such as `gemini-2.5-pro` (the paper's for corrections).
         base_url (`str`, *optional*): another endpoint of the same protocol.
-        key_variable (`str`, *optional*): environment variable with the key; `GEMINI_API_KEY` or `GOOGLE_API_KEY` by
-            default.
+        key_variable (`str`, *optional*): environment variable with the key. `GEMINI_API_KEY` or `GOOGLE_API_KEY` for
+            Google's own endpoint; none for another, so that its key is never sent to a stranger.
         temperature (`float`, *optional*): of the sampling; the server's by default.
         max_output_tokens (`int`, *optional*, defaults to 8192): longest answer, with the model's own thoughts.
         timeout_seconds (`float`, *optional*, defaults to 120.0): an answer that takes longer is asked for again.
@@ -50,11 +50,12 @@ class GeminiClient:
             from google.genai import errors, types
         except ImportError:
             raise DataError("a Gemini annotator needs `pip install aurora-trl[annotate]`") from None
-        found = next((name for name in KEY_VARIABLES if os.environ.get(name)), KEY_VARIABLES[0])
-        self._key = read_key(key_variable or found)
+        own = next((name for name in KEY_VARIABLES if os.environ.get(name)), KEY_VARIABLES[0])
+        variable = key_variable or (own if base_url is None else None)
+        self._key = read_key(variable) if variable else None
         self._errors, self._types = errors, types
         self._client = genai.Client(
-            api_key=self._key,
+            api_key=self._key or "none",
             vertexai=False,
             http_options=types.HttpOptions(
                 base_url=check_base_url(base_url) if base_url else None,
