@@ -17,7 +17,7 @@ _LEAKS = re.compile(
     r"|\bground[- ]truth\b"
     r"|\b(?:was|were|am|been) (?:told|instructed|informed|given) (?:that |the )?(?:the )?(?:target|answer|object)\b"
     r"|\b(?:these|the|your|my) instructions?\b"
-    r"|\bthe student'?s?\b"
+    r"|\bthe student(?:['’]s)? (?:text|answer|reasoning|says|claims|wrote|writes)\b"
     r"|\bthe (?:prompt|example|task) (?:says|states|asks|requires|shows)\b",
     re.IGNORECASE,
 )
