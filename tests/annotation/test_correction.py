@@ -10,6 +10,7 @@ from aurora_trl.annotation.failures import world_failure_kind
 from aurora_trl.annotation.instructions import FAILURE_KINDS
 from aurora_trl.cli import main
 from aurora_trl.data import load_json, save_json
+from aurora_trl.data.synthetic.annotator import Judgement
 from aurora_trl.prompts import REFLECTION_TRIGGERS, display_class, extract_class, normalize_class
 
 
@@ -129,3 +130,17 @@ def test_the_world_knows_what_is_right_and_what_went_wrong(rows, world):
         named = colour[1].target.colour
         wrong = "green" if named != "green" else "red"
         assert kind("colour", lambda facts: [true(facts, "seen").replace(named, wrong), other]) == "entity_attribute"
+
+
+def test_a_hand_bell_in_the_wrong_place_is_no_other_object(rows, world):
+    """Names may hold other names."""
+    annotator = WorldAnnotator(world)
+    every = map(annotator.world.facts, rows)
+    facts = next(facts for facts in every if any(o.class_name == "hand-bell" for o in facts.objects))
+    text = facts.sentences("seen", "flexible")[0]
+    wrong = text.replace("on the left", "in the middle")
+    wrong = (
+        wrong if wrong != text else text.replace("in the middle", "on the left").replace("on the right", "on the left")
+    )
+    assert wrong != text
+    assert world_failure_kind(facts, Judgement(False, (wrong,)), wrong) == "spatial_referential"
