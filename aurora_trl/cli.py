@@ -87,10 +87,16 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--before", metavar="STEP", help="run what this step needs, not the step itself")
     command.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
 
-    command = add("evaluate", _evaluate, "Score a checkpoint by the official protocol.")
+    command = add(
+        "evaluate",
+        _evaluate,
+        "Score a checkpoint by a protocol; torchrun or accelerate launch share the work out to several processes.",
+    )
     command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder")
-    command.add_argument("--data", required=True, help="a Ref-AVS folder")
-    command.add_argument("--splits", nargs="+", default=["test_s", "test_u", "test_n"])
+    command.add_argument("--data", required=True, help="a dataset's folder or file")
+    _add_format(command)
+    command.add_argument("--splits", nargs="+", help="(default: those whose name starts with test)")
+    command.add_argument("--protocol", default="refavs", help="refavs (default), aurora, avsbench, simtoken, ...")
     command.add_argument("--swaps", nargs="*", default=[], help="modalities to take from another clip (first split)")
     command.add_argument("--output", required=True, help="new folder for metrics.json, answers.jsonl, report.md")
     command.add_argument("--max-rows", type=int, help="rows per split, the first ones")
@@ -99,10 +105,35 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("report", _report, "Write the report of a chain from its evaluations and training logs.")
     command.add_argument("root", metavar="DIR", help="the chain's output folder, with eval/PHASE and PHASE in it")
     command.add_argument("--phases", nargs="+", required=True, help="in order")
-    command.add_argument("--data", required=True, help="the Ref-AVS folder that was evaluated on")
+    command.add_argument("--data", required=True, help="the dataset that was evaluated on")
+    _add_format(command)
+
+    command = add("segment", _segment, "Reason about one clip and segment it.")
+    command.add_argument("--model", required=True, help="a phase's output folder, or a Hub repository")
+    command.add_argument("--video", help="video file")
+    command.add_argument("--frames", nargs="+", help="image files in order, in place of a video")
+    command.add_argument("--audio", help="sound file (default: the video's own track)")
+    command.add_argument("--reference", required=True, help="the sentence that describes the object")
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder for text, masks and overlay")
+    command.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default: 256)")
+    command.add_argument("--device", help="(default: a GPU where there is one)")
+
+    command = add("merge", _merge, "Merge the adapter of a LoRA phase into its base.")
+    command.add_argument("adapter", metavar="ADAPTER", help="a LoRA phase's output folder, or a Hub repository")
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder for the whole model")
+    command.add_argument("--base", help="where the base is, if not where it was in training")
+    command.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="of the merged weights (default: the base's)"
+    )
+    command.add_argument("--max-shard-size", default="5GB", help="(default: 5GB)")
 
     add_annotation_commands(add, _add_generation)
     return parser
+
+
+def _add_format(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--format", help="refavs, avsbench, reasonseg, json, parquet (default: what the files show)")
+    command.add_argument("--subset", help="of AVSBench: s4, ms3, avss")
 
 
 def _add_generation(command: argparse.ArgumentParser) -> None:
@@ -184,41 +215,53 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from .data import load_refavs
+    from .data import find_source
     from .data.validation import require_valid
-    from .evaluation.evaluate import evaluate_model
-    from .evaluation.report import write_report
+    from .evaluation.evaluate import evaluate_model, process_state
+    from .evaluation.metrics import get_protocol
+    from .evaluation.report import shown_scores, write_report
     from .inference import MODALITIES, load
 
     unknown = sorted(set(arguments.swaps) - set(MODALITIES))
     if unknown:
         raise ValueError(f"--swaps: unknown modality {unknown[0]!r}; use {', '.join(MODALITIES)}")
+    get_protocol(arguments.protocol)  # an unknown one is an error before the model is loaded
     output = Path(arguments.output)
     _require_new(output)
-    splits = {split: load_refavs(arguments.data, split) for split in arguments.splits}
+    source = find_source(arguments.data, arguments.format, arguments.subset)
+    wanted = arguments.splits or [split for split in source.splits() if split.startswith("test")]
+    if not wanted:
+        raise ValueError(f"{arguments.data}: no test split; name one of {', '.join(source.splits())} with --splits")
+    splits = {split: source.load(split) for split in wanted}
     if arguments.max_rows is not None:
         splits = {k: rows.select(range(min(arguments.max_rows, len(rows)))) for k, rows in splits.items()}
     for rows in splits.values():
         require_valid(rows)
-    model, processor = load(arguments.model)
+    state = process_state()
+    state.wait_for_everyone()  # all have seen that the output is new
+    model, processor = load(arguments.model, state.device)
     metrics = evaluate_model(
         model,
         processor,
         splits,
         output,
         swaps=arguments.swaps,
+        protocol=arguments.protocol,
         batch_size=arguments.batch_size,
         max_new_tokens=arguments.max_new_tokens,
         kind_of=_kind_of(arguments.data),
     )
+    if not state.is_main_process:
+        return
     first = {row["id"]: row for row in next(iter(splits.values()))}
     name = Path(arguments.model).name
     report = write_report(output, {name: output}, {}, first)
     for split, scores in metrics["splits"].items():
-        shown = ("S",) if split == "test_n" else ("J", "F", "J&F")
-        _say(f"{name} {split}: " + ", ".join(f"{key} {scores[key]:.3f}" for key in shown))
+        shown = ", ".join(f"{key} {scores[key]:.3f}" for key in shown_scores(arguments.protocol, split))
+        _say(f"{name} {split}: {shown} (protocol {arguments.protocol})")
+    headline = get_protocol(arguments.protocol).headline
     for swap, scores in metrics["swaps"].items():
-        _say(f"{name} {scores['split']} with {swap} swapped: J&F {scores['J&F']:.3f}")
+        _say(f"{name} {scores['split']} with {swap} swapped: {headline} {scores[headline]:.3f}")
     _say(f"{report}")
 
 
@@ -232,7 +275,7 @@ def _kind_of(root: str) -> Callable[[dict[str, Any]], str] | None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from .data import load_refavs
+    from .data import find_source
     from .evaluation.report import write_report
 
     root = Path(arguments.root)
@@ -244,11 +287,43 @@ def _report(arguments: argparse.Namespace) -> None:
     import json
 
     first = next(iter(json.loads((next(iter(evaluations.values())) / "metrics.json").read_text())["splits"]))
-    rows = {row["id"]: row for row in load_refavs(arguments.data, first)}
+    source = find_source(arguments.data, arguments.format, arguments.subset)
+    rows = {row["id"]: row for row in source.load(first)}
     records = sorted((root / ".pipeline").glob("*.json"), key=lambda path: path.stat().st_mtime)
     times = [(path.stem, json.loads(path.read_text())["seconds"]) for path in records]
     durations = [(name, seconds) for name, seconds in times if seconds is not None]
     _say(f"{write_report(root, evaluations, trainings, rows, durations=durations)}")
+
+
+def _segment(arguments: argparse.Namespace) -> None:
+    from .pipelines import AuroraPipeline
+    from .segment import write_segmentation
+
+    output = Path(arguments.output)
+    _require_new(output)
+    for path in (arguments.video, arguments.audio, *(arguments.frames or ())):
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"{path}: no such file")
+    clip = {"video": arguments.video, "frames": arguments.frames, "audio": arguments.audio}
+    pipeline = AuroraPipeline.from_pretrained(arguments.model, device=arguments.device)
+    result = pipeline(arguments.reference, max_new_tokens=arguments.max_new_tokens, **clip)
+    record = write_segmentation(result, clip, output)
+    _say(result.reasoning)
+    _say(f"{output}: {record['note']}")
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from .models import AuroraProcessor
+    from .models.adapters import find_adapter, load_merged
+
+    output = Path(arguments.output)
+    _require_new(output)
+    if find_adapter(arguments.adapter) is None:
+        raise ValueError(f"{arguments.adapter}: holds no adapter; `aurora merge` is for the folder of a LoRA phase")
+    model = load_merged(arguments.adapter, base_model_name_or_path=arguments.base, dtype=arguments.dtype or "auto")
+    model.save_pretrained(output, max_shard_size=arguments.max_shard_size)
+    AuroraProcessor.from_pretrained(arguments.adapter).save_pretrained(output)
+    _say(f"{output}: {arguments.adapter} merged into its base")
 
 
 def _require_new(folder: Path) -> None:

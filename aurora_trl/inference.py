@@ -53,13 +53,14 @@ def load(model_dir: str | Path, device: str | torch.device | None = None) -> tup
 @contextmanager
 def record_last_states(model: AuroraModel) -> Iterator[list[torch.Tensor]]:
     """
-    Collect the state of the last position of each backbone forward inside the block, `(B, H)` each.
+    Collect the state that the head reads in each step of a `generate` inside the block, `(B, H)` each.
 
-    During `generate` the i-th of them belongs to the token that stands before the i-th generated one: the prompt's
-    last token first, then each generated token but the last.
+    The i-th of them belongs to the token that stands before the i-th generated one: the prompt's last token first,
+    then each generated token but the last.
     """
     states: list[torch.Tensor] = []
-    handle = model.base_model.register_forward_hook(lambda _module, _args, output: states.append(output[0][:, -1]))
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _module, args: states.append(args[0][:, -1]))
     try:
         yield states
     finally:
@@ -89,6 +90,32 @@ def gather_seg_states(
     known = (positions >= 0) & (index < stacked.size(1))
     rows = torch.arange(positions.size(0), device=stacked.device)
     return stacked[rows, index.clamp(max=stacked.size(1) - 1)], positions >= 0, known
+
+
+@torch.no_grad()
+def read_states(
+    model: AuroraModel, sequences: Sequence[Sequence[int]], positions: torch.Tensor, pad_token_id: int, **media: Any
+) -> torch.Tensor:
+    """
+    Hidden states by one forward over whole sequences, for what generation has written but not read.
+
+    Args:
+        model (`AuroraModel`): the model.
+        sequences (`list[list[int]]`): B prompts with their completions.
+        positions (`torch.Tensor` of shape `(B,)`): the place to read in each; a negative one gives a dummy.
+        pad_token_id (`int`): fills the shorter sequences.
+        **media: the policy's media or their features, one entry per row.
+
+    Returns:
+        `torch.Tensor` of shape `(B, H)`.
+    """
+    device = positions.device
+    hidden = model.base_model(
+        input_ids=pad_ids(sequences, pad_token_id).to(device),
+        attention_mask=pad_ids([[1] * len(ids) for ids in sequences], 0).to(device),
+        **media,
+    )[0]
+    return hidden[torch.arange(len(sequences), device=device), positions.clamp(min=0)]
 
 
 def swap_modality(rows: Sequence[dict[str, Any]], modality: str) -> list[dict[str, Any]]:
@@ -169,10 +196,10 @@ def answer_batch(
     completion_mask = (is_eos.cumsum(1) - is_eos.long()) == 0  # up to the first end of turn
     seg_states, has_seg, known = gather_seg_states(states, completion_ids, completion_mask, processor.seg_token_id)
     if not bool((known | ~has_seg).all()):
-        full_mask = torch.cat([attention_mask, completion_mask.long()], dim=1)
-        positions = find_seg_positions(completion_ids, completion_mask, processor.seg_token_id) + input_ids.size(1)
-        hidden = model.base_model(input_ids=sequences, attention_mask=full_mask, **repeated)[0]
-        late = hidden[torch.arange(len(rows), device=device), positions]
+        written = [p + c[m].tolist() for p, c, m in zip(prompts, completion_ids, completion_mask, strict=True)]
+        positions = find_seg_positions(completion_ids, completion_mask, processor.seg_token_id)
+        positions += torch.tensor([len(ids) for ids in prompts], device=device)
+        late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **repeated)
         seg_states = torch.where(known[:, None], seg_states, late)
 
     _, mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)

@@ -23,6 +23,9 @@ NULL_ANSWER = "Nothing fits."
 
 INSTRUCTION = "{reference} Which object is it? Reason, then segment."
 
+# What a dataset without references asks for (AURORA, section 4.4).
+SOUNDING_REFERENCE = "The sounding object"
+
 # Phrases that stand between a wrong path and its correction (AURORA, equation 3).
 REFLECTION_TRIGGERS = (
     "Wait, let me check this again.",

@@ -7,8 +7,7 @@ The phases differ by their YAML alone. Flags override it.
 """
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
-from aurora_trl.data.validation import require_valid
-from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, load_rows, parse_recipe
+from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe
 from aurora_trl.training.mask_training import lora_config
 from aurora_trl.training.run import finish, prepare_run
 
@@ -17,13 +16,8 @@ def main() -> None:
     recipe, lora, config = parse_recipe((RecipeArguments, LoraArguments, AuroraSFTConfig))
     try:
         resume = prepare_run(config)
-        train_dataset = load_rows(recipe.dataset_path, recipe.train_split, recipe.max_train_samples, config.seed)
-        require_valid(train_dataset)
-        eval_dataset = None
-        if recipe.eval_split is not None:
-            eval_path = recipe.eval_dataset_path or recipe.dataset_path
-            eval_dataset = load_rows(eval_path, recipe.eval_split, recipe.max_eval_samples, config.seed)
-            require_valid(eval_dataset)
+        train_dataset = recipe.load_train(config.seed)
+        eval_dataset = recipe.load_eval(config.seed)
         model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
         teacher = None

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from aurora_trl import AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.annotation import annotate_rows
 from aurora_trl.data import load_refavs
 from aurora_trl.data.schema import FEATURES
-from aurora_trl.data.synthetic import SyntheticAnnotator, write_world
+from aurora_trl.data.synthetic import SyntheticAnnotator, world_corpus, write_world
 from aurora_trl.models.modeling_aurora import AuroraModel
+from aurora_trl.models.policies.qwen.tiny import create_tiny_qwen_checkpoint
 from aurora_trl.models.processing_aurora import AuroraProcessor
 from aurora_trl.models.tiny import create_tiny_checkpoint
 
@@ -32,6 +34,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint for frames of 32 px: 4 video places, 30 audio places."""
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     return create_tiny_checkpoint(folder, image_size=32, hidden_size=64, num_layers=2)
+
+
+@pytest.fixture(scope="session")
+def qwen_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Qwen2.5-VL (False: it does not hear) and Qwen2.5-Omni (True), for frames of 32 px."""
+    folder = tmp_path_factory.mktemp("qwen")
+    return {
+        sound: create_tiny_qwen_checkpoint(folder / ("omni" if sound else "vl"), world_corpus(), sound=sound)
+        for sound in (False, True)
+    }
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +71,25 @@ def model(checkpoint: Path) -> AuroraModel:
 @pytest.fixture(scope="session")
 def processor(checkpoint: Path) -> AuroraProcessor:
     return AuroraProcessor.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def drawing_checkpoint(checkpoint, cot_rows, processor, tmp_path_factory) -> Path:
+    """A checkpoint that has learned to write `It is [SEG].`, though not where to draw."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "drawing"
+    args = AuroraSFTConfig(
+        output_dir=str(folder),
+        targets="answer",
+        per_device_train_batch_size=4,
+        max_steps=25,
+        learning_rate=1e-2,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+    )
+    trainer = AuroraSFTTrainer(AuroraModel.from_pretrained(checkpoint), args, cot_rows, processing_class=processor)
+    trainer.train()
+    trainer.save_model()
+    return folder

@@ -1,7 +1,23 @@
 """Datasets of reasoning segmentation: one row is one reference about one clip."""
 
+from .avsbench import load_avsbench
+from .formats import find_source
 from .jsonl import load_json, save_json
+from .parquet import load_parquet, save_parquet
+from .reasonseg import load_reasonseg
 from .refavs import load_refavs
 from .schema import COLUMNS, FEATURES, DataError
 
-__all__ = ["COLUMNS", "FEATURES", "DataError", "load_json", "load_refavs", "save_json"]
+__all__ = [
+    "COLUMNS",
+    "FEATURES",
+    "DataError",
+    "find_source",
+    "load_avsbench",
+    "load_json",
+    "load_parquet",
+    "load_reasonseg",
+    "load_refavs",
+    "save_json",
+    "save_parquet",
+]

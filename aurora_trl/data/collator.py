@@ -7,6 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..models.modeling_aurora import find_seg_positions
+from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import build_prompt, teacher_target
 from .masks import load_masks
@@ -41,7 +42,9 @@ class ClipLoader:
 
     def _load_clip(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
         frames = load_frames(row, num_frames=self.processor.num_frames)
-        waveform = load_audio(row, sampling_rate=self.processor.policy_processor.sampling_rate)
+        sampling_rate = self.processor.policy_processor.sampling_rate
+        # A policy without a rate does not hear: its rows' sound is not read.
+        waveform = None if sampling_rate is None else load_audio(row, sampling_rate=sampling_rate)
         clip = self.processor.process_clip(frames, waveform)
         clip["frame_size"] = torch.tensor(frames.shape[1:3])
         return clip
@@ -68,16 +71,8 @@ class ClipLoader:
 
 
 def stack_clips(clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """
-    The media inputs of C clips: `pixel_values_videos` `(C, T, 3, P, P)`, `mask_frames` `(C, T, 3, S, S)` and, where
-    any clip has sound, `audio_values` `(C, F, M)`; a clip without sound has zeros there, and no place for them in its
-    prompt.
-    """
-    batch = {name: torch.stack([clip[name] for clip in clips]) for name in ("pixel_values_videos", "mask_frames")}
-    sound = next((clip["audio_values"] for clip in clips if "audio_values" in clip), None)
-    if sound is not None:
-        batch["audio_values"] = torch.stack([clip.get("audio_values", torch.zeros_like(sound)) for clip in clips])
-    return batch
+    """The inputs of C clips: the policy's own media inputs and `mask_frames` `(C, T, 3, S, S)`, see `stack_media`."""
+    return stack_media([{name: value for name, value in clip.items() if name != "frame_size"} for clip in clips])
 
 
 def pad_ids(sequences: Sequence[Sequence[int]], value: int, side: str = "right") -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,30 @@ from .schema import COLUMNS, FEATURES, DataError
 _REQUIRED = ("id", "reference")
 _TYPES: dict[str, tuple[type, ...]] = {"is_null": (bool,), "frames": (list,), "masks": (list,)}
 
+# None among the masks is a frame that is not annotated.
+_ITEMS: dict[str, tuple[type, ...]] = {"frames": (str,), "masks": (str, type(None))}
+
 
 def load_json(path: str | Path) -> Dataset:
     """
     Load rows from a JSONL file, one object per line.
 
-    Paths in `frames`, `video`, `audio` and `masks` are relative to the file's folder, or absolute. Only `id`,
-    `reference` and one of `frames` and `video` are needed; a missing column is None, `is_null` is false.
+    | key | what |
+    | --- | --- |
+    | `id` | a name of the row, its own |
+    | `reference` | the sentence about the object |
+    | `frames` | in order: images, or moments of a video in seconds, as in `clip.mp4#t=1.5`; or |
+    | `video` | one video file, of which the model's frames are taken evenly |
+    | `audio` | a file with sound, a video too; without it the track of `video`, or no sound |
+    | `masks` | one per frame: a PNG (0 is background), a COCO RLE, polygons, or null for one not annotated |
+    | `class_name` | the object's class, for the class reward |
+    | `is_null` | true where the reference matches nothing: no masks are needed |
+    | `target` | the text to learn; `aurora annotate` writes it |
+    | `split` | `train` where it is missing |
+
+    Paths are relative to the file's folder, or absolute. Only `id`, `reference` and one of `frames` and `video` are
+    needed. A mask that is no file is an object, `{"size": [H, W], "counts": "..."}` or
+    `{"polygons": [[x1, y1, ...]]}`, or the same as text.
 
     Args:
         path (`str` or `Path`): the file.
@@ -57,13 +74,19 @@ def _read_row(place: str, line: str, folder: Path) -> dict[str, Any]:
     for key in _REQUIRED:
         if row.get(key) is None:
             raise DataError(f"{place}: `{key}` is missing")
+    if isinstance(row.get("masks"), list):
+        row["masks"] = [json.dumps(mask) if isinstance(mask, dict) else mask for mask in row["masks"]]
     for key, value in row.items():
         if value is not None and not isinstance(value, _TYPES.get(key, (str,))):
             raise DataError(f"{place}: `{key}` is {type(value).__name__}, not {_TYPES.get(key, (str,))[0].__name__}")
+    for key, kind in _ITEMS.items():
+        wrong = next((item for item in row.get(key) or () if not isinstance(item, kind)), None)
+        if wrong is not None:
+            raise DataError(f"{place}: `{key}` holds {wrong!r}, not {kind[0].__name__}")
     row = {**dict.fromkeys(COLUMNS), **row}
     row["is_null"] = bool(row["is_null"])
     row["split"] = row["split"] or "train"
-    return _map_paths(row, lambda value: os.path.normpath(folder / value))
+    return map_paths(row, lambda value: os.path.normpath(folder / value))
 
 
 def save_json(rows: Iterable[dict[str, Any]], path: str | Path) -> Path:
@@ -84,18 +107,18 @@ def save_json(rows: Iterable[dict[str, Any]], path: str | Path) -> Path:
     with open(temporary, "w", encoding="utf-8") as file:
         for row in rows:
             kept = {key: row[key] for key in COLUMNS if row.get(key) is not None}
-            kept = _map_paths(kept, lambda value: os.path.relpath(value, folder))
+            kept = map_paths(kept, lambda value: os.path.relpath(value, folder))
             file.write(json.dumps(kept, ensure_ascii=False) + "\n")
     temporary.replace(path)
     return path
 
 
-def _map_paths(row: dict[str, Any], change: Any) -> dict[str, Any]:
-    """The row with each path changed; a mask that is an RLE is no path."""
+def map_paths(row: dict[str, Any], change: Callable[[str], str | Path]) -> dict[str, Any]:
+    """The row with each path changed; a mask that is JSON is no path."""
     row = dict(row)
     for key in ("frames", "masks"):
         if row.get(key):
-            row[key] = [value if value.startswith("{") else str(change(value)) for value in row[key]]
+            row[key] = [value if value is None or value.startswith("{") else str(change(value)) for value in row[key]]
     for key in ("video", "audio"):
         if row.get(key):
             row[key] = str(change(row[key]))

@@ -1,4 +1,4 @@
-"""Masks of a row: PNG files or COCO run lengths, and the official geometry of the score."""
+"""Masks of a row: PNG files, COCO run lengths or polygons, and the official geometry of the score."""
 
 import json
 from collections.abc import Sequence
@@ -7,13 +7,34 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from .media import NO_FRAME, load_frames
+from .media import NO_FRAME, frame_indices, load_frames
 from .schema import DataError
 
+Polygons = Sequence[Sequence[Sequence[float]]]
 OFFICIAL_SIZE = 256
+# In a batch's target masks: every pixel of a frame that nobody annotated, or that stands past the end of a short clip.
+NO_TARGET = 255
+
+
+def mask_indices(row: dict[str, Any], num_frames: int) -> list[int]:
+    """
+    Which mask belongs to each frame that a model sees.
+
+    Args:
+        row (`dict`): a dataset row.
+        num_frames (`int`): frames that the model takes of a clip.
+
+    Returns:
+        `list[int]`: `num_frames` indices into the row's masks; -1 past the end of a short clip, and where a frame is
+        not annotated.
+    """
+    names = None if row.get("is_null") else row.get("masks")
+    count = len(names or row.get("masks") or row.get("frames") or ()) or num_frames
+    indices = frame_indices(count, num_frames)
+    return [NO_FRAME if i == NO_FRAME or (names and names[i] is None) else i for i in indices]
 
 
 def load_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.ndarray:
@@ -22,7 +43,8 @@ def load_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.
 
     Args:
         row (`dict`): a dataset row. No mask file of a null row is ever read: its masks are empty.
-        indices (`Sequence[int]`, *optional*): which frames, -1 for one that is not there; all by default.
+        indices (`Sequence[int]`, *optional*): which frames, -1 for one that is not there; all by default. The mask of
+            a frame that is not annotated is empty.
 
     Returns:
         `np.ndarray` of shape `(T, H, W)`, uint8, 0 or 1.
@@ -38,8 +60,8 @@ def load_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.
         raise DataError(f"row {row.get('id')!r}: it has no masks")
     names = row["masks"]
     wanted = range(len(names)) if indices is None else indices
-    found = {i: _read_mask(names[i], row) for i in wanted if i != NO_FRAME}
-    first = next(iter(found.values()))
+    found = {i: _read_mask(names[i], row) for i in wanted if i != NO_FRAME and names[i] is not None}
+    first = next(iter(found.values())) if found else np.zeros(frame_size(row), np.uint8)
     for i, mask in found.items():
         if mask.shape != first.shape:
             raise DataError(
@@ -64,7 +86,7 @@ def frame_size(row: dict[str, Any]) -> tuple[int, int]:
 
 def _read_mask(name: str, row: dict[str, Any]) -> np.ndarray:
     if name.startswith("{"):
-        return decode_rle(name)
+        return decode_rle(name) if "polygons" not in name else decode_polygons(name, frame_size(row))
     try:
         with Image.open(name) as image:
             # Some copies hold a class index, not 255; a palette is an index, too.
@@ -98,6 +120,47 @@ def decode_rle(text: str) -> np.ndarray:
         return coco.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"not a COCO run-length encoding: {text[:60]!r} ({error})") from None
+
+
+def encode_polygons(polygons: Polygons, holes: Polygons = ()) -> str:
+    """
+    A mask that is drawn from outlines, as JSON; its size is that of the frame it belongs to.
+
+    Args:
+        polygons (`Sequence`): of `(x, y)` pairs in pixels, all of them filled.
+        holes (`Sequence`, *optional*): what is cut out again.
+
+    Returns:
+        `str`: `{"polygons": [[x1, y1, x2, y2, ...], ...]}`, and `holes` in the same form where there are any.
+    """
+    content = {"polygons": polygons, **({"holes": holes} if holes else {})}
+    flat = {key: [[float(v) for pair in outline for v in pair] for outline in parts] for key, parts in content.items()}
+    return json.dumps(flat)
+
+
+def decode_polygons(text: str, size: tuple[int, int]) -> np.ndarray:
+    """
+    The mask `(H, W)` uint8 in {0, 1} that outlines enclose.
+
+    Args:
+        text (`str`): from `encode_polygons`.
+        size (`tuple[int, int]`): height and width of the frame, in pixels.
+
+    Raises:
+        `DataError`: where the text is no such JSON.
+    """
+    plane = Image.new("L", (size[1], size[0]))
+    pen = ImageDraw.Draw(plane)
+    try:
+        content = json.loads(text)
+        for value, outlines in ((1, content["polygons"]), (0, content.get("holes", []))):
+            for outline in outlines:
+                if len(outline) < 6 or len(outline) % 2:
+                    raise ValueError("an outline is three or more pairs x, y")
+                pen.polygon([float(v) for v in outline], fill=value, outline=value)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"not polygons: {text[:60]!r} ({error})") from None
+    return np.asarray(plane)
 
 
 def resize_masks_official(masks: np.ndarray, size: int = OFFICIAL_SIZE) -> torch.Tensor:

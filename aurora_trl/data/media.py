@@ -139,6 +139,34 @@ def _read_video_av(path: str, num_frames: int) -> np.ndarray:
     return _pad_frames(np.stack([frames[i] for i in indices]), num_frames)
 
 
+def video_times(path: str) -> list[float]:
+    """
+    When each frame of a video is shown, in seconds from its start, in the order and number that `load_frames` counts.
+
+    Raises:
+        `DataError`: names the file that is missing or can not be read.
+    """
+    try:
+        import decord
+
+        reader = decord.VideoReader(path, num_threads=1)
+        return [float(start) for start, _ in reader.get_frame_timestamp(range(len(reader)))]
+    except ImportError:
+        pass
+    except (decord.DECORDError, RuntimeError):
+        pass  # as in `_read_video`: PyAV reads what decord can not
+    import av
+
+    try:
+        with av.open(path) as container:
+            times = [float(frame.time or 0.0) for frame in container.decode(video=0)]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such video") from None
+    except (av.FFmpegError, IndexError) as error:
+        raise DataError(f"{path}: can not be read as a video: {error}") from None
+    return [time - times[0] for time in times]
+
+
 def _pad_frames(frames: np.ndarray, num_frames: int) -> np.ndarray:
     missing = num_frames - len(frames)
     return np.concatenate([frames, np.zeros((missing, *frames.shape[1:]), np.uint8)]) if missing else frames

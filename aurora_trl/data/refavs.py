@@ -13,6 +13,7 @@ from .schema import FEATURES, DataError
 SPLITS = ("train", "val", "test_s", "test_u", "test_n")
 NUM_FRAMES = 10
 NULL_CLASS = "null"
+NULL_SPLIT = "test_n"
 _COLUMNS = {"vid", "uid", "split", "fid", "exp"}
 
 

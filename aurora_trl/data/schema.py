@@ -12,10 +12,13 @@ FEATURES = Features(
         "reference": Value("string"),
         "class_name": Value("string"),  # as the dataset spells it, hyphens included
         "is_null": Value("bool"),  # the reference matches nothing: every mask is empty
-        "frames": List(Value("string")),  # frame images in order, or None
-        "video": Value("string"),  # one video file, or None
-        "audio": Value("string"),  # the sound file; None: the video's own track, or no sound
-        "masks": List(Value("string")),  # one per frame: a PNG path or a COCO RLE as JSON; None where unannotated
+        # Frames in order, or None: images, or moments of a video in seconds, as in `clip.mp4#t=1.5`.
+        "frames": List(Value("string")),
+        "video": Value("string"),  # one video file, whose frames are taken evenly, or None
+        "audio": Value("string"),  # a file with sound, a video too; None: the track of `video`, or no sound
+        # One per frame: a PNG's path, or a COCO run-length encoding or polygons as JSON; None for a frame that is not
+        # annotated, and in place of them all where none is.
+        "masks": List(Value("string")),
         "target": Value("string"),  # the text to learn, where the phase has one
     }
 )

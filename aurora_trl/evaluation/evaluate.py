@@ -10,19 +10,29 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from ..data.collator import ClipLoader
-from ..data.masks import OFFICIAL_SIZE, encode_rle, frame_size, load_masks, resize_masks_official
-from ..data.media import frame_indices
-from ..inference import Answer, answer_rows
+from ..data.masks import encode_rle, frame_size, load_masks, mask_indices
+from ..data.media import NO_FRAME
+from ..inference import Answer, answer_rows, swap_modality
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import ends_with_answer, extract_class, is_null_answer, normalize_class, says_nothing_fits
-from .metrics import SegmentationMetrics, jaccard
+from .metrics import SegmentationMetrics, get_protocol
 
 METRICS_FILE, ANSWERS_FILE = "metrics.json", "answers.jsonl"
 # What stands for the mask of an answer without `[SEG]`: nothing, with certainty.
 _NO_MASK_LOGIT = -50.0
+# Name of the mean, and of what it is taken over.
+_MEANS = {
+    "class_accuracy": "class_correct",
+    "format_accuracy": "format_correct",
+    "null_accuracy": "null_correct",
+    "seg_share": "has_seg",
+    "mean_tokens": "num_tokens",
+}
 
 
 def evaluate_model(
@@ -40,6 +50,8 @@ def evaluate_model(
     """
     Score a model and write `metrics.json` and `answers.jsonl`.
 
+    Several processes (`torchrun`, `accelerate launch`) share the batches; the scores are those of one process.
+
     Args:
         model, processor: from [`~aurora_trl.inference.load`].
         splits (`Mapping[str, Sequence[dict]]`): rows with masks, by the split's name.
@@ -52,67 +64,105 @@ def evaluate_model(
         kind_of (`Callable`, *optional*): what it takes to resolve a row's reference, for a breakdown of J.
 
     Returns:
-        `dict`: what `metrics.json` holds.
+        `dict`: what `metrics.json` holds; on every process.
     """
+    rules = get_protocol(protocol)
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    state = process_state()
     runs: list[tuple[str, str | None]] = [(split, None) for split in splits]
     runs += [(next(iter(splits)), swap) for swap in swaps]
-    progress = Progress(sum(len(splits[split]) for split, _ in runs))
-    metrics: dict[str, Any] = {"protocol": protocol, "splits": {}, "swaps": {}}
-    temporary = output_dir / f".{ANSWERS_FILE}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        for split, swap in runs:
-            scores = SegmentationMetrics(protocol)
-            records = []
-            loader = ClipLoader(processor, cache_clips=2 * batch_size)
-            for answer in answer_rows(
-                model,
-                processor,
-                splits[split],
-                batch_size=batch_size,
-                max_new_tokens=max_new_tokens,
-                swap=swap,
-                loader=loader,
-            ):
-                record = _score_answer(answer, scores, processor.num_frames)
-                record.update(split=split, swap=swap, kind=kind_of(answer.row) if kind_of else None)
-                records.append(record)
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                progress.step(split if swap is None else f"{split}, {swap} swapped")
-            summary = {**scores.compute(), **_summarize(records)}
-            if swap is None:
-                metrics["splits"][split] = summary
-            else:
-                metrics["swaps"][swap] = {"split": split, **summary}
-    temporary.replace(output_dir / ANSWERS_FILE)
-    (output_dir / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n")
+    shares = [process_share(len(splits[split]), batch_size) for split, _ in runs]
+    progress = Progress(sum(map(len, shares)), quiet=not state.is_main_process)
+    metrics: dict[str, Any] = {
+        "protocol": protocol,
+        "description": rules.description,
+        "scores": list(rules.scores),
+        "splits": {},
+        "swaps": {},
+    }
+    everything: list[dict[str, Any]] = []
+    for (split, swap), share in zip(runs, shares, strict=True):
+        rows = [dict(row) for row in splits[split]]
+        asked = rows if swap is None else swap_modality(rows, swap)
+        scores, records = SegmentationMetrics(protocol), []
+        loader = ClipLoader(processor, cache_clips=2 * batch_size)
+        answers = answer_rows(
+            model,
+            processor,
+            [asked[place] for place in share],
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            loader=loader,
+        )
+        for place, answer in zip(share, answers, strict=True):
+            answer.row = rows[place]
+            record = _score_answer(answer, scores, place, processor.num_frames)
+            record.update(split=split, swap=swap, kind=kind_of(answer.row) if kind_of else None)
+            records.append((place, record))
+            progress.step(split if swap is None else f"{split}, {swap} swapped")
+        scores = scores.gather()
+        in_order = [record for _, record in sorted(gather_object(records), key=lambda pair: pair[0])]
+        summary = {**scores.compute(), **_summarize(in_order)}
+        if swap is None:
+            metrics["splits"][split] = summary
+        else:
+            metrics["swaps"][swap] = {"split": split, **summary}
+        everything += in_order
+    if state.is_main_process:
+        _write(output_dir, metrics, everything)
+    state.wait_for_everyone()
     return metrics
 
 
-def _score_answer(answer: Answer, scores: SegmentationMetrics, num_frames: int) -> dict[str, Any]:
+def process_state() -> PartialState:
+    """This process among those that a launcher started; without a launcher it is the only one."""
+    # Where there is no accelerator, several processes are recognised only if the CPU is asked for (accelerate 1.15).
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def process_share(num_rows: int, batch_size: int) -> list[int]:
+    """The places of the rows that this process answers: whole batches, the same ones that a single process makes."""
+    state = process_state()
+    starts = range(state.process_index * batch_size, num_rows, state.num_processes * batch_size)
+    return [place for start in starts for place in range(start, min(start + batch_size, num_rows))]
+
+
+def _write(output_dir: Path, metrics: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
+    """The answers first, whole or not at all: where there are scores, there are answers."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    temporary = output_dir / f".{ANSWERS_FILE}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    temporary.replace(output_dir / ANSWERS_FILE)
+    (output_dir / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def _score_answer(answer: Answer, scores: SegmentationMetrics, place: int, num_frames: int) -> dict[str, Any]:
     """Add an answer to the scores, and say what there is to say about it alone."""
-    row = answer.row
-    count = len(row.get("masks") or row.get("frames") or ()) or num_frames
-    indices = frame_indices(count, num_frames)
-    target = resize_masks_official(load_masks(row, indices=indices))  # (T, 256, 256)
+    row, rules = answer.row, scores.rules
+    indices = mask_indices(row, num_frames)
     size = frame_size(row)
+    # What stands past the end of a short clip, or is not annotated, has no score.
+    scored = [i for i, index in enumerate(indices) if index != NO_FRAME]
+    target = rules.prepare_masks(load_masks(row, indices=[indices[i] for i in scored]))  # (T, h, w)
     if answer.mask_logits is None:
         logits = torch.full(target.shape, _NO_MASK_LOGIT)
-        drawn = torch.zeros((len(target), *size), dtype=torch.uint8)
+        drawn = torch.zeros((num_frames, *size), dtype=torch.uint8)
     else:
+        logits = rules.prepare_logits(answer.mask_logits[scored], size)
         planes = answer.mask_logits[:, None]
-        logits = F.interpolate(planes, (OFFICIAL_SIZE, OFFICIAL_SIZE), mode="bilinear", align_corners=False)[:, 0]
         drawn = (F.interpolate(planes, size, mode="bilinear", align_corners=False)[:, 0] > 0).to(torch.uint8)
-    scores.update(logits[None], target[None])
+    j = scores.update(logits[None], target[None], index=[place])
+    class_name, said = row.get("class_name"), extract_class(answer.completion)
     return {
         "id": row["id"],
         "reference": row["reference"],
-        "class_name": row["class_name"],
+        "class_name": class_name,
         "completion": answer.completion,
         "num_tokens": answer.num_tokens,
-        "j": float(jaccard(logits, target).mean()),
-        "class_correct": extract_class(answer.completion) == normalize_class(row["class_name"]),
+        "j": float(j),
+        # None where the dataset names no class.
+        "class_correct": None if class_name is None else said == normalize_class(class_name),
         "format_correct": ends_with_answer(answer.completion) or is_null_answer(answer.completion),
         # Of a null row, whether the answer says that nothing fits; of any other, whether it does not.
         "null_correct": says_nothing_fits(answer.completion) == bool(row.get("is_null")),
@@ -127,16 +177,10 @@ def _summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for record in records:
         if record["kind"] is not None:
             by_kind[record["kind"]].append(record["j"])
-    means = {
-        name: sum(float(record[key]) for record in records) / len(records)
-        for name, key in {
-            "class_accuracy": "class_correct",
-            "format_accuracy": "format_correct",
-            "null_accuracy": "null_correct",
-            "seg_share": "has_seg",
-            "mean_tokens": "num_tokens",
-        }.items()
-    }
+    means: dict[str, float | None] = {}
+    for name, key in _MEANS.items():
+        values = [float(record[key]) for record in records if record[key] is not None]
+        means[name] = sum(values) / len(values) if values else None
     kinds = {kind: {"J": sum(values) / len(values), "rows": len(values)} for kind, values in sorted(by_kind.items())}
     return {"rows": len(records), **means, "by_kind": kinds}
 
@@ -144,17 +188,17 @@ def _summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class Progress:
     """A line on stderr now and then: how far, and how long still."""
 
-    def __init__(self, total: int, every_seconds: float = 15.0):
-        self.total, self.every = total, every_seconds
+    def __init__(self, total: int, every_seconds: float = 15.0, quiet: bool = False, unit: str = "answers"):
+        self.total, self.every, self.quiet, self.unit = total, every_seconds, quiet, unit
         self.done = 0
         self.started = self.last = time.time()
 
     def step(self, what: str) -> None:
         self.done += 1
         now = time.time()
-        if now - self.last < self.every and self.done < self.total:
+        if self.quiet or (now - self.last < self.every and self.done < self.total):
             return
         self.last = now
         left = (now - self.started) / self.done * (self.total - self.done)
-        sys.stderr.write(f"    {self.done}/{self.total} answers ({what}), {left:.0f} s left\n")
+        sys.stderr.write(f"    {self.done}/{self.total} {self.unit} ({what}), {left:.0f} s left\n")
         sys.stderr.flush()

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.refavs import NULL_SPLIT
 from .evaluate import ANSWERS_FILE, METRICS_FILE
+from .metrics import get_protocol
 
 SFT_CURVES = ("loss", "mean_token_accuracy", "mask_bce_loss", "mask_dice_loss", "iou", "distillation_loss")
 GRPO_CURVES = (
@@ -20,7 +22,6 @@ GRPO_CURVES = (
     "loss",
 )
 REPORT_FILE = "report.md"
-_SCORES = {"test_n": ("S",)}
 
 
 def write_report(
@@ -45,15 +46,26 @@ def write_report(
 
     Returns:
         `Path`: the report.
+
+    Raises:
+        `ValueError`: where the evaluations follow different protocols.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     metrics = {name: json.loads((folder / METRICS_FILE).read_text()) for name, folder in evaluations.items()}
     last = list(metrics)[-1]
+    rules = get_protocol(metrics[last]["protocol"])
+    other = next((name for name, content in metrics.items() if content["protocol"] != rules.name), None)
+    if other is not None:
+        raise ValueError(
+            f"{evaluations[other]} is scored by `{metrics[other]['protocol']}`, {evaluations[last]} by "
+            f"`{rules.name}`: they can not be compared; evaluate one of them again"
+        )
     parts = [
         "# Report\n",
-        f"Scores by the protocol `{metrics[last]['protocol']}`. J, F and J&F: higher is better. S, on references that "
-        "match nothing: the root of the share of pixels that were drawn all the same, lower is better.\n",
+        f"Scores by the protocol `{rules.name}`: {rules.description}. {', '.join(rules.scores)}: higher is better. S, "
+        "on references that match nothing: the root of the share of pixels that were drawn all the same, lower is "
+        "better.\n",
         "## What each phase brought\n",
         _phase_table(metrics),
         "## What the answers look like\n",
@@ -74,6 +86,12 @@ def write_report(
     return report
 
 
+def shown_scores(protocol: str, split: str) -> tuple[str, ...]:
+    """The scores of a split that a report shows: where no reference matches anything, S alone says something."""
+    rules = get_protocol(protocol)
+    return ("S",) if split == NULL_SPLIT and "J" in rules.scores else rules.scores
+
+
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines]) + "\n"
@@ -81,7 +99,8 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _phase_table(metrics: Mapping[str, dict[str, Any]]) -> str:
     splits = list(next(iter(metrics.values()))["splits"])
-    columns = [(split, score) for split in splits for score in _SCORES.get(split, ("J", "F", "J&F"))]
+    protocol = next(iter(metrics.values()))["protocol"]
+    columns = [(split, score) for split in splits for score in shown_scores(protocol, split)]
     lines = [
         [phase, *(f"{content['splits'][split][score]:.3f}" for split, score in columns)]
         for phase, content in metrics.items()
@@ -94,7 +113,8 @@ def _answer_table(metrics: Mapping[str, dict[str, Any]]) -> str:
     for phase, content in metrics.items():
         for split, scores in content["splits"].items():
             shares = [
-                f"{scores[name]:.2f}" for name in ("class_accuracy", "format_accuracy", "null_accuracy", "seg_share")
+                "" if scores.get(name) is None else f"{scores[name]:.2f}"
+                for name in ("class_accuracy", "format_accuracy", "null_accuracy", "seg_share")
             ]
             lines.append([f"{phase}, {split}", str(scores["rows"]), *shares, f"{scores['mean_tokens']:.0f}"])
     return _table(
@@ -117,11 +137,12 @@ def _kind_table(metrics: Mapping[str, dict[str, Any]]) -> str:
 def _swap_section(phase: str, content: dict[str, Any]) -> str:
     swaps = content["swaps"]
     split = next(iter(swaps.values()))["split"]
-    plain = content["splits"][split]["J&F"]
+    score = get_protocol(content["protocol"]).headline
+    plain = content["splits"][split][score]
     lines = [["nothing", f"{plain:.3f}", ""]]
-    lines += [[name, f"{scores['J&F']:.3f}", f"{scores['J&F'] - plain:+.3f}"] for name, scores in swaps.items()]
-    text = f"J&F of {phase} on {split} with one modality taken from another clip.\n\n"
-    return text + _table(["swapped", "J&F", "difference"], lines)
+    lines += [[name, f"{scores[score]:.3f}", f"{scores[score] - plain:+.3f}"] for name, scores in swaps.items()]
+    text = f"{score} of {phase} on {split} with one modality taken from another clip.\n\n"
+    return text + _table(["swapped", score, "difference"], lines)
 
 
 def _curve_section(output_dir: Path, trainings: Mapping[str, Path]) -> list[str]:

@@ -12,8 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ..data.masks import decode_rle, load_masks
-from ..data.media import frame_indices, load_frames
+from ..data.masks import decode_rle, load_masks, mask_indices
+from ..data.media import load_frames
 
 _PREDICTED, _TARGET = (255, 120, 0), (0, 220, 60)
 _SHOWN_FRAMES = 5
@@ -34,15 +34,14 @@ def draw_answer(row: dict[str, Any], answer: dict[str, Any], path: str | Path) -
     num_frames = len(answer["masks"])
     frames = load_frames(row, num_frames=num_frames)
     predicted = np.stack([decode_rle(mask) for mask in answer["masks"]])
-    count = len(row.get("masks") or row.get("frames") or ()) or num_frames
-    target = load_masks(row, indices=frame_indices(count, num_frames))
+    target = load_masks(row, indices=mask_indices(row, num_frames))
     figure, axes = plt.subplots(1, _SHOWN_FRAMES, figsize=(2.2 * _SHOWN_FRAMES, 3.6))
     for axis, i in zip(axes, np.linspace(0, num_frames - 1, _SHOWN_FRAMES).round().astype(int), strict=True):
         axis.imshow(overlay_masks(frames[i], predicted[i], target[i]))
         axis.set_title(f"frame {i}", fontsize=8)
         axis.axis("off")
-    verdict = "right class" if answer["class_correct"] else f"wrong class, it is {answer['class_name']}"
-    figure.suptitle(f"“{answer['reference']}”   J {answer['j']:.2f}, {verdict}", fontsize=10)
+    verdict = {True: ", right class", False: f", wrong class, it is {answer['class_name']}", None: ""}
+    figure.suptitle(f"“{answer['reference']}”   J {answer['j']:.2f}{verdict[answer['class_correct']]}", fontsize=10)
     text = "\n".join(textwrap.wrap(answer["completion"] or "(no text)", 125))
     figure.text(0.02, 0.02, text, fontsize=8, va="bottom", family="DejaVu Sans")
     figure.subplots_adjust(left=0.01, right=0.99, top=0.84, bottom=0.02 + 0.055 * (1 + text.count("\n")), wspace=0.03)

@@ -2,8 +2,17 @@
 
 from . import policies
 from .configuration_aurora import AuroraConfig, SamConfig
-from .mask_decoders import SamMaskDecoder
+from .mask_decoders import Sam2MaskConfig, Sam2MaskDecoder, SamMaskDecoder
 from .modeling_aurora import AuroraModel
 from .processing_aurora import AuroraProcessor
 
-__all__ = ["AuroraConfig", "AuroraModel", "AuroraProcessor", "SamConfig", "SamMaskDecoder", "policies"]
+__all__ = [
+    "AuroraConfig",
+    "AuroraModel",
+    "AuroraProcessor",
+    "Sam2MaskConfig",
+    "Sam2MaskDecoder",
+    "SamConfig",
+    "SamMaskDecoder",
+    "policies",
+]

@@ -1,6 +1,8 @@
 """Configuration of the composite model: a policy, a projector and a mask decoder."""
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -22,6 +24,7 @@ class SamConfig(PretrainedConfig):
 
     model_type = "aurora_sam"
     base_config_key = "mask_decoder_config"
+    keep_aspect_ratio = True  # the longest side is resized, the rest padded
 
     def __init__(
         self,
@@ -63,32 +66,33 @@ class AuroraConfig(PretrainedConfig):
     Configuration of [`AuroraModel`].
 
     Args:
-        policy_config (`PretrainedConfig` or `dict`): config of a causal language model that takes video and audio.
-        mask_decoder_config (`SamConfig` or `dict`): sizes of the mask decoder.
+        policy_config (`PretrainedConfig` or `dict`): config of a [`~aurora_trl.models.policies.base.Policy`].
+        mask_decoder_config (`PretrainedConfig` or `dict`): sizes of the mask decoder; a [`SamConfig`] by default.
         seg_token_id (`int`): id of `[SEG]` in the policy's vocabulary.
     """
 
     model_type = "aurora"
-    sub_configs = {"policy_config": AutoConfig, "mask_decoder_config": SamConfig}
+    sub_configs = {"policy_config": AutoConfig, "mask_decoder_config": AutoConfig}
     has_no_defaults_at_init = True
+    # TRL reads it without a default where it builds a reference model (1.16).
+    auto_map: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def __init__(
         self,
         policy_config: Any = None,
-        mask_decoder_config: SamConfig | dict[str, Any] | None = None,
+        mask_decoder_config: Any = None,
         seg_token_id: int | None = None,
         **kwargs: Any,
     ):
         if isinstance(policy_config, dict):
             policy_config = AutoConfig.for_model(**policy_config)
         if isinstance(mask_decoder_config, dict):
-            mask_decoder_config = SamConfig(**{k: v for k, v in mask_decoder_config.items() if k != "model_type"})
+            mask_decoder_config = AutoConfig.for_model(**{"model_type": SamConfig.model_type, **mask_decoder_config})
         self.policy_config: Any = policy_config
-        self.mask_decoder_config = mask_decoder_config if mask_decoder_config is not None else SamConfig()
+        self.mask_decoder_config: Any = mask_decoder_config if mask_decoder_config is not None else SamConfig()
         self.seg_token_id = seg_token_id
         # The policy owns the embeddings: tying is its affair, and the composite's flag only mirrors it.
-        text_config = None if policy_config is None else self.policy_config.get_text_config()
-        kwargs["tie_word_embeddings"] = bool(getattr(text_config, "tie_word_embeddings", False))
+        kwargs["tie_word_embeddings"] = bool(getattr(policy_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:

@@ -1,5 +1,6 @@
 """The composite model: an audio-visual policy whose state at `[SEG]` prompts a mask decoder."""
 
+import copy
 import functools
 import math
 import types
@@ -10,15 +11,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
+from .adapters import HUB_ARGUMENTS, find_adapter, load_merged
 from .configuration_aurora import AuroraConfig
-from .mask_decoders import SamMaskDecoder
+from .mask_decoders import MaskDecoderBase, build_mask_decoder
+from .shared_prefix import first_of_each
 
 # The inputs of the mask head, which no policy knows.
-SEG_INPUTS = ("seg_positions", "mask_frames", "mask_embeddings", "clip_index")
+SEG_INPUTS = ("seg_positions", "seg_rows", "states_from", "mask_frames", "mask_embeddings", "clip_index")
 
 
 class AuroraOutput(ModelOutput):
@@ -50,6 +53,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
 
     Args:
         config (`AuroraConfig`): configs of the parts.
+        policy (`PreTrainedModel`, *optional*), mask_decoder (`MaskDecoderBase`, *optional*): parts to take in as they
+            are, in place of new ones.
     """
 
     config_class = AuroraConfig
@@ -58,14 +63,19 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     main_input_name = "input_ids"
 
-    def __init__(self, config: AuroraConfig):
+    def __init__(self, config: AuroraConfig, *, policy: Any = None, mask_decoder: MaskDecoderBase | None = None):
         super().__init__(config)
-        self.policy = AutoModelForCausalLM.from_config(config.policy_config)
+        for part in (policy, mask_decoder):
+            for module in () if part is None else part.modules():
+                module._is_hf_initialized = True  # `post_init` leaves its weights alone
+        self.policy = AutoModelForCausalLM.from_config(config.policy_config) if policy is None else policy
         hidden_size = config.get_text_config().hidden_size
-        self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
+        self.mask_decoder = build_mask_decoder(config.mask_decoder_config) if mask_decoder is None else mask_decoder
         self.seg_projector = nn.Sequential(
             nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, self.mask_decoder.prompt_dim)
         )
+        # Names of weights that were taken from another model and are not those of the checkpoint any more.
+        self.replaced_weights: set[str] = set()
         self._no_split_modules = self.policy._no_split_modules
         self.generation_config = self.policy.generation_config
         self.post_init()
@@ -82,9 +92,20 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As in transformers, except that a weight that is missing, unexpected or of another shape is an error.
 
+        The folder of a LoRA phase is loaded merged into its base, which `base_model_name_or_path` names where it is
+        no longer where it was; [`~aurora_trl.models.adapters.load_adapter`] leaves it unmerged.
+
         Raises:
-            `ValueError`: names the checkpoint and the first of the keys.
+            `ValueError`: names the checkpoint and the first of the keys, or the base that is missing or another one.
         """
+        adapter = _adapter_name(args, kwargs)
+        if adapter is not None:
+            # The Auto classes look up the base's revision and config, which are not the adapter's.
+            revision = (kwargs.pop("adapter_kwargs", None) or {}).get("revision", kwargs.pop("revision", None))
+            for key in ("config", "trust_remote_code", "_from_auto", "pretrained_model_name_or_path"):
+                kwargs.pop(key, None)
+            merged = load_merged(adapter, revision=revision, **kwargs)
+            return (merged, {}) if output_loading_info else merged
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         # Our checkpoints hold the names of the code. Under ZeRO-3 transformers notes conversions for the parts' own
         # checkpoints whether or not it needed them, and would save under other names (5.23).
@@ -123,8 +144,12 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids, attention_mask, labels (`torch.Tensor` of shape `(B, L)`): as in any causal language model.
-            seg_positions (`torch.Tensor` of shape `(B,)`, long): where `[SEG]` stands; -1 where a row has none. Its
-                state is then a dummy: the same modules run on every rank, and the loss gives the row no weight.
+            seg_positions (`torch.Tensor` of shape `(N,)`, long): where `[SEG]` stands; -1 where there is none. Its
+                state is then a dummy: the same modules run on every rank, and the loss gives the mask no weight.
+            seg_rows (`torch.Tensor` of shape `(N,)`): the row of each of them, where `clip_index` is given; None: one
+                per row, in order.
+            states_from (`int`): the head and `seg_positions` know the places from this one on; what stands before,
+                such as a prompt of which nothing is learned, leaves no outputs.
             mask_frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): frames of the clips for the mask decoder, or
             mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): the same, encoded.
             clip_index (`torch.Tensor` of shape `(B,)`): the clip of each row; None: row i is clip i. Where it is
@@ -132,8 +157,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             **kwargs: the policy's own inputs.
 
         Returns:
-            `ModelOutput`: the policy's, with `seg_states` `(B, H)`, `seg_features` `(B, E)` and `mask_logits`
-            `(B, T, 4h, 4w)` where masks were asked for.
+            `ModelOutput`: the policy's, with `seg_states` `(N, H)`, `seg_features` `(N, E)` and `mask_logits`
+            `(N, T, 4h, 4w)` where masks were asked for.
         """
         return self._forward_with_masks(
             self.policy, (), {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **kwargs}
@@ -147,30 +172,92 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         seg_inputs = {name: kwargs.pop(name, None) for name in SEG_INPUTS}
         positions, clip_index = seg_inputs["seg_positions"], seg_inputs["clip_index"]
         if clip_index is not None:
-            media = {name: kwargs.pop(name) for name in self.policy.media_inputs if name in kwargs}
-            embeds = {name: kwargs.pop(name) for name in self.policy.media_embeds if name in kwargs}
-            if media:
-                embeds.update(self.base_model.encode_media(**media).as_inputs())
-            kwargs.update({name: value[clip_index] for name, value in embeds.items()})
+            kwargs = self.media_of_rows(kwargs, clip_index)
+        with capture_hidden_states(self, seg_inputs["states_from"] or 0) as states:
+            output = inner(*args, **kwargs)
         if positions is None:
-            return inner(*args, **kwargs)
-        with capture_hidden_states(self) as states:
-            output = AuroraOutput(**inner(*args, **kwargs))
-        rows = torch.arange(positions.size(0), device=positions.device)
-        output["seg_states"] = states[-1][rows, positions.clamp(min=0)]  # (B, H)
+            return output
+        output = AuroraOutput(**output)
+        rows = seg_inputs["seg_rows"]
+        if rows is None:
+            rows = torch.arange(positions.size(0), device=positions.device)
+        elif clip_index is not None:
+            clip_index = clip_index[rows]
+        output["seg_states"] = states[-1][rows, positions.clamp(min=0)]  # (N, H)
         embeddings = seg_inputs["mask_embeddings"]
         if embeddings is None:
             embeddings = self.encode_masks(seg_inputs["mask_frames"])
         output["seg_features"], output["mask_logits"] = self.decode_masks(output["seg_states"], embeddings, clip_index)
         return output
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As the policy's, which never says a place of sound or video: no features would belong to it."""
-        given = kwargs.pop("suppress_tokens", None)
-        if given is None:
-            given = getattr(kwargs.get("generation_config"), "suppress_tokens", None)
-        suppressed = sorted({*(given or ()), *self.policy.media_token_ids})
-        return self.policy.generate(*args, suppress_tokens=suppressed, **kwargs)
+    def media_of_rows(self, kwargs: dict[str, Any], clip_index: torch.Tensor) -> dict[str, Any]:
+        """
+        Repeat what distinct clips give the policy for the rows that show them; media pass the towers once before.
+
+        Args:
+            kwargs (`dict`): inputs, the media or their features among them, one entry per clip.
+            clip_index (`torch.Tensor` of shape `(B,)`): the clip of each row.
+
+        Returns:
+            `dict`: the inputs, with features per row in place of the media.
+        """
+        media = {name: kwargs[name] for name in self.policy.media_inputs if kwargs.get(name) is not None}
+        embeds = {name: kwargs[name] for name in self.policy.media_embeds if kwargs.get(name) is not None}
+        if media:
+            embeds.update(self.base_model.encode_media(**media).as_inputs())
+        others = {name: value for name, value in kwargs.items() if name not in media and name not in embeds}
+        return {**others, **{name: value[clip_index] for name, value in embeds.items()}}
+
+    def generate(
+        self,
+        *args: Any,
+        clip_index: torch.Tensor | None = None,
+        prompt_index: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        As the policy's, which never says a place of sound or video: no features would belong to it.
+
+        Args:
+            clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row, where the media are those
+                of distinct clips.
+            prompt_index (`torch.Tensor` of shape `(B,)`, *optional*): rows with the same number have the same prompt,
+                which is then read once, and its cache repeated.
+            *args, **kwargs: as for the policy.
+        """
+        settings = kwargs.get("generation_config")
+        given = kwargs.pop("suppress_tokens", None) or getattr(settings, "suppress_tokens", None) or ()
+        suppressed = sorted({*given, *self.policy.media_token_ids})
+        if settings is None:
+            kwargs["suppress_tokens"] = suppressed
+        else:
+            kwargs["generation_config"] = copy.deepcopy(settings)
+            kwargs["generation_config"].suppress_tokens = suppressed
+        if prompt_index is not None:
+            kwargs = self._prefill_once(kwargs, clip_index, prompt_index)
+        elif clip_index is not None:
+            kwargs = self.media_of_rows(kwargs, clip_index)
+        return self.policy.generate(*args, **kwargs)
+
+    @torch.no_grad()
+    def _prefill_once(
+        self, kwargs: dict[str, Any], clip_index: torch.Tensor | None, prompt_index: torch.Tensor
+    ) -> dict[str, Any]:
+        """Read each distinct prompt but its last token; the inputs of `generate` with the cache of each row."""
+        names = (*self.policy.media_inputs, *self.policy.media_embeds)
+        media = {name: kwargs.pop(name) for name in names if name in kwargs}
+        first, row = first_of_each(prompt_index)
+        clips = first if clip_index is None else clip_index[first]
+        cache = DynamicCache(config=self.policy.config.get_text_config())
+        self.base_model(
+            input_ids=kwargs["input_ids"][first, :-1],
+            attention_mask=kwargs["attention_mask"][first, :-1],
+            use_cache=True,
+            cache=cache,
+            **self.media_of_rows(media, clips),
+        )
+        cache.batch_select_indices(row)
+        return {**kwargs, "cache": cache}
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self.policy.prepare_inputs_for_generation(*args, **kwargs)
@@ -250,6 +337,17 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         return seg_features, mask_logits.unflatten(0, (batch_size, num_frames))
 
 
+def _adapter_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """The adapter that `from_pretrained` was asked for, or None where it was asked for a whole model."""
+    # `AutoModel` has followed an adapter on the Hub to its base already, and says so.
+    followed = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
+    name = followed or (args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+    if name is None:
+        return None
+    hub_kwargs = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
+    return str(name) if followed or find_adapter(str(name), **hub_kwargs) is not None else None
+
+
 def find_seg_positions(token_ids: torch.Tensor, mask: torch.Tensor, seg_token_id: int) -> torch.Tensor:
     """
     Where the last `[SEG]` of each row stands.
@@ -268,10 +366,23 @@ def find_seg_positions(token_ids: torch.Tensor, mask: torch.Tensor, seg_token_id
 
 
 @contextmanager
-def capture_hidden_states(model: AuroraModel) -> Iterator[list[torch.Tensor]]:
-    """Collect the backbone's `last_hidden_state` of each forward inside the block, `(B, L, H)` each."""
+def capture_hidden_states(model: AuroraModel, states_from: int = 0) -> Iterator[list[torch.Tensor]]:
+    """
+    Collect the backbone's `last_hidden_state` of each forward inside the block, `(B, L, H)` each.
+
+    Args:
+        model (`AuroraModel`): the model.
+        states_from (`int`, *optional*, defaults to 0): leave out the places before; the head does not see them either.
+    """
     states: list[torch.Tensor] = []
-    handle = model.base_model.register_forward_hook(lambda _module, _args, output: states.append(output[0]))
+
+    def keep(_module: nn.Module, _args: Any, output: ModelOutput) -> ModelOutput:
+        if states_from:
+            output.last_hidden_state = output.last_hidden_state[:, states_from:]
+        states.append(output.last_hidden_state)
+        return output
+
+    handle = model.base_model.register_forward_hook(keep)
     try:
         yield states
     finally:

@@ -25,7 +25,7 @@ class AuroraProcessor(ProcessorMixin):
     token and the mask decoder's image geometry (longest side resized, the rest padded, as in segment-anything).
 
     Args:
-        policy_processor (`ProcessorMixin`): has `tokenizer`, `process_video`, `process_audio` and `expand_ids`.
+        policy_processor (`ProcessorMixin`): a [`~aurora_trl.models.policies.base.PolicyProcessor`].
         mask_image_size (`int`): side of the mask decoder's square input, in pixels.
         mask_target_size (`int`): side of the square masks that losses and rewards compare, in pixels.
         pixel_mean, pixel_std (`list[float]`): the mask decoder's normalisation, per channel, for pixels in [0, 255].
@@ -98,12 +98,7 @@ class AuroraProcessor(ProcessorMixin):
             build_prompt(row, self.instruction), tokenize=False, add_generation_prompt=True
         )
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        audio = clip.get("audio_values")
-        return self.policy_processor.expand_ids(
-            ids,
-            num_frames=clip["pixel_values_videos"].shape[0],
-            num_audio_frames=None if audio is None else audio.shape[0],
-        )
+        return self.policy_processor.expand_ids(ids, clip)
 
     def completion_ids(self, target: str) -> list[int]:
         """The ids of an answer, with the end-of-turn token."""
@@ -126,17 +121,11 @@ class AuroraProcessor(ProcessorMixin):
             waveform (`np.ndarray` of shape `(samples,)`, float32, *optional*): mono sound at the policy's rate.
 
         Returns:
-            `dict`: `pixel_values_videos` `(T, 3, P, P)` and `audio_values` `(F, M)` for the policy, `mask_frames`
-            `(T, 3, S, S)` for the mask decoder; no `audio_values` where there is no sound.
+            `dict`: the policy's media inputs, and `mask_frames` `(T, 3, S, S)` for the mask decoder.
         """
         shown = frames if self.policy_frames is None else frames[frame_indices(len(frames), self.policy_frames)]
-        clip = {
-            "pixel_values_videos": self.policy_processor.process_video(shown),
-            "mask_frames": self.process_mask_frames(frames),
-        }
-        if waveform is not None:
-            clip["audio_values"] = self.policy_processor.process_audio(waveform)
-        return clip
+        media = self.policy_processor.process_media(shown, waveform)
+        return {**media, "mask_frames": self.process_mask_frames(frames)}
 
     def process_mask_frames(self, frames: np.ndarray) -> torch.Tensor:
         """Frames `(T, H, W, 3)` uint8 as the mask decoder sees them: `(T, 3, S, S)` float32, normalised, padded."""

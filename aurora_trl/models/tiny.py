@@ -27,17 +27,25 @@ CHAT_TEMPLATE = (
 )
 
 
-def tiny_tokenizer(corpus: list[str]) -> TokenizerFast:
+def tiny_tokenizer(
+    corpus: list[str],
+    media_tokens: dict[str, str] | None = None,
+    chat_template: str = CHAT_TEMPLATE,
+) -> TokenizerFast:
     """
     A byte-level BPE tokenizer in which every word of a corpus is one token and any other text survives a round trip.
 
     Args:
         corpus (`list[str]`): texts.
+        media_tokens (`dict[str, str]`, *optional*): the special tokens of a policy's media, by the tokenizer's
+            attributes that hold them; `<video>` and `<audio>` by default.
+        chat_template (`str`, *optional*): puts them into a prompt.
 
     Returns:
-        `PreTrainedTokenizerFast`: with Qwen2's chat tokens, `<video>` and `<audio>` as special tokens and `[SEG]` as
-        an ordinary one.
+        `PreTrainedTokenizerFast`: with Qwen2's chat tokens and those of the media as special tokens, and `[SEG]` as an
+        ordinary one.
     """
+    media_tokens = media_tokens or {"video_token": VIDEO_TOKEN, "audio_token": AUDIO_TOKEN}
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -45,7 +53,7 @@ def tiny_tokenizer(corpus: list[str]) -> TokenizerFast:
         vocab_size=8192,  # more than a corpus of some hundred words can fill: merging ends when words are whole
         min_frequency=1,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=[PAD_TOKEN, TURN_START, TURN_END, VIDEO_TOKEN, AUDIO_TOKEN],
+        special_tokens=[PAD_TOKEN, TURN_START, TURN_END, *media_tokens.values()],
         show_progress=False,
     )
     turns = [f"{role}\n" for role in ("user", "assistant")]
@@ -54,8 +62,8 @@ def tiny_tokenizer(corpus: list[str]) -> TokenizerFast:
         tokenizer_object=tokenizer,
         pad_token=PAD_TOKEN,
         eos_token=TURN_END,
-        additional_special_tokens=[TURN_START, VIDEO_TOKEN, AUDIO_TOKEN],
-        chat_template=CHAT_TEMPLATE,
+        extra_special_tokens={"turn_start_token": TURN_START, **media_tokens},
+        chat_template=chat_template,
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )

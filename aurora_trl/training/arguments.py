@@ -9,7 +9,9 @@ import yaml
 from datasets import Dataset
 from trl import TrlParser
 
-from ..data.schema import DataError
+from ..data.avsbench import SUBSETS
+from ..data.formats import FORMATS
+from ..data.validation import require_valid
 
 # The parameter groups of `AuroraModel.trainable_modules()`, by the flag that freezes them.
 FREEZE_FLAGS = (
@@ -30,16 +32,25 @@ class RecipeArguments:
 
     Args:
         model_name_or_path (`str`): checkpoint that the phase starts from.
-        dataset_path (`str`): a Ref-AVS folder, or a JSONL file with the columns of `aurora_trl.data.schema`.
-        train_split (`str`, *optional*, defaults to `"train"`): split of a Ref-AVS folder to train on.
+        dataset_path (`str`): a dataset's folder or file; for `parquet` also a Hub repository.
+        dataset_format (`str`, *optional*): `refavs`, `avsbench`, `reasonseg`, `json` or `parquet`; by default what the
+            files show, and an error where they could be two.
+        dataset_subset (`str`, *optional*): of AVSBench: `s4`, `ms3` or `avss`.
+        train_split (`str`, *optional*, defaults to `"train"`): split to train on.
         eval_split (`str`, *optional*): split to evaluate on during training; none by default.
         eval_dataset_path (`str`, *optional*): where the evaluation split is, if not in `dataset_path`.
         max_train_samples, max_eval_samples (`int`, *optional*): use the first rows of a seeded shuffle only.
     """
 
     model_name_or_path: str = field(metadata={"help": "Checkpoint that the phase starts from."})
-    dataset_path: str = field(metadata={"help": "A Ref-AVS folder, or a JSONL file of rows."})
-    train_split: str = field(default="train", metadata={"help": "Split of a Ref-AVS folder to train on."})
+    dataset_path: str = field(metadata={"help": "A dataset's folder or file, or a Hub repository of Parquet files."})
+    dataset_format: str | None = field(
+        default=None, metadata={"help": "Its format, where its files do not show it.", "choices": list(FORMATS)}
+    )
+    dataset_subset: str | None = field(
+        default=None, metadata={"help": "Subset of AVSBench.", "choices": list(SUBSETS)}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on during training."})
     eval_dataset_path: str | None = field(default=None, metadata={"help": "Where the evaluation split is."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use this many rows of a seeded shuffle."})
@@ -50,6 +61,39 @@ class RecipeArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
+        for name, known in (("dataset_format", FORMATS), ("dataset_subset", SUBSETS)):
+            if getattr(self, name) not in (None, *known):
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def load_train(self, seed: int) -> Dataset:
+        """The rows to train on, checked; raises `DataError` where they can not be used."""
+        rows = load_rows(
+            self.dataset_path,
+            self.train_split,
+            self.max_train_samples,
+            seed,
+            dataset_format=self.dataset_format,
+            subset=self.dataset_subset,
+        )
+        require_valid(rows)
+        return rows
+
+    def load_eval(self, seed: int) -> Dataset | None:
+        """The rows to evaluate on during training, checked; None where `eval_split` names none."""
+        if self.eval_split is None:
+            return None
+        # Another dataset shows its own format.
+        own = self.eval_dataset_path is None
+        rows = load_rows(
+            self.eval_dataset_path or self.dataset_path,
+            self.eval_split,
+            self.max_eval_samples,
+            seed,
+            dataset_format=self.dataset_format if own else None,
+            subset=self.dataset_subset if own else None,
+        )
+        require_valid(rows)
+        return rows
 
 
 @dataclass
@@ -130,30 +174,34 @@ def _check_yaml(path: Path, config_classes: tuple[type, ...]) -> None:
         fail(f"{path}: unknown key `{unknown[0]}`{hint}")
 
 
-def load_rows(path: str, split: str | None = None, limit: int | None = None, seed: int = 0) -> Dataset:
+def load_rows(
+    path: str,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    *,
+    dataset_format: str | None = None,
+    subset: str | None = None,
+) -> Dataset:
     """
-    The rows of a Ref-AVS folder or a JSONL file.
+    The rows of a dataset of any format.
 
     Args:
-        path (`str`): folder or file.
-        split (`str`, *optional*): split of a folder.
+        path (`str`): a folder or a file.
+        split (`str`, *optional*): the split's name.
         limit (`int`, *optional*): keep this many, drawn by seed.
         seed (`int`, *optional*, defaults to 0): of the draw.
+        dataset_format, subset (`str`, *optional*): see [`~aurora_trl.data.find_source`].
 
     Returns:
         `Dataset`: with the columns of `aurora_trl.data.schema`.
 
     Raises:
-        `DataError`: where there is neither.
+        `DataError`: where there is no such dataset, or its format can not be told.
     """
-    from ..data import load_json, load_refavs
+    from ..data import find_source
 
-    if Path(path).is_dir():
-        dataset = load_refavs(path, split or "train")
-    elif Path(path).is_file():
-        dataset = load_json(path)
-    else:
-        raise DataError(f"{path}: no such dataset folder or JSONL file; `aurora synth DIR` makes a small one")
+    dataset = find_source(path, dataset_format, subset).load(split)
     if limit is not None and limit < len(dataset):
         dataset = dataset.shuffle(seed=seed).select(range(limit))
     return dataset

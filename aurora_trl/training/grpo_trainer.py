@@ -5,18 +5,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from accelerate.logging import get_logger
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..data.collator import ClipLoader, RolloutCollator, clip_key, pad_ids, stack_clips
-from ..inference import gather_seg_states, record_last_states
+from ..data.collator import IGNORE_INDEX, ClipLoader, RolloutCollator, clip_key, pad_ids, stack_clips
+from ..inference import gather_seg_states, read_states, record_last_states
 from ..models.modeling_aurora import AuroraModel, add_mask_head, find_seg_positions
 from ..models.processing_aurora import AuroraProcessor
+from ..models.shared_prefix import allow_shared_prefix, share_prefix
+from .checkpoints import AuroraCheckpoints
 from .grpo_config import AuroraGRPOConfig
 from .mask_training import mask_iou, mask_losses, unwrap_aurora
+
+logger = get_logger(__name__)
+
+# Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
+# completion, and the mask logits.
+ForwardOutput = tuple[torch.Tensor, torch.Tensor | None, tuple[Any, Any]]
 
 
 @dataclass
@@ -29,17 +39,17 @@ class ClipBank:
         mask_inputs (`dict[str, torch.Tensor]`): `mask_embeddings` `(C, T, E, h, w)`, or `mask_frames` where the mask
             encoder trains.
         clip_index (`torch.Tensor` of shape `(B,)`): the clip of each completion.
+        prompt_index (`torch.Tensor` of shape `(B,)`): the distinct prompt of each completion.
+        prompt_ids (`list[list[int]]`): each completion's prompt as the model sees it.
         masks (`torch.Tensor` of shape `(B, T, M, M)`): the target of each completion.
     """
 
     policy_inputs: dict[str, torch.Tensor]
     mask_inputs: dict[str, torch.Tensor]
     clip_index: torch.Tensor
+    prompt_index: torch.Tensor
+    prompt_ids: list[list[int]]
     masks: torch.Tensor
-
-    def policy_rows(self, samples: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The policy's media inputs of these completions, one row each."""
-        return {name: value[self.clip_index[samples]] for name, value in self.policy_inputs.items()}
 
     def forward_inputs(self, samples: torch.Tensor, with_masks: bool) -> dict[str, torch.Tensor]:
         """What `AuroraModel.forward` needs of these completions' clips, one entry per distinct clip."""
@@ -48,7 +58,33 @@ class ClipBank:
         return {"clip_index": clip_index, **{name: value[used] for name, value in inputs.items()}}
 
 
-class AuroraGRPOTrainer(GRPOTrainer):
+def regroup(batches: list[dict[str, Any]], prompt_index: torch.Tensor) -> list[dict[str, Any]]:
+    """
+    Bring the completions of a prompt together, in the order in which the prompts first come.
+
+    Args:
+        batches (`list[dict]`): equal parts of a shuffled rollout, each with `sample_index`.
+        prompt_index (`torch.Tensor` of shape `(B,)`): the distinct prompt of each sample.
+
+    Returns:
+        `list[dict]`: the same completions in parts of the same size.
+    """
+    prompts = prompt_index[torch.cat([batch["sample_index"] for batch in batches])].tolist()
+    turn = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    order = torch.tensor([turn[prompt] for prompt in prompts]).argsort(stable=True)
+
+    def ordered(values: list[Any]) -> list[Any]:
+        """One column's parts; a scalar, such as the number of tokens, is the whole rollout's."""
+        if not isinstance(values[0], torch.Tensor) or values[0].dim() == 0:
+            return values
+        column = torch.cat(values)
+        return list(column[order.to(column.device)].split(len(values[0])))
+
+    columns = {name: ordered([batch[name] for batch in batches]) for name in batches[0]}
+    return [{name: parts[i] for name, parts in columns.items()} for i in range(len(batches))]
+
+
+class AuroraGRPOTrainer(AuroraCheckpoints, GRPOTrainer):
     r"""
     TRL's [`~trl.GRPOTrainer`] for clips, with masks (AURORA, section 3.3): the rewards see the masks that the
     completions decode to, and the loss is `GRPO + bce + dice` (equation 8). With text rewards only and the mask
@@ -69,6 +105,7 @@ class AuroraGRPOTrainer(GRPOTrainer):
 
     _tag_names = ["trl", "grpo", "aurora", "reasoning-segmentation"]
     _name = "AURORA-GRPO"
+    _buffered_inputs: Any
 
     def __init__(
         self,
@@ -103,7 +140,17 @@ class AuroraGRPOTrainer(GRPOTrainer):
         # TRL hands rows over as they are; ours reads their media in the data loader's workers.
         self.data_collator = RolloutCollator(self.loader)
         self.aurora = unwrap_aurora(self.model)
-        add_mask_head(self.aurora)
+        models = [self.aurora]
+        if self.ref_model is not None:
+            models.append(self.accelerator.unwrap_model(self.ref_model))
+        for patched in models:
+            add_mask_head(patched)
+        obstacles = (
+            [allow_shared_prefix(patched.policy) for patched in models] if args.shared_prefix else ["it is off"]
+        )
+        self._shares_prefix = not any(obstacles)
+        if args.shared_prefix and not self._shares_prefix:
+            logger.warning(f"completions do not share their prompt's forward: {obstacles[0]}")
 
     def _whole_model(self) -> AbstractContextManager[Any]:
         """ZeRO-3 holds the weights in parts outside a training forward: bring them together, as for generation."""
@@ -116,6 +163,15 @@ class AuroraGRPOTrainer(GRPOTrainer):
     @property
     def _bank(self) -> ClipBank:
         return self._banks[self._mode]
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL shuffles a rollout completion by completion: bring groups together again, so that they share rows."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._mode == "eval" or self._buffered_inputs is before or not self._shares_prefix:
+            return inputs
+        self._buffered_inputs = regroup(self._buffered_inputs, self._bank.prompt_index)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Encode the rollout's clips once, let TRL generate and score, and add the index of each completion."""
@@ -131,8 +187,8 @@ class AuroraGRPOTrainer(GRPOTrainer):
         """Read each distinct clip's media and, where they are frozen, run the towers and the mask encoder on them."""
         device = self.accelerator.device
         keys = [clip_key(row) for row in rows]
-        order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        clips = [rows[keys.index(key)]["clip"] for key in order]
+        clip_order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        clips = [rows[keys.index(key)]["clip"] for key in clip_order]
         media = {name: value.to(device) for name, value in stack_clips(clips).items()}
         mask_inputs = {"mask_frames": media.pop("mask_frames")}
         with self._whole_model(), self.accelerator.autocast():
@@ -140,17 +196,24 @@ class AuroraGRPOTrainer(GRPOTrainer):
                 mask_inputs = {"mask_embeddings": self.aurora.encode_masks(mask_inputs["mask_frames"])}
             if self._media_frozen:
                 media = self.aurora.base_model.encode_media(**media).as_inputs()
+        prompt_ids = [self.processing_class.prompt_ids(row, row["clip"]) for row in rows]
+        prompts = [(key, *ids) for key, ids in zip(keys, prompt_ids, strict=True)]
+        prompt_order = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
         return ClipBank(
             policy_inputs=media,
             mask_inputs=mask_inputs,
-            clip_index=torch.tensor([order[key] for key in keys], device=device),
+            clip_index=torch.tensor([clip_order[key] for key in keys], device=device),
+            prompt_index=torch.tensor([prompt_order[prompt] for prompt in prompts], device=device),
+            prompt_ids=prompt_ids,
             masks=torch.stack([row["masks"] for row in rows]).to(device),
         )
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """TRL's would drop sound and video: tokenise with their places expanded, and hand the media to `generate`."""
-        prompt_ids = [self.processing_class.prompt_ids(row, row["clip"]) for row in self._rows]
-        return prompt_ids, None, self._bank.policy_rows(self._samples)
+        fields = self._bank.forward_inputs(self._samples, with_masks=False)
+        if self._shares_prefix:
+            fields["prompt_index"] = self._bank.prompt_index
+        return self._bank.prompt_ids, None, fields
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         """Keep the states at `[SEG]` that generation computes anyway."""
@@ -190,19 +253,15 @@ class AuroraGRPOTrainer(GRPOTrainer):
         self._generation_states = []
         # A completion cut right at `[SEG]` was never read at that token. All ranks run this forward, or none does.
         if self.accelerator.gather((has_seg & ~known).any()[None]).any():
-            prompt_ids = [self.processing_class.prompt_ids(row, row["clip"]) for row in self._rows]
-            sequences = [p + c for p, c in zip(prompt_ids, completion_ids_list, strict=True)]
-            input_ids = pad_ids(sequences, self._tokenizer.pad_token_id).to(device)
-            attention_mask = pad_ids([[1] * len(ids) for ids in sequences], 0).to(device)
-            pairs = zip(prompt_ids, completion_ids_list, strict=True)
-            completion = pad_ids([[0] * len(prompt) + [1] * len(ids) for prompt, ids in pairs], 0).to(device)
-            positions = find_seg_positions(input_ids, completion, seg_token_id)
+            prompt_ids = self._bank.prompt_ids
+            written = [prompt + ids for prompt, ids in zip(prompt_ids, completion_ids_list, strict=True)]
+            positions = find_seg_positions(completion_ids, completion_mask, seg_token_id)
+            positions += torch.tensor([len(ids) for ids in prompt_ids], device=device)
             checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
-            with self._whole_model(), checkpointing:
-                hidden = self.aurora.base_model(
-                    input_ids=input_ids, attention_mask=attention_mask, **self._bank.policy_rows(self._samples)
-                )[0]
-            late = hidden[torch.arange(len(sequences), device=device), positions.clamp(min=0)]
+            with self._whole_model(), checkpointing, self.accelerator.autocast():
+                media = self._bank.forward_inputs(self._samples, with_masks=False)
+                media = self.aurora.media_of_rows(media, media.pop("clip_index"))
+                late = read_states(self.aurora, written, positions, self._tokenizer.pad_token_id, **media)
             states = torch.where(known[:, None], states, late)
         return states, has_seg
 
@@ -218,30 +277,87 @@ class AuroraGRPOTrainer(GRPOTrainer):
         **kwargs,
     ):
         """TRL's keyword list knows images only: run the policy with its clips, and with its masks where they train."""
-        samples = self._samples
         batch_size = batch_size or input_ids.size(0)
-        log_probs, entropies = [], []
+        forward = self._shared_forward if self._shares_prefix else self._plain_forward
+        log_probs, entropies, seg_outputs = [], [], []
         for start in range(0, input_ids.size(0), batch_size):
             rows = slice(start, start + batch_size)
-            labels = input_ids[rows].masked_fill(attention_mask[rows] == 0, -100)
-            labels[:, :-logits_to_keep] = -100
-            with_masks = torch.is_grad_enabled() and self.args.uses_mask_losses
-            inputs = {
-                "input_ids": input_ids[rows],
-                "attention_mask": attention_mask[rows],
-                **self._bank.forward_inputs(samples[rows], with_masks),
-            }
-            if with_masks:
-                inputs["seg_positions"] = find_seg_positions(
-                    input_ids[rows], labels != -100, self.processing_class.seg_token_id
-                )
-            with self.accelerator.autocast():
-                output = model(**inputs, labels=labels, fused_lm_head=True)
-            log_probs.append(output.log_probs[:, -logits_to_keep:])
-            entropies.append(output.entropy[:, -logits_to_keep:])
-            self._seg_output = (inputs.get("seg_positions"), output.get("mask_logits"))
-        entropy = torch.cat(entropies) if compute_entropy else None
-        return torch.cat(log_probs), entropy, None
+            outputs = forward(model, self._samples[rows], input_ids[rows], attention_mask[rows], logits_to_keep)
+            for values, collected in zip(outputs, (log_probs, entropies, seg_outputs), strict=True):
+                collected.append(values)
+        self._seg_output = seg_outputs[-1]
+        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+
+    def _plain_forward(
+        self,
+        model: PreTrainedModel,
+        samples: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        completion_length: int,
+    ) -> ForwardOutput:
+        """One row per completion, prompt and all: the reference for `_shared_forward`."""
+        labels = input_ids.masked_fill(attention_mask == 0, IGNORE_INDEX)
+        labels[:, :-completion_length] = IGNORE_INDEX
+        with_masks = self._masks_train
+        inputs = self._bank.forward_inputs(samples, with_masks)
+        positions = None
+        if with_masks:
+            positions = find_seg_positions(input_ids, labels != IGNORE_INDEX, self.processing_class.seg_token_id)
+            inputs["seg_positions"] = positions
+        with self.accelerator.autocast():
+            output: Any = model(
+                input_ids=input_ids, attention_mask=attention_mask, labels=labels, fused_lm_head=True, **inputs
+            )
+        log_probs = output.log_probs[:, -completion_length:]
+        entropy = None if output.entropy is None else output.entropy[:, -completion_length:]
+        return log_probs, entropy, (positions, output.get("mask_logits"))
+
+    def _shared_forward(
+        self,
+        model: PreTrainedModel,
+        samples: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        completion_length: int,
+    ) -> ForwardOutput:
+        """One row per prompt, which its completions share."""
+        rows = share_prefix(input_ids, attention_mask, completion_length, self._bank.prompt_index[samples])
+        media = self._bank.forward_inputs(samples[rows.first], with_masks=False)
+        clip_index = media.pop("clip_index")
+        prompt_positions = self.aurora.policy.position_ids(
+            input_ids[rows.first, :-completion_length],
+            attention_mask[rows.first, :-completion_length],
+            **{name: value[clip_index] for name, value in media.items()},
+        )
+        ids, valid = input_ids[:, -completion_length:], attention_mask[:, -completion_length:]
+        labels = F.pad(ids.masked_fill(valid == 0, IGNORE_INDEX), (0, 1), value=IGNORE_INDEX)
+        with_masks = self._masks_train
+        inputs = self._bank.forward_inputs(samples[rows.first], with_masks)
+        seg_positions = None
+        if with_masks:
+            seg_positions = find_seg_positions(ids, valid, self.processing_class.seg_token_id)
+            inputs.update(seg_positions=rows.place(seg_positions), seg_rows=rows.row)
+        with self.accelerator.autocast():
+            output = model(
+                input_ids=rows.input_ids,
+                position_ids=rows.position_ids(prompt_positions),
+                # Four-dimensional, it is left as it is by the model, and so is no mask of the whole row made.
+                attention_mask=rows.layout.segment_mask,
+                shared_prefix=rows.layout,
+                states_from=rows.layout.prefix_length,
+                shift_labels=rows.spread(labels, IGNORE_INDEX),
+                fused_lm_head=True,
+                **inputs,
+            )
+        log_probs = rows.collect(output.log_probs)[:, :-1]
+        entropy = None if output.entropy is None else rows.collect(output.entropy)[:, :-1]
+        return log_probs, entropy, (seg_positions, output.get("mask_logits"))
+
+    @property
+    def _masks_train(self) -> bool:
+        """Whether a forward decodes masks: those that are learned from do."""
+        return torch.is_grad_enabled() and self.args.uses_mask_losses
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, plus the mask terms of the same forward (AURORA, equation 8)."""

@@ -21,16 +21,27 @@ def unwrap_aurora(model: PreTrainedModel | PeftModel) -> AuroraModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copy all weights of one module into another of the same shape, gathered where ZeRO-3 has split them."""
+def copy_weights(source: nn.Module, target: nn.Module) -> set[str]:
+    """
+    Copy all weights of one module into another of the same shape, gathered where ZeRO-3 has split them.
+
+    Returns:
+        `set[str]`: names of the weights that are no longer what they were.
+    """
     parameters = [*source.parameters(), *target.parameters()]
     if any(hasattr(parameter, "ds_id") for parameter in parameters):
         import deepspeed
 
         with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0):
-            target.load_state_dict(source.state_dict())
-    else:
-        target.load_state_dict(source.state_dict())
+            return _copy_weights(source, target)
+    return _copy_weights(source, target)
+
+
+def _copy_weights(source: nn.Module, target: nn.Module) -> set[str]:
+    weights, before = source.state_dict(), target.state_dict()
+    changed = {name for name, value in weights.items() if not torch.equal(value, before[name].to(value))}
+    target.load_state_dict(weights)
+    return changed
 
 
 def lora_config(model: AuroraModel, arguments: LoraArguments, groups: set[str]) -> LoraConfig | None:

@@ -45,7 +45,8 @@ def prepare_run(args: TrainingArguments) -> str | None:
                 f"{resume}: no such checkpoint to resume from; `--resume_from_checkpoint true` takes the last"
             )
         return str(resume)
-    if last is not None or (Path(output_dir) / "model.safetensors").exists():
+    weights = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+    if last is not None or any((Path(output_dir) / name).exists() for name in weights):
         raise DataError(
             f"{output_dir}: holds a model already; continue it with `--resume_from_checkpoint true`, or choose "
             "another `output_dir`"

@@ -15,12 +15,13 @@ from ..data.schema import DataError
 from ..models.modeling_aurora import AuroraModel, add_mask_head, capture_hidden_states
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
+from .checkpoints import AuroraCheckpoints
 from .losses import seg_distillation_loss
 from .mask_training import capture_outputs, copy_weights, mask_iou, mask_losses, unwrap_aurora
 from .sft_config import AuroraSFTConfig
 
 
-class AuroraSFTTrainer(SFTTrainer):
+class AuroraSFTTrainer(AuroraCheckpoints, SFTTrainer):
     r"""
     TRL's [`~trl.SFTTrainer`] with masks and feature distillation (AURORA, sections 3.1, 3.2 and 6.3).
 
@@ -58,7 +59,8 @@ class AuroraSFTTrainer(SFTTrainer):
         eval_dataset = None if eval_dataset is None else with_targets(eval_dataset, args.targets)
         aurora = unwrap_aurora(model)
         if teacher is not None and args.use_teacher_mask_decoder:
-            copy_weights(teacher.mask_decoder, aurora.mask_decoder)
+            changed = copy_weights(teacher.mask_decoder, aurora.mask_decoder)
+            aurora.replaced_weights |= {f"mask_decoder.{name}" for name in changed}
         aurora.set_trainable(args.trainable_groups())
         self.loader = ClipLoader(processing_class, args.media_cache_clips)
         self.teacher = None

@@ -22,7 +22,7 @@ def naive_f(logits, masks):
             recall = true_positive / (target.sum() + 1e-20)
             scores.append(1.3 * precision * recall / (0.3 * precision + recall))
         curves.append(torch.nan_to_num(torch.stack(scores), nan=0.0))
-    return float(torch.stack(curves).mean(0).max()) if curves else 0.0
+    return float((sum(curves) / len(curves)).max()) if curves else 0.0
 
 
 @pytest.mark.parametrize("seed", range(4))

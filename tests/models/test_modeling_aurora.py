@@ -112,11 +112,9 @@ def test_seg_state_is_at_the_token_in_training_and_generation(model, cot_rows, p
     with torch.no_grad():
         hidden = model.base_model(input_ids=ids, **media)[0]
         with record_last_states(model) as states:
-            output = model.base_model(input_ids=ids[:, : len(prompt)], use_cache=True, **media)
+            output = model.policy(input_ids=ids[:, : len(prompt)], use_cache=True, **media)
             for t in range(len(prompt), ids.size(1)):
-                output = model.base_model(
-                    input_ids=ids[:, t : t + 1], past_key_values=output.past_key_values, use_cache=True
-                )
+                output = model.policy(input_ids=ids[:, t : t + 1], cache=output.cache, use_cache=True)
     generated, has_seg, known = gather_seg_states(
         states, torch.tensor([completion]), torch.ones(1, len(completion)), processor.seg_token_id
     )

@@ -1,8 +1,9 @@
 """What the distributed tests run on each process: a few steps, with the losses of rank 0 in a file.
 
-    torchrun --nproc_per_node 2 distributed_step.py sft|grpo CHECKPOINT ROWS OUTPUT [no_seg] [teacher] [KEY=VALUE ...]
+    torchrun --nproc_per_node 2 distributed_step.py sft|grpo CHECKPOINT ROWS OUTPUT [OPTION ...] [KEY=VALUE ...]
 
 `no_seg`: nothing that the second process sees holds `[SEG]`. `teacher`: with distillation from the checkpoint itself.
+`rollouts`: the model writes the completions, which are given otherwise.
 """
 
 import json
@@ -82,7 +83,8 @@ def main() -> None:
             trainer.data_collator = WithoutSeg(trainer.loader)
     else:
         rewards = [format_reward, iou_reward, class_reward, first_letter_reward]
-        trainer = GivenCompletions(model, rewards, args, rows, processing_class=processor)
+        trainer_class = AuroraGRPOTrainer if "rollouts" in sys.argv else GivenCompletions
+        trainer = trainer_class(model, rewards, args, rows, processing_class=processor)
         trainer.without_seg = without_seg
     trainer.train()
     trainer.save_model()

@@ -71,7 +71,7 @@ def test_two_processes_equal_one(how, phase, checkpoint, rows_file, one_process,
     torch.testing.assert_close(losses, one_process[phase], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("options", [["sft", "teacher"], ["grpo"]], ids="-".join)
+@pytest.mark.parametrize("options", [["sft", "teacher"], ["grpo"], ["grpo", "rollouts"]], ids="-".join)
 def test_zero3_trains_and_its_checkpoint_loads(options, checkpoint, rows_file, tmp_path):
     phase, *options = options
     losses = launch("zero3", phase, checkpoint, rows_file, tmp_path, "per_device_train_batch_size=2", *options)

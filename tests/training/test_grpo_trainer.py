@@ -1,73 +1,16 @@
 """The GRPO phase."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from datasets import Dataset
+from grpo_helpers import SETTINGS, build, letter_reward, logged
 from trl import GRPOConfig, GRPOTrainer
 
-from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor, AuroraSFTConfig
+from aurora_trl import AuroraGRPOConfig, AuroraModel
 from aurora_trl.data.collator import ClipLoader, RolloutCollator, clip_key
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.mask_training import lora_config, unwrap_aurora
-from aurora_trl.training.rewards import class_reward, completion_text, format_reward, iou_reward
-from aurora_trl.training.sft_trainer import AuroraSFTTrainer
-
-SETTINGS = {
-    "per_device_train_batch_size": 4,
-    "num_generations": 2,
-    "max_completion_length": 12,
-    "max_steps": 2,
-    "learning_rate": 1e-2,
-    "logging_steps": 1,
-    "report_to": "none",
-    "save_strategy": "no",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "seed": 5,
-}
-
-
-def letter_reward(prompts, completions, **columns):
-    """Something that differs between random completions."""
-    return [(sum(map(ord, completion_text(completion))) % 7) / 7 for completion in completions]
-
-
-def build(model, rows: Dataset, processor: AuroraProcessor, folder: Path, **settings) -> AuroraGRPOTrainer:
-    rewards = settings.pop("rewards", [format_reward, iou_reward, class_reward, letter_reward])
-    extra = {name: settings.pop(name) for name in ("peft_config", "eval_dataset") if name in settings}
-    args = AuroraGRPOConfig(output_dir=str(folder), **{**SETTINGS, **settings})
-    return AuroraGRPOTrainer(
-        model=model, reward_funcs=rewards, args=args, train_dataset=rows, processing_class=processor, **extra
-    )
-
-
-@pytest.fixture(scope="session")
-def drawing_checkpoint(checkpoint, cot_rows, processor, tmp_path_factory) -> Path:
-    """A checkpoint that has learned to write `It is [SEG].`, though not where to draw."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "drawing"
-    args = AuroraSFTConfig(
-        output_dir=str(folder),
-        targets="answer",
-        per_device_train_batch_size=4,
-        max_steps=25,
-        learning_rate=1e-2,
-        report_to="none",
-        save_strategy="no",
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-    )
-    trainer = AuroraSFTTrainer(AuroraModel.from_pretrained(checkpoint), args, cot_rows, processing_class=processor)
-    trainer.train()
-    trainer.save_model()
-    return folder
-
-
-def logged(trainer, *names):
-    return [[entry[name] for name in names] for entry in trainer.state.log_history if "reward" in entry]
+from aurora_trl.training.rewards import completion_text, format_reward
 
 
 class StockTrainer(GRPOTrainer):

@@ -11,6 +11,7 @@ from trl.models.utils import disable_gradient_checkpointing
 SEAMS = {
     (SFTTrainer, "compute_loss"): "self, model, inputs, return_outputs, num_items_in_batch",
     (SFTTrainer, "_get_train_sampler"): "self, train_dataset",
+    (GRPOTrainer, "_prepare_inputs"): "self, generation_batch",
     (GRPOTrainer, "_generate_and_score_completions"): "self, inputs",
     (GRPOTrainer, "_tokenize_prompts"): "self, prompts",
     (GRPOTrainer, "_generate_single_turn"): (
@@ -49,5 +50,12 @@ def test_log_prob_seam():
 def test_helpers():
     assert list(inspect.signature(disable_gradient_checkpointing).parameters)[0] == "model"
     source = inspect.getsource(SFTTrainer) + inspect.getsource(GRPOTrainer)
-    for name in ("add_fused_lm_head", "current_gradient_accumulation_steps", "_metrics", "_is_vlm", "data_collator"):
+    for name in (
+        "add_fused_lm_head",
+        "current_gradient_accumulation_steps",
+        "_metrics",
+        "_is_vlm",
+        "data_collator",
+        "_buffered_inputs",
+    ):
         assert name in source, f"TRL {trl.__version__} no longer has {name}: {__doc__}"

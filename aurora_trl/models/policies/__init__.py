@@ -1,5 +1,5 @@
-"""The audio-visual language models that this library brings along; importing them registers their classes."""
+"""The models that this library brings along; importing them registers their classes. `base.py` is the contract."""
 
-from . import videollama2
+from . import qwen, videollama2
 
-__all__ = ["videollama2"]
+__all__ = ["qwen", "videollama2"]

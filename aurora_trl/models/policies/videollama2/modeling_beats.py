@@ -32,8 +32,9 @@ class WeightNormConv1d(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(B, L, H)` to `(B, L, H)`."""
-        norm = (self.direction.pow(2).sum(dim=(0, 1), keepdim=True) + 1e-6).rsqrt()
-        weight = self.length * self.direction * norm
+        direction = self.direction.float()  # thousands of squares are summed: too many for bfloat16
+        norm = (direction.pow(2).sum(dim=(0, 1), keepdim=True) + 1e-6).rsqrt()
+        weight = self.length * (direction * norm).to(self.direction.dtype)
         output = F.conv1d(
             hidden_states.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups
         )
@@ -93,8 +94,8 @@ class BeatsAttention(nn.Module):
         query, key, value = (
             proj(hidden_states).view(heads).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        # The gate reads the layer's input, split in heads: two sums of four channels each.
-        gates = self.grep_linear(hidden_states.view(heads).transpose(1, 2))
+        # The gate reads the projected query: two sums of four channels each.
+        gates = self.grep_linear(query)
         gate_a, gate_b = gates.unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)  # (B, heads, L, 1)
         gate = gate_a * (gate_b * self.grep_a - 1.0) + 2.0
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=(gate * position_bias).to(query.dtype))

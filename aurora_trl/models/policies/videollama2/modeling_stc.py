@@ -20,7 +20,7 @@ class ConvNormAct(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=False
         )
-        self.bn = LayerNorm2d(out_channels, eps=1e-6)
+        self.bn = LayerNorm2d(out_channels, eps=1e-5)
         self.act = act
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from ..base import place_features, text_position_ids
 from .configuration_videollama2 import VideoLlama2Config
 from .modeling_beats import BeatsAttention, BeatsModel, WeightNormConv1d
 from .modeling_stc import STCConnector
@@ -51,7 +52,7 @@ class VideoLlama2PreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer", "BeatsLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -144,7 +145,6 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any | None = None,
         inputs_embeds: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         audio_values: torch.Tensor | None = None,
@@ -159,7 +159,7 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
             pixel_values_videos, audio_values: media, or
             video_embeds, audio_embeds: what `encode_media` made of them, one per row; a row without placeholders,
                 such as that of a clip without sound, leaves its features out.
-            attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs: the language model's.
+            attention_mask, position_ids, inputs_embeds, use_cache, **kwargs: the language model's; its cache, too.
 
         Raises:
             `ValueError`: where placeholders and features differ in number.
@@ -175,29 +175,14 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         ):
             features = made if given is None else given
             if features is not None:
-                inputs_embeds = _place_features(inputs_embeds, input_ids == token_id, features, name)
+                inputs_embeds = place_features(inputs_embeds, input_ids == token_id, features, None, name)
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             **kwargs,
         )
-
-
-def _place_features(
-    inputs_embeds: torch.Tensor, places: torch.Tensor, features: torch.Tensor, name: str
-) -> torch.Tensor:
-    """Put features `(B, N, D)` at the true places `(B, L)` of the embeddings, row by row."""
-    counts = places.sum(dim=1)
-    if features.size(0) != places.size(0) or bool(((counts != 0) & (counts != features.size(1))).any()):
-        raise ValueError(
-            f"prompts with {counts.tolist()} <{name}> places do not fit features of shape {list(features.shape)}; "
-            "expand the prompts with the processor that belongs to this model"
-        )
-    features = features[counts != 0]
-    return inputs_embeds.masked_scatter(places[..., None], features.to(inputs_embeds.dtype))
 
 
 class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, GenerationMixin):
@@ -213,6 +198,7 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
     media_embeds = ("video_embeds", "audio_embeds")
     # LoRA goes on the language model's attention only; the towers have layers of these names too.
     lora_target_modules = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
+    supports_shared_prefix = True
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
     def __init__(self, config: VideoLlama2Config):
@@ -238,6 +224,12 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
         """The tokens that hold places of features in the prompt, which an answer has no use for."""
         ids = (self.config.video_token_id, self.config.audio_token_id)
         return tuple(token_id for token_id in ids if token_id is not None)
+
+    def position_ids(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **media: torch.Tensor
+    ) -> torch.Tensor:
+        """Positions `(B, L)`: a feature of a clip takes one, as a token of text does."""
+        return text_position_ids(input_ids, attention_mask)
 
     def trainable_modules(self) -> dict[str, nn.Module]:
         """The groups of parameters that a recipe trains or freezes, without those that are never run."""
@@ -276,16 +268,16 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+            loss=loss, logits=logits, cache=outputs.cache, hidden_states=outputs.hidden_states
         )
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, past_key_values: Any | None = None, **kwargs: Any
+        self, input_ids: torch.Tensor, cache: Any | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Media go in with the prompt; later steps find them in the cache."""
         media = {name: kwargs.pop(name, None) for name in (*self.media_inputs, *self.media_embeds)}
-        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
-        if past_key_values is None or past_key_values.get_seq_length() == 0:
+        inputs = super().prepare_inputs_for_generation(input_ids, cache=cache, **kwargs)
+        if cache is None or cache.get_seq_length() == 0:
             inputs.update({name: value for name, value in media.items() if value is not None})
         return inputs
 

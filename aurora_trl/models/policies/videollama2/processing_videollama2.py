@@ -1,6 +1,7 @@
 """Processor of VideoLLaMA2.1-AV: frames as SigLIP sees them, sound as a kaldi filter bank, places in the text."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,22 +140,36 @@ class VideoLlama2Processor(ProcessorMixin):
             self._filters = torch.from_numpy(filters).float()
         return (power @ self._filters).clamp(min=EPSILON).log()
 
-    def expand_ids(self, ids: list[int], *, num_frames: int, num_audio_frames: int | None) -> list[int]:
+    def process_media(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB.
+            waveform (`np.ndarray` of shape `(samples,)`, float32, or `None`): see `process_audio`; None: no sound.
+
+        Returns:
+            `dict`: `pixel_values_videos` `(T, 3, P, P)` and, where there is sound, `audio_values` `(F, M)`.
+        """
+        media = {"pixel_values_videos": self.process_video(frames)}
+        if waveform is not None:
+            media["audio_values"] = self.process_audio(waveform)
+        return media
+
+    def expand_ids(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
         """
         Give each feature its place.
 
         Args:
             ids (`list[int]`): a prompt with one `<video>` and at most one `<audio>`.
-            num_frames (`int`): frames of the clip.
-            num_audio_frames (`int` or `None`): frames of its filter bank; None: no sound, its place is taken out.
+            media (`dict`): from `process_media`; without `audio_values` the place of sound is taken out.
 
         Returns:
             `list[int]`: the prompt as the model sees it.
         """
         side = self.image_size // self.patch_size // 2
-        counts = {self.video_token_id: num_frames // 2 * side * side}
+        counts = {self.video_token_id: len(media["pixel_values_videos"]) // 2 * side * side}
         patch = self.audio_patch_size
-        counts[self.audio_token_id] = (num_audio_frames or 0) // patch * (self.num_mel_bins // patch)
+        num_audio_frames = len(media["audio_values"]) if "audio_values" in media else 0
+        counts[self.audio_token_id] = num_audio_frames // patch * (self.num_mel_bins // patch)
         return [token for token in ids for _ in range(counts.get(token, 1))]
 
     def settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Mask decoders behind one interface: `encode(frames) -> embeddings`, `decode(embeddings, prompts) -> logits`."""
+"""segment-anything: its image encoder, and its mask decoder for many images and prompts at once."""
 
 from functools import partial
 
@@ -6,7 +6,8 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import nn
 
-from .configuration_aurora import SamConfig
+from ..configuration_aurora import SamConfig
+from .base import MaskDecoderBase, position_encoding
 
 
 class BatchedMaskDecoder(MaskDecoder):
@@ -45,7 +46,7 @@ class BatchedMaskDecoder(MaskDecoder):
         return torch.einsum("nc,nchw->nhw", kernel, upscaled)
 
 
-class SamMaskDecoder(nn.Module):
+class SamMaskDecoder(MaskDecoderBase):
     """
     A segment-anything model prompted by embeddings. Parameter names are those of the published `.pth` files.
 
@@ -54,8 +55,7 @@ class SamMaskDecoder(nn.Module):
     """
 
     def __init__(self, config: SamConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         grid = config.image_size // config.patch_size
         self.image_encoder = ImageEncoderViT(
             img_size=config.image_size,
@@ -108,24 +108,12 @@ class SamMaskDecoder(nn.Module):
         }
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            frames (`torch.Tensor` of shape `(N, 3, S, S)`): RGB, normalised with the config's mean and std.
-
-        Returns:
-            `torch.Tensor` of shape `(N, C, S / patch, S / patch)`.
-        """
+        """Frames `(N, 3, S, S)` to `(N, C, S / patch, S / patch)`."""
         return self.image_encoder(frames)
 
     def decode(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            embeddings (`torch.Tensor` of shape `(N, C, h, w)`): from `encode`.
-            prompts (`torch.Tensor` of shape `(N, P, C)`): P prompt embeddings per image, which ask for one mask.
-
-        Returns:
-            `torch.Tensor` of shape `(N, 4h, 4w)`: mask logits over the padded square image.
-        """
-        image_pe = self.prompt_encoder.get_dense_pe().to(embeddings.dtype)
+        """Embeddings `(N, C, h, w)` and prompts `(N, P, C)` to mask logits `(N, 4h, 4w)`."""
+        frequencies = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        image_pe = position_encoding(frequencies, *embeddings.shape[-2:]).to(embeddings.dtype)
         dense_prompt = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         return self.mask_decoder(embeddings, image_pe, prompts, dense_prompt)

@@ -1,0 +1,170 @@
+"""Rows and their media in Parquet files, in a folder or on the Hub, for `datasets`."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, load_dataset
+from huggingface_hub import HfApi
+from huggingface_hub.constants import HF_HOME
+
+from .jsonl import map_paths
+from .schema import FEATURES, DataError
+
+ROWS_FOLDER, MEDIA_FOLDER = "rows", "media"
+_MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("content", pa.binary())])
+_CARD = """\
+---
+configs:
+- config_name: rows
+  default: true
+  data_files:
+{files}
+- config_name: media
+  data_files:
+  - split: media
+    path: media/*.parquet
+tags:
+- reasoning-segmentation
+- audio-visual
+---
+
+# {name}
+
+Clips, references and masks for `aurora_trl`. `rows` has one row per reference; `media` has each file once, by the path
+that the rows name it with.
+
+```python
+from aurora_trl.data import load_parquet
+
+rows = load_parquet("{name}", "{split}")
+```
+"""
+
+
+def save_parquet(splits: Mapping[str, Dataset], folder: str | Path, *, shard_megabytes: int = 400) -> Path:
+    """
+    Write rows with all their media to Parquet files: `rows/SPLIT.parquet`, `media/NUMBER.parquet` and a card.
+
+    Each file is stored once, however many rows use it. The folder can be pushed to the Hub as it is
+    (`hf upload --repo-type dataset NAME FOLDER`).
+
+    Args:
+        splits (`Mapping[str, Dataset]`): rows by split, with the columns of `aurora_trl.data.schema`.
+        folder (`str` or `Path`): new or empty folder.
+        shard_megabytes (`int`, *optional*, defaults to 400): a media file is closed when it holds so much.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        `DataError`: where the folder holds something, or a medium is missing.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: exists already; name a new folder or remove it")
+    names: dict[str, str] = {}  # where a file is now, and its path in the table
+
+    def store(path: str) -> str:
+        file, _, moment = path.partition("#t=")
+        return names.setdefault(file, f"{len(names):08d}{Path(file).suffix}") + (f"#t={moment}" if moment else "")
+
+    moved = {split: [map_paths(row, store) for row in rows] for split, rows in splits.items()}
+    missing = next((file for file in names if not Path(file).is_file()), None)
+    if missing is not None:
+        raise DataError(f"{missing}: no such file; `aurora check-data` lists all that is wrong")
+    for part in (ROWS_FOLDER, MEDIA_FOLDER):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    _write_media(folder / MEDIA_FOLDER, names, shard_megabytes << 20)
+    for split, rows in moved.items():
+        Dataset.from_list(rows, features=FEATURES).to_parquet(folder / ROWS_FOLDER / f"{split}.parquet")
+    files = "\n".join(f"  - split: {split}\n    path: {ROWS_FOLDER}/{split}.parquet" for split in splits)
+    (folder / "README.md").write_text(_CARD.format(files=files, name=folder.name, split=next(iter(splits))))
+    return folder
+
+
+def _write_media(folder: Path, names: Mapping[str, str], shard_bytes: int) -> None:
+    shard: list[dict[str, Any]] = []
+    size = number = 0
+    for file, name in names.items():
+        content = Path(file).read_bytes()
+        shard.append({"path": name, "content": content})
+        size += len(content)
+        if size >= shard_bytes:
+            pq.write_table(pa.Table.from_pylist(shard, _MEDIA_SCHEMA), folder / f"{number:05d}.parquet")
+            shard, size, number = [], 0, number + 1
+    if shard:
+        pq.write_table(pa.Table.from_pylist(shard, _MEDIA_SCHEMA), folder / f"{number:05d}.parquet")
+
+
+def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None = None) -> Dataset:
+    """
+    Load a split that `save_parquet` wrote, from a folder or from the Hub.
+
+    The media are unpacked to files once, where the next call finds them.
+
+    Args:
+        path (`str` or `Path`): the folder, or a Hub repository such as `name/dataset`.
+        split (`str`): the split's name.
+        media_dir (`str` or `Path`, *optional*): where to unpack; by default in the Hugging Face cache.
+
+    Returns:
+        `Dataset`: with the columns of `aurora_trl.data.schema`.
+
+    Raises:
+        `DataError`: where there is no such split, or no table of media.
+    """
+    known = list_parquet_splits(path)
+    if split not in known:
+        raise DataError(f"{path}: no split {split!r}; it has {', '.join(known)}")
+    rows = load_dataset(str(path), "rows", split=split)
+    media = load_dataset(str(path), "media", split="media")
+    if media_dir is None:
+        # Another version of the data has another fingerprint, and so a folder of its own.
+        media_dir = Path(HF_HOME) / "aurora_trl" / f"{_file_name(path)}-{media._fingerprint}"
+    folder = Path(media_dir).resolve()
+    _unpack(media, folder)
+    there = [map_paths(row, lambda name: str(folder / name)) for row in rows]
+    return Dataset.from_list(there, features=FEATURES)
+
+
+def list_parquet_splits(path: str | Path) -> list[str]:
+    """
+    The splits of a folder that `save_parquet` wrote, or of a Hub repository.
+
+    Raises:
+        `DataError`: where there are none.
+    """
+    if Path(path).is_dir():
+        files = [str(file.relative_to(path)) for file in (Path(path) / ROWS_FOLDER).glob("*.parquet")]
+    else:
+        try:
+            files = HfApi().list_repo_files(str(path), repo_type="dataset")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: no such folder, and no dataset on the Hub: {error}") from None
+    names = [match[1] for file in sorted(files) if (match := re.fullmatch(rf"{ROWS_FOLDER}/(.+)\.parquet", file))]
+    if not names:
+        raise DataError(f"{path}: it has no {ROWS_FOLDER}/SPLIT.parquet; `aurora export` writes such a dataset")
+    return names
+
+
+def _file_name(path: str | Path) -> str:
+    return re.sub(r"[^\w.-]+", "--", str(path).strip("/"))[-80:]
+
+
+def _unpack(media: Dataset, folder: Path) -> None:
+    """Write the media that are not there yet, each one whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    there = set(os.listdir(folder))
+    wanted = [i for i, name in enumerate(media["path"]) if name not in there]
+    for entry in media.select(wanted):
+        name = entry["path"]
+        if Path(name).name != name:
+            raise DataError(f"a medium is called {name!r}; its name must be that of a file without a folder")
+        temporary = folder / f".{name}.{os.getpid()}.tmp"
+        temporary.write_bytes(entry["content"])
+        temporary.replace(folder / name)

@@ -1,0 +1,262 @@
+"""J, F and S of videos by a benchmark's own rules, over any number of processes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .frames import boundary_f, draw, f_curves, frame_jaccard, highest_f
+from .protocols import Protocol, get_protocol
+
+_S_THRESHOLD = 0.5
+
+
+@dataclass
+class VideoScores:
+    """
+    All that is kept of a video, about 1 kB for each of its T frames.
+
+    Attributes:
+        intersection, union, target_pixels (`torch.Tensor` of shape `(T,)`): pixels at the protocol's J threshold.
+        null_pixels (`torch.Tensor` of shape `(T,)`): pixels that S counts.
+        num_pixels (`int`): of one frame.
+        f (`torch.Tensor`): `(T, 255)` curves, or `(T,)` F of the outlines.
+    """
+
+    intersection: torch.Tensor
+    union: torch.Tensor
+    target_pixels: torch.Tensor
+    null_pixels: torch.Tensor
+    num_pixels: int
+    f: torch.Tensor
+
+    def frame_j(self, protocol: Protocol) -> torch.Tensor:
+        """J of each frame, `(T,)`."""
+        if protocol.credits_background:
+            return frame_jaccard(self.intersection, self.union, self.target_pixels, self.num_pixels)
+        return torch.where(self.union == 0, 1.0, self.intersection / self.union.clamp(min=1))
+
+    def frames(self) -> Iterator["VideoScores"]:
+        """Each frame as a video of its own."""
+        for i in range(len(self.union)):
+            one = slice(i, i + 1)
+            yield VideoScores(
+                self.intersection[one],
+                self.union[one],
+                self.target_pixels[one],
+                self.null_pixels[one],
+                self.num_pixels,
+                self.f[one],
+            )
+
+
+def score_video(mask_logits: torch.Tensor, masks: torch.Tensor, protocol: Protocol) -> VideoScores:
+    """
+    Reduce a video to what its score needs.
+
+    Args:
+        mask_logits, masks (`torch.Tensor` of shape `(T, H, W)`): logits, and targets in {0, 1}.
+        protocol (`Protocol`): the rules.
+
+    Returns:
+        `VideoScores`: on the CPU.
+    """
+    logits, target = mask_logits.detach().float(), masks.bool()
+    drawn = draw(logits, protocol.j_threshold)
+    target_pixels = target.sum((1, 2))
+    if protocol.f_measure == "boundary":
+        pairs = zip(drawn.cpu().numpy(), target.cpu().numpy(), strict=True)
+        # Without a target the frame is right or wrong, whatever the outline of what was drawn.
+        f = torch.tensor(
+            [boundary_f(ours, theirs) if theirs.any() else float(not ours.any()) for ours, theirs in pairs]
+        )
+    elif protocol.f_measure == "none":
+        f = torch.zeros(len(logits))
+    else:
+        f = f_curves(torch.sigmoid(logits) if protocol.f_measure == "probabilities" else logits, target)
+    return VideoScores(
+        intersection=(drawn & target).sum((1, 2)).cpu(),
+        union=(drawn | target).sum((1, 2)).cpu(),
+        target_pixels=target_pixels.cpu(),
+        null_pixels=draw(logits, _S_THRESHOLD).sum((1, 2)).cpu(),
+        num_pixels=target[0].numel(),
+        f=f.cpu(),
+    )
+
+
+class SegmentationMetrics:
+    """
+    J, F, J&F and S by the rules of a benchmark, or gIoU and cIoU of images.
+
+    F and S may depend on how videos are batched; the batch then belongs to the protocol. Videos are grouped in the
+    order of the dataset where `update` is told their `index`, and else in order of arrival, however many come at a
+    time.
+
+    Over several processes, each one scores its share with `index`, and `gather` brings the shares together:
+
+    ```python
+    metrics = SegmentationMetrics("refavs")
+    for indices, mask_logits, masks in my_share:
+        metrics.update(mask_logits, masks, index=indices)
+    scores = metrics.gather().compute()  # the same on every process, and the same as on one
+    ```
+
+    Args:
+        protocol (`str`, *optional*, defaults to `"refavs"`): one of `PROTOCOLS`.
+
+    Raises:
+        `ValueError`: for an unknown protocol.
+    """
+
+    def __init__(self, protocol: str = "refavs"):
+        self.rules = get_protocol(protocol)
+        self.protocol = protocol
+        self._videos: dict[int, VideoScores] = {}
+        self._indexed: bool | None = None
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def update(
+        self, mask_logits: torch.Tensor, masks: torch.Tensor, index: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """
+        Add videos.
+
+        Args:
+            mask_logits (`torch.Tensor` of shape `(videos, frames, H, W)`): logits, in the protocol's size for official
+                numbers: see [`Protocol.prepare_logits`] and [`Protocol.prepare_masks`].
+            masks (`torch.Tensor` of shape `(videos, frames, H, W)`): targets in {0, 1}.
+            index (`Sequence[int]`, *optional*): place of each video in the dataset.
+
+        Returns:
+            `torch.Tensor` of shape `(videos,)`: J of each video by itself.
+
+        Raises:
+            `ValueError`: where shapes differ, a prediction is not a number, a video comes twice, or only some of the
+                videos come with their index.
+        """
+        if mask_logits.dim() != 4 or mask_logits.shape != masks.shape:
+            raise ValueError(
+                f"mask_logits {tuple(mask_logits.shape)} and masks {tuple(masks.shape)} must both be "
+                "(videos, frames, H, W)"
+            )
+        if torch.isnan(mask_logits).any():
+            raise ValueError("mask_logits hold NaN: a prediction that is not a number has no score")
+        places = self._places(len(mask_logits), index)
+        masks = masks.to(mask_logits.device)
+        scores = [score_video(x, target, self.rules) for x, target in zip(mask_logits, masks, strict=True)]
+        self._videos.update(zip(places, scores, strict=True))
+        return torch.stack([video.frame_j(self.rules).mean() for video in scores]) if scores else torch.zeros(0)
+
+    def _places(self, count: int, index: Sequence[int] | None) -> list[int]:
+        if self._indexed not in (None, index is not None):
+            raise ValueError("some videos came with an index and some without: give it for all, or for none")
+        places = list(range(len(self), len(self) + count)) if index is None else [int(place) for place in index]
+        if len(places) != count:
+            raise ValueError(f"index holds {len(places)} places for {count} videos")
+        twice = [place for i, place in enumerate(places) if place in self._videos or place in places[:i]]
+        if twice:
+            raise ValueError(f"video {twice[0]} came twice")
+        self._indexed = index is not None
+        return places
+
+    def merge(self, other: "SegmentationMetrics") -> "SegmentationMetrics":
+        """
+        Add the videos that another object has scored, on another process perhaps.
+
+        Args:
+            other (`SegmentationMetrics`): of the same protocol. A video that both hold counts once: samplers pad.
+                Where videos came without an index, the other's follow.
+
+        Returns:
+            `SegmentationMetrics`: itself.
+
+        Raises:
+            `ValueError`: for another protocol, or where only one of them knows its videos' places.
+        """
+        if other.protocol != self.protocol:
+            raise ValueError(f"scores of `{other.protocol}` can not be merged into those of `{self.protocol}`")
+        if not len(other):
+            return self
+        if self._indexed not in (None, other._indexed):
+            raise ValueError("only one of the two knows its videos' places: give `update` an index in both")
+        offset = 0 if other._indexed else len(self)
+        for place, video in other._videos.items():
+            self._videos.setdefault(place + offset, video)
+        self._indexed = other._indexed
+        return self
+
+    def gather(self) -> "SegmentationMetrics":
+        """
+        The videos of all processes, on each of them; itself where there is one process.
+
+        Returns:
+            `SegmentationMetrics`: a new object; this one is left as it is.
+
+        Raises:
+            `ValueError`: where several processes have videos without an index: their order is not known.
+        """
+        world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        if world_size == 1:
+            return self
+        shares: list[SegmentationMetrics] = [self] * world_size
+        torch.distributed.all_gather_object(shares, self)
+        if sum(share._indexed is False for share in shares) > 1:
+            raise ValueError("videos of several processes need their place in the dataset: give `update` an index")
+        merged = SegmentationMetrics(self.protocol)
+        for share in shares:
+            merged.merge(share)
+        return merged
+
+    def compute(self) -> dict[str, float]:
+        """
+        The scores of all videos so far; a last batch may hold fewer videos.
+
+        Returns:
+            `dict`: `J`, `F`, `J&F` (their mean) and `S`, the official score of references that match nothing; of the
+            protocol `reasonseg` `gIoU` and `cIoU`.
+
+        Raises:
+            `ValueError`: where there were no videos.
+        """
+        if not self._videos:
+            raise ValueError("no videos: call `update` first")
+        videos = [video for _, video in sorted(self._videos.items())]
+        if self.rules.f_measure == "none":
+            return self._image_scores(videos)
+        units = list(self._units(videos))
+        frames = [sum(len(video.union) for video in unit) for unit in units]
+        weights = frames if self.rules.weight_by_frames else [1] * len(units)
+        scores = [self._score_unit(unit) for unit in units]
+        means = [
+            sum(weight * score[i] for weight, score in zip(weights, scores, strict=True)) / sum(weights)
+            for i in range(3)
+        ]
+        return {"J": means[0], "F": means[1], "J&F": (means[0] + means[1]) / 2, "S": means[2]}
+
+    def _units(self, videos: list[VideoScores]) -> Iterator[list[VideoScores]]:
+        """What is scored at once."""
+        if self.rules.unit == "frame":
+            yield from ([frame] for video in videos for frame in video.frames())
+            return
+        size = self.rules.videos_per_batch
+        yield from (videos[start : start + size] for start in range(0, len(videos), size))
+
+    def _score_unit(self, videos: list[VideoScores]) -> tuple[float, float, float]:
+        """J, F and S."""
+        j = torch.cat([video.frame_j(self.rules) for video in videos])
+        f = torch.cat([video.f for video in videos])
+        if self.rules.f_measure == "boundary":
+            highest = float(f.mean())
+        else:
+            highest = highest_f(f, torch.cat([video.target_pixels for video in videos]) > 0)
+        drawn = torch.stack([video.null_pixels.sum() for video in videos]).sum()
+        pixels = sum(video.num_pixels * len(video.union) for video in videos)
+        return float(j.sum() / len(j)), highest, float(torch.sqrt(drawn / pixels))
+
+    def _image_scores(self, videos: list[VideoScores]) -> dict[str, float]:
+        iou = torch.cat([video.frame_j(self.rules) for video in videos]).double()
+        intersection = sum(int(video.intersection.sum()) for video in videos)
+        union = sum(int(video.union.sum()) for video in videos)
+        return {"gIoU": float(iou.mean()), "cIoU": intersection / union if union else 1.0}

@@ -1,0 +1,257 @@
+"""Adapters on disk: what a LoRA phase leaves beside PEFT's files, and how it finds its way back onto its base.
+
+An adapter's folder holds the adapter and whatever trained in full beside it (PEFT's `adapter_model.safetensors`), the
+composite's `config.json`, the weights that were taken from a teacher and then frozen, and a record of the base. The
+base itself stays where it is.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from peft.utils.save_and_load import get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from transformers.utils import cached_file
+
+if TYPE_CHECKING:
+    from .modeling_aurora import AuroraModel
+
+ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+RECORD_FILE, REPLACED_FILE = "aurora_adapter.json", "aurora_replaced.safetensors"
+ADAPTER_FILES = (RECORD_FILE, REPLACED_FILE)
+
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "proxies", "subfolder")
+# What a config says about the file or the version that wrote it, not about the model.
+_VOLATILE = {"transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "use_cache"}
+_SAMPLE = 16
+
+
+@dataclass(frozen=True)
+class AdapterRecord:
+    """
+    What an adapter remembers of its base.
+
+    Attributes:
+        base_model_name_or_path (`str`): folder or Hub repository, as it was named in training.
+        base_config, base_weights (`str`): fingerprints of its config and of a sample of its weights.
+    """
+
+    base_model_name_or_path: str
+    base_config: str
+    base_weights: str
+
+
+def find_adapter(name: str, **hub_kwargs: Any) -> str | None:
+    """Path of the `adapter_config.json` of a folder or Hub repository, or None where it holds no adapter."""
+    return _find(name, ADAPTER_CONFIG_FILE, **hub_kwargs)
+
+
+def describe_base(name: str, **hub_kwargs: Any) -> AdapterRecord:
+    """
+    Fingerprint a checkpoint without loading it: its config, and the first numbers of every weight.
+
+    Args:
+        name (`str`): folder or Hub repository of an AuroraModel, or of an adapter.
+        **hub_kwargs: `revision`, `token`, `cache_dir` and the like.
+
+    Returns:
+        `AdapterRecord`: the same for the same weights in other shards, or stored in bf16.
+
+    Raises:
+        `ValueError`: where there is no checkpoint.
+    """
+    config = _find(name, "config.json", **hub_kwargs)
+    files = _weight_files(name, **hub_kwargs)
+    if config is None or not files:
+        raise ValueError(
+            f"{name}: no such checkpoint of an AuroraModel; an adapter does not hold its base: save the base with "
+            "`save_pretrained` and load it from there"
+        )
+    settings = json.dumps(_without_volatile(json.loads(Path(config).read_text())), sort_keys=True)
+    digest = hashlib.sha256()
+    # An adapter's base may be an adapter, which stands on a base of its own.
+    record = _find(name, RECORD_FILE, **hub_kwargs)
+    if record is not None:
+        digest.update(json.loads(Path(record).read_text())["base_weights"].encode())
+    for key, sample in sorted(_weight_samples(files)):
+        digest.update(key.encode())
+        digest.update(sample)
+    return AdapterRecord(name, hashlib.sha256(settings.encode()).hexdigest(), digest.hexdigest())
+
+
+def save_adapter(
+    model: PeftModel, folder: str | Path, record: AdapterRecord, state_dict: dict[str, torch.Tensor] | None = None
+) -> None:
+    """
+    Add to a folder that `PeftModel.save_pretrained` wrote what `AuroraModel.from_pretrained` needs.
+
+    Args:
+        model (`PeftModel`): around an AuroraModel.
+        folder (`str` or `Path`): where PEFT has written.
+        record (`AdapterRecord`): of the model's base, from `describe_base`.
+        state_dict (`dict`, *optional*): the model's weights, where they had to be gathered.
+    """
+    folder = Path(folder)
+    aurora: AuroraModel = model.get_base_model()
+    aurora.config.save_pretrained(folder)
+    weights = aurora.state_dict() if state_dict is None else state_dict
+    weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
+    # A replaced weight that trains is in PEFT's file, and goes by another name here.
+    replaced = {name: weights[name].contiguous() for name in aurora.replaced_weights if name in weights}
+    if replaced:
+        save_file(replaced, folder / REPLACED_FILE, metadata={"format": "pt"})
+    (folder / RECORD_FILE).write_text(json.dumps(asdict(record), indent=2) + "\n")
+
+
+def load_adapter(
+    name: str | Path, *, base_model_name_or_path: str | None = None, trainable: bool = False, **kwargs: Any
+) -> PeftModel:
+    """
+    Load a base and put an adapter on it, unmerged.
+
+    Args:
+        name (`str` or `Path`): an adapter's folder or Hub repository.
+        base_model_name_or_path (`str`, *optional*): where the base is, if not where it was in training.
+        trainable (`bool`, *optional*, defaults to `False`): to train it further.
+        **kwargs: for [`AuroraModel.from_pretrained`]; `revision` and `subfolder` are the adapter's.
+
+    Returns:
+        `PeftModel`: around the AuroraModel.
+
+    Raises:
+        `ValueError`: where the base is missing or another one, or the adapter is not whole.
+    """
+    from .modeling_aurora import AuroraModel
+
+    name = str(name)
+    hub_kwargs = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
+    base_kwargs = {key: value for key, value in hub_kwargs.items() if key not in ("revision", "subfolder")}
+    record_file = _find(name, RECORD_FILE, **hub_kwargs)
+    if record_file is None:
+        raise ValueError(
+            f"{name}: {RECORD_FILE} is missing, so its base is not known; save the adapter with one of our trainers"
+        )
+    record = AdapterRecord(**json.loads(Path(record_file).read_text()))
+    base = str(base_model_name_or_path or record.base_model_name_or_path)
+    _check_base(name, base, record, base_kwargs)
+    model = AuroraModel.from_pretrained(base, **base_kwargs, **kwargs)
+    replaced_file = _find(name, REPLACED_FILE, **hub_kwargs)
+    if replaced_file is not None:
+        replaced = load_file(replaced_file)
+        missing = sorted(set(replaced) - set(model.state_dict()))
+        if missing:
+            raise ValueError(
+                f"{replaced_file}: {missing[0]} is no weight of {base}; the adapter is of another version"
+            )
+        model.load_state_dict(replaced, strict=False)
+        model.replaced_weights = set(replaced)
+    config_file = find_adapter(name, **hub_kwargs)
+    weights_file = _find(name, ADAPTER_WEIGHTS_FILE, **hub_kwargs)
+    if config_file is None or weights_file is None:
+        raise ValueError(f"{name}: {ADAPTER_WEIGHTS_FILE} is missing; the adapter was not saved or copied whole")
+    folder = str(Path(weights_file).parent)
+    config = PeftConfig.from_pretrained(folder)
+    config.inference_mode = not trainable
+    try:
+        adapted = PeftModel.from_pretrained(model, folder, config=config, is_trainable=trainable)
+    except KeyError as error:  # PEFT's answer to a module without its weights
+        raise ValueError(f"{weights_file}: not a whole adapter of {base}: missing {error.args[0]}") from None
+    with safe_open(weights_file, "pt") as file:
+        keys = set(file.keys())
+    expected = set(get_peft_model_state_dict(adapted))
+    if keys != expected:
+        wrong = sorted(keys ^ expected)
+        raise ValueError(
+            f"{weights_file}: not a whole adapter of {base}: "
+            f"{'missing' if wrong[0] in expected else 'unexpected'} {wrong[0]} (one of {len(wrong)})"
+        )
+    return adapted
+
+
+def load_merged(name: str | Path, **kwargs: Any) -> "AuroraModel":
+    """
+    Load an adapter merged into its base: an AuroraModel like any other. The arguments are those of `load_adapter`.
+
+    `W x + s B (A x)` becomes `(W + s B A) x`: the same masks, logits that differ by rounding.
+    """
+    model = load_adapter(name, **kwargs).merge_and_unload()
+    # What is trained on it next names this folder, and finds its base through it.
+    model.name_or_path = model.config.name_or_path = str(name)
+    model.replaced_weights = set()
+    return model
+
+
+def _check_base(name: str, base: str, record: AdapterRecord, hub_kwargs: dict[str, Any]) -> None:
+    try:
+        found = describe_base(base, **hub_kwargs)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{name}: its base {base} can not be loaded ({str(error).splitlines()[0]}); put it there, or say where it "
+            "is with `base_model_name_or_path`"
+        ) from error
+    for what in ("config", "weights"):
+        if getattr(found, f"base_{what}") != getattr(record, f"base_{what}"):
+            raise ValueError(
+                f"{name}: an adapter for another base: the {what} of {base} are not those that it was trained on "
+                f"({record.base_model_name_or_path}); name that base with `base_model_name_or_path`"
+            )
+
+
+def _find(name: str, file: str, **hub_kwargs: Any) -> str | None:
+    """Path of a checkpoint's file, downloaded where need be; None where it has none."""
+    if Path(name).is_dir():
+        path = Path(name, hub_kwargs.get("subfolder") or "", file)
+        return str(path) if path.is_file() else None
+    return cached_file(
+        name,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_connection_errors=False,
+        **hub_kwargs,
+    )
+
+
+def _weight_files(name: str, **hub_kwargs: Any) -> list[str]:
+    """The safetensors of a checkpoint: one, its shards, or an adapter's."""
+    if find_adapter(name, **hub_kwargs) is not None:
+        found = [_find(name, file, **hub_kwargs) for file in (ADAPTER_WEIGHTS_FILE, REPLACED_FILE)]
+        return [file for file in found if file is not None]
+    index = _find(name, "model.safetensors.index.json", **hub_kwargs)
+    if index is None:
+        single = _find(name, "model.safetensors", **hub_kwargs)
+        return [] if single is None else [single]
+    files = []
+    for shard in sorted(set(json.loads(Path(index).read_text())["weight_map"].values())):
+        file = _find(name, shard, **hub_kwargs)
+        if file is None:
+            raise ValueError(f"{name}: {shard} is missing; download or copy the checkpoint again")
+        files.append(file)
+    return files
+
+
+def _weight_samples(files: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Name and shape, and the first numbers in bf16, of every weight."""
+    for path in files:
+        try:
+            with safe_open(path, "pt") as file:
+                for key in file.keys():  # noqa: SIM118  (no mapping)
+                    part = file.get_slice(key)
+                    shape = part.get_shape()
+                    values = part[:1] if len(shape) > 1 else part[:_SAMPLE] if shape else file.get_tensor(key)
+                    sample = values.flatten()[:_SAMPLE].to(torch.bfloat16).contiguous()
+                    yield f"{key} {shape}", sample.view(torch.uint8).numpy().tobytes()
+        except SafetensorError as error:
+            raise ValueError(f"{path}: can not be read ({error}); download or copy it again") from None
+
+
+def _without_volatile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_volatile(item) for key, item in value.items() if key not in _VOLATILE}
+    return [_without_volatile(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,80 @@
+"""What a mask decoder is to the rest of the library."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class MaskDecoderBase(nn.Module, ABC):
+    """
+    A segmentation model prompted by embeddings.
+
+    A subclass has an `image_encoder`, whose parameters are those that `encode` trains. Its config is a
+    `PretrainedConfig` with `image_size` in pixels, `pixel_mean` and `pixel_std` per channel for pixels in [0, 255],
+    and `keep_aspect_ratio`: whether frames are padded to a square or stretched to one.
+
+    Args:
+        config (`PretrainedConfig`): sizes.
+    """
+
+    image_encoder: nn.Module
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+
+    @property
+    @abstractmethod
+    def prompt_dim(self) -> int:
+        """Width of a prompt."""
+
+    @abstractmethod
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        """The parts that a recipe may train: `mask_encoder`, which `encode` runs, and `mask_decoder`."""
+
+    @abstractmethod
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """
+        All that `decode` needs of frames, in one tensor: it is kept, repeated and indexed by clip.
+
+        Args:
+            frames (`torch.Tensor` of shape `(N, 3, S, S)`): RGB, normalised with the config's mean and std.
+
+        Returns:
+            `torch.Tensor` of shape `(N, E, h, w)`.
+        """
+
+    @abstractmethod
+    def decode(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            embeddings (`torch.Tensor` of shape `(N, E, h, w)`): from `encode`.
+            prompts (`torch.Tensor` of shape `(N, P, prompt_dim)`): P prompt embeddings per image, which ask for one
+                mask.
+
+        Returns:
+            `torch.Tensor` of shape `(N, 4h, 4w)`: mask logits over the square image.
+        """
+
+
+def position_encoding(frequencies: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """
+    SAM's encoding of a grid by random frequencies, in float32 whatever the weights are in.
+
+    Upstream multiplies matrices here, which fails on half-precision weights and is rounded under autocast.
+
+    Args:
+        frequencies (`torch.Tensor` of shape `(2, C / 2)`): for x and for y.
+        height, width (`int`): of the grid.
+
+    Returns:
+        `torch.Tensor` of shape `(1, C, height, width)`.
+    """
+    along_x, along_y = frequencies.float()[..., None, None]  # (C / 2, 1, 1) each
+    x = (torch.arange(width, device=frequencies.device) + 0.5) / width
+    y = (torch.arange(height, device=frequencies.device) + 0.5) / height
+    phase = 2 * math.pi * (along_x * (2 * x - 1)[None, None, :] + along_y * (2 * y - 1)[None, :, None])
+    return torch.cat([phase.sin(), phase.cos()])[None]

@@ -1,0 +1,19 @@
+"""Configurations of the Qwen policies: those of transformers, under names of our own."""
+
+from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2_5OmniThinkerConfig
+
+
+class QwenVLPolicyConfig(Qwen2_5_VLConfig):
+    """Configuration of [`QwenVLPolicy`]; the fields are those of `Qwen2_5_VLConfig`."""
+
+    model_type = "aurora_qwen2_5_vl"
+
+
+class QwenOmniPolicyConfig(Qwen2_5OmniThinkerConfig):
+    """Configuration of [`QwenOmniPolicy`]; the fields are those of `Qwen2_5OmniThinkerConfig`."""
+
+    model_type = "aurora_qwen2_5_omni"
+
+
+AutoConfig.register(QwenVLPolicyConfig.model_type, QwenVLPolicyConfig)
+AutoConfig.register(QwenOmniPolicyConfig.model_type, QwenOmniPolicyConfig)

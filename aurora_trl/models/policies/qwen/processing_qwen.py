@@ -1,0 +1,156 @@
+"""Processors of the Qwen policies: frames and sound in Qwen's own format, one clip at a time."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoProcessor, Qwen2_5_VLProcessor, Qwen2_5OmniProcessor
+
+from .configuration_qwen import QwenOmniPolicyConfig, QwenVLPolicyConfig
+
+
+class QwenFrames:
+    """Mixed into a processor of transformers, whose image and video processors it runs."""
+
+    tokenizer: Any
+    image_processor: Any
+    video_processor: Any
+    image_token_id: int
+    video_token_id: int
+    seconds_per_frame: float
+
+    def process_frames(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB; one frame is an image.
+
+        Returns:
+            `dict`: `pixel_patches` `(N, P)` and `pixel_grid` `(4,)`, see [`QwenBackbone.encode_media`].
+        """
+        pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+        if len(pixels) == 1:
+            made = self.image_processor(images=[pixels[0]], return_tensors="pt")
+            patches, grid, milliseconds = made["pixel_values"], made["image_grid_thw"][0], 0
+        else:
+            made = self.video_processor(videos=[pixels], return_tensors="pt")
+            patches, grid = made["pixel_values_videos"], made["video_grid_thw"][0]
+            # Whole milliseconds: a float would be rounded where a trainer casts its inputs to half precision.
+            milliseconds = round(1000 * self.seconds_per_frame * self.video_processor.temporal_patch_size)
+        return {"pixel_patches": patches, "pixel_grid": torch.tensor([*grid.tolist(), milliseconds])}
+
+    def expand_frames(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
+        """The prompt with one place per visual feature; an image takes the places that Qwen has for images."""
+        *grid, milliseconds = media["pixel_grid"].tolist()
+        place = self.video_token_id if milliseconds else self.image_token_id
+        places = [place] * (int(np.prod(grid)) // self.video_processor.merge_size**2)
+        return [expanded for token in ids for expanded in (places if token == self.video_token_id else [token])]
+
+    def _share_chat_template(self, chat_template: str | None) -> None:
+        """Published processors keep the template beside the tokenizer, which is asked for it here."""
+        if chat_template is not None:
+            self.tokenizer.chat_template = chat_template
+
+
+class QwenVLPolicyProcessor(QwenFrames, Qwen2_5_VLProcessor):
+    r"""
+    Processor of [`QwenVLPolicy`]. It does not hear.
+
+    Args:
+        image_processor, tokenizer, video_processor, chat_template: as in transformers.
+        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees.
+    """
+
+    sampling_rate = None
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        video_processor: Any = None,
+        chat_template: str | None = None,
+        seconds_per_frame: float = 1.0,
+    ):
+        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
+        self.seconds_per_frame = seconds_per_frame
+        self._share_chat_template(chat_template)
+
+    def process_media(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
+        """See [`~aurora_trl.models.policies.base.PolicyProcessor`]; the sound is left out."""
+        return self.process_frames(frames)
+
+    def expand_ids(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
+        """See [`~aurora_trl.models.policies.base.PolicyProcessor`]."""
+        return self.expand_frames(ids, media)
+
+
+class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
+    r"""
+    Processor of [`QwenOmniPolicy`].
+
+    Args:
+        image_processor, video_processor, feature_extractor, tokenizer, chat_template: as in transformers.
+        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        video_processor: Any = None,
+        feature_extractor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        seconds_per_frame: float = 1.0,
+    ):
+        super().__init__(image_processor, video_processor, feature_extractor, tokenizer, chat_template=chat_template)
+        self.seconds_per_frame = seconds_per_frame
+        self._share_chat_template(chat_template)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Of the sound, in Hz."""
+        return self.feature_extractor.sampling_rate
+
+    def process_audio(self, waveform: np.ndarray) -> torch.Tensor:
+        """
+        Args:
+            waveform (`np.ndarray` of shape `(samples,)`, float32): mono, in [-1, 1], at `sampling_rate`.
+
+        Returns:
+            `torch.Tensor` of shape `(F, M)`: the log mel spectrogram, as long as the sound.
+        """
+        extractor = self.feature_extractor
+        waveform = waveform[: extractor.n_samples]
+        # Transformers pads to five minutes, computes the spectrogram and masks it. A window of silence is enough.
+        padded = -(-(len(waveform) + extractor.n_fft) // extractor.hop_length) * extractor.hop_length
+        made = extractor(
+            waveform,
+            sampling_rate=extractor.sampling_rate,
+            max_length=padded,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        return made["input_features"][0].T[made["attention_mask"][0].bool()]
+
+    def process_media(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
+        """See [`~aurora_trl.models.policies.base.PolicyProcessor`]."""
+        media = self.process_frames(frames)
+        if waveform is not None:
+            media["audio_features"] = self.process_audio(waveform)
+            media["audio_lengths"] = torch.tensor(len(media["audio_features"]))
+        return media
+
+    def expand_ids(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
+        """See [`~aurora_trl.models.policies.base.PolicyProcessor`]; the place of sound goes with its two ends."""
+        ids = self.expand_frames(ids, media)
+        length = int(media.get("audio_lengths", torch.tensor(0)))
+        # A strided convolution, then pooling in pairs; a breath of sound may leave nothing.
+        places = [self.audio_token_id] * max(0, ((length - 1) // 2 - 1) // 2 + 1)
+        if not places:
+            ends = self.tokenizer.convert_tokens_to_ids([self.audio_bos_token, self.audio_eos_token])
+            return [token for token in ids if token not in (self.audio_token_id, *ends)]
+        return [expanded for token in ids for expanded in (places if token == self.audio_token_id else [token])]
+
+
+AutoProcessor.register(QwenVLPolicyConfig, QwenVLPolicyProcessor)
+AutoProcessor.register(QwenOmniPolicyConfig, QwenOmniPolicyProcessor)

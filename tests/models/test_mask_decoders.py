@@ -1,0 +1,218 @@
+"""Mask decoders: the same masks as their authors' code, and their published files."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from published_checkpoints import small_sam, small_sam2
+from safetensors.torch import load_file, save_file
+from segment_anything.build_sam import sam_model_registry
+from transformers import Sam2VideoConfig
+
+from aurora_trl.data.schema import DataError
+from aurora_trl.models import AuroraConfig, Sam2MaskConfig, SamConfig
+from aurora_trl.models.mask_decoders import build_mask_decoder
+from aurora_trl.models.mask_decoders.published import load_mask_decoder, sam_config
+
+
+@pytest.fixture(scope="module")
+def sam():
+    return small_sam()
+
+
+@pytest.fixture(scope="module")
+def sam_file(sam, tmp_path_factory):
+    file = tmp_path_factory.mktemp("sam") / "sam_vit_s.pth"
+    torch.save(sam.state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def sam2():
+    return small_sam2()
+
+
+@pytest.fixture(scope="module")
+def sam2_folder(sam2, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sam2") / "sam2.1-hiera-small"
+    sam2.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("num_prompts", [1, 3])
+@torch.no_grad()
+def test_sam_equals_its_own_forward_image_by_image(num_prompts, sam, sam_file):
+    decoder = load_mask_decoder(sam_file)
+    frames, prompts = torch.randn(4, 3, 128, 128), torch.randn(4, num_prompts, 32)
+    embeddings = decoder.encode(frames)
+    masks = decoder.decode(embeddings, prompts)
+    assert masks.shape == (4, 32, 32)
+    for i in range(4):
+        image = sam.image_encoder(frames[i : i + 1])
+        torch.testing.assert_close(embeddings[i : i + 1], image, atol=1e-5, rtol=1e-5)
+        _, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
+        expected, _ = sam.mask_decoder(
+            image_embeddings=image,
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=prompts[i : i + 1],
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        torch.testing.assert_close(masks[i], expected[0, 0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_sam2_equals_its_own_forward_image_by_image(sam2, sam2_folder):
+    decoder = load_mask_decoder(sam2_folder)
+    frames, prompts = torch.randn(3, 3, 64, 64), torch.randn(3, 2, 32)
+    embeddings = decoder.encode(frames)
+    assert embeddings.shape == (3, 4 * 32, 4, 4)
+    masks = decoder.decode(embeddings, prompts)
+    assert masks.shape == (3, 16, 16)
+    for i in range(3):
+        finest, middle, coarse = sam2.get_image_embeddings(frames[i : i + 1])
+        sam2.mask_decoder.dynamic_multimask_via_stability = False
+        expected = sam2.mask_decoder(
+            image_embeddings=coarse,
+            image_positional_embeddings=sam2.get_image_wide_positional_embeddings(),
+            sparse_prompt_embeddings=prompts[i : i + 1, None],
+            dense_prompt_embeddings=sam2.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(1, -1, 4, 4),
+            multimask_output=False,
+            high_resolution_features=[finest, middle],
+        )[0]
+        torch.testing.assert_close(masks[i], expected[0, 0, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "depth", "heads", "blocks"),
+    [
+        ("vit_b", 768, 12, 12, [2, 5, 8, 11]),
+        ("vit_l", 1024, 24, 16, [5, 11, 17, 23]),
+        ("vit_h", 1280, 32, 16, [7, 15, 23, 31]),
+    ],
+)
+def test_sizes_are_told_from_the_weights(name, width, depth, heads, blocks):
+    with torch.device("meta"):
+        weights = sam_model_registry[name]().state_dict()
+    config = sam_config(weights, name)
+    assert (config.image_size, config.patch_size, config.encoder_window_size) == (1024, 16, 14)
+    assert (config.encoder_embed_dim, config.encoder_depth, config.encoder_num_heads) == (width, depth, heads)
+    assert config.encoder_global_attn_indexes == blocks
+    assert (config.prompt_embed_dim, config.decoder_depth, config.decoder_mlp_dim) == (256, 2, 2048)
+    with torch.device("meta"):
+        ours = build_mask_decoder(config).state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in weights.items()}
+
+
+@torch.no_grad()
+def test_sam_at_a_smaller_size(sam, sam_file):
+    """Positions and global distances are resized, windows are not, and nothing else is touched."""
+    decoder = load_mask_decoder(sam_file, image_size=64)
+    ours, theirs = decoder.state_dict(), sam.state_dict()
+    changed = {key for key in ours if ours[key].shape != theirs[key].shape}
+    tables = {f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for i in (1, 3) for axis in "hw"}
+    assert changed == {"image_encoder.pos_embed", *tables}
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours if key not in changed)
+    grid = theirs["image_encoder.pos_embed"].permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, (4, 4), mode="bicubic").permute(0, 2, 3, 1)
+    torch.testing.assert_close(ours["image_encoder.pos_embed"], expected)
+    for key in tables:
+        # Along distances alone: each column is a signal of its own.
+        column = F.interpolate(theirs[key][None, None, :, 2:3].expand(-1, -1, -1, 4), (7, 4), mode="bicubic")
+        torch.testing.assert_close(ours[key][:, 2], column[0, 0, :, 0])
+    assert decoder.config.image_size == 64
+    masks = decoder.decode(decoder.encode(torch.randn(2, 3, 64, 64)), torch.randn(2, 1, 32))
+    assert masks.shape == (2, 16, 16)
+
+
+@torch.no_grad()
+def test_sam2_at_a_smaller_size(sam2_folder):
+    decoder = load_mask_decoder(sam2_folder, image_size=32)
+    assert decoder.config.image_size == 32
+    masks = decoder.decode(decoder.encode(torch.randn(2, 3, 32, 32)), torch.randn(2, 1, 32))
+    assert masks.shape == (2, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+@torch.no_grad()
+def test_bfloat16(kind, sam_file, sam2_folder):
+    path, size = (sam_file, 128) if kind == "sam" else (sam2_folder, 64)
+    exact, half = load_mask_decoder(path), load_mask_decoder(path, dtype=torch.bfloat16)
+    frames, prompts = torch.randn(2, 3, size, size), torch.randn(2, 1, 32)
+    masks = half.decode(half.encode(frames.bfloat16()), prompts.bfloat16())
+    assert masks.dtype == torch.bfloat16
+    expected = exact.decode(exact.encode(frames), prompts)
+    assert (masks.float() - expected).abs().mean() < 0.05 * expected.abs().mean() + 0.02
+
+
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_all_that_may_train_takes_part(kind, sam_file, sam2_folder):
+    """A parameter of these groups without a gradient would stop DDP."""
+    decoder = load_mask_decoder(sam_file if kind == "sam" else sam2_folder)
+    groups = decoder.trainable_modules()
+    decoder.requires_grad_(False)
+    for module in groups.values():
+        module.requires_grad_(True)
+    size = decoder.config.image_size
+    decoder.decode(decoder.encode(torch.randn(1, 3, size, size)), torch.randn(1, 1, 32)).square().mean().backward()
+    for group, module in groups.items():
+        assert [name for name, p in module.named_parameters() if p.grad is None] == [], group
+    encoder = {id(p) for p in groups["mask_encoder"].parameters()}
+    assert {id(p) for p in decoder.image_encoder.parameters()} <= encoder
+
+
+def test_configs_come_back(sam2):
+    for config in (SamConfig(image_size=224), Sam2MaskConfig(sam2.config, keep_aspect_ratio=True)):
+        again = AuroraConfig.from_dict(AuroraConfig(None, config, seg_token_id=3).to_dict()).mask_decoder_config
+        assert type(again) is type(config)
+        assert again.to_dict() == config.to_dict()
+
+
+def test_an_unknown_config_is_an_error():
+    with pytest.raises(ValueError, match="no mask decoder is registered for Sam2VideoConfig"):
+        build_mask_decoder(Sam2VideoConfig())
+
+
+def test_a_video_checkpoint_is_read_without_its_memory(sam2, sam2_folder, tmp_path):
+    weights = load_file(sam2_folder / "model.safetensors")
+    weights["memory_attention.layers.0.linear1.weight"] = torch.zeros(2, 2)
+    weights["no_object_pointer"] = torch.zeros(1, 2)
+    save_file(weights, tmp_path / "model.safetensors")
+    content = json.loads((sam2_folder / "config.json").read_text())
+    content["model_type"] = "sam2_video"
+    for part in ("prompt_encoder", "mask_decoder"):
+        content[f"{part}_config"]["model_type"] = f"sam2_video_{part}"
+    (tmp_path / "config.json").write_text(json.dumps({**content, "memory_attention_num_layers": 1}))
+    decoder = load_mask_decoder(tmp_path)
+    assert all(torch.equal(value, sam2.state_dict()[key]) for key, value in decoder.sam.state_dict().items())
+
+
+def test_what_is_not_a_sam_is_one_clear_line(sam, sam_file, sam2_folder, tmp_path):
+    other, half, lacking = tmp_path / "other.pth", tmp_path / "half.pth", tmp_path / "lacking.pth"
+    torch.save({"backbone.weight": torch.zeros(2)}, other)
+    half.write_bytes(sam_file.read_bytes()[:20000])
+    weights = dict(sam.state_dict())
+    del weights["mask_decoder.iou_token.weight"]
+    torch.save({**weights, "mask_decoder.hf_token.weight": torch.zeros(1)}, lacking)
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    (clip / "config.json").write_text('{"model_type": "clip"}')
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / "config.json").write_text((sam2_folder / "config.json").read_text())
+    (cut / "model.safetensors").write_bytes((sam2_folder / "model.safetensors").read_bytes()[:5000])
+    for path, message in (
+        (other, "other.pth: not a segment-anything checkpoint: it has no image_encoder.pos_embed .*backbone.weight"),
+        (half, "half.pth: cut short"),
+        (lacking, "1 missing: mask_decoder.iou_token.weight; 1 unexpected: mask_decoder.hf_token.weight"),
+        (tmp_path / "no.pth", "no.pth: no such file"),
+        (tmp_path / "nowhere", "nowhere: no such checkpoint folder"),
+        (clip, "a mask decoder is SAM 2 .* this is 'clip'"),
+        (cut, "model.safetensors: cut short"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            load_mask_decoder(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="must be a multiple of 16, got 100"):
+        load_mask_decoder(sam_file, image_size=100)

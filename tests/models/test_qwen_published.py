@@ -1,0 +1,112 @@
+"""The Qwen policies from checkpoints in the published layout: file names, weight names, config fields."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2_5OmniProcessor
+
+from aurora_trl.models.modeling_aurora import AuroraModel
+from aurora_trl.models.policies.base import stack_media
+from aurora_trl.models.policies.qwen.published import load_qwen_omni, load_qwen_vl
+from aurora_trl.models.processing_aurora import AuroraProcessor
+
+IMAGE_FILE = {
+    "min_pixels": 3136,
+    "max_pixels": 12845056,
+    "patch_size": 8,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "image_processor_type": "Qwen2VLImageProcessor",
+}
+SOUND_FILE = {"chunk_length": 300, "feature_size": 32, "hop_length": 640, "n_fft": 800, "sampling_rate": 16000}
+SOUND_FILE |= {"feature_extractor_type": "WhisperFeatureExtractor", "return_attention_mask": True}
+
+
+def published_text_config(config, rope_type: str) -> dict:
+    """Rotary positions under the names that the files have."""
+    fields = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "rope_parameters", "layer_types")}
+    rope = config.rope_parameters
+    scaling = {"type": rope_type, "mrope_section": rope["mrope_section"]}
+    return {**fields, "rope_theta": rope["rope_theta"], "rope_scaling": scaling}
+
+
+def write_published(checkpoint: Path, folder: Path, sound: bool) -> AuroraModel:
+    """The tiny policy's weights under the published names, with the files that lie beside them."""
+    model, processor = AuroraModel.from_pretrained(checkpoint), AuroraProcessor.from_pretrained(checkpoint)
+    policy, tokenizer = model.policy.eval(), processor.tokenizer
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    (folder / "preprocessor_config.json").write_text(json.dumps(IMAGE_FILE | (SOUND_FILE if sound else {})))
+    config = policy.config.to_dict()
+    text = published_text_config(policy.config.text_config, "default" if sound else "mrope")
+    if sound:
+        thinker = {
+            **config,
+            "model_type": "qwen2_5_omni_thinker",
+            "text_config": {**text, "model_type": "qwen2_5_omni_text"},
+        }
+        config = {"model_type": "qwen2_5_omni", "thinker_config": thinker}
+    else:
+        config = {**config, **text, "model_type": "qwen2_5_vl"}
+        del config["text_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.05, "eos_token_id": 2}))
+    weights = {}
+    for name, value in policy.state_dict().items():
+        name = name.replace("model.language_model.", "model.")
+        name = name.removeprefix("model.") if name.startswith(("model.visual.", "model.audio_tower.")) else name
+        weights[f"thinker.{name}" if sound else name] = value
+    if sound:
+        weights |= {"talker.codec_head.weight": torch.zeros(2), "token2wav.code2wav_dit_model.x": torch.zeros(2)}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return model
+
+
+@pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])
+@torch.no_grad()
+def test_the_published_layout_loads(sound, qwen_checkpoints, tmp_path):
+    """Every weight in its place, the prompt and the clip as in the policy that was written."""
+    model = write_published(qwen_checkpoints[sound], tmp_path, sound)
+    policy, processor = (load_qwen_omni if sound else load_qwen_vl)(tmp_path)
+    assert policy.state_dict().keys() == model.policy.state_dict().keys()
+    assert all(torch.equal(value, policy.state_dict()[name]) for name, value in model.policy.state_dict().items())
+    assert policy.generation_config.repetition_penalty in (None, 1.0)
+    assert policy.generation_config.eos_token_id == 2
+    assert (processor.sampling_rate == 16000) if sound else (processor.sampling_rate is None)
+
+    frames = np.random.default_rng(0).integers(0, 256, (4, 320, 240, 3), dtype=np.uint8)
+    waveform = np.random.default_rng(1).normal(0, 0.1, 32000).astype(np.float32)
+    media = processor.process_media(frames, waveform if sound else None)
+    steps, height, width, milliseconds = media["pixel_grid"].tolist()
+    assert (steps, milliseconds) == (2, 2000)
+    low, high = (Qwen2_5OmniProcessor.videos_kwargs["size"][edge] for edge in ("shortest_edge", "longest_edge"))
+    assert low <= height * width * 64 <= high
+    content = [{"type": "video"}, {"type": "audio"}, {"type": "text", "text": "Where is it?"}]
+    tokenizer = processor.tokenizer
+    text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    ids = processor.expand_ids(tokenizer(text)["input_ids"], media)
+    logits = policy(torch.tensor([ids]), **stack_media([media])).logits
+    assert torch.equal(logits, model.policy(torch.tensor([ids]), **stack_media([media])).logits)
+
+
+@pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])
+def test_every_weight_is_accounted_for(sound, qwen_checkpoints, tmp_path):
+    write_published(qwen_checkpoints[sound], tmp_path, sound)
+    load, file = (load_qwen_omni if sound else load_qwen_vl), tmp_path / "model.safetensors"
+    weights = load_file(file)
+    prefix = "thinker." if sound else ""
+    norm = weights.pop(f"{prefix}model.norm.weight")
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"missing keys: model\.language_model\.norm\.weight"):
+        load(tmp_path)
+    weights |= {f"{prefix}model.norm.weight": norm, f"{prefix}model.extra.weight": norm.clone()}
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"unexpected keys: .*model\.extra\.weight"):
+        load(tmp_path)

@@ -1,0 +1,322 @@
+"""Small checkpoints in exactly the layouts in which the real ones are published, with weights that a formula gives."""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import PreTrainedTokenizerFast, Sam2Config, Sam2Model
+
+QWEN2_CHAT = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+VOCAB_SIZE = 512  # more than the tokenizer has, as in the published checkpoint
+WIDTH, TOWER, AUDIO_WIDTH, AUDIO_EMBED, BUCKETS = 64, 32, 48, 16, 32
+
+
+def formula_weight(key: str, *shape: int) -> torch.Tensor:
+    """
+    Weights that look random, are the same under every version of torch, and keep activations of about unit size.
+
+    Norms and other vectors lie around 1 (weights) or 0 (biases); matrices have a deviation of 1 / sqrt(fan in).
+    """
+    count = math.prod(shape)
+    phase = sum((i + 1) * byte for i, byte in enumerate(key.encode())) % 9973
+    index = torch.arange(count, dtype=torch.float64)
+    noise = torch.sin(index * 12.9898 + phase * 0.7137).mul(43758.5453).frac()  # in (-1, 1)
+    if len(shape) == 1:
+        values = (1.0 if key.endswith("weight") else 0.0) + 0.2 * noise
+    else:
+        values = noise * math.sqrt(3.0 / math.prod(shape[1:]))
+    return values.reshape(shape).to(torch.float32)
+
+
+def _linear(shapes: dict[str, tuple[int, ...]], name: str, rows: int, columns: int, bias: bool = True) -> None:
+    shapes[f"{name}.weight"] = (rows, columns)
+    if bias:
+        shapes[f"{name}.bias"] = (rows,)
+
+
+def _norm(shapes: dict[str, tuple[int, ...]], name: str, width: int) -> None:
+    shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (width,)
+
+
+def videollama2_shapes() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a small VideoLLaMA2.1-AV: 3 vision, 2 audio and 2 language layers, 5 x 5 patches a frame."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    shapes["model.embed_tokens.weight"] = shapes["lm_head.weight"] = (VOCAB_SIZE, WIDTH)
+    shapes["model.norm.weight"] = (WIDTH,)
+    for i in range(2):
+        layer = f"model.layers.{i}"
+        shapes[f"{layer}.input_layernorm.weight"] = shapes[f"{layer}.post_attention_layernorm.weight"] = (WIDTH,)
+        for name, rows in (("q", WIDTH), ("k", WIDTH // 2), ("v", WIDTH // 2)):
+            _linear(shapes, f"{layer}.self_attn.{name}_proj", rows, WIDTH)
+        _linear(shapes, f"{layer}.self_attn.o_proj", WIDTH, WIDTH, bias=False)
+        for name in ("gate", "up"):
+            _linear(shapes, f"{layer}.mlp.{name}_proj", 96, WIDTH, bias=False)
+        _linear(shapes, f"{layer}.mlp.down_proj", WIDTH, 96, bias=False)
+
+    vision = "model.vision_tower.vision_tower.vision_model"
+    shapes[f"{vision}.embeddings.patch_embedding.weight"] = (TOWER, 3, 7, 7)
+    shapes[f"{vision}.embeddings.patch_embedding.bias"] = (TOWER,)
+    shapes[f"{vision}.embeddings.position_embedding.weight"] = (25, TOWER)
+    for i in range(3):
+        layer = f"{vision}.encoder.layers.{i}"
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            _linear(shapes, f"{layer}.self_attn.{name}", TOWER, TOWER)
+        for name in ("layer_norm1", "layer_norm2"):
+            _norm(shapes, f"{layer}.{name}", TOWER)
+        _linear(shapes, f"{layer}.mlp.fc1", 40, TOWER)
+        _linear(shapes, f"{layer}.mlp.fc2", TOWER, 40)
+    _norm(shapes, f"{vision}.post_layernorm", TOWER)
+    shapes[f"{vision}.head.probe"] = (1, 1, TOWER)
+    _linear(shapes, f"{vision}.head.attention.out_proj", TOWER, TOWER)
+
+    for stage, channels in (("s1", TOWER), ("s2", WIDTH)):
+        for i in range(4):
+            block, given = f"model.mm_projector.{stage}.b{i + 1}", channels if i == 0 else WIDTH
+            for name, shape in (
+                ("conv1", (WIDTH, given, 1, 1)),
+                ("conv2", (WIDTH, 1, 3, 3)),
+                ("conv3", (WIDTH, WIDTH, 1, 1)),
+                ("downsample", (WIDTH, given, 1, 1)),
+            ):
+                if name != "downsample" or given != WIDTH:
+                    shapes[f"{block}.{name}.conv.weight"] = shape
+                    _norm(shapes, f"{block}.{name}.bn", WIDTH)
+            for name, rows, columns in (("fc1", given // 4, WIDTH), ("fc2", WIDTH, given // 4)):
+                shapes[f"{block}.se.{name}.weight"] = (rows, columns, 1, 1)
+                shapes[f"{block}.se.{name}.bias"] = (rows,)
+    shapes["model.mm_projector.sampler.0.weight"] = (WIDTH, WIDTH, 2, 2, 2)
+    shapes["model.mm_projector.sampler.0.bias"] = (WIDTH,)
+    for name in ("readout.0", "readout.2"):
+        _linear(shapes, f"model.mm_projector.{name}", WIDTH, WIDTH)
+    return {**shapes, **audio_tower_shapes(), **audio_projector_shapes()}
+
+
+def audio_tower_shapes() -> dict[str, tuple[int, ...]]:
+    """BEATs, with the sound classes that are never run and the bias table that each layer's state repeats."""
+    shapes: dict[str, tuple[int, ...]] = {"model.audio_tower.patch_embedding.weight": (AUDIO_EMBED, 1, 16, 16)}
+    tower = "model.audio_tower"
+    _norm(shapes, f"{tower}.layer_norm", AUDIO_EMBED)
+    _linear(shapes, f"{tower}.post_extract_proj", AUDIO_WIDTH, AUDIO_EMBED)
+    shapes[f"{tower}.encoder.pos_conv.0.bias"] = (AUDIO_WIDTH,)
+    shapes[f"{tower}.encoder.pos_conv.0.weight_g"] = (1, 1, 128)
+    shapes[f"{tower}.encoder.pos_conv.0.weight_v"] = (AUDIO_WIDTH, AUDIO_WIDTH // 16, 128)
+    _norm(shapes, f"{tower}.encoder.layer_norm", AUDIO_WIDTH)
+    for i in range(2):
+        layer = f"{tower}.encoder.layers.{i}"
+        shapes[f"{layer}.self_attn.relative_attention_bias.weight"] = (BUCKETS, 4)
+        shapes[f"{layer}.self_attn.grep_a"] = (1, 4, 1, 1)
+        _linear(shapes, f"{layer}.self_attn.grep_linear", 8, AUDIO_WIDTH // 4)
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            _linear(shapes, f"{layer}.self_attn.{name}", AUDIO_WIDTH, AUDIO_WIDTH)
+        for name in ("self_attn_layer_norm", "final_layer_norm"):
+            _norm(shapes, f"{layer}.{name}", AUDIO_WIDTH)
+        _linear(shapes, f"{layer}.fc1", 56, AUDIO_WIDTH)
+        _linear(shapes, f"{layer}.fc2", AUDIO_WIDTH, 56)
+    _linear(shapes, f"{tower}.predictor", 5, AUDIO_WIDTH)
+    return shapes
+
+
+def audio_projector_shapes() -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    _linear(shapes, "model.mm_projector_a.0", WIDTH, AUDIO_WIDTH)
+    _linear(shapes, "model.mm_projector_a.2", WIDTH, WIDTH)
+    return shapes
+
+
+def videollama2_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """A tensor for each name; the bias tables of BEATs' layers are one and the same, as in the published model."""
+    weights = {key: formula_weight(key, *shape) for key, shape in shapes.items()}
+    table = "model.audio_tower.encoder.layers.0.self_attn.relative_attention_bias.weight"
+    for key in weights:
+        if key.endswith("relative_attention_bias.weight"):
+            weights[key] = weights[table].clone()
+    return weights
+
+
+def published_tokenizer(texts: list[str] | None = None) -> PreTrainedTokenizerFast:
+    """Qwen2's kind of tokenizer: byte-level, three chat tokens, a chat template for plain strings."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts or ["You are a helpful assistant. Which object is it? user system"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        chat_template=QWEN2_CHAT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def save_shards(weights: dict[str, torch.Tensor], folder: Path, num_shards: int) -> None:
+    """Write `model-0000i-of-0000n.safetensors` and their index."""
+    keys = sorted(weights)
+    weight_map = {}
+    for i in range(num_shards):
+        name = f"model-{i + 1:05d}-of-{num_shards:05d}.safetensors"
+        part = {key: weights[key] for key in keys[i::num_shards]}
+        save_file(part, folder / name, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(part, name))
+    index = {"metadata": {"total_size": sum(w.nbytes for w in weights.values())}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def write_videollama2(folder: Path, *, dtype: torch.dtype = torch.float32) -> Path:
+    """
+    A small checkpoint as VideoLLaMA2.1-7B-AV is published: config, 4 shards, two `.bin` files, tokenizer.
+
+    Args:
+        folder (`Path`): new folder.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the weights.
+    """
+    folder.mkdir(parents=True)
+    tokenizer = published_tokenizer()
+    tokenizer.save_pretrained(folder)
+    config = {
+        "architectures": ["Videollama2Qwen2ForCausalLM"],
+        "model_type": "videollama2_qwen2",
+        "attention_dropout": 0.0,
+        "bos_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "freeze_backbone": False,
+        "hidden_act": "silu",
+        "hidden_size": WIDTH,
+        "hidden_size_a": WIDTH,
+        "image_aspect_ratio": "pad",
+        "initializer_range": 0.02,
+        "intermediate_size": 96,
+        "max_position_embeddings": 32768,
+        "max_window_layers": 28,
+        "mm_audio_tower": "audio_tower.bin",
+        "mm_hidden_size": TOWER,
+        "mm_hidden_size_a": AUDIO_WIDTH,
+        "mm_projector_a_type": "mlp2x_gelu",
+        "mm_projector_type": "stc_connector_v35",
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": "siglip",
+        "num_attention_heads": 4,
+        "num_frames": 16,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "transformers_version": "4.42.3",
+        "use_cache": True,
+        "use_mm_proj": True,
+        "use_sliding_window": False,
+        "vocab_size": VOCAB_SIZE,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    # The real one names a repository whose sizes are known; a small tower needs its own config.
+    (folder / "siglip").mkdir()
+    vision_config = {
+        "hidden_size": TOWER,
+        "image_size": 36,
+        "intermediate_size": 40,
+        "model_type": "siglip_vision_model",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        "patch_size": 7,
+    }
+    (folder / "siglip" / "config.json").write_text(
+        json.dumps({"model_type": "siglip", "vision_config": vision_config})
+    )
+    weights = {key: value.to(dtype) for key, value in videollama2_weights(videollama2_shapes()).items()}
+    for prefix, name in (("model.audio_tower.", "audio_tower.bin"), ("model.mm_projector_a.", "mm_projector_a.bin")):
+        torch.save({key: weights.pop(key) for key in list(weights) if key.startswith(prefix)}, folder / name)
+    save_shards(weights, folder, 4)
+    return folder
+
+
+def formula_pixels(num_frames: int, size: int) -> torch.Tensor:
+    """Normalised frames `(1, T, 3, size, size)` that look random."""
+    return formula_weight("frames", 1, num_frames, 3, size, size) * math.sqrt(num_frames * size * size)
+
+
+def formula_sound(seconds: float = 2.5, sampling_rate: int = 16000) -> np.ndarray:
+    """A rising tone under noise, `(samples,)` float32 in [-1, 1]."""
+    time = np.arange(int(seconds * sampling_rate)) / sampling_rate
+    tone = 0.4 * np.sin(2 * np.pi * (180 * time + 300 * time**2))
+    noise = formula_weight("sound", time.size, 1).double().numpy()[:, 0] / math.sqrt(3.0)
+    return (tone + 0.1 * noise).astype(np.float32)
+
+
+def small_sam(seed: int = 0) -> nn.Module:
+    """segment-anything's own model: 4 blocks of width 32, one of two global, 8 x 8 patches of 16 px, windows of 3."""
+    torch.manual_seed(seed)
+    sam = Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=128,
+            patch_size=16,
+            embed_dim=32,
+            depth=4,
+            num_heads=4,
+            out_chans=32,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=3,
+            global_attn_indexes=(1, 3),
+        ),
+        prompt_encoder=PromptEncoder(32, image_embedding_size=(8, 8), input_image_size=(128, 128), mask_in_chans=16),
+        mask_decoder=MaskDecoder(
+            transformer_dim=32, transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=64, num_heads=8)
+        ),
+    )
+    with torch.no_grad():
+        for name, parameter in sam.named_parameters():
+            if "rel_pos" in name or "pos_embed" in name:  # zero in a new model
+                parameter.normal_(std=0.5)
+    return sam.eval()
+
+
+def small_sam2(seed: int = 0) -> Sam2Model:
+    """transformers' own SAM 2: 64 px, two stages' blocks less, all widths small."""
+    torch.manual_seed(seed)
+    config = Sam2Config(
+        vision_config={
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "image_size": [64, 64],
+                "hidden_size": 8,
+                "blocks_per_stage": [1, 1, 2, 1],
+                "embed_dim_per_stage": [8, 16, 32, 64],
+                "num_attention_heads_per_stage": [1, 2, 4, 8],
+                "window_size_per_stage": [8, 4, 2, 1],
+                "global_attention_blocks": [3],
+            },
+            "backbone_channel_list": [64, 32, 16, 8],
+            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+            "fpn_hidden_size": 32,
+        },
+        prompt_encoder_config={"hidden_size": 32, "image_size": 64},
+        mask_decoder_config={"hidden_size": 32, "mlp_dim": 64, "num_attention_heads": 4, "iou_head_hidden_dim": 32},
+    )
+    sam = Sam2Model(config)
+    with torch.no_grad():
+        for parameter in sam.parameters():
+            if parameter.abs().sum() == 0:
+                parameter.normal_(std=0.3)
+    return sam.eval()

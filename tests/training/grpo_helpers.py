@@ -1,0 +1,41 @@
+"""A GRPO trainer with small numbers, for the tests beside this file."""
+
+from pathlib import Path
+
+from datasets import Dataset
+
+from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraProcessor
+from aurora_trl.training.rewards import class_reward, completion_text, format_reward, iou_reward
+
+SETTINGS = {
+    "per_device_train_batch_size": 4,
+    "num_generations": 2,
+    "max_completion_length": 12,
+    "max_steps": 2,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "report_to": "none",
+    "save_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "seed": 5,
+}
+
+
+def letter_reward(prompts, completions, **columns):
+    """Something that differs between random completions."""
+    return [(sum(map(ord, completion_text(completion))) % 7) / 7 for completion in completions]
+
+
+def build(model, rows: Dataset, processor: AuroraProcessor, folder: Path, **settings) -> AuroraGRPOTrainer:
+    rewards = settings.pop("rewards", [format_reward, iou_reward, class_reward, letter_reward])
+    extra = {name: settings.pop(name) for name in ("peft_config", "eval_dataset") if name in settings}
+    args = AuroraGRPOConfig(output_dir=str(folder), **{**SETTINGS, **settings})
+    return AuroraGRPOTrainer(
+        model=model, reward_funcs=rewards, args=args, train_dataset=rows, processing_class=processor, **extra
+    )
+
+
+def logged(trainer, *names):
+    return [[entry[name] for name in names] for entry in trainer.state.log_history if "reward" in entry]
