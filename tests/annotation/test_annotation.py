@@ -62,6 +62,17 @@ def test_hard_is_wrong_in_mask_and_class(cot_rows, processor):
     }
 
 
+def test_frames_that_are_not_annotated_have_no_iou(cot_rows, processor):
+    """As in AVSBench's training split, where the first of five frames is annotated: 1, not 1/10."""
+    loader = ClipLoader(processor)
+    row = next(row for row in cot_rows if not row["is_null"] and loader.masks(row).flatten(1).any(1).all())
+    target = loader.masks(row).float()
+    drawn = torch.cat([10 * (2 * target[:1] - 1), torch.full_like(target[1:], 10.0)])
+    assert score_answer(Answer(row, "", drawn, 5), loader).iou < 0.5
+    first_alone = {**row, "masks": [row["masks"][0], *[None] * 9]}
+    assert score_answer(Answer(first_alone, "", drawn, 5), loader).iou == 1.0
+
+
 def test_mined_corrected_and_mixed(model, cot_rows, processor, annotator):
     rows = [row for row in cot_rows if not row["is_null"]][:6]
     mined = list(mine_rows(model, processor, rows, batch_size=4, max_new_tokens=10))

@@ -145,6 +145,8 @@ def test_mining_continues_where_it_was_cut(model, processor, checkpoint, cot_row
     assert whole.endswith(output.read_bytes())
     with pytest.raises(DataError, match="`max_new_tokens` 10, now it is 11"):
         mine_file(model, processor, rows, output, **{**options, "max_new_tokens": 11})
+    with pytest.raises(DataError, match="has no masks"):
+        mine_file(model, processor, [{**rows[0], "masks": None}], tmp_path / "n.jsonl", **options)
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="`checkpoint`"):
         mine_file(model, processor, rows, output, **{**options, "checkpoint": tmp_path / "other"})
