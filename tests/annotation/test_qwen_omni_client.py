@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -114,8 +115,6 @@ def omni(tmp_path_factory):
     model = Qwen2_5OmniThinkerForConditionalGeneration(make_config(processor.tokenizer))
     thinker = model.config.to_dict()
     (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_omni", "thinker_config": thinker}))
-    end = processor.tokenizer.eos_token_id
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end, "pad_token_id": end}))
     weights = {}
     for name, value in model.state_dict().items():
         name = name.replace("model.language_model.", "model.")
@@ -150,6 +149,29 @@ def test_the_model_sees_hears_and_reads(omni, rows):
     assert silent.usage.input_tokens - two.usage.input_tokens == 4 + 2
     others = [answer([*parts[:3], "Who is it?"]), silent, two]
     assert all(other.raw != whole.raw for other in others)
+
+
+def test_requests_that_wait_are_answered_together(omni, rows):
+    """The same texts as one by one: long and short prompts, with and without sound, and more than a batch holds."""
+    client = get_annotator(f"qwen-omni:{omni[0]}", max_output_tokens=6).client
+    parts = clip_parts(rows[0], num_frames=3, max_image_side=64)
+    prompts = [[*parts, "What is it?"], [*parts[:2], "Who?"], ["A text alone."], [parts[3], "What is heard here?"]]
+
+    def ask(prompt):
+        try:
+            return client.complete(prompt, seed=0, request_id="1").text
+        except Unusable as error:
+            return error.raw, error.usage
+
+    client.gather_seconds = 0.0
+    alone = [ask(prompt) for prompt in prompts]
+    sizes, generate = [], client.model.generate
+    client.model.generate = lambda **inputs: sizes.append(len(inputs["input_ids"])) or generate(**inputs)
+    client.gather_seconds, client.max_batch_size = 2.0, 3
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(ask, prompts))
+    assert together == alone
+    assert sizes == [3, 1]
 
 
 def test_a_missing_weight_is_named(omni, tmp_path):
