@@ -60,7 +60,7 @@ def assert_all_written(rows, output):
 
 def test_a_request_shows_the_clip_and_the_key_stays_out_of_sight(backend, some_rows, tmp_path, capfd):
     output = tmp_path / "cot.jsonl"
-    with serve() as server:
+    with serve(lambda request, number: Action(f"I was sent {KEY}. {request.good_answer}")) as server:
         summary = run(backend, server, some_rows, output, input_price=1.0, output_price=10.0)
     assert (summary.written, summary.failed, summary.failed_path) == (6, 0, None)
     assert_all_written(some_rows, output)

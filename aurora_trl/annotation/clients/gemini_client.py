@@ -9,7 +9,18 @@ from typing import Any
 
 from ...data.schema import DataError
 from ..parts import Part, Picture
-from .base import Rejected, Reply, Transient, Unusable, Usage, check_base_url, hide_key, read_key, retry_after_seconds
+from .base import (
+    Rejected,
+    Reply,
+    Transient,
+    Unusable,
+    Usage,
+    check_base_url,
+    hide_key,
+    read_key,
+    retry_after_seconds,
+    without_key,
+)
 
 KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 
@@ -109,8 +120,7 @@ class GeminiClient:
             return DataError(f"gemini:{self.model}: {message}")
         return Rejected(message)
 
-    @staticmethod
-    def _read(response: Any) -> Reply:
+    def _read(self, response: Any) -> Reply:
         counted = response.usage_metadata
         written = (counted.candidates_token_count or 0) + (counted.thoughts_token_count or 0) if counted else 0
         usage = Usage(counted.prompt_token_count or 0 if counted else 0, written)
@@ -119,7 +129,7 @@ class GeminiClient:
             raise Unusable(f"the request was blocked: {blocked}" if blocked else "it holds no candidate", usage)
         reason = response.candidates[0].finish_reason
         reason = getattr(reason, "name", reason)
-        text = response.text or ""
+        text = without_key(response.text or "", self._key)
         if reason not in (None, "STOP", "FINISH_REASON_UNSPECIFIED") or not text.strip():
             raise Unusable(f"it ended with {reason} after {usage.output_tokens} tokens", usage, text)
         return Reply(text, usage)
