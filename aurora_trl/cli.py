@@ -127,7 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--max-shard-size", default="5GB", help="(default: 5GB)")
 
-    add_annotation_commands(add, _add_generation)
+    add_annotation_commands(add, _add_format, _add_generation)
     return parser
 
 
