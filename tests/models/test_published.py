@@ -90,8 +90,9 @@ def test_logits_of_a_clip_equal_the_published(published, loaded):
     # Upstream has one place, -201, for video and audio together.
     joint = [-201 if i == processor.video_token_id else i for i in ids if i != processor.audio_token_id]
     assert joint == EXPECTED["prompt_ids"]
-    input_ids = torch.tensor([processor.expand_ids(ids, num_frames=6, num_audio_frames=len(bank))])
-    logits = policy(input_ids=input_ids, pixel_values_videos=formula_pixels(6, 36), audio_values=bank[None]).logits[0]
+    media = {"pixel_values_videos": formula_pixels(6, 36)[0], "audio_values": bank}
+    input_ids = torch.tensor([processor.expand_ids(ids, media)])
+    logits = policy(input_ids=input_ids, **{name: value[None] for name, value in media.items()}).logits[0]
     assert len(logits) == EXPECTED["num_positions"]
     assert_expected(logits[::96, 8:296:24], "logits")
     assert_expected(logits[-1, 8:296:12], "last_logits")
