@@ -164,7 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     command.add_argument("--revision", help="branch")
 
-    add_annotation_commands(add, _add_generation)
+    add_annotation_commands(add, _add_format, _add_generation)
     return parser
 
 

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+AddFlags = Callable[[argparse.ArgumentParser], None]
 AddCommand = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
 
 _ANNOTATOR_HELP = (
@@ -12,24 +13,32 @@ _ANNOTATOR_HELP = (
 )
 
 
-def add_annotation_commands(add: AddCommand, add_generation: Callable[[argparse.ArgumentParser], None]) -> None:
+def add_annotation_commands(add: AddCommand, add_format: AddFlags, add_generation: AddFlags) -> None:
     """
     Add the sub-commands to the parser.
 
     Args:
         add (`Callable`): adds a sub-command by name, function and text.
+        add_format (`Callable`): adds the flags of a dataset's format to one.
         add_generation (`Callable`): adds the flags of generation to one.
     """
     command = add("annotate", _annotate, "Write chains of thought for a dataset.")
-    _add_data_step(command, "the rows: a Ref-AVS folder or a JSONL file")
-    command.add_argument("--split", default="train", help="of a Ref-AVS folder (default: train)")
+    _add_data_step(command, "the rows: a dataset's folder or a JSONL file")
+    command.add_argument("--split", default="train", help="of a folder (default: train)")
+    add_format(command)
     command.add_argument("--style", default="flexible", choices=["flexible", "fixed"])
+    command.add_argument(
+        "--null-answers",
+        action="store_true",
+        help="where the reference matches nothing, say why and end with `Nothing fits.`, without [SEG]",
+    )
     _add_annotator(command)
 
     command = add("mine", _mine, "Find the training rows that a model gets wrong.")
     command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder")
-    _add_data_step(command, "the rows: a Ref-AVS folder or a JSONL file")
-    command.add_argument("--split", default="train", help="of a Ref-AVS folder (default: train)")
+    _add_data_step(command, "the rows: a dataset's folder or a JSONL file")
+    command.add_argument("--split", default="train", help="of a folder (default: train)")
+    add_format(command)
     command.add_argument("--max-rows", type=int, help="ask about this many rows of a seeded shuffle")
     command.add_argument("--max-iou", type=float, default=0.6, help="a row is hard below this (default: 0.6)")
     add_generation(command)
@@ -37,6 +46,9 @@ def add_annotation_commands(add: AddCommand, add_generation: Callable[[argparse.
     command = add("correct", _correct, "Correct mined rows, and mix reflective paths with plain ones.")
     _add_data_step(command, "the hard rows that `aurora mine` wrote")
     command.add_argument("--plain", required=True, help="JSONL of rows with a chain of thought")
+    command.add_argument(
+        "--max-rows", type=int, default=1505, help="correct this many of a seeded shuffle (default: the paper's 1505)"
+    )
     command.add_argument(
         "--plain-per-reflective", type=float, default=3500 / 1505, help="(default: the paper's 3,500 to 1,505)"
     )
@@ -55,12 +67,12 @@ def _add_data_step(command: argparse.ArgumentParser, what: str) -> None:
 def _add_annotator(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("the annotator")
     group.add_argument("--annotator", required=True, help=_ANNOTATOR_HELP)
-    group.add_argument("--base-url", help="of an OpenAI-compatible server, such as http://localhost:8000/v1")
+    group.add_argument("--base-url", help="of a compatible server, such as http://localhost:8000/v1 for vLLM's")
     group.add_argument(
         "--key-variable",
         metavar="NAME",
-        help="environment variable with the key (default: OPENAI_API_KEY for OpenAI itself, none with --base-url; "
-        "GEMINI_API_KEY or GOOGLE_API_KEY for Gemini)",
+        help="environment variable with the key (default: OPENAI_API_KEY for OpenAI, GEMINI_API_KEY or GOOGLE_API_KEY "
+        "for Gemini, none with --base-url)",
     )
     group.add_argument("--temperature", type=float, help="(default: the model's)")
     group.add_argument("--max-output-tokens", type=int, help="of an answer (default: by annotator)")
@@ -78,7 +90,11 @@ def _add_annotator(command: argparse.ArgumentParser) -> None:
     group.add_argument("--output-price", type=float, help="of a million tokens that are written")
 
 
-def _get_annotator(arguments: argparse.Namespace) -> Any:
+def _get_format(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"dataset_format": arguments.format, "subset": arguments.subset}
+
+
+def _get_annotator(arguments: argparse.Namespace, null_reasons: bool = False) -> Any:
     from .annotation import get_annotator
 
     return get_annotator(
@@ -88,6 +104,7 @@ def _get_annotator(arguments: argparse.Namespace) -> Any:
         temperature=arguments.temperature,
         max_output_tokens=arguments.max_output_tokens,
         timeout_seconds=arguments.timeout,
+        null_reasons=null_reasons,
     )
 
 
@@ -113,11 +130,12 @@ def _annotate(arguments: argparse.Namespace) -> None:
 
     limits = _get_limits(arguments)
     summary = annotate_file(
-        load_rows(arguments.data, arguments.split).to_list(),
-        _get_annotator(arguments),
+        load_rows(arguments.data, arguments.split, **_get_format(arguments)).to_list(),
+        _get_annotator(arguments, arguments.null_answers),
         arguments.output,
         style=arguments.style,
         seed=arguments.seed,
+        null_answers=arguments.null_answers,
         limits=limits,
         only_estimate=arguments.estimate,
     )
@@ -133,7 +151,7 @@ def _mine(arguments: argparse.Namespace) -> None:
     from .inference import load
     from .training.arguments import load_rows
 
-    rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed)
+    rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed, **_get_format(arguments))
     rows = rows.filter(lambda row: not row["is_null"]).to_list()
     model, processor = load(arguments.model)
     hard = mine_file(
@@ -158,8 +176,14 @@ def _correct(arguments: argparse.Namespace) -> None:
 
     limits = _get_limits(arguments)
     plain = load_json(arguments.plain).to_list()
+    hard = load_json(arguments.data)
+    if arguments.max_rows < 1:
+        raise ValueError(f"--max-rows must be at least 1, got {arguments.max_rows}")
+    if arguments.max_rows < len(hard):
+        _say(f"{arguments.data}: {arguments.max_rows} of {len(hard)} rows, drawn by seed; --max-rows takes more")
+        hard = hard.shuffle(seed=arguments.seed).select(range(arguments.max_rows))
     result = correct_file(
-        load_json(arguments.data).to_list(),
+        hard.to_list(),
         _get_annotator(arguments),
         arguments.output,
         seed=arguments.seed,

@@ -16,6 +16,11 @@ AUDIO_TOKEN = "<audio>"
 ANSWER = f"It is {SEG_TOKEN}."
 CLASS_SENTENCE = "the target is {class_name}."
 
+# Where the reference matches nothing the class sentence names this, and the mask is empty. The paper's model asks for
+# that mask all the same; with null answers, an option, it ends with this sentence instead and asks for none.
+NULL_CLASS = "null"
+NULL_ANSWER = "Nothing fits."
+
 INSTRUCTION = "{reference} Which object is it? Reason, then segment."
 
 # What a dataset without references asks for (AURORA, section 4.4).
@@ -32,6 +37,8 @@ REFLECTION_TRIGGERS = (
 
 # Longest class first is not needed: the name runs to the end of its sentence.
 _CLASS_PATTERN = re.compile(r"\bthe target is\s+(?:the\s+)?([^.,;:!?\n\[\]\"']+)", re.IGNORECASE)
+
+_NULL_ANSWER_PATTERN = re.compile(r"(?:^|(?<=[.!?…])|(?<=\n))\s*Nothing fits\.?\s*$")
 
 
 def display_class(class_name: str) -> str:
@@ -100,9 +107,9 @@ def teacher_target(row: dict[str, Any], targets: str = "answer") -> str:
     return f"So {sentence} {ANSWER}"
 
 
-def cot_target(reasoning: str) -> str:
+def cot_target(reasoning: str, answer: str = ANSWER) -> str:
     """Reasoning that ends with the class sentence, followed by the answer (AURORA, section 3.1)."""
-    return f"{reasoning.strip()} {ANSWER}"
+    return f"{reasoning.strip()} {answer}"
 
 
 def reflective_target(wrong: str, trigger: str, corrected: str) -> str:
@@ -111,8 +118,20 @@ def reflective_target(wrong: str, trigger: str, corrected: str) -> str:
 
 
 def strip_answer(text: str) -> str:
-    """A completion without its `It is [SEG].` sentences."""
+    """A completion without its `It is [SEG].` sentences, or without the null answer that it ends with."""
+    if is_null_answer(text):
+        return _NULL_ANSWER_PATTERN.sub("", text).strip()
     return re.sub(r"\s*\bIt is \[SEG\]\.?", "", text).replace(SEG_TOKEN, "").strip()
+
+
+def is_null_answer(text: str) -> bool:
+    """Whether a text asks for no mask and its final sentence is `Nothing fits`; a final full stop is fine."""
+    return SEG_TOKEN not in text and _NULL_ANSWER_PATTERN.search(text) is not None
+
+
+def says_nothing_fits(text: str) -> bool:
+    """Whether a completion says that the reference matches nothing, with a null answer or by the class it names."""
+    return is_null_answer(text) or extract_class(text) == NULL_CLASS
 
 
 def ends_with_answer(text: str) -> bool:

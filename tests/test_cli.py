@@ -51,6 +51,7 @@ def test_annotate_is_loadable(world, tmp_path, capsys):
         (["check-data", "no/such"], "no/such: no such dataset folder"),
         (["run", "no.yaml"], "no.yaml: no such file"),
         (["annotate", "no/such", "--annotator", "synthetic:x", "--output", "o"], "no/such: no such dataset folder"),
+        (["annotate", "d", "--annotator", "openai:m", "--output", "o", "--max-cost", "1"], "`max_cost` needs"),
         (["evaluate", "m", "--data", "no/such", "--output", "o"], "no/such: no such dataset folder"),
         (["evaluate", "m", "--data", "d", "--output", "o", "--swaps", "smell"], "unknown modality 'smell'"),
         (["report", "no/such", "--phases", "sft", "--data", "d"], "no/such/eval/sft/metrics.json: no such file"),

@@ -3,12 +3,15 @@
 import pytest
 
 from aurora_trl.prompts import (
+    NULL_ANSWER,
     REFLECTION_TRIGGERS,
     build_prompt,
     cot_target,
     ends_with_answer,
     extract_class,
+    is_null_answer,
     reflective_target,
+    says_nothing_fits,
     strip_answer,
     teacher_target,
 )
@@ -50,3 +53,31 @@ def test_a_class_target_needs_a_class():
     assert teacher_target({"class_name": None}) == "It is [SEG]."
     with pytest.raises(ValueError, match="need the class of every row"):
         teacher_target({"class_name": None}, "class")
+
+
+NULL = "I see a drum. No object is red. So the target is null."
+
+
+@pytest.mark.parametrize(
+    ("text", "answers_null", "says_null"),
+    [
+        (f"{NULL} Nothing fits.", True, True),
+        (f"{NULL}\nNothing fits", True, True),
+        ("Nothing fits.", True, True),
+        (f"{NULL} It is [SEG].", False, True),  # the paper's way: an empty mask
+        (f"{NULL} It is [SEG]. Nothing fits.", False, True),
+        ("I see a drum. So nothing fits.", False, False),
+        ("Nothing fits. So the target is the drum. It is [SEG].", False, False),
+        ("Nothing fits. I see.", False, False),
+        ("", False, False),
+    ],
+)
+def test_null_answers(text, answers_null, says_null):
+    assert is_null_answer(text) is answers_null
+    assert says_nothing_fits(text) is says_null
+
+
+def test_a_null_target():
+    target = cot_target(NULL, NULL_ANSWER)
+    assert is_null_answer(target)
+    assert strip_answer(target) == NULL

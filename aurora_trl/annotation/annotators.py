@@ -67,22 +67,25 @@ class WorldAnnotator:
 
     Args:
         root (`str` or `Path`): a folder that `aurora synth` wrote.
+        null_reasons (`bool`, *optional*, defaults to `False`): where nothing fits, say why.
     """
 
     metered = False
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | Path, *, null_reasons: bool = False):
         from ..data.synthetic import SyntheticAnnotator
 
         self.world = SyntheticAnnotator(root)
         # The rows themselves say which world it is: a folder that moved is still the same.
-        self.settings: dict[str, Any] = {"annotator": "synthetic"}
+        self.settings: dict[str, Any] = {"annotator": "synthetic", "null_reasons": null_reasons}
 
     def reasoning(
         self, row: dict[str, Any], *, style: str = "flexible", seed: int = 0, problem: str | None = None
     ) -> Annotation:
         """See [`Annotator`]."""
-        return Annotation(self.world.reasoning(row, style=style, seed=seed))
+        return Annotation(
+            self.world.reasoning(row, style=style, seed=seed, null_reasons=self.settings["null_reasons"])
+        )
 
     def correct(self, row: dict[str, Any], text: str, *, seed: int = 0, problem: str | None = None) -> Annotation:
         """See [`Annotator`]."""
@@ -180,6 +183,7 @@ def get_annotator(
     temperature: float | None = None,
     max_output_tokens: int | None = None,
     timeout_seconds: float = 120.0,
+    null_reasons: bool = False,
 ) -> Annotator:
     """
     An annotator by name.
@@ -191,6 +195,8 @@ def get_annotator(
         key_variable (`str`, *optional*): environment variable that holds the key.
         temperature (`float`, *optional*), max_output_tokens (`int`, *optional*): the model's defaults otherwise.
         timeout_seconds (`float`, *optional*, defaults to 120.0): of a request.
+        null_reasons (`bool`, *optional*, defaults to `False`): of `synthetic:`, where nothing fits, say why; models
+            are always asked to.
 
     Raises:
         `DataError`: for anything else, or where a key is missing.
@@ -199,7 +205,7 @@ def get_annotator(
     if not argument or kind not in ("synthetic", "qwen-omni", "openai", "gemini"):
         raise DataError(f"unknown annotator {spec!r}; use {ANNOTATORS}")
     if kind == "synthetic":
-        return WorldAnnotator(argument)
+        return WorldAnnotator(argument, null_reasons=null_reasons)
     options: dict[str, Any] = {"temperature": temperature}
     if max_output_tokens is not None:
         options["max_output_tokens"] = max_output_tokens

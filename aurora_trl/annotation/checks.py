@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from ..prompts import display_class, extract_class, normalize_class, strip_answer
+from ..prompts import NULL_CLASS, display_class, extract_class, normalize_class, strip_answer
 
 MAX_CHARACTERS = 2000  # AURORA's bound on a reasoning text: shorter than this
 MIN_CHARACTERS = 40
@@ -17,7 +17,7 @@ _LEAKS = re.compile(
     r"|\bground[- ]truth\b"
     r"|\b(?:was|were|am|been) (?:told|instructed|informed|given) (?:that |the )?(?:the )?(?:target|answer|object)\b"
     r"|\b(?:these|the|your|my) instructions?\b"
-    r"|\bthe student'?s?\b"
+    r"|\bthe student(?:['’]s)? (?:text|answer|reasoning|says|claims|wrote|writes)\b"
     r"|\bthe (?:prompt|example|task) (?:says|states|asks|requires|shows)\b",
     re.IGNORECASE,
 )
@@ -68,7 +68,7 @@ def find_problem(row: dict[str, Any], text: str) -> str | None:
 def _class_problem(row: dict[str, Any], text: str) -> str | None:
     """The true class must be named by the last sentence, with `the target is`."""
     sentences = list(_CLASS_SENTENCE.finditer(text))
-    name = "null" if row.get("is_null") else display_class(row["class_name"])
+    name = NULL_CLASS if row.get("is_null") else display_class(row["class_name"])
     if not sentences:
         return f"its last sentence does not say `the target is` and `{name}`"
     named = extract_class(text)

@@ -15,7 +15,7 @@ from .failures import kind_shares
 from .journal import beside
 from .limits import RunLimits
 from .parsing import word_edit_distance
-from .run_files import require_distinct_ids, rows_digest, write_failed
+from .run_files import require_classes, require_distinct_ids, rows_digest, write_failed
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
 
@@ -100,6 +100,7 @@ def correct_file(
     """
     rows, output, limits = [dict(row) for row in hard_rows], Path(output), limits or RunLimits()
     require_distinct_ids(rows)
+    require_classes(rows)
     settings = {**annotator.settings, "task": "correction", "seed": seed, "rows": rows_digest(rows)}
 
     def ask(row: dict[str, Any], attempt: int, problem: str | None) -> Annotation:

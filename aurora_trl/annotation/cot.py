@@ -5,15 +5,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.schema import DataError
 from ..evaluation.evaluate import Progress
-from ..prompts import cot_target
+from ..prompts import ANSWER, NULL_ANSWER, cot_target
 from .annotators import Annotator, ChatAnnotator
 from .checks import find_problem
 from .clients.base import Usage
 from .engine import Annotation, AnnotationRun
 from .journal import Journal
 from .limits import RunLimits, describe_estimate
-from .run_files import RunSummary, require_distinct_ids, rows_digest, save_keeping_previous, write_failed
+from .run_files import (
+    RunSummary,
+    require_classes,
+    require_distinct_ids,
+    rows_digest,
+    save_keeping_previous,
+    write_failed,
+)
 
 # A free annotator writes thousands of rows a second: they wait for the disk together.
 _FREE_SYNC_SECONDS = 1.0
@@ -47,6 +55,7 @@ def annotate_file(
     *,
     style: str = "flexible",
     seed: int = 0,
+    null_answers: bool = False,
     limits: RunLimits | None = None,
     only_estimate: bool = False,
 ) -> RunSummary | None:
@@ -61,6 +70,8 @@ def annotate_file(
             `limits.max_attempts` answers is listed in `<stem>.failed.jsonl`.
         style (`str`, *optional*, defaults to `"flexible"`): or `"fixed"` (AURORA, table 8).
         seed (`int`, *optional*, defaults to 0): of order and wording.
+        null_answers (`bool`, *optional*, defaults to `False`): where the reference matches nothing, end with `Nothing
+            fits.` and no `[SEG]`. The paper's model draws an empty mask there instead.
         limits ([`RunLimits`], *optional*): speed, patience, caps.
         only_estimate (`bool`, *optional*, defaults to `False`): say what the run will take, and ask nothing.
 
@@ -72,6 +83,7 @@ def annotate_file(
     """
     rows, output, limits = [dict(row) for row in rows], Path(output), limits or RunLimits()
     require_distinct_ids(rows)
+    require_classes(rows)
     settings = {**annotator.settings, "task": "reasoning", "style": style, "seed": seed, "rows": rows_digest(rows)}
 
     def ask(row: dict[str, Any], attempt: int, problem: str | None) -> Annotation:
@@ -84,12 +96,18 @@ def annotate_file(
     run = ask_about(rows, annotator, output, settings, ask, check, "reasoning", limits, only_estimate)
     if run is None:
         return None
+    answers = {True: NULL_ANSWER if null_answers else ANSWER, False: ANSWER}
     written = [
-        {**row, "target": cot_target(run.accepted[row["id"]]["text"])} for row in rows if row["id"] in run.accepted
+        {**row, "target": cot_target(run.accepted[row["id"]]["text"], answers[bool(row.get("is_null"))])}
+        for row in rows
+        if row["id"] in run.accepted
     ]
     failed = [row for row in rows if row["id"] not in run.accepted]
+    failed_path = write_failed(output, failed, run.problems)
+    if failed_path and not written:
+        raise DataError(f"{failed_path}: none of {len(failed)} rows got a usable answer")
     save_keeping_previous(written, output)
-    return RunSummary(output, len(written), len(failed), write_failed(output, failed, run.problems))
+    return RunSummary(output, len(written), len(failed), failed_path)
 
 
 def ask_about(

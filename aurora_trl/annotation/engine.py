@@ -12,6 +12,8 @@ from .clients.base import Rejected, Transient, Unusable, Usage
 from .journal import Journal
 from .limits import Budget, Pacer, RunLimits
 
+_WORTH_SAYING_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -176,7 +178,10 @@ class AnnotationRun:
                     ) from None
                 if error.retry_after_seconds:
                     self._pacer.hold(error.retry_after_seconds)
-                self._stop.wait(self._limits.backoff_seconds(retry, error.retry_after_seconds))
+                seconds = self._limits.backoff_seconds(retry, error.retry_after_seconds)
+                if seconds >= _WORTH_SAYING_SECONDS:
+                    sys.stderr.write(f"waiting {seconds:.0f} s: {error}\n")
+                self._stop.wait(seconds)
         raise AssertionError("the last retry returns or raises")
 
     def _count_row(self, row: dict[str, Any]) -> None:

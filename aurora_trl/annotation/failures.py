@@ -69,5 +69,6 @@ def _seen_failure(facts: Facts, sentence: str) -> str:
 
 
 def _classes_named(sentence: str) -> set[str]:
-    words = f" {sentence.lower().replace(',', ' ').rstrip('.')} "
-    return {name for name in CLASSES if f" {display_class(name)} " in words}
+    # Longer names first: a hand bell is no bell.
+    names = {display_class(name): name for name in sorted(CLASSES, key=len, reverse=True)}
+    return {names[found] for found in re.findall(rf"\b(?:{'|'.join(names)})\b", sentence.lower())}

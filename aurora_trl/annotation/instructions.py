@@ -7,7 +7,7 @@ the new one.
 import hashlib
 from typing import Any
 
-from ..prompts import CLASS_SENTENCE, display_class
+from ..prompts import CLASS_SENTENCE, NULL_CLASS, display_class
 
 STYLES = ("flexible", "fixed")
 
@@ -187,5 +187,5 @@ def _target(row: dict[str, Any]) -> str:
 
 
 def _ending(row: dict[str, Any]) -> str:
-    name = "null" if row.get("is_null") else f"the {display_class(row['class_name'])}"
+    name = NULL_CLASS if row.get("is_null") else f"the {display_class(row['class_name'])}"
     return "So " + CLASS_SENTENCE.format(class_name=name)

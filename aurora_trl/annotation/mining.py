@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.collator import ClipLoader
+from ..data.masks import mask_indices
+from ..data.media import NO_FRAME
+from ..data.schema import DataError
 from ..evaluation.evaluate import Progress
 from ..inference import Answer, answer_rows
 from ..models.modeling_aurora import AuroraModel
@@ -96,10 +99,13 @@ def mine_file(
         `int`: the number of hard rows. With none, no output is written: there is nothing to correct.
 
     Raises:
-        `DataError`: where the output is another run's.
+        `DataError`: where the output is another run's, or a row has no mask.
     """
     rows = [dict(row) for row in rows]
     require_distinct_ids(rows)
+    unmasked = next((row["id"] for row in rows if not any(row.get("masks") or ()) and not row.get("is_null")), None)
+    if unmasked is not None:
+        raise DataError(f"row {unmasked!r}: it has no masks, and mining compares with them; leave such rows out")
     settings = {
         "task": "mining",
         "checkpoint": checkpoint_digest(checkpoint),
@@ -132,12 +138,14 @@ def mine_file(
 
 
 def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
-    """IoU and class of an answer."""
-    logits = answer.mask_logits
+    """IoU, over the frames that the clip has and that are annotated, and class of an answer."""
+    indices = mask_indices(answer.row, loader.processor.num_frames)
+    scored = [place for place, index in enumerate(indices) if index != NO_FRAME]
+    masks, logits = loader.masks(answer.row)[scored], answer.mask_logits
     if logits is not None:
         # Into the geometry of the target: the decoder's square, which the frame fills from the top left.
-        logits = _pad_square(logits, max(logits.shape[-2:]))
-    iou = iou_reward([None], [answer.completion], [logits], [loader.masks(answer.row)])[0]
+        logits = _pad_square(logits[scored], max(logits.shape[-2:]))
+    iou = iou_reward([None], [answer.completion], [logits], [masks])[0]
     named = extract_class(answer.completion)
     correct = named == normalize_class(answer.row["class_name"])
     return MinedAnswer({**answer.row, "target": answer.completion}, iou, named, correct)

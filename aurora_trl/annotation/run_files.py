@@ -49,6 +49,13 @@ def require_distinct_ids(rows: Iterable[dict[str, Any]]) -> None:
         raise DataError(f"row {twice[0]!r}: the id occurs more than once ({len(twice)} such ids); make ids distinct")
 
 
+def require_classes(rows: Iterable[dict[str, Any]]) -> None:
+    """An annotator has to know the answer. Raises `DataError` where a row that matches something does not say."""
+    row = next((row for row in rows if not row.get("class_name") and not row.get("is_null")), None)
+    if row is not None:
+        raise DataError(f"row {row['id']!r}: it has no `class_name`, which the annotator's text must arrive at")
+
+
 def write_failed(
     output: Path, rows: Sequence[dict[str, Any]], problems: dict[str, list[dict[str, Any]]]
 ) -> Path | None:

@@ -23,6 +23,7 @@ METRICS_FILE, ANSWERS_FILE = "metrics.json", "answers.jsonl"
 _MEANS = {
     "class_accuracy": "class_correct",
     "format_accuracy": "format_correct",
+    "null_accuracy": "null_correct",
     "seg_share": "has_seg",
     "mean_tokens": "num_tokens",
 }

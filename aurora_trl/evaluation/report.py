@@ -113,11 +113,13 @@ def _answer_table(metrics: Mapping[str, dict[str, Any]]) -> str:
     for phase, content in metrics.items():
         for split, scores in content["splits"].items():
             shares = [
-                "" if scores[name] is None else f"{scores[name]:.2f}"
-                for name in ("class_accuracy", "format_accuracy", "seg_share")
+                "" if scores.get(name) is None else f"{scores[name]:.2f}"
+                for name in ("class_accuracy", "format_accuracy", "null_accuracy", "seg_share")
             ]
             lines.append([f"{phase}, {split}", str(scores["rows"]), *shares, f"{scores['mean_tokens']:.0f}"])
-    return _table(["phase, split", "rows", "right class", "right format", "with [SEG]", "tokens"], lines)
+    return _table(
+        ["phase, split", "rows", "right class", "right format", "null or not", "with [SEG]", "tokens"], lines
+    )
 
 
 def _kind_table(metrics: Mapping[str, dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from ..data.masks import encode_rle, frame_size, load_masks, mask_indices
 from ..data.media import NO_FRAME
 from ..data.schema import DataError
 from ..inference import Answer
-from ..prompts import ends_with_answer, extract_class, normalize_class
+from ..prompts import ends_with_answer, extract_class, is_null_answer, normalize_class, says_nothing_fits
 from .metrics import Protocol, SegmentationMetrics, SemanticMetrics
 from .metrics.distributed import gather_shares
 
@@ -45,7 +45,9 @@ def describe_answer(answer: Answer, num_frames: int) -> dict[str, Any]:
         "num_tokens": answer.num_tokens,
         # None where the dataset names no class.
         "class_correct": None if class_name is None else said == normalize_class(class_name),
-        "format_correct": ends_with_answer(answer.completion),
+        "format_correct": ends_with_answer(answer.completion) or is_null_answer(answer.completion),
+        # Of a null row, whether the answer says that nothing fits; of any other, whether it does not.
+        "null_correct": says_nothing_fits(answer.completion) == bool(row.get("is_null")),
         "has_seg": answer.mask_logits is not None,
         "masks": [encode_rle(mask) for mask in drawn.numpy()],
     }

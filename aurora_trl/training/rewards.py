@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from ..data.masks import has_target
-from ..prompts import ends_with_answer, extract_class, normalize_class
+from ..prompts import ends_with_answer, extract_class, is_null_answer, normalize_class
 
 RewardFunction = Callable[..., list[float]]
+
+# The paper's three, and the two that also take `Nothing fits.` for an answer.
+REWARDS = ("format_reward", "class_reward", "iou_reward", "format_or_null_reward", "iou_or_null_reward")
 
 
 def completion_text(completion: Any) -> str:
@@ -82,6 +85,51 @@ def iou_reward(
     return [_iou(predicted, target) for predicted, target in zip(pred_masks, masks, strict=True)]
 
 
+def format_or_null_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+    """
+    `format_reward` for a model that may also say that nothing matches: 1 where the final sentence is `It is [SEG]`, or
+    where there is no `[SEG]` and it is `Nothing fits`. The paper left such answers out.
+
+    Args:
+        prompts (`Sequence`): not used.
+        completions (`Sequence`): texts or chat messages.
+        **columns: not used.
+
+    Returns:
+        `list[float]`: one per completion. Whether the answer is true is not the format's business.
+    """
+    texts = [completion_text(completion) for completion in completions]
+    return [float(ends_with_answer(text) or is_null_answer(text)) for text in texts]
+
+
+def iou_or_null_reward(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    pred_masks: Sequence[torch.Tensor | None],
+    masks: Sequence[torch.Tensor],
+    **columns: Any,
+) -> list[float]:
+    """
+    `iou_reward` for a model that may also say that nothing matches: such an answer is an empty mask, which is right
+    where the target is empty. Any other answer without `[SEG]` gets 0. The paper left such answers out.
+
+    Args:
+        prompts (`Sequence`): not used.
+        completions (`Sequence`): texts or chat messages.
+        pred_masks (`Sequence`): per completion logits `(frames, H, W)`, or None.
+        masks (`Sequence[torch.Tensor]`): per completion the target `(frames, H', W')` in {0, 1}.
+        **columns: not used.
+
+    Returns:
+        `list[float]`: one per completion.
+    """
+    drawn = [
+        torch.full(target.shape, -1.0) if mask is None and is_null_answer(completion_text(completion)) else mask
+        for mask, target, completion in zip(pred_masks, masks, completions, strict=True)
+    ]
+    return iou_reward(prompts, completions, drawn, masks)
+
+
 def _iou(mask_logits: torch.Tensor | None, masks: torch.Tensor) -> float:
     if mask_logits is None:
         return 0.0
@@ -108,10 +156,10 @@ def get_reward(name: str) -> RewardFunction:
     """
     module_name, _, function_name = name.rpartition(":")
     if not module_name:
-        if function_name not in ("format_reward", "class_reward", "iou_reward"):
+        if function_name not in REWARDS:
+            known = ", ".join(REWARDS)
             raise ValueError(
-                f"unknown reward function `{name}`; use format_reward, class_reward, iou_reward, or "
-                "`package.module:function` for your own"
+                f"unknown reward function `{name}`; use {known}, or `package.module:function` for your own"
             )
         return globals()[function_name]
     try:

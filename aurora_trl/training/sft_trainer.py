@@ -14,7 +14,7 @@ from ..data.sampler import ClipGroupSampler
 from ..data.schema import DataError
 from ..models.modeling_aurora import AuroraModel, add_mask_head
 from ..models.processing_aurora import AuroraProcessor
-from ..prompts import SEG_TOKEN, teacher_target
+from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
 from .checkpoints import AuroraCheckpoints
 from .losses import seg_distillation_loss
 from .mask_training import capture_outputs, copy_weights, mask_iou, mask_losses, shares_prefix, unwrap_aurora
@@ -176,15 +176,16 @@ def with_targets(dataset: Dataset, targets: str) -> Dataset:
         targets (`str`): `"row"`, `"answer"` or `"class"`, see [`AuroraSFTConfig`].
 
     Raises:
-        `DataError`: names the first row whose target is missing or holds no `[SEG]`.
+        `DataError`: names the first row whose target is missing or holds no `[SEG]`. A null row may say that nothing
+            fits instead.
     """
     if targets != "row":
         columns = [name for name in dataset.column_names if name != "target"]
         return dataset.select_columns(columns).add_column(
             "target", [teacher_target(row, targets) for row in dataset.select_columns(["class_name", "is_null"])]
         )
-    for row_id, target in zip(dataset["id"], dataset["target"], strict=True):
-        if not target or SEG_TOKEN not in target:
+    for row_id, target, is_null in zip(dataset["id"], dataset["target"], dataset["is_null"], strict=True):
+        if not target or (SEG_TOKEN not in target and not (is_null and is_null_answer(target))):
             raise DataError(
                 f"row {row_id!r}: its target {'is missing' if not target else 'holds no ' + SEG_TOKEN}; write it with "
                 "`aurora annotate`, or set `targets: answer` to learn masks alone"

@@ -93,7 +93,7 @@ class ChatServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                request = _read(self.path, body, dict(self.headers))
+                request = _read(self.path, body, {name.lower(): value for name, value in self.headers.items()})
                 with server._lock:
                     number = len(server.requests)
                     server.requests.append(request)

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from aurora_trl.annotation import annotate_rows, build_reflective_rows, correct_rows, get_annotator, mine_rows
+from aurora_trl.annotation import (
+    annotate_file,
+    annotate_rows,
+    build_reflective_rows,
+    correct_file,
+    correct_rows,
+    get_annotator,
+    mine_rows,
+)
 from aurora_trl.annotation.mining import score_answer
 from aurora_trl.data import DataError
 from aurora_trl.data.collator import ClipLoader
@@ -54,6 +62,17 @@ def test_hard_is_wrong_in_mask_and_class(cot_rows, processor):
     }
 
 
+def test_frames_that_are_not_annotated_have_no_iou(cot_rows, processor):
+    """As in AVSBench's training split, where the first of five frames is annotated: 1, not 1/10."""
+    loader = ClipLoader(processor)
+    row = next(row for row in cot_rows if not row["is_null"] and loader.masks(row).flatten(1).any(1).all())
+    target = loader.masks(row).float()
+    drawn = torch.cat([10 * (2 * target[:1] - 1), torch.full_like(target[1:], 10.0)])
+    assert score_answer(Answer(row, "", drawn, 5), loader).iou < 0.5
+    first_alone = {**row, "masks": [row["masks"][0], *[None] * 9]}
+    assert score_answer(Answer(first_alone, "", drawn, 5), loader).iou == 1.0
+
+
 def test_mined_corrected_and_mixed(model, cot_rows, processor, annotator):
     rows = [row for row in cot_rows if not row["is_null"]][:6]
     mined = list(mine_rows(model, processor, rows, batch_size=4, max_new_tokens=10))
@@ -85,3 +104,27 @@ def test_a_correction_that_names_another_class_is_left_out(cot_rows, annotator):
 
     wrong = {**cot_rows[0], "target": "So the target is the submarine. It is [SEG]."}
     assert list(correct_rows([wrong], Stubborn())) == []
+
+
+def test_an_annotator_of_ones_own(cot_rows, tmp_path):
+    """Four members; text alone is an answer. What it can not do is listed with the reason."""
+
+    class Person:
+        settings = {"annotator": "person"}
+        metered = False
+
+        def reasoning(self, row, *, style="flexible", seed=0, problem=None):
+            # The second time it reads what was wrong with the first.
+            name = row["class_name"] if problem and "names `boat`" in problem else "boat"
+            return f"I looked at the clip and listened to it twice. So the target is the {name}."
+
+        def correct(self, row, text, *, seed=0, problem=None):
+            return f"{text.split('.')[0]} once more, with care. So the target is the {row['class_name']}."
+
+    rows = [row for row in cot_rows if not row["is_null"]][:3]
+    summary = annotate_file(rows, Person(), tmp_path / "cot.jsonl")
+    assert (summary.written, summary.failed) == (3, 0)
+    hard = [{**row, "target": "I see a boat on a lake. So the target is the boat. It is [SEG]."} for row in rows]
+    result = correct_file(hard, Person(), tmp_path / "corrected.jsonl")
+    assert len(result.pairs) == 3
+    assert result.report["kinds"]["not_given"] == {"count": 3, "share": 1.0}

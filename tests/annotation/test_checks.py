@@ -17,6 +17,7 @@ GOOD = "A man shakes a hand bell beside a drum. It rings out above the soft drum
         GOOD.replace("So the target is the hand bell.", "Therefore, the target is the Hand-Bell!"),
         "1) Video: A hand bell and a drum.\n2) Audio: The bell is louder.\n4) Answer: the target is the hand bell.",
         # The words alone are no refusal and no leak.
+        GOOD.replace("A man", "The student"),
         "I cannot see who plays it, but a bell is heard. Its given pitch is high. So the target is the hand bell.",
     ],
 )
@@ -38,6 +39,7 @@ def test_good_texts(text):
         (GOOD.replace("It rings", "As the given target fits, it rings"), "given target"),
         (GOOD.replace("It rings", "I was told that the target is loud. It rings"), "told that the target"),
         (GOOD.replace("It rings", "Following your instructions, it rings"), "instructions"),
+        (GOOD.replace("It rings", "The student's text is wrong: it rings"), "student's text"),
         ("I'm sorry, but I can't help with that. " + GOOD, "refuses"),
         ("I cannot process audio, but I guess. " + GOOD, "refuses"),
         ("As an AI language model I have no ears. " + GOOD, "refuses"),

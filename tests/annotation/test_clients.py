@@ -60,7 +60,7 @@ def assert_all_written(rows, output):
 
 def test_a_request_shows_the_clip_and_the_key_stays_out_of_sight(backend, some_rows, tmp_path, capfd):
     output = tmp_path / "cot.jsonl"
-    with serve() as server:
+    with serve(lambda request, number: Action(f"I was sent {KEY}. {request.good_answer}")) as server:
         summary = run(backend, server, some_rows, output, input_price=1.0, output_price=10.0)
     assert (summary.written, summary.failed, summary.failed_path) == (6, 0, None)
     assert_all_written(some_rows, output)
@@ -86,12 +86,15 @@ def test_a_rate_limit_holds_back_all_requests(backend, some_rows, tmp_path):
 
     def behave(request, number):
         arrivals.append(time.monotonic())
-        return Action(status=429, headers={"Retry-After": "1"}) if number == 0 else answer_well(request, number)
+        if number == 0:
+            return Action(status=429, headers={"Retry-After": "1"})
+        return Action(request.good_answer, delay=0.3 if number == 1 else 0.0)
 
     with serve(behave) as server:
-        run(backend, server, some_rows, tmp_path / "cot.jsonl", concurrency=1)
+        run(backend, server, some_rows, tmp_path / "cot.jsonl", concurrency=2)
     assert len(server.requests) == 7
-    assert arrivals[1] - arrivals[0] >= 1.0  # as the server asked, not the 0.01 s of the first wait
+    # One request was under way already; all others wait as long as the server asked, on both threads.
+    assert min(arrivals[2:]) - arrivals[0] >= 1.0
     assert_all_written(some_rows, tmp_path / "cot.jsonl")
 
 
@@ -242,9 +245,10 @@ def test_keys_have_to_be_there_and_stay_out_of_urls(monkeypatch):
             get_annotator("openai:m", base_url=url)
 
 
-def test_another_server_never_gets_the_key_of_openai(monkeypatch, some_rows, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+def test_another_server_never_gets_the_owners_key(backend, monkeypatch, some_rows, tmp_path):
+    for name in ("OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY"):
+        monkeypatch.setenv(name, KEY)
     with serve() as server:
-        annotator = get_annotator("openai:m", base_url=f"{server.url}/v1")
+        annotator = get_annotator(f"{backend}:m", base_url=f"{server.url}/v1")
         annotate_file(some_rows[:1], annotator, tmp_path / "cot.jsonl")
     assert not any(KEY in value for value in server.requests[0].headers.values())

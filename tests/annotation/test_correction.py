@@ -9,7 +9,9 @@ from aurora_trl.annotation import RunLimits, WorldAnnotator, correct_file, get_a
 from aurora_trl.annotation.failures import world_failure_kind
 from aurora_trl.annotation.instructions import FAILURE_KINDS
 from aurora_trl.cli import main
-from aurora_trl.data import load_json, save_json
+from aurora_trl.data import load_json, load_refavs, save_json
+from aurora_trl.data.refavs import SPLITS
+from aurora_trl.data.synthetic.annotator import Judgement
 from aurora_trl.prompts import REFLECTION_TRIGGERS, display_class, extract_class, normalize_class
 
 
@@ -84,6 +86,10 @@ def test_the_command_mixes_and_reports(hard_rows, cot_rows, world, tmp_path, cap
     assert main([*command, "--plain-per-reflective", "1"]) == 0  # nothing is asked; the mix is another
     assert len(load_json(output)) == 10
     assert (tmp_path / "reflective.jsonl.previous").read_bytes() == before
+    few = [*command[:-1], str(tmp_path / "few.jsonl"), "--max-rows", "2", "--plain-per-reflective", "0"]
+    assert main(few) == 0
+    assert "2 of 5 rows, drawn by seed" in capsys.readouterr().out
+    assert len(load_json(tmp_path / "few.jsonl")) == 2
     assert main([*command[:-1], str(hard)]) == 1
     assert "exists already" in capsys.readouterr().err
 
@@ -129,3 +135,17 @@ def test_the_world_knows_what_is_right_and_what_went_wrong(rows, world):
         named = colour[1].target.colour
         wrong = "green" if named != "green" else "red"
         assert kind("colour", lambda facts: [true(facts, "seen").replace(named, wrong), other]) == "entity_attribute"
+
+
+def test_a_hand_bell_in_the_wrong_place_is_no_other_object(world):
+    """Names may hold other names."""
+    annotator = WorldAnnotator(world)
+    every = (annotator.world.facts(row) for split in SPLITS for row in load_refavs(world, split))
+    facts = next(facts for facts in every if any(o.class_name == "hand-bell" for o in facts.objects))
+    text = facts.sentences("seen", "flexible")[0]
+    wrong = text.replace("on the left", "in the middle")
+    wrong = (
+        wrong if wrong != text else text.replace("in the middle", "on the left").replace("on the right", "on the left")
+    )
+    assert wrong != text
+    assert world_failure_kind(facts, Judgement(False, (wrong,)), wrong) == "spatial_referential"

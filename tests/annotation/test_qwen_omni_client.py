@@ -1,11 +1,13 @@
 """The local annotator, with the classes of the published model, small numbers and random weights."""
 
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -113,8 +115,6 @@ def omni(tmp_path_factory):
     model = Qwen2_5OmniThinkerForConditionalGeneration(make_config(processor.tokenizer))
     thinker = model.config.to_dict()
     (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_omni", "thinker_config": thinker}))
-    end = processor.tokenizer.eos_token_id
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end, "pad_token_id": end}))
     weights = {}
     for name, value in model.state_dict().items():
         name = name.replace("model.language_model.", "model.")
@@ -149,6 +149,39 @@ def test_the_model_sees_hears_and_reads(omni, rows):
     assert silent.usage.input_tokens - two.usage.input_tokens == 4 + 2
     others = [answer([*parts[:3], "Who is it?"]), silent, two]
     assert all(other.raw != whole.raw for other in others)
+
+
+def test_requests_that_wait_are_answered_together(omni, rows):
+    """The same texts as one by one: long and short prompts, with and without sound, and more than a batch holds."""
+    client = get_annotator(f"qwen-omni:{omni[0]}", max_output_tokens=6).client
+    parts = clip_parts(rows[0], num_frames=3, max_image_side=64)
+    prompts = [[*parts, "What is it?"], [*parts[:2], "Who?"], ["A text alone."], [parts[3], "What is heard here?"]]
+
+    def ask(prompt):
+        try:
+            return client.complete(prompt, seed=0, request_id="1").text
+        except Unusable as error:
+            return error.raw, error.usage
+
+    client.gather_seconds = 0.0
+    alone = [ask(prompt) for prompt in prompts]
+    sizes, generate = [], client.model.generate
+    client.model.generate = lambda **inputs: sizes.append(len(inputs["input_ids"])) or generate(**inputs)
+    client.gather_seconds, client.max_batch_size = 2.0, 3
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(ask, prompts))
+    assert together == alone
+    assert sizes == [3, 1]
+
+
+def test_a_missing_weight_is_named(omni, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(omni[0], folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["thinker.lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"it lacks the weight lm_head\.weight"):
+        get_annotator(f"qwen-omni:{folder}")
 
 
 def test_what_it_writes_is_checked_like_any_other(omni, rows, tmp_path):

@@ -51,6 +51,10 @@ def test_killed_in_the_middle_nothing_is_lost_or_asked_twice(rows, tmp_path):
     assert len(answered) == ANSWERED_BEFORE_THE_KILL
     assert len(second) == len(set(second)) == 5
     assert set(first[7:]) <= set(second)
+    # A server that knows these ids need not charge the two for a second time.
+    ids = [request.headers["idempotency-key"] for request in server.requests]
+    assert set(ids[7:9]) <= set(ids[9:])
+    assert len(set(ids)) == 12
     assert load_json(output)["id"] == [row["id"] for row in asked_about]
 
 
@@ -90,6 +94,8 @@ def test_other_settings_or_files_are_refused(rows, world, tmp_path):
     assert not beside(other, "journal").exists()
     with pytest.raises(DataError, match="occurs more than once"):
         annotate_file([rows[0], rows[0]], annotator, tmp_path / "twice.jsonl")
+    with pytest.raises(DataError, match="no `class_name`"):
+        annotate_file([{**rows[0], "class_name": None, "is_null": False}], annotator, tmp_path / "unnamed.jsonl")
 
 
 def test_a_journal_that_is_cut_held_or_broken(tmp_path):
@@ -139,6 +145,8 @@ def test_mining_continues_where_it_was_cut(model, processor, checkpoint, cot_row
     assert whole.endswith(output.read_bytes())
     with pytest.raises(DataError, match="`max_new_tokens` 10, now it is 11"):
         mine_file(model, processor, rows, output, **{**options, "max_new_tokens": 11})
+    with pytest.raises(DataError, match="has no masks"):
+        mine_file(model, processor, [{**rows[0], "masks": None}], tmp_path / "n.jsonl", **options)
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="`checkpoint`"):
         mine_file(model, processor, rows, output, **{**options, "checkpoint": tmp_path / "other"})

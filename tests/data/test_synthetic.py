@@ -11,6 +11,7 @@ from PIL import Image
 
 from aurora_trl.data import DataError, load_refavs
 from aurora_trl.data.synthetic import SyntheticAnnotator, read_world, world_corpus, write_world
+from aurora_trl.data.synthetic.annotator import Judgement
 from aurora_trl.data.synthetic.references import RULES
 from aurora_trl.data.synthetic.scene import SEEN_CLASSES, UNSEEN_CLASSES
 from aurora_trl.data.validation import check_dataset
@@ -191,3 +192,22 @@ def test_words_are_tokens(big_world):
     odd = "Ünïcödé 文字 \n\t tokens!"
     assert tokenizer.decode(tokenizer(odd)["input_ids"]) == odd
     assert json.loads(json.dumps(tokenizer.convert_tokens_to_ids("[SEG]"))) == len(tokenizer) - 1
+
+
+def test_null_reasons_are_true_and_asked_for(big_world):
+    """They say what is missing, by the rule of the reference; the plain texts stay as they are."""
+    annotator = SyntheticAnnotator(big_world)
+    said = set()
+    for row in load_refavs(big_world, "test_n"):
+        facts = annotator.facts(row)
+        for style in ("flexible", "fixed"):
+            text = annotator.reasoning(row, style=style, null_reasons=True)
+            assert annotator.judge(row, text) == Judgement(True, ())
+            assert facts.null_reason().removeprefix("No").removesuffix(".") in text
+            assert facts.null_reason().removeprefix("No") not in annotator.reasoning(row, style=style)
+        said.add(facts.reference.rule)
+        if facts.reference.rule == "colour":
+            assert facts.reference.value not in {o.colour for o in facts.objects}
+    assert {"class", "colour"} <= said
+    row = next(row for row in load_refavs(big_world, "train") if not row["is_null"])
+    assert annotator.reasoning(row, null_reasons=True) == annotator.reasoning(row)

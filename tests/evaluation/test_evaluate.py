@@ -22,6 +22,9 @@ def test_metrics_and_answers(model, processor, world, rows, annotator, tmp_path)
     assert metrics["swaps"]["audio"]["split"] == "train"
     # A random model that never draws: nothing is found, and nothing is drawn where nothing is.
     assert metrics["splits"]["test_n"]["S"] < 0.01
+    # Nor does it ever say that nothing fits, which is right on the three rows that match something alone.
+    assert metrics["splits"]["test_n"]["null_accuracy"] == 0.0
+    assert metrics["splits"]["train"]["null_accuracy"] == 1.0
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [answer["split"] for answer in answers] == ["train"] * 3 + ["test_n"] * 3 + ["train"] * 3
     assert [answer["swap"] for answer in answers] == [None] * 6 + ["audio"] * 3

@@ -76,6 +76,36 @@ def test_a_failure_stops_the_chain_and_the_same_command_continues(tmp_path):
     assert log(pipeline) == "abbc"
 
 
+def test_a_data_step_continues_from_its_journal_but_not_with_other_settings(tmp_path):
+    script = tmp_path / "step.py"
+    script.write_text(
+        "import sys, pathlib\n"
+        "output, fails = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).exists()\n"
+        "journal = output.with_name('rows.journal.jsonl')\n"
+        "with journal.open('a') as file: file.write(sys.argv[3])\n"
+        "if fails: sys.exit(9)\n"
+        "output.write_text(journal.read_text())\n"
+    )
+
+    def run_chain(setting):
+        run = f"{sys.executable} {script} {{output_dir}}/rows.jsonl {tmp_path}/fails {setting}"
+        step = {"name": "rows", "run": run, "makes": "rows.jsonl"}
+        file = tmp_path / "chain.yaml"
+        file.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "steps": [step]}))
+        run_pipeline(load_pipeline(file))
+
+    (tmp_path / "fails").touch()
+    with pytest.raises(DataError, match="exit code 9"):
+        run_chain("a")
+    (tmp_path / "fails").unlink()
+    run_chain("a")  # continues
+    assert (tmp_path / "out" / "rows.jsonl").read_text() == "aa"
+    run_chain("b")  # begins anew, and keeps what was
+    assert (tmp_path / "out" / "rows.jsonl").read_text() == "b"
+    assert (tmp_path / "out" / "rows.jsonl.previous").read_text() == "aa"
+    assert (tmp_path / "out" / "rows.journal.jsonl.previous").read_text() == "aa"
+
+
 def test_only_before_and_dry_run(tmp_path, capsys):
     pipeline = write_chain(tmp_path)
     run_pipeline(pipeline, dry_run=True)

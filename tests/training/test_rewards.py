@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aurora_trl.training.rewards import class_reward, format_reward, get_reward, iou_reward
+from aurora_trl.training.rewards import (
+    class_reward,
+    format_or_null_reward,
+    format_reward,
+    get_reward,
+    iou_or_null_reward,
+    iou_reward,
+)
 
 
 def chat(text):
@@ -93,3 +100,23 @@ def test_by_name():
     for name in ("no_reward", "torch", "no.such.module:f", "math:no_such_function"):
         with pytest.raises(ValueError, match=name.split(":")[0]):
             get_reward(name)
+
+
+NULL = "So the target is null. Nothing fits."
+
+
+def test_null_answers_count_where_the_recipe_says_so():
+    """Two frames of four pixels. The paper's rewards give nothing for an answer without `[SEG]`."""
+    empty, full = torch.zeros(2, 2, 2), torch.ones(2, 2, 2)
+    half = torch.stack([torch.zeros(2, 2), torch.ones(2, 2)])
+    texts = [NULL, chat(NULL), NULL, NULL, "I do not know.", "It is [SEG].", "It is [SEG]."]
+    drawn = [None, None, None, None, None, 2 * full - 1, -full]
+    targets = [empty, empty, full, half, empty, full, empty]
+    columns = {"pred_masks": drawn, "masks": targets}
+    assert format_or_null_reward(texts, texts) == [1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+    assert format_reward(texts, texts) == [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+    assert iou_or_null_reward(texts, texts, **columns) == [1.0, 1.0, 0.0, 0.5, 0.0, 1.0, 1.0]
+    assert iou_reward(texts, texts, **columns) == [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+    assert class_reward(texts[:3], texts[:3], class_name=["null", "null", "drum"]) == [1.0, 1.0, 0.0]
+    assert get_reward("iou_or_null_reward") is iou_or_null_reward
+    assert get_reward("format_or_null_reward") is format_or_null_reward

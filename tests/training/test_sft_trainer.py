@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from trl import SFTConfig, SFTTrainer
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
+from aurora_trl.annotation import WorldAnnotator, annotate_file
+from aurora_trl.data import load_json
 from aurora_trl.data.collator import ClipLoader, SFTCollator
 from aurora_trl.data.schema import DataError
+from aurora_trl.prompts import SEG_TOKEN, is_null_answer
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.mask_training import lora_config, unwrap_aurora
 
@@ -238,3 +241,31 @@ def test_missing_targets_are_named(model, rows, processor, tmp_path):
     bad = rows.select(range(2)).remove_columns("target").add_column("target", ["It is [SEG].", "no mask"])
     with pytest.raises(DataError, match=r"its target holds no \[SEG\]"):
         build(model, bad, processor, tmp_path)
+
+
+def test_null_answers_are_learnt_without_a_mask(checkpoint, rows, world, processor, tmp_path):
+    """A null row may end with `Nothing fits.`: its text is learnt, and it adds nothing to mask and distillation."""
+    annotate_file(rows, WorldAnnotator(world, null_reasons=True), tmp_path / "cot.jsonl", null_answers=True)
+    annotated = load_json(tmp_path / "cot.jsonl")
+    null = annotated.filter(lambda row: row["is_null"])
+    drawn = annotated.filter(lambda row: not row["is_null"])
+    assert all(is_null_answer(target) for target in null["target"])
+    assert all(SEG_TOKEN in target for target in drawn["target"])
+    mixed = concatenate_datasets([null.select(range(1)), drawn.select(range(3))])
+    teacher = AuroraModel.from_pretrained(checkpoint)
+    trainer = build(
+        AuroraModel.from_pretrained(checkpoint), mixed, processor, tmp_path / "run", teacher=teacher, max_steps=1
+    )
+    trainer.train()
+    entry = trainer.state.log_history[0]
+    assert all(entry[name] > 0 for name in ("loss", "mask_bce_loss", "mask_dice_loss"))
+    batch = trainer.data_collator(list(null.select(range(1))))
+    assert batch["seg_positions"].tolist() == [-1]
+    trainer.model.zero_grad()
+    trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).backward()
+    assert not trainer.model.seg_projector[0].weight.grad.any()
+    assert trainer.model.get_output_embeddings().weight.grad.any()
+    # On a row that matches something it is a mistake in the data.
+    bad = drawn.select(range(1)).remove_columns("target").add_column("target", [null["target"][0]])
+    with pytest.raises(DataError, match=r"its target holds no \[SEG\]"):
+        build(AuroraModel.from_pretrained(checkpoint), bad, processor, tmp_path)

@@ -134,7 +134,11 @@ def check_base_url(url: str) -> str:
 
 def hide_key(message: object, key: str | None) -> str:
     """One line for people, in which the key does not appear whatever the server said."""
-    text = " ".join(str(message).split())
+    return without_key(" ".join(str(message).split()), key)
+
+
+def without_key(text: str, key: str | None) -> str:
+    """A text from a server, which may echo what it was sent."""
     return text.replace(key, "***") if key else text
 
 

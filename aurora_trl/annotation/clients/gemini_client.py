@@ -9,7 +9,18 @@ from typing import Any
 
 from ...data.schema import DataError
 from ..parts import Part, Picture
-from .base import Rejected, Reply, Transient, Unusable, Usage, check_base_url, hide_key, read_key, retry_after_seconds
+from .base import (
+    Rejected,
+    Reply,
+    Transient,
+    Unusable,
+    Usage,
+    check_base_url,
+    hide_key,
+    read_key,
+    retry_after_seconds,
+    without_key,
+)
 
 KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 
@@ -21,8 +32,8 @@ class GeminiClient:
     Args:
         model (`str`): its name, such as `gemini-2.5-pro` (the paper's for corrections).
         base_url (`str`, *optional*): another endpoint of the same protocol.
-        key_variable (`str`, *optional*): environment variable with the key; `GEMINI_API_KEY` or `GOOGLE_API_KEY` by
-            default.
+        key_variable (`str`, *optional*): environment variable with the key. `GEMINI_API_KEY` or `GOOGLE_API_KEY` for
+            Google's own endpoint; none for another, so that its key is never sent to a stranger.
         temperature (`float`, *optional*): of the sampling; the server's by default.
         max_output_tokens (`int`, *optional*, defaults to 8192): longest answer, with the model's own thoughts.
         timeout_seconds (`float`, *optional*, defaults to 120.0): an answer that takes longer is asked for again.
@@ -50,11 +61,12 @@ class GeminiClient:
             from google.genai import errors, types
         except ImportError:
             raise DataError("a Gemini annotator needs `pip install aurora-trl[annotate]`") from None
-        found = next((name for name in KEY_VARIABLES if os.environ.get(name)), KEY_VARIABLES[0])
-        self._key = read_key(key_variable or found)
+        own = next((name for name in KEY_VARIABLES if os.environ.get(name)), KEY_VARIABLES[0])
+        variable = key_variable or (own if base_url is None else None)
+        self._key = read_key(variable) if variable else None
         self._errors, self._types = errors, types
         self._client = genai.Client(
-            api_key=self._key,
+            api_key=self._key or "none",
             vertexai=False,
             http_options=types.HttpOptions(
                 base_url=check_base_url(base_url) if base_url else None,
@@ -108,8 +120,7 @@ class GeminiClient:
             return DataError(f"gemini:{self.model}: {message}")
         return Rejected(message)
 
-    @staticmethod
-    def _read(response: Any) -> Reply:
+    def _read(self, response: Any) -> Reply:
         counted = response.usage_metadata
         written = (counted.candidates_token_count or 0) + (counted.thoughts_token_count or 0) if counted else 0
         usage = Usage(counted.prompt_token_count or 0 if counted else 0, written)
@@ -118,7 +129,7 @@ class GeminiClient:
             raise Unusable(f"the request was blocked: {blocked}" if blocked else "it holds no candidate", usage)
         reason = response.candidates[0].finish_reason
         reason = getattr(reason, "name", reason)
-        text = response.text or ""
+        text = without_key(response.text or "", self._key)
         if reason not in (None, "STOP", "FINISH_REASON_UNSPECIFIED") or not text.strip():
             raise Unusable(f"it ended with {reason} after {usage.output_tokens} tokens", usage, text)
         return Reply(text, usage)

@@ -6,7 +6,18 @@ from typing import Any
 
 from ...data.schema import DataError
 from ..parts import Part, Picture
-from .base import Rejected, Reply, Transient, Unusable, Usage, check_base_url, hide_key, read_key, retry_after_seconds
+from .base import (
+    Rejected,
+    Reply,
+    Transient,
+    Unusable,
+    Usage,
+    check_base_url,
+    hide_key,
+    read_key,
+    retry_after_seconds,
+    without_key,
+)
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -81,7 +92,7 @@ class OpenAIClient:
             raise Transient(self._shown(error)) from None
         except ValueError as error:
             raise Unusable(f"the server's answer is not JSON: {self._shown(error)}") from None
-        return _read(completion)
+        return _read(completion, self._key)
 
     def _shown(self, error: object) -> str:
         return hide_key(error, self._key)
@@ -104,7 +115,7 @@ def _content(part: Part) -> dict[str, Any]:
     return {"type": "input_audio", "input_audio": {"data": base64.b64encode(part.wav).decode(), "format": "wav"}}
 
 
-def _read(completion: Any) -> Reply:
+def _read(completion: Any, key: str | None) -> Reply:
     """The text of an answer; the package does not check that a server sent what it should."""
     counted = getattr(completion, "usage", None)
     usage = Usage(getattr(counted, "prompt_tokens", 0) or 0, getattr(counted, "completion_tokens", 0) or 0)
@@ -113,7 +124,8 @@ def _read(completion: Any) -> Reply:
     text = getattr(message, "content", None) or ""
     if not isinstance(text, str) or not text.strip():
         refusal = getattr(message, "refusal", None)
-        raise Unusable(f"a refusal: {refusal}" if refusal else "the server's answer holds no text", usage)
+        raise Unusable(f"a refusal: {hide_key(refusal, key)}" if refusal else "the answer holds no text", usage)
+    text = without_key(text, key)
     if choices[0].finish_reason == "length":  # type: ignore[index]
         raise Unusable(f"it was cut off after {usage.output_tokens} tokens", usage, text)
     return Reply(text, usage)

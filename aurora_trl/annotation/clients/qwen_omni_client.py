@@ -1,7 +1,9 @@
 """Qwen2.5-Omni on this machine, through transformers (the paper's annotator of chains of thought)."""
 
 import io
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -10,22 +12,38 @@ import soundfile
 import torch
 from PIL import Image
 
+from ...data.schema import DataError
 from ..parts import SAMPLING_RATE, Part, Picture, Sound
 from .base import Reply, Unusable, Usage
 
 _BLOCKS: dict[type, str] = {str: "text", Picture: "image", Sound: "audio"}
 
 
+@dataclass
+class _Waiting:
+    """A request, and what came of it."""
+
+    parts: Sequence[Part]
+    outcome: Reply | Exception | None = None
+
+
 class QwenOmniClient:
     """
-    The thinker of Qwen2.5-Omni, which writes text; its talker is not loaded. One request at a time: where there is a
-    lot to annotate, the same weights behind a vLLM server (`openai:MODEL` with `--base-url`) answer many at once.
+    The thinker of Qwen2.5-Omni, which writes text; its talker is not loaded. Requests that wait at the same time are
+    answered in one batch, so a run's concurrency is the batch's size.
 
     Args:
         path (`str`): a checkpoint folder or Hub repository, such as `Qwen/Qwen2.5-Omni-7B`.
-        temperature (`float`, *optional*): of the sampling; greedy by default.
+        temperature (`float`, *optional*): of the sampling; greedy by default. A sampled text depends on the others of
+            its batch.
         max_output_tokens (`int`, *optional*, defaults to 512): longest answer.
+        max_batch_size (`int`, *optional*, defaults to 16): requests answered together at most.
+        gather_seconds (`float`, *optional*, defaults to 0.2): how long to wait for more of them; an answer takes
+            several seconds.
         device (`str`, *optional*): a GPU where there is one by default.
+
+    Raises:
+        `DataError`: where a weight is missing: it would be random.
     """
 
     picture_tokens = 800.0
@@ -38,51 +56,110 @@ class QwenOmniClient:
         *,
         temperature: float | None = None,
         max_output_tokens: int = 512,
+        max_batch_size: int = 16,
+        gather_seconds: float = 0.2,
         device: str | None = None,
     ):
         from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = Qwen2_5OmniProcessor.from_pretrained(path)
-        self.model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(path, dtype="auto").to(device).eval()
+        model, loading = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            path, dtype="auto", output_loading_info=True
+        )
+        if loading["missing_keys"]:
+            missing = min(loading["missing_keys"])
+            raise DataError(f"{path}: it lacks the weight {missing}; give a Qwen2.5-Omni checkpoint")
+        self.model = model.to(device).eval()
         self.temperature, self.max_output_tokens = temperature, max_output_tokens
+        self.max_batch_size, self.gather_seconds = max_batch_size, gather_seconds
         self.settings: dict[str, Any] = {
             "annotator": f"qwen-omni:{path}",
             "temperature": temperature,
             "max_output_tokens": max_output_tokens,
         }
-        self._lock = Lock()
+        self._waiting: list[_Waiting] = []
+        self._waiting_lock, self._model_lock = Lock(), Lock()
+
+    def complete(self, parts: Sequence[Part], *, seed: int, request_id: str) -> Reply:
+        """See [`Client`]. Whoever holds the model answers all who wait, its own request among them."""
+        request = _Waiting(parts)
+        with self._waiting_lock:
+            self._waiting.append(request)
+        with self._model_lock:
+            while request.outcome is None:
+                self._answer(self._take_batch(), seed)
+        if isinstance(request.outcome, Exception):
+            raise request.outcome
+        return request.outcome
+
+    def _take_batch(self) -> list[_Waiting]:
+        """Those who wait, in order, after giving more of them a moment to come."""
+        deadline = time.monotonic() + self.gather_seconds
+        while len(self._waiting) < self.max_batch_size and time.monotonic() < deadline:
+            time.sleep(self.gather_seconds / 20)
+        with self._waiting_lock:
+            batch = self._waiting[: self.max_batch_size]
+            del self._waiting[: self.max_batch_size]
+        return batch
+
+    def _answer(self, batch: list[_Waiting], seed: int) -> None:
+        """Write all answers of a batch; what goes wrong with it goes wrong for each."""
+        try:
+            outcomes = self._generate([request.parts for request in batch], seed)
+        except Exception as error:
+            outcomes = [error] * len(batch)
+        for request, outcome in zip(batch, outcomes, strict=True):
+            request.outcome = outcome
 
     @torch.no_grad()
-    def complete(self, parts: Sequence[Part], *, seed: int, request_id: str) -> Reply:
-        """See [`Client`]."""
+    def _generate(self, batch: Sequence[Sequence[Part]], seed: int) -> list[Reply | Exception]:
+        tokenizer = self.processor.tokenizer
+        pictures = [Image.open(io.BytesIO(p.jpeg)) for parts in batch for p in parts if isinstance(p, Picture)]
+        waves = [_read_wave(p.wav) for parts in batch for p in parts if isinstance(p, Sound)]
+        inputs = self.processor(
+            text=[self._chat(parts) for parts in batch],
+            images=pictures or None,
+            audio=waves or None,
+            sampling_rate=SAMPLING_RATE,
+            padding=True,
+            return_tensors="pt",
+        )
+        inputs = inputs.to(self.model.device).to(self.model.dtype)
+        sampling: dict[str, Any] = {"do_sample": bool(self.temperature)}
+        if self.temperature:
+            sampling["temperature"] = self.temperature
+        torch.manual_seed(seed)
+        sequences = self.model.generate(
+            **inputs,
+            max_new_tokens=self.max_output_tokens,
+            # The published files name no end for the thinker alone.
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **sampling,
+        )
+        written = sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        return [
+            self._read(ids, int(prompt.sum())) for ids, prompt in zip(written, inputs["attention_mask"], strict=True)
+        ]
+
+    def _chat(self, parts: Sequence[Part]) -> str:
+        """The prompt, with one place per picture and sound."""
         content = [
             {"type": _BLOCKS[type(part)], **({"text": part} if isinstance(part, str) else {})} for part in parts
         ]
-        text = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        pictures = [Image.open(io.BytesIO(part.jpeg)) for part in parts if isinstance(part, Picture)]
-        waves = [_read_wave(part.wav) for part in parts if isinstance(part, Sound)]
-        inputs = self.processor(
-            text=text, images=pictures or None, audio=waves or None, sampling_rate=SAMPLING_RATE, return_tensors="pt"
-        )
-        inputs = inputs.to(self.model.device).to(self.model.dtype)
-        sampling = (
-            {"do_sample": False} if not self.temperature else {"temperature": self.temperature, "do_sample": True}
-        )
-        with self._lock:
-            torch.manual_seed(seed)
-            sequences = self.model.generate(**inputs, max_new_tokens=self.max_output_tokens, **sampling)
-        prompt_length = inputs["input_ids"].shape[1]
-        written = sequences[0, prompt_length:]
-        usage = Usage(prompt_length, len(written))
-        answer = self.processor.tokenizer.decode(written, skip_special_tokens=True).strip()
-        if not answer:
-            raise Unusable("the model wrote nothing", usage)
-        if len(written) >= self.max_output_tokens:
-            raise Unusable(f"it was cut off after {len(written)} tokens", usage, answer)
-        return Reply(answer, usage)
+        turns = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+    def _read(self, ids: list[int], prompt_length: int) -> Reply | Exception:
+        """One row of what was generated."""
+        end = self.processor.tokenizer.eos_token_id
+        length = ids.index(end) + 1 if end in ids else len(ids)
+        usage = Usage(prompt_length, length)
+        text = self.processor.tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
+        if end not in ids:
+            return Unusable(f"it was cut off after {length} tokens", usage, text)
+        return Reply(text, usage) if text else Unusable("the model wrote nothing", usage)
 
 
 def _read_wave(wav: bytes) -> np.ndarray:

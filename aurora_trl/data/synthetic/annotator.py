@@ -65,7 +65,9 @@ class SyntheticAnnotator:
         """What it takes to resolve the row's reference: `sight`, `hearing` or `both`."""
         return self.facts(row).reference.kind
 
-    def reasoning(self, row: dict[str, Any], *, style: str = "flexible", seed: int = 0) -> str:
+    def reasoning(
+        self, row: dict[str, Any], *, style: str = "flexible", seed: int = 0, null_reasons: bool = False
+    ) -> str:
         """
         The true chain of thought.
 
@@ -73,12 +75,13 @@ class SyntheticAnnotator:
             row (`dict`): a dataset row of this world.
             style (`str`, *optional*, defaults to `"flexible"`): or `"fixed"`.
             seed (`int`, *optional*, defaults to 0): of order and wording.
+            null_reasons (`bool`, *optional*, defaults to `False`): where nothing fits, say why.
 
         Returns:
             `str`: reasoning that ends with the class sentence; no `[SEG]`.
         """
         rng = np.random.default_rng([seed, zlib.crc32(row["id"].encode())])
-        return write_reasoning(self.facts(row), style, rng)
+        return write_reasoning(self.facts(row), style, rng, null_reasons)
 
     def judge(self, row: dict[str, Any], text: str) -> Judgement:
         """
@@ -89,7 +92,13 @@ class SyntheticAnnotator:
             text (`str`): any text; `It is [SEG].` is left aside.
         """
         facts = self.facts(row)
-        true = {sentence for kind in KINDS for style in STYLES for sentence in facts.sentences(kind, style)}
+        true = {
+            sentence
+            for kind in KINDS
+            for style in STYLES
+            for null_reasons in (False, True)
+            for sentence in facts.sentences(kind, style, null_reasons)
+        }
         wrong = tuple(sentence for sentence in _split(text) if sentence not in true)
         named = prompts.extract_class(text)
         expected = "null" if facts.target is None else prompts.normalize_class(facts.target.class_name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...prompts import display_class
+from ...prompts import NULL_CLASS, display_class
 from .references import RULES, Reference, word_reference
 from .scene import SceneObject
 
@@ -21,6 +21,13 @@ _HEARD = ("I hear {list}.", "The sound comes from {list}.")
 _SILENCE = ("I hear nothing.", "There is no sound.")
 _CLASS = ("So the target is {name}.", "Therefore the target is {name}.", "Thus the target is {name}.")
 _NOTHING_FITS = ("Nothing in the clip fits the reference.", "No object fits the reference.")
+# Why nothing fits, by the rule of the reference; sounds alone are heard, so all other rules are about silence.
+_NULL_REASONS = {
+    "class": "No object is a {value}.",
+    "colour": "No object is {value}.",
+    "silent": "No object is silent.",
+}
+_NULL_REASON_OF_SOUND = "No object sounds."
 _FIXED = {
     "seen": "Seen: {list}.",
     "heard": "Heard: {list}.",
@@ -48,8 +55,11 @@ class Facts:
         """The object that the reference means."""
         return next((o for o in self.objects if o.number == self.reference.target), None)
 
-    def sentences(self, kind: str, style: str) -> list[str]:
-        """All wordings of the true sentence of a kind (`seen`, `heard`, `inference` or `class`) in a style."""
+    def sentences(self, kind: str, style: str, null_reasons: bool = False) -> list[str]:
+        """
+        All wordings of the true sentence of a kind (`seen`, `heard`, `inference` or `class`) in a style; with
+        `null_reasons`, the inference that nothing fits says why.
+        """
         fixed = style == "fixed"
         if kind == "seen":
             text = _join(self._describe(o) for o in sorted(self.objects, key=lambda o: o.x))
@@ -60,14 +70,19 @@ class Facts:
                 return [_FIXED[kind].format(list=heard or "nothing")]
             return [wording.format(list=heard) for wording in _HEARD] if heard else list(_SILENCE)
         if kind == "inference":
-            texts = self._inferences()
+            texts = [self.null_reason()] if null_reasons and self.target is None else self._inferences()
             return (
                 [_FIXED[kind].format(text=text[0].lower() + text[1:].rstrip(".")) for text in texts[:1]]
                 if fixed
                 else texts
             )
-        name = "null" if self.target is None else f"the {display_class(self.target.class_name)}"
+        name = NULL_CLASS if self.target is None else f"the {display_class(self.target.class_name)}"
         return [wording.format(name=name) for wording in ([_FIXED[kind]] if fixed else _CLASS)]
+
+    def null_reason(self) -> str:
+        """Why the reference matches nothing: what it asks for is not there."""
+        wording = _NULL_REASONS.get(self.reference.rule, _NULL_REASON_OF_SOUND)
+        return wording.format(value=display_class(self.reference.value or ""))
 
     def _describe(self, scene_object: SceneObject) -> str:
         """`a drum on the left`; with its colour, its size or its row where the reference asks for that."""
@@ -108,7 +123,7 @@ def _join(items: object) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else texts[0]
 
 
-def write_reasoning(facts: Facts, style: str, rng: np.random.Generator) -> str:
+def write_reasoning(facts: Facts, style: str, rng: np.random.Generator, null_reasons: bool = False) -> str:
     """
     The true reasoning, up to the class sentence.
 
@@ -116,6 +131,7 @@ def write_reasoning(facts: Facts, style: str, rng: np.random.Generator) -> str:
         facts (`Facts`): what is true.
         style (`str`): `"flexible"`, the paper's free order and wording, or `"fixed"` (AURORA, table 8).
         rng (`np.random.Generator`): chooses order and wording.
+        null_reasons (`bool`, *optional*, defaults to `False`): where nothing fits, say why.
 
     Returns:
         `str`: 15 to 60 words.
@@ -132,7 +148,7 @@ def write_reasoning(facts: Facts, style: str, rng: np.random.Generator) -> str:
         kinds = [kind for kind in kinds if kind in needed or rng.random() < _EXTRA_SHARE]
         if rng.random() < 0.5:
             kinds.reverse()
-    return " ".join(_pick(rng, facts.sentences(kind, style)) for kind in [*kinds, "inference", "class"])
+    return " ".join(_pick(rng, facts.sentences(kind, style, null_reasons)) for kind in [*kinds, "inference", "class"])
 
 
 def _pick(rng: np.random.Generator, sentences: Sequence[str]) -> str:
