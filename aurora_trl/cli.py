@@ -6,8 +6,12 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .training.pipeline import Pipeline
 
 from .cli_annotation import add_annotation_commands
 
@@ -76,16 +80,42 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("output", metavar="DIR", help="new folder")
     command.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
 
-    command = add("check-data", _check_data, "List what is wrong with a dataset.")
-    command.add_argument("path", metavar="DIR_OR_JSONL", help="a Ref-AVS folder or a JSONL file of rows")
+    command = add("init", _init, "Build a model from a published policy and a published SAM, to start training from.")
+    command.add_argument("policy", metavar="POLICY", help="folder or Hub repository: DAMO-NLP-SG/VideoLLaMA2.1-7B-AV")
+    command.add_argument(
+        "--mask-decoder", required=True, help="sam_vit_h_4b8939.pth, or a folder or repository of SAM 2"
+    )
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder")
+    command.add_argument("--mask-image-size", type=int, help="side of SAM's input in pixels (default: as published)")
+    command.add_argument("--num-frames", type=int, default=10, help="frames of a clip (default: 10)")
+    command.add_argument("--audio-seconds", type=float, help="cut and pad sound to this (default: as published)")
+    command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
+    command.add_argument("--video-max-pixels", type=int, help="of a frame, for Qwen (default: as published)")
+    command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")
+    command.add_argument("--seed", type=int, default=0, help="of the projector's weights (default: 0)")
+
+    command = add("check-data", _check_data, "Read a dataset as training would, and list all that is wrong with it.")
+    command.add_argument("path", metavar="DATA", help="a dataset's folder or file")
+    _add_format(command)
+    command.add_argument("--splits", nargs="+", help="(default: all)")
+    command.add_argument("--quick", action="store_true", help="look at headers and ends of files, decode none")
+    command.add_argument("--workers", type=int, help="threads that read (default: as many as there are cores)")
+    command.add_argument("--min-sound-seconds", type=float, default=1.0, help="a shorter sound is wrong (default: 1)")
+
+    command = add("export", _export, "Write a dataset with its media to Parquet files, for the Hub.")
+    command.add_argument("path", metavar="DATA", help="a dataset's folder or file")
+    _add_format(command)
+    command.add_argument("--splits", nargs="+", help="(default: all)")
+    command.add_argument("--output", required=True, help="new folder")
 
     command = add("run", _run, "Run a chain of phases; run again, it skips what is done and continues what was cut.")
     command.add_argument("pipeline", metavar="PIPELINE.yaml")
     command.add_argument("--output_dir", "--output-dir", help="in place of the YAML's")
     command.add_argument("--seed", type=int, help="in place of the YAML's")
+    command.add_argument("--num_processes", "--num-processes", type=int, help="GPUs of each training step")
     command.add_argument("--only", metavar="STEP", help="run this step alone")
     command.add_argument("--before", metavar="STEP", help="run what this step needs, not the step itself")
-    command.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    command.add_argument("--dry-run", action="store_true", help="check files, configs and memory; run nothing")
 
     command = add(
         "evaluate",
@@ -126,6 +156,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtype", choices=["float32", "bfloat16"], help="of the merged weights (default: the base's)"
     )
     command.add_argument("--max-shard-size", default="5GB", help="(default: 5GB)")
+
+    command = add("push", _push, "Push a checkpoint with its processor and a model card to the Hub.")
+    command.add_argument("folder", metavar="DIR", help="a phase's output folder")
+    command.add_argument("repo_id", metavar="REPO_ID", help="namespace/name; made where it does not exist")
+    command.add_argument("--evaluation", metavar="DIR", help="what `aurora evaluate` wrote, for the card's scores")
+    command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    command.add_argument("--revision", help="branch")
 
     add_annotation_commands(add, _add_format, _add_generation)
     return parser
@@ -178,40 +215,114 @@ def _tiny_model(arguments: argparse.Namespace) -> None:
     _say(f"{create_tiny_checkpoint(arguments.output, seed=arguments.seed)}: a tiny checkpoint")
 
 
-def _check_data(arguments: argparse.Namespace) -> None:
-    from .data import DataError, load_json, load_refavs
-    from .data.refavs import SPLITS
-    from .data.validation import check_dataset
+def _init(arguments: argparse.Namespace) -> None:
+    from transformers import set_seed
 
-    path = Path(arguments.path)
-    problems: list[str] = []
-    if path.is_dir():
-        count = 0
-        for split in SPLITS:
-            try:
-                rows = load_refavs(path, split)
-            except DataError as error:
-                if not (path / "metadata.csv").is_file():
-                    raise
-                problems.append(str(error))
-                continue
-            count += len(rows)
-            problems += check_dataset(rows, limit=10_000)
-    else:
-        rows = load_json(path)
-        count, problems = len(rows), check_dataset(rows, limit=10_000)
-    for problem in problems:
-        _say(problem)
-    if problems:
-        raise DataError(f"{path}: {len(problems)} problems in {count} rows")
-    _say(f"{path}: {count} rows, all is well")
+    from .models import load_published
+
+    output = Path(arguments.output)
+    _require_new(output)
+    names = ("audio_seconds", "video_max_pixels")
+    settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    settings |= {"pad_audio": False} if arguments.no_pad_audio else {}
+    set_seed(arguments.seed)
+    model, processor = load_published(
+        arguments.policy,
+        arguments.mask_decoder,
+        mask_image_size=arguments.mask_image_size,
+        dtype=arguments.dtype,
+        num_frames=arguments.num_frames,
+        **settings,
+    )
+    model.save_pretrained(output, max_shard_size="5GB")
+    processor.save_pretrained(output)
+    _say(f"{output}: {model.num_parameters():,} parameters in {model.dtype}, ready for a recipe's model_name_or_path")
+
+
+def _check_data(arguments: argparse.Namespace) -> None:
+    from .data import DataError, find_source
+    from .data.validation import Problem, check_classes, find_problems, summarize
+    from .progress import Progress
+
+    source = find_source(arguments.path, arguments.format, arguments.subset)
+    splits, problems = {}, {}
+    for split in arguments.splits or source.splits():
+        try:
+            splits[split] = source.load(split)
+        except DataError as error:
+            problems[split] = [Problem("row", str(error), ())]
+    if not splits:
+        raise DataError(next(iter(problems.values()))[0].text)
+    progress = Progress(sum(map(len, splits.values())), unit="rows")
+    for split, rows in splits.items():
+        problems[split] = find_problems(
+            rows,
+            thorough=not arguments.quick,
+            workers=arguments.workers,
+            min_sound_seconds=arguments.min_sound_seconds,
+            on_clip=partial(progress.step, split),
+        )
+    if source.format == "refavs" and "train" in splits:
+        for split, rows in splits.items():
+            known = _known_classes(source.path, split, splits["train"]["class_name"])
+            problems[split] += check_classes(split, rows["class_name"], known)
+    for found in problems.values():
+        for problem in found:
+            _say(problem.text)
+    for split, found in problems.items():
+        _say(f"{split}: {summarize(splits[split], found) if split in splits else 'it can not be loaded'}")
+    total = sum(map(len, problems.values()))
+    count = sum(map(len, splits.values()))
+    if total:
+        raise DataError(f"{arguments.path}: {total} problems in {count} rows")
+    _say(f"{arguments.path}: {count} rows, all is well")
+
+
+def _known_classes(root: str, split: str, trained: Sequence[str]) -> set[str]:
+    """The classes that a split of Ref-AVS may have: those of training, and in the unseen one those that it adds."""
+    from .data.refavs import UNSEEN_CLASSES, UNSEEN_SPLIT
+
+    if (Path(root) / "world.json").is_file():
+        # A small synthetic world need not show all of its classes in training.
+        from .data.synthetic import scene
+
+        return set(scene.UNSEEN_CLASSES if split == UNSEEN_SPLIT else scene.SEEN_CLASSES)
+    return {*trained, *(UNSEEN_CLASSES if split == UNSEEN_SPLIT else ())}
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from .data import find_source, save_parquet
+    from .data.validation import require_valid
+
+    source = find_source(arguments.path, arguments.format, arguments.subset)
+    splits = {split: source.load(split) for split in arguments.splits or source.splits()}
+    for rows in splits.values():
+        require_valid(rows)
+    folder = save_parquet(splits, arguments.output)
+    _say(f"{folder}: {', '.join(f'{split} {len(rows)} rows' for split, rows in splits.items())}")
 
 
 def _run(arguments: argparse.Namespace) -> None:
     from .training.pipeline import load_pipeline, run_pipeline
 
-    pipeline = load_pipeline(arguments.pipeline, arguments.output_dir, arguments.seed)
+    pipeline = load_pipeline(arguments.pipeline, arguments.output_dir, arguments.seed, arguments.num_processes)
     run_pipeline(pipeline, only=arguments.only, before=arguments.before, dry_run=arguments.dry_run)
+    if arguments.dry_run:
+        _check_plan(pipeline)
+
+
+def _check_plan(pipeline: "Pipeline") -> None:
+    from .training.plan import check_pipeline
+
+    problems: list[str] = []
+    for plan in check_pipeline(pipeline):
+        for line in [*plan.lines, *(f"problem: {problem}" for problem in plan.problems)]:
+            _say(f"{plan.step.name}: {line}")
+        problems += plan.problems
+    if problems:
+        count = len(set(problems))
+        raise ValueError(f"{pipeline.file}: {count} problem{'s' * (count > 1)}, see above; the first: {problems[0]}")
+    _say(f"{pipeline.file}: {len(pipeline.steps)} steps checked, all is well")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -324,6 +435,20 @@ def _merge(arguments: argparse.Namespace) -> None:
     model.save_pretrained(output, max_shard_size=arguments.max_shard_size)
     AuroraProcessor.from_pretrained(arguments.adapter).save_pretrained(output)
     _say(f"{output}: {arguments.adapter} merged into its base")
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from .hub import push
+
+    _say(
+        push(
+            arguments.folder,
+            arguments.repo_id,
+            private=arguments.private,
+            evaluation=arguments.evaluation,
+            revision=arguments.revision,
+        )
+    )
 
 
 def _require_new(folder: Path) -> None:

@@ -10,7 +10,7 @@ Flags override the YAML.
 import sys
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor
-from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe
+from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
 from aurora_trl.training.mask_training import lora_config
 from aurora_trl.training.rewards import get_reward
 from aurora_trl.training.run import finish, prepare_run, tiny_phase_arguments
@@ -22,8 +22,8 @@ def main() -> None:
     try:
         resume = prepare_run(config)
         rewards = [get_reward(name) for name in config.reward_functions]
-        train_dataset = recipe.load_train(config.seed)
-        eval_dataset = recipe.load_eval(config.seed)
+        train_dataset = recipe.load_train(config)
+        eval_dataset = recipe.load_eval(config)
         model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         trainer = AuroraGRPOTrainer(
             model=model,
@@ -36,6 +36,7 @@ def main() -> None:
         )
     except (ValueError, OSError) as error:
         fail(error)
+    save_recipe((recipe, lora, config), argv)
     trainer.train(resume_from_checkpoint=resume)
     finish(trainer)
 

@@ -7,7 +7,7 @@ The phases differ by their YAML alone. Flags override it.
 """
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
-from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe
+from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
 from aurora_trl.training.mask_training import lora_config
 from aurora_trl.training.run import finish, prepare_run
 
@@ -16,8 +16,8 @@ def main() -> None:
     recipe, lora, config = parse_recipe((RecipeArguments, LoraArguments, AuroraSFTConfig))
     try:
         resume = prepare_run(config)
-        train_dataset = recipe.load_train(config.seed)
-        eval_dataset = recipe.load_eval(config.seed)
+        train_dataset = recipe.load_train(config)
+        eval_dataset = recipe.load_eval(config)
         model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
         teacher = None
@@ -34,6 +34,7 @@ def main() -> None:
         )
     except (ValueError, OSError) as error:
         fail(error)
+    save_recipe((recipe, lora, config))
     trainer.train(resume_from_checkpoint=resume)
     finish(trainer)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import PreTrainedTokenizerFast, Sam2Config, Sam2Model
+from transformers import Sam2Config, Sam2Model
 
 QWEN2_CHAT = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -19,8 +20,33 @@ QWEN2_CHAT = (
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-VOCAB_SIZE = 512  # more than the tokenizer has, as in the published checkpoint
-WIDTH, TOWER, AUDIO_WIDTH, AUDIO_EMBED, BUCKETS = 64, 32, 48, 16, 32
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths (and of the feed-forward layers), layers, and what else the shapes of a VideoLLaMA2.1-AV hang on."""
+
+    vocabulary: int = 512  # more than the tokenizer has, as in the published checkpoint
+    width: int = 64
+    feed_forward: int = 96
+    key_width: int = 32
+    layers: int = 2
+    tower: int = 32
+    tower_feed_forward: int = 40
+    tower_layers: int = 3
+    tower_patch: int = 7
+    tower_positions: int = 25
+    audio: int = 48
+    audio_feed_forward: int = 56
+    audio_layers: int = 2
+    audio_heads: int = 4
+    audio_embed: int = 16
+    buckets: int = 32
+
+
+SMALL = Sizes()
+# VideoLLaMA2.1-7B-AV: Qwen2-7B, SigLIP so400m at 384 px, BEATs iter3+.
+FULL = Sizes(152064, 3584, 18944, 512, 28, 1152, 4304, 27, 14, 729, 768, 3072, 12, 12, 512, 320)
 
 
 def formula_weight(key: str, *shape: int) -> torch.Tensor:
@@ -50,88 +76,88 @@ def _norm(shapes: dict[str, tuple[int, ...]], name: str, width: int) -> None:
     shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (width,)
 
 
-def videollama2_shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a small VideoLLaMA2.1-AV: 3 vision, 2 audio and 2 language layers, 5 x 5 patches a frame."""
+def videollama2_shapes(sizes: Sizes = SMALL) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a VideoLLaMA2.1-AV."""
     shapes: dict[str, tuple[int, ...]] = {}
-    shapes["model.embed_tokens.weight"] = shapes["lm_head.weight"] = (VOCAB_SIZE, WIDTH)
-    shapes["model.norm.weight"] = (WIDTH,)
-    for i in range(2):
+    shapes["model.embed_tokens.weight"] = shapes["lm_head.weight"] = (sizes.vocabulary, sizes.width)
+    shapes["model.norm.weight"] = (sizes.width,)
+    for i in range(sizes.layers):
         layer = f"model.layers.{i}"
-        shapes[f"{layer}.input_layernorm.weight"] = shapes[f"{layer}.post_attention_layernorm.weight"] = (WIDTH,)
-        for name, rows in (("q", WIDTH), ("k", WIDTH // 2), ("v", WIDTH // 2)):
-            _linear(shapes, f"{layer}.self_attn.{name}_proj", rows, WIDTH)
-        _linear(shapes, f"{layer}.self_attn.o_proj", WIDTH, WIDTH, bias=False)
+        shapes[f"{layer}.input_layernorm.weight"] = shapes[f"{layer}.post_attention_layernorm.weight"] = (sizes.width,)
+        for name, rows in (("q", sizes.width), ("k", sizes.key_width), ("v", sizes.key_width)):
+            _linear(shapes, f"{layer}.self_attn.{name}_proj", rows, sizes.width)
+        _linear(shapes, f"{layer}.self_attn.o_proj", sizes.width, sizes.width, bias=False)
         for name in ("gate", "up"):
-            _linear(shapes, f"{layer}.mlp.{name}_proj", 96, WIDTH, bias=False)
-        _linear(shapes, f"{layer}.mlp.down_proj", WIDTH, 96, bias=False)
+            _linear(shapes, f"{layer}.mlp.{name}_proj", sizes.feed_forward, sizes.width, bias=False)
+        _linear(shapes, f"{layer}.mlp.down_proj", sizes.width, sizes.feed_forward, bias=False)
 
     vision = "model.vision_tower.vision_tower.vision_model"
-    shapes[f"{vision}.embeddings.patch_embedding.weight"] = (TOWER, 3, 7, 7)
-    shapes[f"{vision}.embeddings.patch_embedding.bias"] = (TOWER,)
-    shapes[f"{vision}.embeddings.position_embedding.weight"] = (25, TOWER)
-    for i in range(3):
+    shapes[f"{vision}.embeddings.patch_embedding.weight"] = (sizes.tower, 3, sizes.tower_patch, sizes.tower_patch)
+    shapes[f"{vision}.embeddings.patch_embedding.bias"] = (sizes.tower,)
+    shapes[f"{vision}.embeddings.position_embedding.weight"] = (sizes.tower_positions, sizes.tower)
+    for i in range(sizes.tower_layers):
         layer = f"{vision}.encoder.layers.{i}"
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            _linear(shapes, f"{layer}.self_attn.{name}", TOWER, TOWER)
+            _linear(shapes, f"{layer}.self_attn.{name}", sizes.tower, sizes.tower)
         for name in ("layer_norm1", "layer_norm2"):
-            _norm(shapes, f"{layer}.{name}", TOWER)
-        _linear(shapes, f"{layer}.mlp.fc1", 40, TOWER)
-        _linear(shapes, f"{layer}.mlp.fc2", TOWER, 40)
-    _norm(shapes, f"{vision}.post_layernorm", TOWER)
-    shapes[f"{vision}.head.probe"] = (1, 1, TOWER)
-    _linear(shapes, f"{vision}.head.attention.out_proj", TOWER, TOWER)
+            _norm(shapes, f"{layer}.{name}", sizes.tower)
+        _linear(shapes, f"{layer}.mlp.fc1", sizes.tower_feed_forward, sizes.tower)
+        _linear(shapes, f"{layer}.mlp.fc2", sizes.tower, sizes.tower_feed_forward)
+    _norm(shapes, f"{vision}.post_layernorm", sizes.tower)
+    shapes[f"{vision}.head.probe"] = (1, 1, sizes.tower)
+    _linear(shapes, f"{vision}.head.attention.out_proj", sizes.tower, sizes.tower)
 
-    for stage, channels in (("s1", TOWER), ("s2", WIDTH)):
+    for stage, channels in (("s1", sizes.tower), ("s2", sizes.width)):
         for i in range(4):
-            block, given = f"model.mm_projector.{stage}.b{i + 1}", channels if i == 0 else WIDTH
+            block, given = f"model.mm_projector.{stage}.b{i + 1}", channels if i == 0 else sizes.width
             for name, shape in (
-                ("conv1", (WIDTH, given, 1, 1)),
-                ("conv2", (WIDTH, 1, 3, 3)),
-                ("conv3", (WIDTH, WIDTH, 1, 1)),
-                ("downsample", (WIDTH, given, 1, 1)),
+                ("conv1", (sizes.width, given, 1, 1)),
+                ("conv2", (sizes.width, 1, 3, 3)),
+                ("conv3", (sizes.width, sizes.width, 1, 1)),
+                ("downsample", (sizes.width, given, 1, 1)),
             ):
-                if name != "downsample" or given != WIDTH:
+                if name != "downsample" or given != sizes.width:
                     shapes[f"{block}.{name}.conv.weight"] = shape
-                    _norm(shapes, f"{block}.{name}.bn", WIDTH)
-            for name, rows, columns in (("fc1", given // 4, WIDTH), ("fc2", WIDTH, given // 4)):
+                    _norm(shapes, f"{block}.{name}.bn", sizes.width)
+            for name, rows, columns in (("fc1", given // 4, sizes.width), ("fc2", sizes.width, given // 4)):
                 shapes[f"{block}.se.{name}.weight"] = (rows, columns, 1, 1)
                 shapes[f"{block}.se.{name}.bias"] = (rows,)
-    shapes["model.mm_projector.sampler.0.weight"] = (WIDTH, WIDTH, 2, 2, 2)
-    shapes["model.mm_projector.sampler.0.bias"] = (WIDTH,)
+    shapes["model.mm_projector.sampler.0.weight"] = (sizes.width, sizes.width, 2, 2, 2)
+    shapes["model.mm_projector.sampler.0.bias"] = (sizes.width,)
     for name in ("readout.0", "readout.2"):
-        _linear(shapes, f"model.mm_projector.{name}", WIDTH, WIDTH)
-    return {**shapes, **audio_tower_shapes(), **audio_projector_shapes()}
+        _linear(shapes, f"model.mm_projector.{name}", sizes.width, sizes.width)
+    return {**shapes, **audio_tower_shapes(sizes), **audio_projector_shapes(sizes)}
 
 
-def audio_tower_shapes() -> dict[str, tuple[int, ...]]:
+def audio_tower_shapes(sizes: Sizes = SMALL) -> dict[str, tuple[int, ...]]:
     """BEATs, with the sound classes that are never run and the bias table that each layer's state repeats."""
-    shapes: dict[str, tuple[int, ...]] = {"model.audio_tower.patch_embedding.weight": (AUDIO_EMBED, 1, 16, 16)}
+    shapes: dict[str, tuple[int, ...]] = {"model.audio_tower.patch_embedding.weight": (sizes.audio_embed, 1, 16, 16)}
     tower = "model.audio_tower"
-    _norm(shapes, f"{tower}.layer_norm", AUDIO_EMBED)
-    _linear(shapes, f"{tower}.post_extract_proj", AUDIO_WIDTH, AUDIO_EMBED)
-    shapes[f"{tower}.encoder.pos_conv.0.bias"] = (AUDIO_WIDTH,)
+    _norm(shapes, f"{tower}.layer_norm", sizes.audio_embed)
+    _linear(shapes, f"{tower}.post_extract_proj", sizes.audio, sizes.audio_embed)
+    shapes[f"{tower}.encoder.pos_conv.0.bias"] = (sizes.audio,)
     shapes[f"{tower}.encoder.pos_conv.0.weight_g"] = (1, 1, 128)
-    shapes[f"{tower}.encoder.pos_conv.0.weight_v"] = (AUDIO_WIDTH, AUDIO_WIDTH // 16, 128)
-    _norm(shapes, f"{tower}.encoder.layer_norm", AUDIO_WIDTH)
-    for i in range(2):
+    shapes[f"{tower}.encoder.pos_conv.0.weight_v"] = (sizes.audio, sizes.audio // 16, 128)
+    _norm(shapes, f"{tower}.encoder.layer_norm", sizes.audio)
+    for i in range(sizes.audio_layers):
         layer = f"{tower}.encoder.layers.{i}"
-        shapes[f"{layer}.self_attn.relative_attention_bias.weight"] = (BUCKETS, 4)
-        shapes[f"{layer}.self_attn.grep_a"] = (1, 4, 1, 1)
-        _linear(shapes, f"{layer}.self_attn.grep_linear", 8, AUDIO_WIDTH // 4)
+        shapes[f"{layer}.self_attn.relative_attention_bias.weight"] = (sizes.buckets, sizes.audio_heads)
+        shapes[f"{layer}.self_attn.grep_a"] = (1, sizes.audio_heads, 1, 1)
+        _linear(shapes, f"{layer}.self_attn.grep_linear", 8, sizes.audio // sizes.audio_heads)
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            _linear(shapes, f"{layer}.self_attn.{name}", AUDIO_WIDTH, AUDIO_WIDTH)
+            _linear(shapes, f"{layer}.self_attn.{name}", sizes.audio, sizes.audio)
         for name in ("self_attn_layer_norm", "final_layer_norm"):
-            _norm(shapes, f"{layer}.{name}", AUDIO_WIDTH)
-        _linear(shapes, f"{layer}.fc1", 56, AUDIO_WIDTH)
-        _linear(shapes, f"{layer}.fc2", AUDIO_WIDTH, 56)
-    _linear(shapes, f"{tower}.predictor", 5, AUDIO_WIDTH)
+            _norm(shapes, f"{layer}.{name}", sizes.audio)
+        _linear(shapes, f"{layer}.fc1", sizes.audio_feed_forward, sizes.audio)
+        _linear(shapes, f"{layer}.fc2", sizes.audio, sizes.audio_feed_forward)
+    _linear(shapes, f"{tower}.predictor", 5, sizes.audio)
     return shapes
 
 
-def audio_projector_shapes() -> dict[str, tuple[int, ...]]:
+def audio_projector_shapes(sizes: Sizes = SMALL) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
-    _linear(shapes, "model.mm_projector_a.0", WIDTH, AUDIO_WIDTH)
-    _linear(shapes, "model.mm_projector_a.2", WIDTH, WIDTH)
+    _linear(shapes, "model.mm_projector_a.0", sizes.width, sizes.audio)
+    _linear(shapes, "model.mm_projector_a.2", sizes.width, sizes.width)
     return shapes
 
 
@@ -145,26 +171,40 @@ def videollama2_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.T
     return weights
 
 
-def published_tokenizer(texts: list[str] | None = None) -> PreTrainedTokenizerFast:
-    """Qwen2's kind of tokenizer: byte-level, three chat tokens, a chat template for plain strings."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+def write_tokenizer(folder: Path, **changes: object) -> None:
+    """
+    Qwen2's tokenizer as VideoLLaMA2 publishes it: `vocab.json` and `merges.txt`, three chat tokens after them, a
+    chat template for plain strings. `changes` replace entries of `tokenizer_config.json`.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        show_progress=False,
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(texts or ["You are a helpful assistant. Which object is it? user system"], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
-        chat_template=QWEN2_CHAT,
-        clean_up_tokenization_spaces=False,
-    )
+    bpe.train_from_iterator(["You are a helpful assistant. Which object is it? user system"], trainer)
+    bpe.model.save(str(folder))  # vocab.json and merges.txt
+    first = bpe.get_vocab_size()
+    chat_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    config = {
+        "add_prefix_space": False,
+        "added_tokens_decoder": {str(first + i): {"content": token, **flags} for i, token in enumerate(chat_tokens)},
+        "additional_special_tokens": chat_tokens[1:],
+        "bos_token": None,
+        "chat_template": QWEN2_CHAT,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|im_end|>",
+        "errors": "replace",
+        "model_max_length": 32768,
+        "pad_token": "<|endoftext|>",
+        "padding_side": "right",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+        **changes,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "added_tokens.json").write_text(json.dumps({token: first + i for i, token in enumerate(chat_tokens)}))
 
 
 def save_shards(weights: dict[str, torch.Tensor], folder: Path, num_shards: int) -> None:
@@ -189,26 +229,25 @@ def write_videollama2(folder: Path, *, dtype: torch.dtype = torch.float32) -> Pa
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the weights.
     """
     folder.mkdir(parents=True)
-    tokenizer = published_tokenizer()
-    tokenizer.save_pretrained(folder)
+    write_tokenizer(folder)
     config = {
         "architectures": ["Videollama2Qwen2ForCausalLM"],
         "model_type": "videollama2_qwen2",
         "attention_dropout": 0.0,
-        "bos_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": 300,
+        "eos_token_id": 302,
         "freeze_backbone": False,
         "hidden_act": "silu",
-        "hidden_size": WIDTH,
-        "hidden_size_a": WIDTH,
+        "hidden_size": SMALL.width,
+        "hidden_size_a": SMALL.width,
         "image_aspect_ratio": "pad",
         "initializer_range": 0.02,
-        "intermediate_size": 96,
+        "intermediate_size": SMALL.feed_forward,
         "max_position_embeddings": 32768,
         "max_window_layers": 28,
         "mm_audio_tower": "audio_tower.bin",
-        "mm_hidden_size": TOWER,
-        "mm_hidden_size_a": AUDIO_WIDTH,
+        "mm_hidden_size": SMALL.tower,
+        "mm_hidden_size_a": SMALL.audio,
         "mm_projector_a_type": "mlp2x_gelu",
         "mm_projector_type": "stc_connector_v35",
         "mm_vision_select_feature": "patch",
@@ -227,13 +266,13 @@ def write_videollama2(folder: Path, *, dtype: torch.dtype = torch.float32) -> Pa
         "use_cache": True,
         "use_mm_proj": True,
         "use_sliding_window": False,
-        "vocab_size": VOCAB_SIZE,
+        "vocab_size": SMALL.vocabulary,
     }
     (folder / "config.json").write_text(json.dumps(config))
     # The real one names a repository whose sizes are known; a small tower needs its own config.
     (folder / "siglip").mkdir()
     vision_config = {
-        "hidden_size": TOWER,
+        "hidden_size": SMALL.tower,
         "image_size": 36,
         "intermediate_size": 40,
         "model_type": "siglip_vision_model",

@@ -79,7 +79,7 @@ def test_a_long_and_a_short_video(pipe, tmp_path):
     long = write_video(tmp_path / "long.mp4", 40, (48, 64), sound=True)
     result = pipe(reference="the tone", video=long, max_new_tokens=2)
     assert result.masks.shape == (10, 48, 64)
-    assert result.frame_indices == [2, 6, 10, 14, 18, 22, 26, 30, 34, 38]
+    assert result.frame_indices == [2, 6, 10, 14, 18, 21, 25, 29, 33, 37]
     assert result.frame_seconds == pytest.approx([i / 10 for i in result.frame_indices], abs=0.01)
     short = pipe(reference="nothing", video=write_video(tmp_path / "short.mp4", 4, (48, 64), sound=False))
     assert short.masks.shape == (4, 48, 64)
@@ -137,6 +137,17 @@ def test_the_overlay_shows_each_mask_at_its_time_with_the_sound(tmp_path):
         with Image.open(tmp_path / "out" / "masks" / f"{i:06d}.png") as image:
             assert np.array_equal(np.asarray(image), masks[i] * 255)
     assert (tmp_path / "out" / "reasoning.txt").read_text() == "It is [SEG].\n"
+
+
+def test_an_overlay_of_odd_size_without_sound(tmp_path):
+    Image.new("RGB", (63, 47)).save(tmp_path / "0.png")
+    result = Segmentation("r", "Nothing.", None, np.zeros((1, 47, 63), np.uint8), False, [0], None, 1)
+    clip = {"video": None, "frames": [str(tmp_path / "0.png")], "audio": None}
+    record = write_segmentation(result, clip, tmp_path / "out")
+    assert record["note"].endswith("all are empty, since the model wrote no [SEG]")
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as container:
+        assert not container.streams.audio
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (62, 46)
 
 
 @pytest.mark.skipif("AURORA_REAL_DATA" not in os.environ, reason="AURORA_REAL_DATA names no folder of real clips")

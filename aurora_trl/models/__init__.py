@@ -2,6 +2,7 @@
 
 from . import policies
 from .configuration_aurora import AuroraConfig, SamConfig
+from .loading import load_published
 from .mask_decoders import Sam2MaskConfig, Sam2MaskDecoder, SamMaskDecoder
 from .modeling_aurora import AuroraModel
 from .processing_aurora import AuroraProcessor
@@ -14,5 +15,6 @@ __all__ = [
     "Sam2MaskDecoder",
     "SamConfig",
     "SamMaskDecoder",
+    "load_published",
     "policies",
 ]

@@ -7,16 +7,19 @@ base itself stays where it is.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from peft.utils.save_and_load import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from transformers.integrations import deepspeed as hf_deepspeed
 from transformers.utils import cached_file
 
 if TYPE_CHECKING:
@@ -85,8 +88,33 @@ def describe_base(name: str, **hub_kwargs: Any) -> AdapterRecord:
     return AdapterRecord(name, hashlib.sha256(settings.encode()).hexdigest(), digest.hexdigest())
 
 
+def gather_replaced_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    """
+    The weights that are neither the base's nor the adapter's: taken from a teacher, then frozen.
+
+    Under ZeRO-3 the Trainer gathers what trains, and these not; every process must come here.
+
+    Args:
+        model (`PeftModel`): around an AuroraModel.
+
+    Returns:
+        `dict[str, torch.Tensor]`: by their names in the base, on the CPU.
+    """
+    aurora: AuroraModel = model.get_base_model()
+    # One that trains is in PEFT's file, and goes by another name here.
+    named = {**dict(aurora.named_parameters()), **dict(aurora.named_buffers())}
+    found = {name: value for name, value in named.items() if name in aurora.replaced_weights}
+    parts = [value for value in found.values() if hasattr(value, "ds_id")]
+    if not parts:
+        return {name: value.detach().cpu().contiguous() for name, value in found.items()}
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parts):
+        return {name: value.detach().cpu().clone() for name, value in found.items()}
+
+
 def save_adapter(
-    model: PeftModel, folder: str | Path, record: AdapterRecord, state_dict: dict[str, torch.Tensor] | None = None
+    model: PeftModel, folder: str | Path, record: AdapterRecord, replaced: dict[str, torch.Tensor]
 ) -> None:
     """
     Add to a folder that `PeftModel.save_pretrained` wrote what `AuroraModel.from_pretrained` needs.
@@ -95,30 +123,22 @@ def save_adapter(
         model (`PeftModel`): around an AuroraModel.
         folder (`str` or `Path`): where PEFT has written.
         record (`AdapterRecord`): of the model's base, from `describe_base`.
-        state_dict (`dict`, *optional*): the model's weights, where they had to be gathered.
+        replaced (`dict[str, torch.Tensor]`): from `gather_replaced_weights`.
     """
     folder = Path(folder)
-    aurora: AuroraModel = model.get_base_model()
-    aurora.config.save_pretrained(folder)
-    weights = aurora.state_dict() if state_dict is None else state_dict
-    weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
-    # A replaced weight that trains is in PEFT's file, and goes by another name here.
-    replaced = {name: weights[name].contiguous() for name in aurora.replaced_weights if name in weights}
+    model.get_base_model().config.save_pretrained(folder)
     if replaced:
         save_file(replaced, folder / REPLACED_FILE, metadata={"format": "pt"})
     (folder / RECORD_FILE).write_text(json.dumps(asdict(record), indent=2) + "\n")
 
 
-def load_adapter(
-    name: str | Path, *, base_model_name_or_path: str | None = None, trainable: bool = False, **kwargs: Any
-) -> PeftModel:
+def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None, **kwargs: Any) -> PeftModel:
     """
     Load a base and put an adapter on it, unmerged.
 
     Args:
         name (`str` or `Path`): an adapter's folder or Hub repository.
         base_model_name_or_path (`str`, *optional*): where the base is, if not where it was in training.
-        trainable (`bool`, *optional*, defaults to `False`): to train it further.
         **kwargs: for [`AuroraModel.from_pretrained`]; `revision` and `subfolder` are the adapter's.
 
     Returns:
@@ -127,9 +147,13 @@ def load_adapter(
     Raises:
         `ValueError`: where the base is missing or another one, or the adapter is not whole.
     """
+    with _whole_weights():
+        return _load_adapter(str(name), base_model_name_or_path, kwargs)
+
+
+def _load_adapter(name: str, base_model_name_or_path: str | None, kwargs: dict[str, Any]) -> PeftModel:
     from .modeling_aurora import AuroraModel
 
-    name = str(name)
     hub_kwargs = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
     base_kwargs = {key: value for key, value in hub_kwargs.items() if key not in ("revision", "subfolder")}
     record_file = _find(name, RECORD_FILE, **hub_kwargs)
@@ -155,15 +179,16 @@ def load_adapter(
     weights_file = _find(name, ADAPTER_WEIGHTS_FILE, **hub_kwargs)
     if config_file is None or weights_file is None:
         raise ValueError(f"{name}: {ADAPTER_WEIGHTS_FILE} is missing; the adapter was not saved or copied whole")
-    folder = str(Path(weights_file).parent)
-    config = PeftConfig.from_pretrained(folder)
-    config.inference_mode = not trainable
     try:
-        adapted = PeftModel.from_pretrained(model, folder, config=config, is_trainable=trainable)
+        with safe_open(weights_file, "pt") as file:
+            keys = set(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{weights_file}: can not be read ({error}); download or copy it again") from None
+    folder = str(Path(weights_file).parent)
+    try:
+        adapted = PeftModel.from_pretrained(model, folder)
     except KeyError as error:  # PEFT's answer to a module without its weights
         raise ValueError(f"{weights_file}: not a whole adapter of {base}: missing {error.args[0]}") from None
-    with safe_open(weights_file, "pt") as file:
-        keys = set(file.keys())
     expected = set(get_peft_model_state_dict(adapted))
     if keys != expected:
         wrong = sorted(keys ^ expected)
@@ -187,6 +212,17 @@ def load_merged(name: str | Path, **kwargs: Any) -> "AuroraModel":
     return model
 
 
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Under ZeRO-3 `from_pretrained` loads a model in parts, to which no adapter can be added: load it whole."""
+    reference = hf_deepspeed._hf_deepspeed_config_weak_ref
+    hf_deepspeed._hf_deepspeed_config_weak_ref = None
+    try:
+        yield
+    finally:
+        hf_deepspeed._hf_deepspeed_config_weak_ref = reference
+
+
 def _check_base(name: str, base: str, record: AdapterRecord, hub_kwargs: dict[str, Any]) -> None:
     try:
         found = describe_base(base, **hub_kwargs)
@@ -208,6 +244,8 @@ def _find(name: str, file: str, **hub_kwargs: Any) -> str | None:
     if Path(name).is_dir():
         path = Path(name, hub_kwargs.get("subfolder") or "", file)
         return str(path) if path.is_file() else None
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is None:
+        raise ValueError(f"{name}: no such folder, and no name of a Hub repository; check the path")
     return cached_file(
         name,
         file,

@@ -22,7 +22,8 @@ class AuroraProcessor(ProcessorMixin):
     Turns rows and media into model inputs.
 
     The policy's processor knows how text, frames and sound reach the policy; this class adds the chat, the `[SEG]`
-    token and the mask decoder's image geometry (longest side resized, the rest padded, as in segment-anything).
+    token and the mask decoder's image geometry (longest side resized, the rest padded, as in segment-anything; or
+    both sides resized, as in SAM 2).
 
     Args:
         policy_processor (`ProcessorMixin`): a [`~aurora_trl.models.policies.base.PolicyProcessor`].
@@ -32,6 +33,8 @@ class AuroraProcessor(ProcessorMixin):
         num_frames (`int`, *optional*, defaults to 10): frames of a clip, each of which gets a mask.
         policy_frames (`int`, *optional*): how many of them the policy sees, evenly chosen; all by default.
         instruction (`str`, *optional*): the user turn's text, with the place `{reference}`.
+        keep_aspect_ratio (`bool`, *optional*, defaults to `True`): pad the mask decoder's frames to a square;
+            otherwise they are stretched to one.
 
     Raises:
         `ValueError`: where the tokenizer has no `[SEG]` token.
@@ -47,6 +50,7 @@ class AuroraProcessor(ProcessorMixin):
         num_frames: int = 10,
         policy_frames: int | None = None,
         instruction: str = INSTRUCTION,
+        keep_aspect_ratio: bool = True,
     ):
         defaults = SamConfig()
         self.policy_processor = policy_processor
@@ -57,6 +61,7 @@ class AuroraProcessor(ProcessorMixin):
         self.num_frames = num_frames
         self.policy_frames = policy_frames
         self.instruction = instruction
+        self.keep_aspect_ratio = keep_aspect_ratio
         if SEG_TOKEN not in self.tokenizer.get_vocab():
             raise ValueError(
                 f"the tokenizer has no {SEG_TOKEN} token: add it with `tokenizer.add_tokens('{SEG_TOKEN}')`, resize "
@@ -130,7 +135,7 @@ class AuroraProcessor(ProcessorMixin):
     def process_mask_frames(self, frames: np.ndarray) -> torch.Tensor:
         """Frames `(T, H, W, 3)` uint8 as the mask decoder sees them: `(T, 3, S, S)` float32, normalised, padded."""
         pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
-        size = _longest_side(frames.shape[1:3], self.mask_image_size)
+        size = self._size_in_square(frames.shape[1:3], self.mask_image_size)
         pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
         mean = torch.tensor(self.pixel_mean).view(3, 1, 1)
         std = torch.tensor(self.pixel_std).view(3, 1, 1)
@@ -139,7 +144,7 @@ class AuroraProcessor(ProcessorMixin):
     def process_masks(self, masks: np.ndarray) -> torch.Tensor:
         """Masks `(T, H, W)` in {0, 1} in the decoder's geometry: `(T, M, M)` uint8, zero in the padding."""
         planes = torch.from_numpy(np.ascontiguousarray(masks))[:, None].float()
-        size = _longest_side(masks.shape[1:3], self.mask_target_size)
+        size = self._size_in_square(masks.shape[1:3], self.mask_target_size)
         planes = F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=True)
         return _pad_square((planes >= 0.5).to(torch.uint8), self.mask_target_size)[:, 0]
 
@@ -154,10 +159,14 @@ class AuroraProcessor(ProcessorMixin):
         Returns:
             `torch.Tensor` of shape `(T, H', W')`: logits with the frame's aspect ratio, longest side S.
         """
-        size = (self.mask_image_size, self.mask_image_size)
         height, width = _longest_side(frame_size, self.mask_image_size)
+        size = (self.mask_image_size, self.mask_image_size) if self.keep_aspect_ratio else (height, width)
         logits = F.interpolate(mask_logits[:, None].float(), size, mode="bilinear", align_corners=False)
         return logits[:, 0, :height, :width]
+
+    def _size_in_square(self, size: tuple[int, ...], target: int) -> tuple[int, int]:
+        """Height and width that a frame takes in the decoder's square of this side."""
+        return _longest_side(size, target) if self.keep_aspect_ratio else (target, target)
 
     # Files
 
@@ -172,6 +181,7 @@ class AuroraProcessor(ProcessorMixin):
             "num_frames": self.num_frames,
             "policy_frames": self.policy_frames,
             "instruction": self.instruction,
+            "keep_aspect_ratio": self.keep_aspect_ratio,
         }
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
@@ -213,7 +223,7 @@ class AuroraProcessor(ProcessorMixin):
         return cls(processor_class.from_pretrained(name, **hub_kwargs), **settings)
 
 
-def _longest_side(size: tuple[int, int], target: int) -> tuple[int, int]:
+def _longest_side(size: tuple[int, ...], target: int) -> tuple[int, int]:
     """Height and width after the longest side was scaled to `target`."""
     scale = target / max(size)
     return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)

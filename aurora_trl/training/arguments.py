@@ -1,17 +1,30 @@
 """Command line and YAML of a recipe: which model, which data, and how its errors read."""
 
+import json
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from transformers import TrainingArguments
 from trl import TrlParser
 
 from ..data.avsbench import SUBSETS
 from ..data.formats import FORMATS
-from ..data.validation import require_valid
+from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
+
+ON_BAD_SAMPLE = ("error", "skip")
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "dataset_format": (None, *FORMATS),
+    "dataset_subset": (None, *SUBSETS),
+    "on_bad_sample": ON_BAD_SAMPLE,
+}
+
+# The settings of a phase, in its output folder.
+RECIPE_FILE = "recipe.yaml"
 
 # The parameter groups of `AuroraModel.trainable_modules()`, by the flag that freezes them.
 FREEZE_FLAGS = (
@@ -36,6 +49,9 @@ class RecipeArguments:
         dataset_format (`str`, *optional*): `refavs`, `avsbench`, `reasonseg`, `json` or `parquet`; by default what the
             files show, and an error where they could be two.
         dataset_subset (`str`, *optional*): of AVSBench: `s4`, `ms3` or `avss`.
+        on_bad_sample (`str`, *optional*, defaults to `"error"`): `"error"` stops before training where headers show
+            that a row can not be read; `"skip"` reads every file first, leaves out the rows that can not be read, and
+            says which.
         train_split (`str`, *optional*, defaults to `"train"`): split to train on.
         eval_split (`str`, *optional*): split to evaluate on during training; none by default.
         eval_dataset_path (`str`, *optional*): where the evaluation split is, if not in `dataset_path`.
@@ -50,6 +66,10 @@ class RecipeArguments:
     dataset_subset: str | None = field(
         default=None, metadata={"help": "Subset of AVSBench.", "choices": list(SUBSETS)}
     )
+    on_bad_sample: str = field(
+        default="error",
+        metadata={"help": "What to do about rows that can not be read.", "choices": list(ON_BAD_SAMPLE)},
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on during training."})
     eval_dataset_path: str | None = field(default=None, metadata={"help": "Where the evaluation split is."})
@@ -61,39 +81,52 @@ class RecipeArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
-        for name, known in (("dataset_format", FORMATS), ("dataset_subset", SUBSETS)):
-            if getattr(self, name) not in (None, *known):
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                shown = ", ".join(choice for choice in known if choice)
+                raise ValueError(f"`{name}` must be one of {shown}, got {getattr(self, name)!r}")
 
-    def load_train(self, seed: int) -> Dataset:
-        """The rows to train on, checked; raises `DataError` where they can not be used."""
-        rows = load_rows(
+    def load_train(self, config: TrainingArguments) -> Dataset:
+        """
+        The rows to train on, checked.
+
+        Args:
+            config (`TrainingArguments`): its `seed` draws the rows; with `on_bad_sample: skip`, `skipped_train.jsonl`
+                in its `output_dir` names those that were left out.
+
+        Raises:
+            `DataError`: where there are none, or one that can not be used and is not to be skipped.
+        """
+        return self._load(
             self.dataset_path,
             self.train_split,
             self.max_train_samples,
-            seed,
-            dataset_format=self.dataset_format,
-            subset=self.dataset_subset,
+            config,
+            f"{config.output_dir}/skipped_train.jsonl",
         )
-        require_valid(rows)
-        return rows
 
-    def load_eval(self, seed: int) -> Dataset | None:
-        """The rows to evaluate on during training, checked; None where `eval_split` names none."""
+    def load_eval(self, config: TrainingArguments) -> Dataset | None:
+        """The rows to evaluate on during training, as `load_train` has them; None where `eval_split` names none."""
         if self.eval_split is None:
             return None
+        record = f"{config.output_dir}/skipped_eval.jsonl"
+        path = self.eval_dataset_path or self.dataset_path
+        return self._load(path, self.eval_split, self.max_eval_samples, config, record)
+
+    def _load(self, path: str, split: str, limit: int | None, config: TrainingArguments, record: str) -> Dataset:
         # Another dataset shows its own format.
-        own = self.eval_dataset_path is None
-        rows = load_rows(
-            self.eval_dataset_path or self.dataset_path,
-            self.eval_split,
-            self.max_eval_samples,
-            seed,
-            dataset_format=self.dataset_format if own else None,
-            subset=self.dataset_subset if own else None,
-        )
-        require_valid(rows)
-        return rows
+        named = (self.dataset_format, self.dataset_subset) if path == self.dataset_path else (None, None)
+        rows = load_rows(path, split, limit, config.seed, dataset_format=named[0], subset=named[1])
+        if self.on_bad_sample == "error":
+            require_valid(rows)
+            return rows
+        # One process looks, the others hear of it: all train on the same rows.
+        bad: list[Any] = [None]
+        if config.process_index == 0:
+            bad = [find_bad_rows(rows)]
+        if config.world_size > 1:
+            broadcast_object_list(bad)
+        return drop_bad_rows(rows, bad[0], record if config.process_index == 0 else None)
 
 
 @dataclass
@@ -172,6 +205,33 @@ def _check_yaml(path: Path, config_classes: tuple[type, ...]) -> None:
         close = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"; did you mean `{close[0]}`?" if close else ""
         fail(f"{path}: unknown key `{unknown[0]}`{hint}")
+
+
+def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None:
+    """
+    Write `recipe.yaml` to the output folder: the YAML with the flags that override it, which runs the phase again.
+
+    Args:
+        configs (`tuple`): what `parse_recipe` returned.
+        argv (`list[str]`, *optional*): the arguments that it parsed; those of the process by default.
+    """
+    training = next(item for item in configs if hasattr(item, "output_dir"))
+    if not training.should_save:
+        return
+    argv = list(sys.argv[1:] if argv is None else argv)
+    settings = {}
+    if "--config" in argv[:-1]:
+        settings = yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text())
+    values = {name: getattr(item, name) for item in configs for name in (entry.name for entry in fields(item))}
+    for flag in (word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")):
+        if flag in values:
+            # Paths, enumerations and the like as the text that a YAML would hold.
+            plain = json.dumps(values[flag], default=lambda value: getattr(value, "value", str(value)))
+            settings[flag] = json.loads(plain)
+    kept = {name: value for name, value in settings.items() if not name.endswith("_token")}
+    folder = Path(training.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECIPE_FILE).write_text(yaml.safe_dump(kept, sort_keys=False))
 
 
 def load_rows(

@@ -71,6 +71,7 @@ class Pipeline:
         seed (`int`): of the data, the weights and the training.
         steps (`list[Step]`): in order.
         configs (`dict[Path, str]`): YAML files to write before the first step.
+        num_processes (`int` or `None`): GPUs of each training step, in place of its accelerate config's.
     """
 
     file: Path
@@ -78,6 +79,7 @@ class Pipeline:
     seed: int
     steps: list[Step]
     configs: dict[Path, str]
+    num_processes: int | None = None
 
     def step(self, name: str) -> Step:
         """The step of that name; `DataError` where there is none."""
@@ -113,13 +115,20 @@ class Pipeline:
         return ["--config", str(step.config)]
 
 
-def load_pipeline(file: str | Path, output_dir: str | Path | None = None, seed: int | None = None) -> Pipeline:
+def load_pipeline(
+    file: str | Path,
+    output_dir: str | Path | None = None,
+    seed: int | None = None,
+    num_processes: int | None = None,
+) -> Pipeline:
     """
     Read and check a chain.
 
     Args:
         file (`str` or `Path`): its YAML.
         output_dir (`str` or `Path`, *optional*), seed (`int`, *optional*): in place of those of the YAML.
+        num_processes (`int`, *optional*): GPUs of each training step, in place of its accelerate config's; gradients
+            are accumulated over more or fewer micro-steps, so that a step sees as many samples.
 
     Returns:
         `Pipeline`: nothing has been run or written.
@@ -137,7 +146,7 @@ def load_pipeline(file: str | Path, output_dir: str | Path | None = None, seed: 
         "output_dir": str(output_dir) if output_dir is not None else own["output_dir"],
         "seed": own["seed"] if seed is None else seed,
     }
-    pipeline = Pipeline(file, Path(used["output_dir"]), used["seed"], [], {})
+    pipeline = Pipeline(file, Path(used["output_dir"]), used["seed"], [], {}, num_processes)
     for entry in content["steps"]:
         step = _build_step(pipeline, entry, own, used)
         for name in step.needs:
@@ -192,8 +201,27 @@ def _build_step(pipeline: Pipeline, entry: dict[str, Any], own: dict[str, Any], 
     if entry.get("accelerate"):
         launch += ["--config_file", entry["accelerate"]]
         step.inputs += Path(entry["accelerate"]).read_text() if Path(entry["accelerate"]).exists() else ""
-    step.command = [*launch, entry["train"], "--config", str(step.config)]
+    flags: list[str] = []
+    if pipeline.num_processes is not None:
+        launch += ["--num_processes", str(pipeline.num_processes)]
+        flags = _same_batch(pipeline, entry, settings)
+    step.command = [*launch, entry["train"], "--config", str(step.config), *flags]
     return step
+
+
+def _same_batch(pipeline: Pipeline, entry: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """The flags by which a step sees as many samples on another number of GPUs."""
+    if not entry.get("accelerate"):
+        raise DataError(f"{pipeline.file}: step `{entry['name']}` has no `accelerate` config to start processes with")
+    written_for = int(_read_yaml(Path(entry["accelerate"])).get("num_processes", 1))
+    micro_steps = written_for * int(settings.get("gradient_accumulation_steps", 1))
+    count = pipeline.num_processes
+    if not count or count < 1 or micro_steps % count:
+        raise DataError(
+            f"{pipeline.file}: step `{entry['name']}` is written for {micro_steps} micro-batches per step, which "
+            f"{count} processes can not share evenly"
+        )
+    return ["--gradient_accumulation_steps", str(micro_steps // count)]
 
 
 def _resolved(settings: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> str:

@@ -55,11 +55,13 @@ def prepare_run(args: TrainingArguments) -> str | None:
 
 
 def finish(trainer: Trainer) -> None:
-    """Save the model with its processor, and the trainer's state beside it; push where the config says so."""
-    trainer.save_model()
+    """Save the model with its processor, the trainer's state and a model card; push where the config says so."""
     trainer.save_state()
     if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        trainer.push_to_hub()  # saves the model and writes the card first
+    else:
+        trainer.save_model()
+        trainer.create_model_card()
 
 
 def tiny_phase_arguments(step: str) -> list[str]:

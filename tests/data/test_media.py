@@ -35,6 +35,9 @@ def write_video(path, frames, with_sound=True):
 def test_frame_indices():
     assert frame_indices(10, 10) == list(range(10))
     assert frame_indices(20, 4) == [2, 7, 12, 17]
+    # As VideoLLaMA2's published code samples.
+    assert frame_indices(20, 10) == [1, 3, 5, 7, 9, 10, 12, 14, 16, 18]
+    assert frame_indices(100, 8) == [6, 19, 31, 43, 56, 68, 80, 93]
     assert frame_indices(2, 4) == [0, 1, -1, -1]
 
 
@@ -45,7 +48,7 @@ def test_video(with_sound, tmp_path):
     row = {"id": "a", "video": str(tmp_path / "clip.mp4")}
     read = load_frames(row, num_frames=5)
     assert read.shape == (5, 48, 64, 3)
-    assert np.abs(read.mean((1, 2, 3)) - frames[[1, 3, 5, 7, 9]].mean((1, 2, 3))).max() < 3
+    assert np.abs(read.mean((1, 2, 3)) - frames[[1, 3, 5, 6, 8]].mean((1, 2, 3))).max() < 3
     assert not load_frames(row, num_frames=12)[10:].any()  # past the end: black
     wave = load_audio(row, sampling_rate=8000)
     if with_sound:

@@ -217,6 +217,13 @@ def test_a_missing_base(copied):
     assert moved.name_or_path == str(copied)
 
 
+def test_a_wrong_path(tmp_path):
+    with pytest.raises(ValueError, match="no/such/folder: no such folder, and no name of a Hub repository"):
+        AuroraModel.from_pretrained("no/such/folder")
+    with pytest.raises(ValueError, match="/no/such: no such folder"):
+        AuroraModel.from_pretrained("/no/such")
+
+
 def test_another_base(copied, teacher, tmp_path):
     with pytest.raises(ValueError, match="another base: the weights of .* are not those that it was trained on"):
         AuroraModel.from_pretrained(copied, base_model_name_or_path=teacher)
@@ -238,6 +245,17 @@ def test_a_weight_is_missing(copied):
     save_file({k: v for k, v in weights.items() if k != name}, copied / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="not a whole adapter of .*: missing .*seg_projector"):
         AuroraModel.from_pretrained(copied)
+
+
+def test_a_file_that_was_cut(copied, checkpoint, tmp_path):
+    content = (copied / "adapter_model.safetensors").read_bytes()
+    (copied / "adapter_model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="adapter_model.safetensors: can not be read .*; download or copy it again"):
+        AuroraModel.from_pretrained(copied)
+    AuroraModel.from_pretrained(checkpoint).save_pretrained(tmp_path / "shards", max_shard_size="500KB")
+    next((tmp_path / "shards").glob("model-00002-*.safetensors")).unlink()
+    with pytest.raises(ValueError, match="its base .*shards can not be loaded .*model-00002-.* is missing"):
+        AuroraModel.from_pretrained(copied, base_model_name_or_path=tmp_path / "shards")
 
 
 def test_a_base_that_is_in_memory_only(checkpoint, cot_rows, tmp_path):

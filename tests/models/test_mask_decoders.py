@@ -162,6 +162,13 @@ def test_all_that_may_train_takes_part(kind, sam_file, sam2_folder):
     assert {id(p) for p in decoder.image_encoder.parameters()} <= encoder
 
 
+def test_an_old_file_is_read(sam, tmp_path):
+    """In torch's format before 1.6."""
+    torch.save(sam.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    decoder = load_mask_decoder(tmp_path / "old.pth")
+    assert all(torch.equal(value, sam.state_dict()[key]) for key, value in decoder.state_dict().items())
+
+
 def test_configs_come_back(sam2):
     for config in (SamConfig(image_size=224), Sam2MaskConfig(sam2.config, keep_aspect_ratio=True)):
         again = AuroraConfig.from_dict(AuroraConfig(None, config, seg_token_id=3).to_dict()).mask_decoder_config

@@ -85,6 +85,20 @@ def test_a_clip_without_sound_beside_one_with_sound(model, cot_rows, processor):
     torch.testing.assert_close(output["mask_logits"][1], single["mask_logits"][0], atol=1e-5, rtol=1e-4)
 
 
+def test_a_tower_that_trains_is_run_without_sound(model, cot_rows, processor):
+    """So that no process waits for another; what it makes of silence changes nothing."""
+    batch = SFTCollator(ClipLoader(processor))([{**cot_rows[0], "audio": None}])
+    batch.pop("masks"), batch.pop("labels")
+    model.eval().set_trainable(set())
+    with torch.no_grad():
+        plain = model(**batch).logits
+    model.set_trainable({"audio_tower", "connector"})
+    logits = model(**batch).logits
+    assert torch.equal(logits, plain)
+    logits.sum().backward()
+    assert all(value.grad is not None for value in model.trainable_modules()["audio_tower"].parameters())
+
+
 def test_features_that_do_not_fit_are_an_error(model, cot_rows, processor):
     batch = SFTCollator(ClipLoader(processor))([cot_rows[0]])
     batch.pop("masks"), batch.pop("labels")

@@ -3,27 +3,47 @@
 `videollama2_expected.json` holds what the published implementation gives for the same small weights and inputs.
 """
 
+import copy
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from published_checkpoints import (
+    FULL,
     formula_pixels,
     formula_sound,
     formula_weight,
-    published_tokenizer,
     save_shards,
+    videollama2_shapes,
+    write_tokenizer,
     write_videollama2,
 )
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, Qwen2Config
 
+from aurora_trl.data.collator import pad_ids
 from aurora_trl.data.media import load_audio
 from aurora_trl.data.schema import DataError
-from aurora_trl.models.policies.videollama2.published import load
+from aurora_trl.models.checkpoints import check_keys
+from aurora_trl.models.policies.base import stack_media
+from aurora_trl.models.policies.registry import load_policy
+from aurora_trl.models.policies.videollama2 import VideoLlama2ForConditionalGeneration, VideoLlama2Processor
+from aurora_trl.models.policies.videollama2.published import (
+    POSITION_TABLE,
+    POSITION_TABLES,
+    UNUSED,
+    load_tokenizer,
+    our_names,
+    translate_config,
+)
+from aurora_trl.models.policies.videollama2.published import (
+    load_videollama2 as load,
+)
 
 EXPECTED = json.loads((Path(__file__).parent / "videollama2_expected.json").read_text())
 BLOCKS = [{"type": "video"}, {"type": "audio"}, {"type": "text", "text": "Which object is it?"}]
@@ -98,9 +118,99 @@ def test_logits_of_a_clip_equal_the_published(published, loaded):
     assert_expected(logits[-1, 8:296:12], "last_logits")
 
 
+def test_the_real_sizes_fit(tmp_path):
+    """Names and shapes of VideoLLaMA2.1-7B-AV, whose config names a vision tower and little else."""
+    weights = {k: torch.empty(s, device="meta") for k, s in videollama2_shapes(FULL).items() if not UNUSED.match(k)}
+    for key in [key for key in weights if POSITION_TABLES.fullmatch(key) and key != POSITION_TABLE]:
+        del weights[key]
+    published = {
+        "model_type": "videollama2_qwen2",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "rope_theta": 1000000.0,
+        "mm_vision_tower": "google/siglip-so400m-patch14-384",
+    }
+    config = translate_config(published, weights, tmp_path)
+    with torch.device("meta"):
+        model = VideoLlama2ForConditionalGeneration(config)
+    check_keys(tmp_path, our_names(weights), model.state_dict())
+    assert (config.vision_config.image_size, config.vision_config.patch_size) == (384, 14)
+    assert (config.audio_config.num_attention_heads, config.audio_config.conv_pos_groups) == (12, 16)
+    processor = VideoLlama2Processor(load_tokenizer(write_videollama2(tmp_path / "small"))[0])
+    places = [processor.video_token_id, processor.audio_token_id]
+    media = {"pixel_values_videos": torch.empty(10, 3, 384, 384), "audio_values": torch.empty(2998, 128)}
+    ids = processor.expand_ids(places, media)
+    assert [ids.count(place) for place in places] == [845, 1496]
+
+
+def test_frames_are_padded_and_resized_as_published(published, loaded):
+    """By Pillow, in square frames of the mean colour."""
+    frames = np.random.default_rng(0).integers(0, 256, (2, 30, 50, 3), dtype=np.uint8)
+    frames = frames.repeat(4, axis=1).repeat(4, axis=2)
+    frames[1] = 0  # a frame that is not there
+    ours = loaded[1].process_video(frames)
+    assert ours.shape == (2, 3, 36, 36)
+    for frame, pixels in zip(frames, ours, strict=True):
+        square = Image.new("RGB", (200, 200), (127, 127, 127))
+        square.paste(Image.fromarray(frame), (0, 40))
+        theirs = np.asarray(square.resize((36, 36), Image.Resampling.BICUBIC)).astype(np.float32)
+        np.testing.assert_allclose(pixels.permute(1, 2, 0).numpy(), (theirs / 255 - 0.5) / 0.5, atol=1e-6)
+
+
+def test_sound_is_padded_to_30_seconds_unless_told(published, loaded):
+    sound = formula_sound(1.0)
+    padded = loaded[1].process_audio(sound)
+    assert padded.shape == (2998, 128)
+    assert torch.equal(loaded[1].process_audio(formula_sound(40.0)), loaded[1].process_audio(formula_sound(30.0)))
+    trimmed = load_policy(published, audio_seconds=1.0)[1].process_audio(sound)
+    assert trimmed.shape == (98, 128)
+    torch.testing.assert_close(trimmed, padded[:98])
+    assert padded[100:].unique().numel() == 1  # silence
+
+
+@torch.no_grad()
+def test_sounds_of_their_own_length(published):
+    """Not padded to 30 s, each clip of a batch is what it is alone, also beside a longer one and a silent one."""
+    policy, processor = load_policy(published, pad_audio=False)
+    frames = np.zeros((2, 36, 36, 3), np.uint8)
+    sounds = [formula_sound(0.5), None, formula_sound(2.0), np.zeros(10, np.float32)]
+    clips = [processor.process_media(frames, sound) for sound in sounds]
+    assert [len(clip.get("audio_values", ())) for clip in clips] == [48, 0, 198, 16]
+    prompts = [processor.expand_ids([processor.video_token_id, processor.audio_token_id, 5], clip) for clip in clips]
+    assert [ids.count(processor.audio_token_id) for ids in prompts] == [24, 0, 96, 8]
+    together = policy(
+        input_ids=pad_ids(prompts, 0),
+        attention_mask=pad_ids([[1] * len(ids) for ids in prompts], 0),
+        **stack_media(clips),
+    ).logits
+    for clip, ids, logits in zip(clips, prompts, together, strict=True):
+        media = stack_media([{name: value for name, value in clip.items() if name != "audio_lengths"}])
+        alone = policy(input_ids=torch.tensor([ids]), **media).logits[0]
+        torch.testing.assert_close(logits[: len(ids)], alone, atol=1e-5, rtol=1e-4)
+    embeds = policy.model.encode_media(**stack_media(clips)).as_inputs()
+    again = policy(
+        input_ids=pad_ids(prompts, 0), attention_mask=pad_ids([[1] * len(ids) for ids in prompts], 0), **embeds
+    ).logits
+    assert torch.equal(together, again)
+
+
+def test_the_files_are_left_as_they_are(published):
+    """Weights are mapped from the files, and the new rows are written into memory alone."""
+    before = {file.name: file.read_bytes() for file in published.iterdir() if file.is_file()}
+    policy, processor = load(published)
+    with torch.no_grad():
+        policy.lm_head.weight.zero_()
+    assert {file.name: file.read_bytes() for file in published.iterdir() if file.is_file()} == before
+
+
 def test_chat_of_plain_strings_is_the_published(published, loaded):
     messages = [{"role": "user", "content": "<video>\nWhich object is it?"}]
-    theirs = PreTrainedTokenizerFast.from_pretrained(published).apply_chat_template(messages, tokenize=False)
+    published_tokenizer = AutoTokenizer.from_pretrained(published, config=Qwen2Config())
+    theirs = published_tokenizer.apply_chat_template(messages, tokenize=False)
     assert loaded[1].tokenizer.apply_chat_template(messages, tokenize=False) == theirs
 
 
@@ -149,6 +259,20 @@ def test_audio_weights_may_be_in_the_shards(name, broken, loaded):
         assert torch.equal(ours, theirs), key
 
 
+def test_the_position_table_may_be_saved_once(broken, loaded):
+    """By any layer's name, as safetensors does with shared tensors; two that differ are an error."""
+    file = broken / "audio_tower.bin"
+    weights = torch.load(file, weights_only=True)
+    first, second = (f"model.audio_tower.encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in (0, 1))
+    table = weights.pop(first)
+    torch.save(weights, file)
+    states = load(broken)[0].state_dict()
+    assert all(torch.equal(states[key], value) for key, value in loaded[0].state_dict().items())
+    torch.save({**weights, first: table + 1}, file)
+    with pytest.raises(DataError, match="relative_attention_bias differs between layers"):
+        load(broken)
+
+
 def test_dtype(tmp_path):
     folder = write_videollama2(tmp_path / "half", dtype=torch.float16)
     policy, processor = load(folder)
@@ -158,6 +282,29 @@ def test_dtype(tmp_path):
     assert load(folder, torch.float32)[0].dtype == torch.float32
     with pytest.raises(ValueError, match="can not run in float16.*use bfloat16"):
         load(folder, torch.float16)
+
+
+def test_float16_is_refused_however_it_comes(loaded):
+    """Also by `fp16: true` in a recipe, or a cast after loading."""
+    policy, ids = copy.deepcopy(loaded[0]), torch.tensor([[1, 2, 3]])
+    with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match="can not run in float16"):
+        policy(input_ids=ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert policy(input_ids=ids).logits.isfinite().all()
+    with pytest.raises(ValueError, match="can not run in float16"):
+        policy.half()(input_ids=ids)
+
+
+def test_a_repository_is_found_by_its_name(published, tmp_path, monkeypatch):
+    """As the Hub client keeps it once it is downloaded."""
+    cached = tmp_path / "models--DAMO-NLP-SG--VideoLLaMA2.1-7B-AV"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(published, cached / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert load("DAMO-NLP-SG/VideoLLaMA2.1-7B-AV")[0].dtype == torch.float32
+    with pytest.raises(DataError, match="DAMO-NLP-SG/Other: neither a folder here nor a Hub repository"):
+        load("DAMO-NLP-SG/Other")
 
 
 def _without(file, key):
@@ -224,6 +371,7 @@ BREAKS = {
         "`mm_projector_type` is 'stc_connector'; only 'stc_connector_v35' is ported",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer_config.json").unlink(), "tokenizer_config.json: no such file"),
+    "no words": (lambda f: (f / "merges.txt").unlink(), "merges.txt: no such file"),
     "no tower": (lambda f: _edit_config(f, mm_vision_tower="no/such/tower"), "no/such/tower: no such checkpoint"),
 }
 
@@ -239,11 +387,6 @@ def test_a_broken_checkpoint_is_one_clear_line(name, broken):
 
 @pytest.mark.parametrize("name", ["eos_token", "pad_token", "chat_template"])
 def test_a_tokenizer_without_what_is_needed(name, broken):
-    tokenizer = published_tokenizer()
-    setattr(tokenizer, name, None)
-    tokenizer.save_pretrained(broken)
-    (broken / "chat_template.jinja").unlink(missing_ok=name == "chat_template")
-    if name != "chat_template":
-        tokenizer.save_pretrained(broken)
+    write_tokenizer(broken, **{name: None})
     with pytest.raises(DataError, match=f"the tokenizer has no `{name}`"):
         load(broken)

@@ -258,6 +258,33 @@ def test_a_policy_that_does_not_hear_reads_no_sound(qwen_checkpoints, cot_rows):
     assert set(ClipLoader(processor).clip(row)) == {"pixel_patches", "pixel_grid", "mask_frames", "frame_size"}
 
 
+def test_a_tower_that_trains_is_run_without_sound(parts):
+    """So that no process waits for another; what it makes of silence changes nothing."""
+    model, processor = parts
+    clip = make_clip(processor, 0, seconds=0)[2]
+    batch, media = make_batch(processor, [clip], [ROW]), stack_media([clip])
+    groups = {name for name in ("audio_tower", "connector") if name in model.trainable_modules()}
+    model.set_trainable(set())
+    with torch.no_grad():
+        plain = model(**batch, **media).logits
+    model.set_trainable(groups)
+    logits = model(**batch, **media).logits
+    assert torch.equal(logits, plain)
+    logits.sum().backward()
+    missing = [name for name in groups for value in model.trainable_modules()[name].parameters() if value.grad is None]
+    assert not missing
+
+
+def test_groups_hold_every_weight_that_is_run(parts):
+    """All but the audio tower's begin and end, which the thinker never asks for."""
+    policy = parts[0].policy
+    grouped = [id(value) for group in policy.trainable_modules().values() for value in group.parameters()]
+    assert len(grouped) == len(set(grouped))
+    left = [name for name, value in policy.named_parameters() if id(value) not in grouped]
+    hears = parts[1].policy_processor.sampling_rate is not None
+    assert left == (["model.audio_tower.audio_bos_eos_token.weight"] if hears else [])
+
+
 def test_features_that_do_not_fit_are_an_error(parts):
     model, processor = parts
     clip = make_clip(processor, 0)[2]

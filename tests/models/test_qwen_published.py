@@ -6,12 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from published_checkpoints import small_sam
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5OmniProcessor
 
-from aurora_trl.models.modeling_aurora import AuroraModel
+from aurora_trl.data.schema import DataError
+from aurora_trl.models import AuroraModel, load_published
 from aurora_trl.models.policies.base import stack_media
+from aurora_trl.models.policies.qwen import QwenOmniPolicy, QwenOmniPolicyProcessor, QwenVLPolicy
 from aurora_trl.models.policies.qwen.published import load_qwen_omni, load_qwen_vl
+from aurora_trl.models.policies.registry import load_policy
 from aurora_trl.models.processing_aurora import AuroraProcessor
 
 IMAGE_FILE = {
@@ -69,16 +73,21 @@ def write_published(checkpoint: Path, folder: Path, sound: bool) -> AuroraModel:
     return model
 
 
+LOADERS = {False: load_qwen_vl, True: load_qwen_omni}
+
+
 @pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])
 @torch.no_grad()
 def test_the_published_layout_loads(sound, qwen_checkpoints, tmp_path):
     """Every weight in its place, the prompt and the clip as in the policy that was written."""
     model = write_published(qwen_checkpoints[sound], tmp_path, sound)
-    policy, processor = (load_qwen_omni if sound else load_qwen_vl)(tmp_path)
+    policy, processor = load_policy(tmp_path)
+    assert type(policy) is (QwenOmniPolicy if sound else QwenVLPolicy)
+    assert not policy.training
     assert policy.state_dict().keys() == model.policy.state_dict().keys()
     assert all(torch.equal(value, policy.state_dict()[name]) for name, value in model.policy.state_dict().items())
-    assert policy.generation_config.repetition_penalty in (None, 1.0)
-    assert policy.generation_config.eos_token_id == 2
+    assert policy.generation_config.repetition_penalty is None
+    assert policy.generation_config.eos_token_id == processor.tokenizer.eos_token_id
     assert (processor.sampling_rate == 16000) if sound else (processor.sampling_rate is None)
 
     frames = np.random.default_rng(0).integers(0, 256, (4, 320, 240, 3), dtype=np.uint8)
@@ -96,17 +105,59 @@ def test_the_published_layout_loads(sound, qwen_checkpoints, tmp_path):
     assert torch.equal(logits, model.policy(torch.tensor([ids]), **stack_media([media])).logits)
 
 
+def test_settings_and_dtype(qwen_checkpoints, tmp_path):
+    """Settings are set on the processor, kept in its files, and reach the clip."""
+    write_published(qwen_checkpoints[True], tmp_path, sound=True)
+    settings = {"seconds_per_frame": 0.5, "audio_seconds": 2.0, "video_max_pixels": 90_000}
+    policy, processor = load_policy(tmp_path, torch.bfloat16, **settings)
+    assert {value.dtype for value in policy.parameters()} == {torch.bfloat16}
+    processor.save_pretrained(tmp_path / "saved")
+    again = QwenOmniPolicyProcessor.from_pretrained(tmp_path / "saved")
+    assert {name: getattr(again, name) for name in settings} == settings
+    frames = np.zeros((4, 1080, 1920, 3), np.uint8)
+    _, height, width, milliseconds = again.process_frames(frames)["pixel_grid"].tolist()
+    assert milliseconds == 1000
+    assert height * width * 64 <= 90_000
+    waveform = np.random.default_rng(0).normal(0, 0.1, 80_000).astype(np.float32)
+    cut = again.process_audio(waveform)
+    assert len(cut) == 50
+    assert torch.equal(cut, again.process_audio(waveform[:32_000]))
+
+
+def test_one_table_for_embeddings_and_head(qwen_checkpoints, tmp_path):
+    """As in the 3B of Qwen2.5-VL, whose file holds it once."""
+    write_published(qwen_checkpoints[False], tmp_path, sound=False)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("lm_head.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    policy, _ = load_qwen_vl(tmp_path)
+    assert policy.get_output_embeddings().weight is policy.get_input_embeddings().weight
+    assert torch.equal(policy.get_input_embeddings().weight, weights["model.embed_tokens.weight"])
+    torch.save(small_sam().state_dict(), tmp_path / "sam.pth")
+    model, processor = load_published(tmp_path, tmp_path / "sam.pth", num_frames=2)
+    model.save_pretrained(tmp_path / "base")
+    again = AuroraModel.from_pretrained(tmp_path / "base")
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+
+
 @pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])
 def test_every_weight_is_accounted_for(sound, qwen_checkpoints, tmp_path):
     write_published(qwen_checkpoints[sound], tmp_path, sound)
-    load, file = (load_qwen_omni if sound else load_qwen_vl), tmp_path / "model.safetensors"
+    load, file = LOADERS[sound], tmp_path / "model.safetensors"
     weights = load_file(file)
     prefix = "thinker." if sound else ""
     norm = weights.pop(f"{prefix}model.norm.weight")
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"missing keys: model\.language_model\.norm\.weight"):
+    with pytest.raises(DataError, match=r"1 missing: model\.language_model\.norm\.weight"):
         load(tmp_path)
     weights |= {f"{prefix}model.norm.weight": norm, f"{prefix}model.extra.weight": norm.clone()}
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"unexpected keys: .*model\.extra\.weight"):
+    with pytest.raises(DataError, match=r"1 unexpected: model\.language_model\.extra\.weight"):
+        load(tmp_path)
+    with pytest.raises(DataError, match="its model type is"):
+        LOADERS[not sound](tmp_path)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match="model.safetensors: cut short"):
         load(tmp_path)

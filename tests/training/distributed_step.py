@@ -2,7 +2,8 @@
 
     torchrun --nproc_per_node 2 distributed_step.py sft|grpo CHECKPOINT ROWS OUTPUT [OPTION ...] [KEY=VALUE ...]
 
-`no_seg`: nothing that the second process sees holds `[SEG]`. `teacher`: with distillation from the checkpoint itself.
+`no_seg`: nothing that the second process sees holds `[SEG]`. `no_sound`: its clips are silent. `teacher`: with
+distillation from the checkpoint itself.
 `rollouts`: the model writes the completions, which are given otherwise.
 """
 
@@ -48,6 +49,13 @@ class WithoutSeg(SFTCollator):
         return batch
 
 
+class WithoutSound(SFTCollator):
+    """Rows as they are where clips have no sound."""
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return super().__call__([{**row, "audio": None} for row in rows])
+
+
 class GivenCompletions(AuroraGRPOTrainer):
     """The completion of each sample is given: rows and processes share no random stream that could be compared."""
 
@@ -81,6 +89,8 @@ def main() -> None:
         trainer = AuroraSFTTrainer(model, args, rows, processing_class=processor, teacher=teacher)
         if without_seg:
             trainer.data_collator = WithoutSeg(trainer.loader)
+        if "no_sound" in sys.argv and args.process_index == 1:
+            trainer.data_collator = WithoutSound(trainer.loader)
     else:
         rewards = [format_reward, iou_reward, class_reward, first_letter_reward]
         trainer_class = AuroraGRPOTrainer if "rollouts" in sys.argv else GivenCompletions

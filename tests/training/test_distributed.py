@@ -90,3 +90,11 @@ def test_a_rank_without_seg_does_not_hang(how, phase, checkpoint, rows_file, tmp
     options = ["no_seg", "per_device_train_batch_size=2", "max_steps=3"]
     losses = launch(how, phase, checkpoint, rows_file, tmp_path, *options, limit=180)
     assert torch.isfinite(losses).all()
+
+
+@pytest.mark.parametrize("policy", ["videollama2", "omni"])
+def test_a_rank_without_sound_does_not_hang(policy, checkpoint, qwen_checkpoints, rows_file, tmp_path):
+    """ZeRO-3 gathers the audio tower on both processes, also where one's clips are silent."""
+    folder = checkpoint if policy == "videollama2" else qwen_checkpoints[True]
+    losses = launch("zero3", "sft", folder, rows_file, tmp_path, "no_sound", "per_device_train_batch_size=2")
+    assert torch.isfinite(losses).all()

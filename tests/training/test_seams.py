@@ -19,6 +19,9 @@ SEAMS = {
     ),
     (GRPOTrainer, "_calculate_rewards"): "self, inputs, prompts, completions, completion_ids_list",
     (GRPOTrainer, "_compute_loss"): "self, model, inputs",
+    (SFTTrainer, "_save"): "self, output_dir, state_dict",
+    (SFTTrainer, "_push_from_checkpoint"): "self, checkpoint_folder",
+    (SFTTrainer, "create_model_card"): "self, model_name, dataset_name, tags",
 }
 
 

@@ -50,13 +50,13 @@ def load_mask_decoder(
     """
     path = Path(name_or_path)
     if path.is_file() or path.suffix in (".pth", ".pt"):
-        decoder: MaskDecoderBase = load_sam(path, image_size)
+        decoder: MaskDecoderBase = load_sam(path, image_size, dtype)
     else:
-        decoder = load_sam2(name_or_path, image_size)
-    return decoder.to(dtype).eval()
+        decoder = load_sam2(name_or_path, image_size, dtype)
+    return decoder.eval()
 
 
-def load_sam(file: Path, image_size: int | None = None) -> SamMaskDecoder:
+def load_sam(file: Path, image_size: int | None = None, dtype: torch.dtype = torch.float32) -> SamMaskDecoder:
     """
     segment-anything from its `.pth`.
 
@@ -64,6 +64,7 @@ def load_sam(file: Path, image_size: int | None = None) -> SamMaskDecoder:
         file (`Path`): such as `sam_vit_h_4b8939.pth`.
         image_size (`int`, *optional*): another input size than the published 1024, in pixels: the position embeddings
             are resized to it (AURORA runs SAM at 224).
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the weights.
 
     Raises:
         `DataError`: where it is no such file.
@@ -76,8 +77,8 @@ def load_sam(file: Path, image_size: int | None = None) -> SamMaskDecoder:
     with torch.device("meta"):
         decoder = SamMaskDecoder(config)
     check_keys(file, weights, decoder.state_dict())
-    # Cloned: the file itself must not stay mapped, it may be replaced while the model is in use.
-    decoder.load_state_dict({key: value.clone() for key, value in weights.items()}, assign=True)
+    # Copied: the file itself must not stay mapped, it may be replaced while the model is in use.
+    decoder.load_state_dict({key: value.to(dtype, copy=True) for key, value in weights.items()}, assign=True)
     return decoder
 
 
@@ -154,13 +155,16 @@ def resize_sam(weights: dict[str, torch.Tensor], config: SamConfig, image_size: 
     return resized
 
 
-def load_sam2(name_or_path: str | Path, image_size: int | None = None) -> Sam2MaskDecoder:
+def load_sam2(
+    name_or_path: str | Path, image_size: int | None = None, dtype: torch.dtype = torch.float32
+) -> Sam2MaskDecoder:
     """
     SAM 2 or 2.1 from a folder or Hub repository in transformers' layout.
 
     Args:
         name_or_path (`str` or `Path`): such as `facebook/sam2.1-hiera-large`.
         image_size (`int`, *optional*): another input size than the published 1024, in pixels, a multiple of 32.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the weights.
 
     Raises:
         `DataError`: where it is no such checkpoint, or not whole.
@@ -175,17 +179,16 @@ def load_sam2(name_or_path: str | Path, image_size: int | None = None) -> Sam2Ma
         )
     parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
     sizes = {name: {k: v for k, v in content.get(name, {}).items() if k != "model_type"} for name in parts}
-    config = Sam2MaskConfig(Sam2Config(**sizes))
+    sam2_config = Sam2Config(**sizes)
     weights = {key: value for key, value in read_safetensors(folder).items() if not UNUSED_IN_SAM2.match(key)}
     # Two names for one table, of which some versions of transformers save the first alone.
     table = weights.get("shared_image_embedding.positional_embedding")
     if table is not None:
         weights.setdefault("prompt_encoder.shared_embedding.positional_embedding", table)
-    sam = build_from_weights(Sam2Model, config.sam2_config, weights, dtype=torch.float32, source=folder)
-    config.sam2_config = sam.config
+    sam = build_from_weights(Sam2Model, sam2_config, weights, dtype=dtype, source=folder)
     if image_size is not None:
-        _set_sam2_image_size(config.sam2_config, image_size)
-    return Sam2MaskDecoder(config, sam)
+        _set_sam2_image_size(sam.config, image_size)
+    return Sam2MaskDecoder(Sam2MaskConfig(sam.config, attn_implementation=sam.config._attn_implementation), sam)
 
 
 def _set_sam2_image_size(config: Sam2Config, image_size: int) -> None:

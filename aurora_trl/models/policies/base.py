@@ -11,15 +11,20 @@ for it once, and `value[clip_index]` hands each row its own. Clips of different 
 largest ([`stack_media`]), so a policy whose sizes vary keeps the true size as an input beside the values. A clip that
 lacks an input, such as sound, has zeros there and no places in its prompt.
 
+Every process runs the same modules: where a batch has frames and no sound, an audio tower that trains or that ZeRO-3
+holds in parts ([`must_run`]) is run on silence, and its features find no place.
+
 **Places.** The processor puts as many placeholder tokens into the prompt as there are features; the backbone puts the
 features in their stead. An answer never holds a placeholder (`media_token_ids` are not generated).
 
 **The cache** of `generate` comes as `cache`, which `prepare_inputs_for_generation` names in its signature; `forward`
-hands it on to the language model. Media go in with the prompt only: where the cache holds something, they are in it.
+hands it, and any keyword that it does not know, on to the language model. Media go in with the prompt only: where the
+cache holds something, they are in it.
 
 **Positions** are a function of the ids and of the media, never of what was run before. Their last dimension is the
 sequence, the one before it the batch; after the prompt they count on by one. With that a trainer may run one prompt
-and several completions in one row (`supports_shared_prefix`).
+and several completions in one row (`supports_shared_prefix`), and read a prompt once for several generations: the
+policy's `forward` names `position_ids` in its signature.
 
 The config has `video_token_id`, the token of a clip's place, and `get_text_config()`.
 """
@@ -151,6 +156,24 @@ class PolicyProcessor(Protocol):
         ...
 
 
+def require_policy(policy: Any) -> None:
+    """
+    See to it that a model provides what a policy must.
+
+    Raises:
+        `ValueError`: names what is missing.
+    """
+    names = [name for name in dir(Policy) if not name.startswith("_")] + list(Policy.__annotations__)
+    missing = [name for name in dict.fromkeys(names) if not hasattr(policy, name)]
+    if not missing and not hasattr(policy.model, "encode_media"):
+        missing = ["model.encode_media"]
+    if missing:
+        raise ValueError(
+            f"{type(policy).__name__} is not a policy: it has no {', '.join(f'`{name}`' for name in missing)}; "
+            f"see {__name__}"
+        )
+
+
 def stack_media(clips: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """
     One tensor per input, one entry per clip.
@@ -172,6 +195,11 @@ def stack_media(clips: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.
             if value is not None:
                 row[tuple(slice(length) for length in value.shape)] = value
     return stacked
+
+
+def must_run(module: nn.Module) -> bool:
+    """Whether all processes have to run a module in each step: it trains, or ZeRO-3 holds it in parts."""
+    return any(parameter.requires_grad or hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
 def text_position_ids(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:

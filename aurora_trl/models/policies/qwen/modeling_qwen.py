@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
 
-from ..base import place_features, text_position_ids
+from ..base import must_run, place_features, text_position_ids
 
 
 @dataclass
@@ -87,6 +87,9 @@ class QwenBackbone:
         if audio_features is not None and audio_lengths is not None and bool((audio_lengths > 0).any()):
             features.audio_embeds = self._encode_sound(audio_features, audio_lengths)
             features.audio_frames = audio_lengths
+        elif pixel_grid is not None and features.visual_embeds is not None and self._must_hear():
+            features.audio_embeds = self._encode_silence(features.visual_embeds)
+            features.audio_frames = pixel_grid.new_zeros(len(pixel_grid))
         return features
 
     def _encode_frames(self, pixel_patches: torch.Tensor, pixel_grid: torch.Tensor) -> torch.Tensor:
@@ -105,6 +108,16 @@ class QwenBackbone:
             feature_attention_mask=(frames < audio_lengths[heard, None]).long(),
         ).last_hidden_state
         return pad_sequence(encoded.split(self.audio_sizes(audio_lengths).tolist()), batch_first=True)
+
+    def _must_hear(self) -> bool:
+        return hasattr(self, "audio_tower") and must_run(self.audio_tower)
+
+    def _encode_silence(self, visual_embeds: torch.Tensor) -> torch.Tensor:
+        """Features `(C, 1, D)` that have no place in a prompt without sound."""
+        num_bins, num_frames = self.config.audio_config.num_mel_bins, 4  # which make one feature
+        silence = visual_embeds.new_zeros(1, num_frames, num_bins)
+        encoded = self._encode_sound(silence, torch.tensor([num_frames], device=silence.device))
+        return encoded.expand(len(visual_embeds), -1, -1)
 
     def position_ids(
         self,

@@ -20,6 +20,16 @@ class QwenFrames:
     video_token_id: int
     seconds_per_frame: float
 
+    @property
+    def video_max_pixels(self) -> int:
+        """Pixels that a clip's frame has at most; 784 of two frames make a place, where patches have 14 pixels."""
+        return self.video_processor.size["longest_edge"]
+
+    @video_max_pixels.setter
+    def video_max_pixels(self, value: int) -> None:
+        size = self.video_processor.size
+        self.video_processor.size = {"shortest_edge": min(size["shortest_edge"], value), "longest_edge": value}
+
     def process_frames(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
         """
         Args:
@@ -91,6 +101,8 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
     Args:
         image_processor, video_processor, feature_extractor, tokenizer, chat_template: as in transformers.
         seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees.
+        audio_seconds (`float`, *optional*): longer sound is cut to this; by default to what the feature extractor
+            takes. Nothing is padded.
     """
 
     def __init__(
@@ -101,9 +113,11 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
         tokenizer: Any = None,
         chat_template: str | None = None,
         seconds_per_frame: float = 1.0,
+        audio_seconds: float | None = None,
     ):
         super().__init__(image_processor, video_processor, feature_extractor, tokenizer, chat_template=chat_template)
         self.seconds_per_frame = seconds_per_frame
+        self.audio_seconds = audio_seconds
         self._share_chat_template(chat_template)
 
     @property
@@ -120,7 +134,10 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
             `torch.Tensor` of shape `(F, M)`: the log mel spectrogram, as long as the sound.
         """
         extractor = self.feature_extractor
-        waveform = waveform[: extractor.n_samples]
+        longest = extractor.n_samples
+        if self.audio_seconds is not None:
+            longest = min(longest, round(self.audio_seconds * extractor.sampling_rate))
+        waveform = waveform[:longest]
         # Transformers pads to five minutes, computes the spectrogram and masks it. A window of silence is enough.
         padded = -(-(len(waveform) + extractor.n_fft) // extractor.hop_length) * extractor.hop_length
         made = extractor(

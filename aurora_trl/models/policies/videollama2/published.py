@@ -1,12 +1,11 @@
 """The published checkpoint of VideoLLaMA2.1-7B-AV as a policy: its config, its names, its tokenizer."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
+from transformers import AutoTokenizer, Qwen2Config, SiglipVisionConfig
 from transformers.utils import logging
 
 from ....data.schema import DataError
@@ -21,7 +20,7 @@ from ...checkpoints import (
 )
 from ..tokens import add_tokens, init_token_rows, require_chat_tokenizer
 from .configuration_videollama2 import BeatsConfig, VideoLlama2Config
-from .modeling_videollama2 import VideoLlama2ForConditionalGeneration
+from .modeling_videollama2 import VideoLlama2ForConditionalGeneration, refuse_float16
 from .processing_videollama2 import VideoLlama2Processor
 
 logger = logging.get_logger(__name__)
@@ -49,11 +48,14 @@ AUDIO_FILES = {"model.audio_tower.": "audio_tower.bin", "model.mm_projector_a.":
 # Weights that upstream never runs on audio-visual input, by name.
 UNUSED = re.compile(
     r"model\.audio_tower\.predictor\."  # BEATs' sound classes
-    r"|model\.audio_tower\.encoder\.layers\.[1-9]\d*\.self_attn\.relative_attention_bias\."  # the first layer's, again
     r"|model\.vision_tower\.vision_tower\.vision_model\.head\."  # SigLIP's pooling
     r"|.*\.(position_ids|rotary_emb\.inv_freq)$"  # buffers that old versions of transformers saved
 )
+# One table that all layers of BEATs share; a checkpoint may hold it once, under any layer's name, or for each layer.
+POSITION_TABLES = re.compile(r"model\.audio_tower\.encoder\.layers\.\d+\.self_attn\.relative_attention_bias\.weight")
+POSITION_TABLE = "model.audio_tower.encoder.layers.0.self_attn.relative_attention_bias.weight"
 RENAMES = (
+    (r"^model\.vision_tower\.vision_tower\.vision_model\.", "model.vision_tower."),
     (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
     (r"^model\.audio_tower\.encoder\.pos_conv\.0\.weight_g$", "model.audio_tower.encoder.pos_conv.length"),
     (r"^model\.audio_tower\.encoder\.pos_conv\.0\.weight_v$", "model.audio_tower.encoder.pos_conv.direction"),
@@ -78,17 +80,16 @@ BLOCKS_TO_TEXT = (
 )
 
 
-def load(
-    name_or_path: str | Path, dtype: torch.dtype | None = None, **processor_settings: Any
+def load_videollama2(
+    name_or_folder: str | Path, dtype: torch.dtype | str = "auto"
 ) -> tuple[VideoLlama2ForConditionalGeneration, VideoLlama2Processor]:
     """
     The policy and its processor from a published folder or Hub repository.
 
     Args:
-        name_or_path (`str` or `Path`): such as `DAMO-NLP-SG/VideoLLaMA2.1-7B-AV`.
+        name_or_folder (`str` or `Path`): such as `DAMO-NLP-SG/VideoLLaMA2.1-7B-AV`.
         dtype (`torch.dtype`, *optional*): of the weights; by default the checkpoint's own, and bfloat16 where that is
             float16.
-        **processor_settings: for [`VideoLlama2Processor`], such as `audio_seconds`.
 
     Returns:
         `tuple`: the policy in eval mode, with rows for `[SEG]`, `<video>` and `<audio>`, and the processor.
@@ -97,24 +98,26 @@ def load(
         `DataError`: names the file, the key or the weights that are missing, broken or of another architecture.
         `ValueError`: for float16.
     """
-    folder = find_checkpoint(name_or_path)
+    folder = find_checkpoint(name_or_folder)
     published = read_config(folder)
-    dtype = _choose_dtype(published, dtype)
+    chosen = _choose_dtype(published, dtype)
     tokenizer, new_tokens = load_tokenizer(folder)
     weights = _read_weights(folder)
     config = translate_config(published, weights, folder)
     config.video_token_id, config.audio_token_id = tokenizer.convert_tokens_to_ids([VIDEO_TOKEN, AUDIO_TOKEN])
     config.pad_token_id = tokenizer.pad_token_id
-    renames = (*RENAMES, _vision_tower_rename())
     policy = build_from_weights(
-        VideoLlama2ForConditionalGeneration,
-        config,
-        {_rename(key, renames): value for key, value in weights.items()},
-        dtype=dtype,
-        source=folder,
+        VideoLlama2ForConditionalGeneration, config, our_names(weights), dtype=chosen, source=folder
     )
     init_token_rows(policy, tokenizer, new_tokens)
-    return policy, build_processor(tokenizer, config, **processor_settings)
+    processor = VideoLlama2Processor(
+        tokenizer,
+        image_size=config.vision_config.image_size,
+        patch_size=config.vision_config.patch_size,
+        num_mel_bins=config.audio_config.num_mel_bins,
+        audio_patch_size=config.audio_config.patch_size,
+    )
+    return policy, processor
 
 
 def load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
@@ -124,8 +127,11 @@ def load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
     Returns:
         `tuple`: the tokenizer, and the tokens that are new in it.
     """
-    if not (folder / "tokenizer_config.json").is_file():
-        raise DataError(f"{folder}/tokenizer_config.json: no such file; the checkpoint's tokenizer is not whole")
+    words = ("tokenizer.json",) if (folder / "tokenizer.json").is_file() else ("vocab.json", "merges.txt")
+    for name in ("tokenizer_config.json", *words):
+        # transformers makes an empty tokenizer where its words are missing (5.24).
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: no such file; the checkpoint's tokenizer is not whole")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=Qwen2Config())
     except (OSError, ValueError, TypeError) as error:
@@ -137,16 +143,14 @@ def load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
     return tokenizer, new_tokens
 
 
-def build_processor(tokenizer: Any, config: VideoLlama2Config, **settings: Any) -> VideoLlama2Processor:
-    """The processor whose sizes are those of a config, with other settings as published unless given."""
-    return VideoLlama2Processor(
-        tokenizer,
-        image_size=config.vision_config.image_size,
-        patch_size=config.vision_config.patch_size,
-        num_mel_bins=config.audio_config.num_mel_bins,
-        audio_patch_size=config.audio_config.patch_size,
-        **settings,
-    )
+def our_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors, from their published names to those of [`VideoLlama2ForConditionalGeneration`]."""
+    named = {}
+    for key, value in weights.items():
+        for pattern, replacement in RENAMES:
+            key = re.sub(pattern, replacement, key)
+        named[key] = value
+    return named
 
 
 def translate_config(published: dict[str, Any], weights: dict[str, torch.Tensor], folder: Path) -> VideoLlama2Config:
@@ -180,13 +184,11 @@ def translate_config(published: dict[str, Any], weights: dict[str, torch.Tensor]
     )
 
 
-def _choose_dtype(published: dict[str, Any], dtype: torch.dtype | None) -> torch.dtype:
-    if dtype == torch.float16:
-        raise ValueError(
-            "VideoLLaMA2 can not run in float16: its activations overflow, and answers are NaN or `!!!!`; use bfloat16"
-        )
-    if dtype is not None:
-        return dtype
+def _choose_dtype(published: dict[str, Any], dtype: torch.dtype | str) -> torch.dtype:
+    if dtype != "auto":
+        wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        refuse_float16(wanted)
+        return wanted
     own = getattr(torch, str(published.get("dtype") or published.get("torch_dtype") or "bfloat16"), torch.bfloat16)
     if own == torch.float16:
         logger.warning("the checkpoint is in float16, in which VideoLLaMA2 overflows: it is loaded in bfloat16")
@@ -213,7 +215,7 @@ def _audio_config(weights: dict[str, torch.Tensor], folder: Path) -> BeatsConfig
     prefix = "model.audio_tower."
     patch = _tensor(weights, f"{prefix}patch_embedding.weight", folder)
     kernel = _tensor(weights, f"{prefix}encoder.pos_conv.0.weight_v", folder)
-    buckets = _tensor(weights, f"{prefix}encoder.layers.0.self_attn.relative_attention_bias.weight", folder)
+    buckets = _tensor(weights, POSITION_TABLE, folder)
     hidden_size = kernel.shape[0]
     return BeatsConfig(
         patch_size=patch.shape[-1],
@@ -243,18 +245,8 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
         # Upstream, too, runs what the shards hold; the files are what its training started from.
         if not any(key.startswith(prefix) for key in weights) and (folder / name).is_file():
             weights.update(read_torch_file(folder / name))
+    tables = [weights.pop(key) for key in sorted(weights) if POSITION_TABLES.fullmatch(key)]
+    if not all(torch.equal(table, tables[0]) for table in tables):
+        raise DataError(f"{folder}: BEATs' relative_attention_bias differs between layers, which share one table")
+    weights |= {POSITION_TABLE: tables[0]} if tables else {}
     return {key: value for key, value in weights.items() if not UNUSED.match(key)}
-
-
-def _rename(key: str, renames: Iterable[tuple[str, str]]) -> str:
-    for pattern, replacement in renames:
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
-def _vision_tower_rename() -> tuple[str, str]:
-    """To the names of the installed transformers: before 5.20 it nests the tower once more, as the checkpoint does."""
-    with torch.device("meta"):
-        tower = SiglipVisionModel(SiglipVisionConfig(num_hidden_layers=1, vision_use_head=False))
-    inner = "vision_model." if hasattr(tower, "vision_model") else ""
-    return r"^model\.vision_tower\.vision_tower\.vision_model\.", f"model.vision_tower.{inner}"
