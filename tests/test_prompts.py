@@ -49,12 +49,6 @@ def test_strip_answer_leaves_the_reasoning():
     assert strip_answer("It is [SEG]. [SEG]") == ""
 
 
-def test_a_class_target_needs_a_class():
-    assert teacher_target({"class_name": None}) == "It is [SEG]."
-    with pytest.raises(ValueError, match="need the class of every row"):
-        teacher_target({"class_name": None}, "class")
-
-
 NULL = "I see a drum. No object is red. So the target is null."
 
 
@@ -81,3 +75,9 @@ def test_a_null_target():
     target = cot_target(NULL, NULL_ANSWER)
     assert is_null_answer(target)
     assert strip_answer(target) == NULL
+
+
+def test_a_class_target_needs_a_class():
+    assert teacher_target({"class_name": None}) == "It is [SEG]."
+    with pytest.raises(ValueError, match="need the class of every row"):
+        teacher_target({"class_name": None}, "class")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.schema import DataError
-from ..evaluation.evaluate import Progress
+from ..progress import Progress
 from ..prompts import ANSWER, NULL_ANSWER, cot_target
 from .annotators import Annotator, ChatAnnotator
 from .checks import find_problem

@@ -10,10 +10,10 @@ from ..data.collator import ClipLoader
 from ..data.masks import mask_indices
 from ..data.media import NO_FRAME
 from ..data.schema import DataError
-from ..evaluation.evaluate import Progress
 from ..inference import Answer, answer_rows
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
+from ..progress import Progress
 from ..prompts import extract_class, normalize_class
 from ..training.rewards import iou_reward
 from .journal import Journal
