@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,13 +88,25 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--output", required=True, metavar="DIR", help="new folder")
     command.add_argument("--mask-image-size", type=int, help="side of SAM's input in pixels (default: as published)")
     command.add_argument("--num-frames", type=int, default=10, help="frames of a clip (default: 10)")
-    command.add_argument("--audio-seconds", type=float, help="cut or pad sound to this (default: as published)")
+    command.add_argument("--audio-seconds", type=float, help="cut and pad sound to this (default: as published)")
+    command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
     command.add_argument("--video-max-pixels", type=int, help="of a frame, for Qwen (default: as published)")
     command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")
     command.add_argument("--seed", type=int, default=0, help="of the projector's weights (default: 0)")
 
-    command = add("check-data", _check_data, "List what is wrong with a dataset.")
-    command.add_argument("path", metavar="DIR_OR_JSONL", help="a Ref-AVS folder or a JSONL file of rows")
+    command = add("check-data", _check_data, "Read a dataset as training would, and list all that is wrong with it.")
+    command.add_argument("path", metavar="DATA", help="a dataset's folder or file")
+    _add_format(command)
+    command.add_argument("--splits", nargs="+", help="(default: all)")
+    command.add_argument("--quick", action="store_true", help="look at headers and ends of files, decode none")
+    command.add_argument("--workers", type=int, help="threads that read (default: as many as there are cores)")
+    command.add_argument("--min-sound-seconds", type=float, default=1.0, help="a shorter sound is wrong (default: 1)")
+
+    command = add("export", _export, "Write a dataset with its media to Parquet files, for the Hub.")
+    command.add_argument("path", metavar="DATA", help="a dataset's folder or file")
+    _add_format(command)
+    command.add_argument("--splits", nargs="+", help="(default: all)")
+    command.add_argument("--output", required=True, help="new folder")
 
     command = add("run", _run, "Run a chain of phases; run again, it skips what is done and continues what was cut.")
     command.add_argument("pipeline", metavar="PIPELINE.yaml")
@@ -211,6 +224,7 @@ def _init(arguments: argparse.Namespace) -> None:
     _require_new(output)
     names = ("audio_seconds", "video_max_pixels")
     settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    settings |= {"pad_audio": False} if arguments.no_pad_audio else {}
     set_seed(arguments.seed)
     model, processor = load_published(
         arguments.policy,
@@ -226,32 +240,66 @@ def _init(arguments: argparse.Namespace) -> None:
 
 
 def _check_data(arguments: argparse.Namespace) -> None:
-    from .data import DataError, load_json, load_refavs
-    from .data.refavs import SPLITS
-    from .data.validation import check_dataset
+    from .data import DataError, find_source
+    from .data.validation import Problem, check_classes, find_problems, summarize
+    from .progress import Progress
 
-    path = Path(arguments.path)
-    problems: list[str] = []
-    if path.is_dir():
-        count = 0
-        for split in SPLITS:
-            try:
-                rows = load_refavs(path, split)
-            except DataError as error:
-                if not (path / "metadata.csv").is_file():
-                    raise
-                problems.append(str(error))
-                continue
-            count += len(rows)
-            problems += check_dataset(rows, limit=10_000)
-    else:
-        rows = load_json(path)
-        count, problems = len(rows), check_dataset(rows, limit=10_000)
-    for problem in problems:
-        _say(problem)
-    if problems:
-        raise DataError(f"{path}: {len(problems)} problems in {count} rows")
-    _say(f"{path}: {count} rows, all is well")
+    source = find_source(arguments.path, arguments.format, arguments.subset)
+    splits, problems = {}, {}
+    for split in arguments.splits or source.splits():
+        try:
+            splits[split] = source.load(split)
+        except DataError as error:
+            problems[split] = [Problem("row", str(error), ())]
+    if not splits:
+        raise DataError(next(iter(problems.values()))[0].text)
+    progress = Progress(sum(map(len, splits.values())), unit="rows")
+    for split, rows in splits.items():
+        problems[split] = find_problems(
+            rows,
+            thorough=not arguments.quick,
+            workers=arguments.workers,
+            min_sound_seconds=arguments.min_sound_seconds,
+            on_clip=partial(progress.step, split),
+        )
+    if source.format == "refavs" and "train" in splits:
+        for split, rows in splits.items():
+            known = _known_classes(source.path, split, splits["train"]["class_name"])
+            problems[split] += check_classes(split, rows["class_name"], known)
+    for found in problems.values():
+        for problem in found:
+            _say(problem.text)
+    for split, found in problems.items():
+        _say(f"{split}: {summarize(splits[split], found) if split in splits else 'it can not be loaded'}")
+    total = sum(map(len, problems.values()))
+    count = sum(map(len, splits.values()))
+    if total:
+        raise DataError(f"{arguments.path}: {total} problems in {count} rows")
+    _say(f"{arguments.path}: {count} rows, all is well")
+
+
+def _known_classes(root: str, split: str, trained: Sequence[str]) -> set[str]:
+    """The classes that a split of Ref-AVS may have: those of training, and in the unseen one those that it adds."""
+    from .data.refavs import UNSEEN_CLASSES, UNSEEN_SPLIT
+
+    if (Path(root) / "world.json").is_file():
+        # A small synthetic world need not show all of its classes in training.
+        from .data.synthetic import scene
+
+        return set(scene.UNSEEN_CLASSES if split == UNSEEN_SPLIT else scene.SEEN_CLASSES)
+    return {*trained, *(UNSEEN_CLASSES if split == UNSEEN_SPLIT else ())}
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from .data import find_source, save_parquet
+    from .data.validation import require_valid
+
+    source = find_source(arguments.path, arguments.format, arguments.subset)
+    splits = {split: source.load(split) for split in arguments.splits or source.splits()}
+    for rows in splits.values():
+        require_valid(rows)
+    folder = save_parquet(splits, arguments.output)
+    _say(f"{folder}: {', '.join(f'{split} {len(rows)} rows' for split, rows in splits.items())}")
 
 
 def _run(arguments: argparse.Namespace) -> None:

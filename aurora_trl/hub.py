@@ -27,7 +27,12 @@ CITATION = """@article{luo2025aurora,
 }"""
 
 # Policy architectures by `model_type`: their name and the licence of the published weights.
-POLICIES = {"aurora_videollama2": ("VideoLLaMA2.1-AV", "Apache-2.0")}
+# None: it differs by size, and only the base's own card knows.
+POLICIES: dict[str | None, tuple[str, str | None]] = {
+    "aurora_videollama2": ("VideoLLaMA2.1-AV", "Apache-2.0"),
+    "aurora_qwen2_5_omni": ("Qwen2.5-Omni", None),
+    "aurora_qwen2_5_vl": ("Qwen2.5-VL", None),
+}
 
 
 def write_model_card(

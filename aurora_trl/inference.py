@@ -202,7 +202,7 @@ def answer_batch(
         late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **repeated)
         seg_states = torch.where(known[:, None], seg_states, late)
 
-    _, mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
+    mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
     texts = processor.batch_decode(
         [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)],
         skip_special_tokens=True,

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from .data.collator import ClipLoader
-from .data.media import NO_FRAME, frame_indices, video_times
+from .data.media import NO_FRAME, frame_indices
 from .data.schema import check_row
+from .data.video import index_video
 from .inference import answer_rows
 from .models.modeling_aurora import AuroraModel
 from .models.processing_aurora import AuroraProcessor
@@ -128,9 +129,13 @@ class AuroraPipeline:
             loader=self._loader,
             **generate_kwargs,
         )
-        times = None if video is None else video_times(str(video))
-        total = len(row["frames"]) if times is None else len(times)
-        indices = [index for index in frame_indices(total, self.processor.num_frames) if index != NO_FRAME]
+        if video is None:
+            times, total = None, len(row["frames"])
+            indices = [index for index in frame_indices(total, self.processor.num_frames) if index != NO_FRAME]
+        else:
+            index_of_video = index_video(str(video))
+            times, total = index_of_video.times, len(index_of_video.times)
+            indices = index_of_video.spread(self.processor.num_frames)
         height, width = self._loader.clip(row)["frame_size"].tolist()
         masks = np.zeros((len(indices), height, width), np.uint8)
         if answer.mask_logits is not None:

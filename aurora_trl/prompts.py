@@ -87,9 +87,14 @@ def teacher_target(row: dict[str, Any], targets: str = "answer") -> str:
 
     Returns:
         `str`: the text of the assistant turn.
+
+    Raises:
+        `ValueError`: where the class sentence is asked for and the row has no class.
     """
     if targets == "answer":
         return ANSWER
+    if row.get("class_name") is None:
+        raise ValueError("`class` targets need the class of every row; use `answer` where the dataset names none")
     name = display_class(row["class_name"])
     sentence = CLASS_SENTENCE.format(class_name=name if row.get("is_null") else f"the {name}")
     return f"So {sentence} {ANSWER}"

@@ -22,8 +22,8 @@ def main() -> None:
     try:
         resume = prepare_run(config)
         rewards = [get_reward(name) for name in config.reward_functions]
-        train_dataset = recipe.load_train(config.seed)
-        eval_dataset = recipe.load_eval(config.seed)
+        train_dataset = recipe.load_train(config)
+        eval_dataset = recipe.load_eval(config)
         model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         trainer = AuroraGRPOTrainer(
             model=model,

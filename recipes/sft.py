@@ -16,8 +16,8 @@ def main() -> None:
     recipe, lora, config = parse_recipe((RecipeArguments, LoraArguments, AuroraSFTConfig))
     try:
         resume = prepare_run(config)
-        train_dataset = recipe.load_train(config.seed)
-        eval_dataset = recipe.load_eval(config.seed)
+        train_dataset = recipe.load_train(config)
+        eval_dataset = recipe.load_eval(config)
         model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
         teacher = None

@@ -48,7 +48,7 @@ def test_annotate_is_loadable(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["check-data", "no/such"], "no/such: no such file"),
+        (["check-data", "no/such"], "no/such: no such dataset folder"),
         (["run", "no.yaml"], "no.yaml: no such file"),
         (["annotate", "no/such", "--annotator", "synthetic:x", "--output", "o"], "no/such: no such dataset folder"),
         (["evaluate", "m", "--data", "no/such", "--output", "o"], "no/such: no such dataset folder"),

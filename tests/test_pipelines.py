@@ -139,6 +139,17 @@ def test_the_overlay_shows_each_mask_at_its_time_with_the_sound(tmp_path):
     assert (tmp_path / "out" / "reasoning.txt").read_text() == "It is [SEG].\n"
 
 
+def test_an_overlay_of_odd_size_without_sound(tmp_path):
+    Image.new("RGB", (63, 47)).save(tmp_path / "0.png")
+    result = Segmentation("r", "Nothing.", None, np.zeros((1, 47, 63), np.uint8), False, [0], None, 1)
+    clip = {"video": None, "frames": [str(tmp_path / "0.png")], "audio": None}
+    record = write_segmentation(result, clip, tmp_path / "out")
+    assert record["note"].endswith("all are empty, since the model wrote no [SEG]")
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as container:
+        assert not container.streams.audio
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (62, 46)
+
+
 @pytest.mark.skipif("AURORA_REAL_DATA" not in os.environ, reason="AURORA_REAL_DATA names no folder of real clips")
 def test_the_command_on_real_clips(checkpoint, tmp_path, capsys):
     clips = sorted((Path(os.environ["AURORA_REAL_DATA"]) / "clips").glob("*.mp4"))

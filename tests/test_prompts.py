@@ -1,5 +1,7 @@
 """Texts that models read and write."""
 
+import pytest
+
 from aurora_trl.prompts import (
     REFLECTION_TRIGGERS,
     build_prompt,
@@ -42,3 +44,9 @@ def test_reflective_target_has_one_answer():
 def test_strip_answer_leaves_the_reasoning():
     assert strip_answer("So the target is the drum. It is [SEG].") == "So the target is the drum."
     assert strip_answer("It is [SEG]. [SEG]") == ""
+
+
+def test_a_class_target_needs_a_class():
+    assert teacher_target({"class_name": None}) == "It is [SEG]."
+    with pytest.raises(ValueError, match="need the class of every row"):
+        teacher_target({"class_name": None}, "class")

@@ -1,5 +1,6 @@
 """From rows to batches: media are read here, once per clip, and cached where memory allows."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,10 @@ from torch.nn.utils.rnn import pad_sequence
 from ..models.modeling_aurora import find_seg_positions
 from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
+from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, teacher_target
-from .masks import load_masks
-from .media import MediaCache, frame_indices, load_audio, load_frames
-
-IGNORE_INDEX = -100
+from .masks import NO_TARGET, load_masks, mask_indices
+from .media import NO_FRAME, MediaCache, load_audio, load_frames
 
 
 def clip_key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -60,14 +60,18 @@ class ClipLoader:
         return clips, [order[clip_key(row)] for row in rows]
 
     def masks(self, row: dict[str, Any]) -> torch.Tensor:
-        """The row's target masks `(T, M, M)` uint8 in the decoder's geometry; all zero for a null row."""
-        key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"])
+        """
+        The row's target masks `(T, M, M)` uint8 in the decoder's geometry; all zero for a null row, and all
+        `NO_TARGET` in a frame that nobody annotated or that stands past the end of a short clip.
+        """
+        key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"] or ())
         return self._masks.get(key, lambda: self._load_masks(row))
 
     def _load_masks(self, row: dict[str, Any]) -> torch.Tensor:
-        num_masks = len(row["masks"]) if row.get("masks") else len(row.get("frames") or ())
-        indices = frame_indices(num_masks, self.processor.num_frames) if num_masks else None
-        return self.processor.process_masks(load_masks(row, indices=indices))
+        indices = mask_indices(row, self.processor.num_frames)
+        masks = self.processor.process_masks(load_masks(row, indices=indices))
+        masks[torch.tensor(indices) == NO_FRAME] = NO_TARGET
+        return masks
 
 
 def stack_clips(clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -96,11 +100,14 @@ class SFTCollator:
     Args:
         loader (`ClipLoader`): reads the media.
         keep_rows (`bool`, *optional*, defaults to `False`): put the rows themselves into the batch as `rows`.
+        share_prefix (`bool`, *optional*, defaults to `False`): where rows share a clip, say in `prefix_lengths` `(C,)`
+            how many tokens their prompts begin with in common, for a forward that reads them once.
     """
 
-    def __init__(self, loader: ClipLoader, keep_rows: bool = False):
+    def __init__(self, loader: ClipLoader, keep_rows: bool = False, share_prefix: bool = False):
         self.loader = loader
         self.keep_rows = keep_rows
+        self.share_prefix = share_prefix
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         processor = self.loader.processor
@@ -120,9 +127,29 @@ class SFTCollator:
         batch["seg_positions"] = find_seg_positions(
             batch["input_ids"], batch["labels"] != IGNORE_INDEX, processor.seg_token_id
         )
+        if self.share_prefix and len(clips) < len(rows):
+            lengths = _prefix_lengths(prompts, clip_index)
+            # As many segments for each clip as the largest has: where clips have few, or little in common, plain rows
+            # are fewer tokens.
+            longest = max(len(ids) - lengths[clip] for ids, clip in zip(input_ids, clip_index, strict=True))
+            shared = len(clips) * (max(lengths) + max(Counter(clip_index).values()) * longest)
+            if shared < batch["input_ids"].numel():
+                batch["prefix_lengths"] = torch.tensor(lengths)
         if self.keep_rows:
             batch["rows"] = rows
         return batch
+
+
+def _prefix_lengths(prompts: Sequence[list[int]], clip_index: Sequence[int]) -> list[int]:
+    """How many tokens the prompts about each clip begin with in common, their last ones left out."""
+    lengths = []
+    for clip in range(max(clip_index) + 1):
+        of_clip = [prompt for prompt, index in zip(prompts, clip_index, strict=True) if index == clip]
+        shortest = min(map(len, of_clip)) - 1
+        columns = zip(*of_clip, strict=False)
+        same = (i for i, column in enumerate(columns) if i == shortest or len(set(column)) > 1)
+        lengths.append(next(same, shortest))
+    return lengths
 
 
 class TeacherCollator:
@@ -132,10 +159,11 @@ class TeacherCollator:
     Args:
         loader (`ClipLoader`): reads the media.
         targets (`str`, *optional*, defaults to `"answer"`): see [`~aurora_trl.prompts.teacher_target`].
+        share_prefix (`bool`, *optional*, defaults to `False`): see [`SFTCollator`].
     """
 
-    def __init__(self, loader: ClipLoader, targets: str = "answer"):
-        self._collate = SFTCollator(loader)
+    def __init__(self, loader: ClipLoader, targets: str = "answer", share_prefix: bool = False):
+        self._collate = SFTCollator(loader, share_prefix=share_prefix)
         self._targets = targets
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -10,13 +10,18 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from .media import NO_FRAME, frame_indices, load_frames
+from .media import NO_FRAME, frame_indices, load_frames, split_moment
 from .schema import DataError
 
 Polygons = Sequence[Sequence[Sequence[float]]]
 OFFICIAL_SIZE = 256
 # In a batch's target masks: every pixel of a frame that nobody annotated, or that stands past the end of a short clip.
 NO_TARGET = 255
+
+
+def has_target(masks: torch.Tensor) -> torch.Tensor:
+    """Which frames of target masks `(..., H, W)` are annotated: bool `(...)`."""
+    return masks[..., 0, 0] != NO_TARGET
 
 
 def mask_indices(row: dict[str, Any], num_frames: int) -> list[int]:
@@ -74,7 +79,7 @@ def load_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.
 
 def frame_size(row: dict[str, Any]) -> tuple[int, int]:
     """Height and width of a row's frames in pixels."""
-    if row.get("frames"):
+    if row.get("frames") and split_moment(row["frames"][0])[1] is None:
         try:
             with Image.open(row["frames"][0]) as image:
                 return image.height, image.width

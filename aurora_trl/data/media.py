@@ -1,7 +1,8 @@
 """Frames and sound of a row, read when a batch needs them."""
 
+import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import soxr
 from PIL import Image
 
 from .schema import DataError
+from .video import index_video, read_frames, read_track
 
 Value = TypeVar("Value")
 NO_FRAME = -1
@@ -73,30 +75,68 @@ def load_frames(row: dict[str, Any], *, num_frames: int) -> np.ndarray:
     The frames of a row's clip.
 
     Args:
-        row (`dict`): a dataset row with `frames` or `video`.
+        row (`dict`): a dataset row with `frames` or `video`. A frame is an image, or a moment of a video in seconds,
+            as in `clip.mp4#t=1.5`. The rate of a video may vary: its frames are spread over its time.
         num_frames (`int`): how many to take, see `frame_indices`.
 
     Returns:
-        `np.ndarray` of shape `(num_frames, H, W, 3)`, uint8, RGB.
+        `np.ndarray` of shape `(num_frames, H, W, 3)`, uint8, RGB, upright.
 
     Raises:
         `DataError`: names the file that is missing, can not be read, or differs in size from the clip's first frame.
     """
     if row.get("frames"):
-        paths = row["frames"]
-        found = {i: _read_image(paths[i]) for i in frame_indices(len(paths), num_frames) if i != NO_FRAME}
-        first = next(iter(found.values()))
-        for i, frame in found.items():
-            if frame.shape != first.shape:
-                raise DataError(
-                    f"{paths[i]}: {frame.shape[1]}x{frame.shape[0]} pixels, but the clip's first frame has "
-                    f"{first.shape[1]}x{first.shape[0]}"
-                )
-        blank = np.zeros_like(first)
-        return np.stack([found.get(i, blank) for i in frame_indices(len(paths), num_frames)])
-    if row.get("video"):
-        return _read_video(row["video"], num_frames)
-    raise DataError(f"row {row.get('id')!r}: it has neither `frames` nor `video`")
+        indices = frame_indices(len(row["frames"]), num_frames)
+        frames = _read_listed([row["frames"][i] for i in indices if i != NO_FRAME])
+    elif row.get("video"):
+        index = index_video(row["video"])
+        frames = list(read_frames(row["video"], index, index.spread(num_frames)))
+    else:
+        raise DataError(f"row {row.get('id')!r}: it has neither `frames` nor `video`")
+    blank = np.zeros_like(frames[0])
+    return np.stack([*frames, *[blank] * (num_frames - len(frames))])
+
+
+def _read_listed(names: Sequence[str]) -> list[np.ndarray]:
+    """Images and moments of videos, in order; each video is opened once."""
+    moments: dict[str, list[tuple[int, float]]] = {}
+    frames: dict[int, np.ndarray] = {}
+    for place, name in enumerate(names):
+        path, seconds = split_moment(name)
+        if seconds is None:
+            frames[place] = _read_image(path)
+        else:
+            moments.setdefault(path, []).append((place, seconds))
+    for path, wanted in moments.items():
+        index = index_video(path)
+        read = read_frames(path, index, [index.at(seconds) for _, seconds in wanted])
+        frames.update({place: frame for (place, _), frame in zip(wanted, read, strict=True)})
+    for place, name in enumerate(names):
+        if frames[place].shape != frames[0].shape:
+            (height, width), (first_height, first_width) = frames[place].shape[:2], frames[0].shape[:2]
+            raise DataError(
+                f"{name}: {width}x{height} pixels, but the clip's first frame has {first_width}x{first_height}"
+            )
+    return [frames[place] for place in range(len(names))]
+
+
+def split_moment(name: str) -> tuple[str, float | None]:
+    """
+    The path of a frame, and the moment of the video in seconds; None where it is an image.
+
+    Raises:
+        `DataError`: where what follows `#t=` is no moment.
+    """
+    path, mark, moment = name.rpartition("#t=")
+    if not mark:
+        return name, None
+    try:
+        seconds = float(moment)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise DataError(f"{name}: {moment!r} is no moment; write seconds from 0 on, as in clip.mp4#t=1.5")
+    return path, seconds
 
 
 def _read_image(path: str) -> np.ndarray:
@@ -107,70 +147,6 @@ def _read_image(path: str) -> np.ndarray:
         raise DataError(f"{path}: no such frame") from None
     except (OSError, SyntaxError) as error:
         raise DataError(f"{path}: can not be read as an image: {error}") from None
-
-
-def _read_video(path: str, num_frames: int) -> np.ndarray:
-    """decord seeks, so that long videos are not decoded whole; PyAV reads what decord can not."""
-    try:
-        import decord
-    except ImportError:
-        return _read_video_av(path, num_frames)
-    try:
-        reader = decord.VideoReader(path, num_threads=1)
-        indices = frame_indices(len(reader), num_frames)
-        frames = reader.get_batch([i for i in indices if i != NO_FRAME]).asnumpy()
-    except (decord.DECORDError, RuntimeError):
-        return _read_video_av(path, num_frames)
-    return _pad_frames(frames, num_frames)
-
-
-def _read_video_av(path: str, num_frames: int) -> np.ndarray:
-    import av
-
-    try:
-        with av.open(path) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such video") from None
-    except (av.FFmpegError, IndexError) as error:
-        raise DataError(f"{path}: can not be read as a video: {error}") from None
-    if not frames:
-        raise DataError(f"{path}: the video has no frames")
-    indices = [i for i in frame_indices(len(frames), num_frames) if i != NO_FRAME]
-    return _pad_frames(np.stack([frames[i] for i in indices]), num_frames)
-
-
-def video_times(path: str) -> list[float]:
-    """
-    When each frame of a video is shown, in seconds from its start, in the order and number that `load_frames` counts.
-
-    Raises:
-        `DataError`: names the file that is missing or can not be read.
-    """
-    try:
-        import decord
-
-        reader = decord.VideoReader(path, num_threads=1)
-        return [float(start) for start, _ in reader.get_frame_timestamp(range(len(reader)))]
-    except ImportError:
-        pass
-    except (decord.DECORDError, RuntimeError):
-        pass  # as in `_read_video`: PyAV reads what decord can not
-    import av
-
-    try:
-        with av.open(path) as container:
-            times = [float(frame.time or 0.0) for frame in container.decode(video=0)]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such video") from None
-    except (av.FFmpegError, IndexError) as error:
-        raise DataError(f"{path}: can not be read as a video: {error}") from None
-    return [time - times[0] for time in times]
-
-
-def _pad_frames(frames: np.ndarray, num_frames: int) -> np.ndarray:
-    missing = num_frames - len(frames)
-    return np.concatenate([frames, np.zeros((missing, *frames.shape[1:]), np.uint8)]) if missing else frames
 
 
 def load_audio(row: dict[str, Any], *, sampling_rate: int) -> np.ndarray | None:
@@ -185,41 +161,42 @@ def load_audio(row: dict[str, Any], *, sampling_rate: int) -> np.ndarray | None:
         `np.ndarray` of shape `(samples,)`, float32 in [-1, 1], mono, or `None` where the clip has no sound.
 
     Raises:
-        `DataError`: names the file that is missing, can not be read, or holds no samples.
+        `DataError`: names the file that is missing, can not be read, has no sound track, or holds no samples.
     """
     if row.get("audio"):
-        path = row["audio"]
-        try:
-            wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise DataError(f"{path}: can not be read as sound: {error.error_string}") from None
-    elif row.get("video"):
-        path = row["video"]
-        track = _read_track_av(path)
+        track = read_sound(row["audio"])
+        if track is None:
+            raise DataError(f"{row['audio']}: it has no sound track; remove `audio` where the clip has no sound")
+    else:
+        track = read_track(row["video"]) if row.get("video") else None
         if track is None:
             return None
-        wave, rate = track
-    else:
-        return None
+    wave, rate = track
     if not len(wave):
-        raise DataError(f"{path}: it holds no samples")
+        raise DataError(f"{row.get('audio') or row['video']}: it holds no samples")
     mono = wave.mean(axis=1)
     return mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate).astype(np.float32)
 
 
-def _read_track_av(path: str) -> tuple[np.ndarray, int] | None:
-    """The sound track of a video as `(samples, channels)` and its rate; None where it has none."""
-    import av
+def read_sound(path: str) -> tuple[np.ndarray, int] | None:
+    """
+    The sound of a file: wav, flac, ogg, mp3 and what else libsndfile reads, then whatever FFmpeg reads, videos too.
 
+    Args:
+        path (`str`): the file.
+
+    Returns:
+        `tuple`: samples `(N, channels)` float32, and their rate in hertz; None where a video has no sound track.
+
+    Raises:
+        `DataError`: names the file that is missing or can not be read.
+    """
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: can not be read as sound: no such file")
     try:
-        with av.open(path) as container:
-            if not container.streams.audio:
-                return None
-            rate = container.streams.audio[0].rate
-            resampler = av.AudioResampler(format="fltp", rate=rate)
-            parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such video") from None
-    except av.FFmpegError as error:
-        raise DataError(f"{path}: its sound can not be read: {error}") from None
-    return np.concatenate([part.to_ndarray() for part in parts], axis=1).T, rate
+        return soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        try:
+            return read_track(path)
+        except DataError:
+            raise DataError(f"{path}: can not be read as sound: {error.error_string}") from None

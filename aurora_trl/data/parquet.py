@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
-from huggingface_hub.constants import HF_HOME
 
 from .jsonl import map_paths
 from .schema import FEATURES, DataError
@@ -110,7 +110,7 @@ def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None =
     Args:
         path (`str` or `Path`): the folder, or a Hub repository such as `name/dataset`.
         split (`str`): the split's name.
-        media_dir (`str` or `Path`, *optional*): where to unpack; by default in the Hugging Face cache.
+        media_dir (`str` or `Path`, *optional*): where to unpack; by default in the cache of `datasets`.
 
     Returns:
         `Dataset`: with the columns of `aurora_trl.data.schema`.
@@ -125,7 +125,8 @@ def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None =
     media = load_dataset(str(path), "media", split="media")
     if media_dir is None:
         # Another version of the data has another fingerprint, and so a folder of its own.
-        media_dir = Path(HF_HOME) / "aurora_trl" / f"{_file_name(path)}-{media._fingerprint}"
+        name = f"{_file_name(path)}-{media._fingerprint}"
+        media_dir = Path(datasets.config.HF_DATASETS_CACHE) / "aurora_trl" / name
     folder = Path(media_dir).resolve()
     _unpack(media, folder)
     there = [map_paths(row, lambda name: str(folder / name)) for row in rows]

@@ -1,52 +1,119 @@
 """Checks of a dataset before training starts: a missing or broken file shows itself here, not hours later."""
 
+import json
 import os
-import struct
-from collections.abc import Iterable
-from functools import lru_cache
-from typing import Any
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
-import soundfile
-from PIL import Image
+from datasets import Dataset
 
-from .masks import decode_rle
+from .files import MIN_SOUND_SECONDS, Fault, check_image, check_sound, check_track, check_video, group_frames
+from .masks import decode_polygons, decode_rle, load_masks
+from .media import load_frames
+from .refavs import NULL_CLASS
 from .schema import DataError, check_row
 
-_TAIL_BYTES = 1 << 16
+_SHOWN_SKIPS = 20
+Value = TypeVar("Value")
 
 
-def check_dataset(rows: Iterable[dict[str, Any]], *, limit: int = 20) -> list[str]:
+@dataclass(frozen=True)
+class Problem:
+    """
+    Something that is wrong with a dataset.
+
+    Attributes:
+        kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `empty mask`, `empty sound`, `silent
+            sound`, `short sound`, `duplicate id`, `class` or `row`.
+        text (`str`): one line that names the file or the row and the way out.
+        rows (`tuple[int, ...]`): the places of the rows that can not be used for it.
+    """
+
+    kind: str
+    text: str
+    rows: tuple[int, ...]
+
+    @property
+    def stops_training(self) -> bool:
+        """Whether the rows can not be used; a silent clip is worth knowing of, and can be trained on."""
+        return self.kind not in ("empty mask", "silent sound", "short sound", "class")
+
+
+def find_problems(
+    rows: Sequence[dict[str, Any]],
+    *,
+    thorough: bool = True,
+    workers: int | None = None,
+    min_sound_seconds: float = MIN_SOUND_SECONDS,
+    on_clip: Callable[[int], None] | None = None,
+    limit: int | None = None,
+) -> list[Problem]:
+    """
+    Read a dataset as training would, and list every problem.
+
+    Args:
+        rows (`Sequence[dict]`): dataset rows.
+        thorough (`bool`, *optional*, defaults to `True`): decode every file; otherwise headers and ends of files are
+            read, and empty masks, silence and damage inside a file are not seen.
+        workers (`int`, *optional*): threads that read; as many as there are cores by default.
+        min_sound_seconds (`float`, *optional*, defaults to 1.0): a shorter sound is a problem.
+        on_clip (`Callable`, *optional*): called with the number of rows that a clip settles.
+        limit (`int`, *optional*): stop after so many.
+
+    Returns:
+        `list[Problem]`: in the order of the rows.
+    """
+    problems: list[Problem] = []
+    first: dict[str, int] = {}
+    clips: dict[tuple[Any, ...], list[tuple[int, dict[str, Any]]]] = {}
+    for place, row in enumerate(rows):
+        if row["id"] in first:
+            text = f"row {row['id']!r}: its id occurs twice; give each row its own"
+            problems.append(Problem("duplicate id", text, (place,)))
+        first.setdefault(row["id"], place)
+        key = (tuple(row.get("frames") or ()), row.get("video"), row.get("audio"))
+        clips.setdefault(key, []).append((place, row))
+
+    def check(clip: list[tuple[int, dict[str, Any]]]) -> list[Problem]:
+        return _ClipChecker(thorough, min_sound_seconds).check(clip)
+
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        # Files are read without Python's lock: threads are enough, and the rows need not be copied.
+        for clip, found in zip(clips.values(), pool.map(check, clips.values()), strict=True):
+            problems += found
+            if on_clip is not None:
+                on_clip(len(clip))
+            if limit is not None and len(problems) >= limit:
+                pool.shutdown(cancel_futures=True)
+                break
+    problems.sort(key=lambda problem: problem.rows[0])
+    return problems if limit is None else problems[:limit]
+
+
+def check_dataset(rows: Sequence[dict[str, Any]], *, limit: int = 20) -> list[str]:
     """
     Look for what would stop a training run: files that are missing, cut short or of another size, empty references.
 
     Only headers and ends of files are read.
 
     Args:
-        rows (`Iterable[dict]`): dataset rows.
+        rows (`Sequence[dict]`): dataset rows.
         limit (`int`, *optional*, defaults to 20): stop after so many problems.
 
     Returns:
         `list[str]`: one line per problem, each names the file or the row and the way out; empty where all is well.
     """
-    problems: list[str] = []
-    seen: set[str] = set()
-    checker = _FileChecker()
-    for row in rows:
-        if len(problems) >= limit:
-            break
-        if row["id"] in seen:
-            problems.append(f"row {row['id']!r}: its id occurs twice; give each row its own")
-        seen.add(row["id"])
-        try:
-            check_row(row)
-            checker.check(row)
-        except DataError as error:
-            if str(error) not in problems:
-                problems.append(str(error))
-    return problems
+    problems = find_problems(rows, thorough=False, min_sound_seconds=0, limit=limit)
+    return [problem.text for problem in problems if problem.stops_training]
 
 
-def require_valid(rows: Iterable[dict[str, Any]]) -> None:
+def require_valid(rows: Sequence[dict[str, Any]]) -> None:
     """
     Raise where `check_dataset` finds anything.
 
@@ -59,74 +126,202 @@ def require_valid(rows: Iterable[dict[str, Any]]) -> None:
         raise DataError(problems[0] + more)
 
 
-class _FileChecker:
-    """Each file is looked at once, however many rows use it."""
+def find_bad_rows(rows: Sequence[dict[str, Any]]) -> dict[int, str]:
+    """The first problem of each row that can not be used, by its place; every file is decoded."""
+    reasons: dict[int, str] = {}
+    for problem in find_problems(rows):
+        for place in problem.rows if problem.stops_training else ():
+            reasons.setdefault(place, problem.text)
+    return reasons
 
-    def __init__(self) -> None:
-        self._image_size = lru_cache(maxsize=None)(_image_size)
-        self._check_sound = lru_cache(maxsize=None)(_check_sound)
 
-    def check(self, row: dict[str, Any]) -> None:
-        sizes = [self._image_size(path, "frame") for path in row.get("frames") or ()]
-        for path, size in zip(row.get("frames") or (), sizes, strict=True):
-            if size != sizes[0]:
-                raise DataError(f"{path}: {_shown(size)} pixels, but the clip's first frame has {_shown(sizes[0])}")
-        for name in ("video", "audio"):
-            if row.get(name) and not os.path.isfile(row[name]):
-                raise DataError(f"{row[name]}: no such file (`{name}` of row {row['id']!r})")
+def drop_bad_rows(rows: Dataset, bad: Mapping[int, str], record: str | Path | None = None) -> Dataset:
+    """
+    Leave out the rows that can not be read, and say which.
+
+    Args:
+        rows (`Dataset`): dataset rows.
+        bad (`Mapping[int, str]`): from `find_bad_rows`.
+        record (`str` or `Path`, *optional*): JSONL file for `id` and `problem` of each row that was left out; without
+            it nothing is said.
+
+    Returns:
+        `Dataset`: the others.
+
+    Raises:
+        `DataError`: where no row is left.
+    """
+    if not bad:
+        return rows
+    ids = rows["id"]
+    lines = [{"id": ids[place], "problem": text} for place, text in sorted(bad.items())]
+    if len(lines) == len(rows):
+        raise DataError(f"none of the {len(rows)} rows can be used; the first: {lines[0]['problem']}")
+    if record is not None:
+        sys.stderr.write(f"skipped {len(lines)} of {len(rows)} rows, all named in {record}:\n")
+        sys.stderr.writelines(f"    {line['id']}: {line['problem']}\n" for line in lines[:_SHOWN_SKIPS])
+        Path(record).parent.mkdir(parents=True, exist_ok=True)
+        Path(record).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return rows.select([place for place in range(len(rows)) if place not in bad])
+
+
+def check_classes(split: str, names: Sequence[str | None], known: Iterable[str]) -> list[Problem]:
+    """
+    Classes that a split should not have.
+
+    Args:
+        split (`str`): the split's name.
+        names (`Sequence[str]`): the class of each of its rows.
+        known (`Iterable[str]`): the classes that it may have.
+
+    Returns:
+        `list[Problem]`: one for each class.
+    """
+    allowed = {*known, NULL_CLASS, None}
+    places: dict[str | None, list[int]] = {}
+    for place, name in enumerate(names):
+        if name not in allowed:
+            places.setdefault(name, []).append(place)
+    return [
+        Problem("class", f"split {split}: {name!r} is not one of its classes ({len(found)} rows)", tuple(found))
+        for name, found in places.items()
+    ]
+
+
+def summarize(rows: Dataset, problems: Sequence[Problem]) -> str:
+    """One line about a split: what it holds, and how many problems of which kind."""
+    frames, video, audio = (rows[name] for name in ("frames", "video", "audio"))
+    clips = len({(tuple(f or ()), v, a) for f, v, a in zip(frames, video, audio, strict=True)})
+    classes = {name for name in rows["class_name"] if name not in (None, NULL_CLASS)}
+    kinds = Counter(problem.kind for problem in problems)
+    wrong = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"{len(rows)} rows, {clips} clips, {len(classes)} classes, {sum(rows['is_null'])} null rows: " + (
+        f"{len(problems)} problems ({wrong})" if problems else "all is well"
+    )
+
+
+class _ClipChecker:
+    """Looks at the rows of one clip, and at each of its files once."""
+
+    def __init__(self, thorough: bool, min_sound_seconds: float):
+        self.thorough = thorough
+        self.min_sound_seconds = min_sound_seconds
+        self._seen: dict[tuple[str, ...], Any] = {}
+
+    def check(self, clip: list[tuple[int, dict[str, Any]]]) -> list[Problem]:
+        """The problems of `(place, row)` pairs; one that several rows share comes once, with all of them."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for place, row in clip:
+            for fault in self._row_faults(row):
+                found.setdefault((fault.kind, str(fault)), []).append(place)
+        return [Problem(kind, text, tuple(places)) for (kind, text), places in found.items()]
+
+    def _once(self, key: tuple[str, ...], look: Callable[[], Value]) -> Value | Fault:
+        """What a look at a file finds, or its fault; the file is looked at once."""
+        if key not in self._seen:
+            try:
+                self._seen[key] = look()
+            except Fault as fault:
+                self._seen[key] = fault
+        return self._seen[key]
+
+    def _row_faults(self, row: dict[str, Any]) -> list[Fault]:
+        try:
+            check_row(row)
+        except DataError as error:
+            counts = [len(row[name]) for name in ("masks", "frames") if row.get(name)]
+            return [Fault("mask count" if len(set(counts)) == 2 else "row", str(error))]
+        try:
+            images, moments = group_frames(row.get("frames") or [])
+        except DataError as error:
+            return [Fault("row", str(error))]
+        sizes = {path: self._once(("frame", path), partial(self._frame, path)) for path in images}
+        faults = [size for size in sizes.values() if isinstance(size, Fault)]
+        if row.get("video"):
+            moments[row["video"]] = ()
+        for path, seconds in moments.items():
+            faults += self._faults_of(("video", path, str(seconds)), partial(self._video, path, seconds))
         if row.get("audio"):
-            self._check_sound(row["audio"])
+            faults += self._faults_of(("sound", row["audio"]), partial(self._sound, row["audio"]))
+        elif row.get("video") and self.thorough and not faults:
+            faults += self._faults_of(("track", row["video"]), partial(self._track, row["video"]))
+        known = [(path, size) for path, size in sizes.items() if not isinstance(size, Fault)]
+        for path, size in known:
+            if size != known[0][1]:
+                shown = f"{_shown(size)} pixels, but the clip's first frame has {_shown(known[0][1])}"
+                faults.append(Fault("size", f"{path}: {shown}"))
+        frame_size = known[0][1] if known else None
+        if frame_size is None and not faults:
+            frame_size = self._video_size(row)
+        return faults + self._mask_faults(row, frame_size)
+
+    def _faults_of(self, key: tuple[str, ...], look: Callable[[], None]) -> list[Fault]:
+        fault = self._once(key, look)
+        return [fault] if isinstance(fault, Fault) else []
+
+    def _frame(self, path: str) -> tuple[int, int]:
+        return check_image(path, "frame", decode=self.thorough)
+
+    def _video(self, path: str, seconds: tuple[float, ...]) -> None:
+        check_video(path, moments=seconds, decode=self.thorough)
+
+    def _sound(self, path: str) -> None:
+        check_sound(path, decode=self.thorough, min_seconds=self.min_sound_seconds)
+
+    def _track(self, path: str) -> None:
+        check_track(path, min_seconds=self.min_sound_seconds)
+
+    def _video_size(self, row: dict[str, Any]) -> tuple[int, int] | None:
+        """The size of a video's frames, where masks have to fit it and files are decoded."""
+        if not self.thorough or not row.get("masks"):
+            return None
+        height, width = load_frames({**row, "frames": (row.get("frames") or [])[:1]}, num_frames=1).shape[1:3]
+        return width, height
+
+    def _mask_faults(self, row: dict[str, Any], frame_size: tuple[int, int] | None) -> list[Fault]:
         if row.get("is_null"):
-            return
-        for name in row.get("masks") or ():
-            is_rle = name.startswith("{")
-            size = decode_rle(name).shape[::-1] if is_rle else self._image_size(name, "mask")
-            if sizes and size != sizes[0]:
-                place = f"row {row['id']!r}: a mask" if is_rle else name
-                raise DataError(f"{place}: {_shown(size)} pixels, but the clip's frames have {_shown(sizes[0])}")
+            return []
+        faults: list[Fault] = []
+        names = [name for name in row.get("masks") or () if name is not None]
+        for name in names:
+            in_row = name.startswith("{")
+            size = self._once((name,), partial(self._mask_size, name, row, frame_size))
+            if isinstance(size, Fault):
+                faults.append(size)
+            elif frame_size is not None and size != frame_size:
+                place = f"row {row['id']!r}: a mask" if in_row else name
+                faults.append(
+                    Fault("size", f"{place}: {_shown(size)} pixels, but the clip's frames have {_shown(frame_size)}")
+                )
+        if faults or not names or not self.thorough:
+            return faults
+        drawn = self._once(("masks", *names), partial(self._any_drawn, row))
+        if isinstance(drawn, Fault):
+            return [drawn]
+        if not drawn:
+            text = f"row {row['id']!r}: all its masks are empty; set `is_null` if the reference matches nothing"
+            return [Fault("empty mask", text)]
+        return []
+
+    @staticmethod
+    def _any_drawn(row: dict[str, Any]) -> bool:
+        try:
+            return bool(load_masks(row).any())
+        except DataError as error:
+            raise Fault("unreadable", str(error)) from None
+
+    def _mask_size(self, name: str, row: dict[str, Any], frame_size: tuple[int, int] | None) -> tuple[int, int]:
+        if not name.startswith("{"):
+            return check_image(name, "mask")  # they are decoded all together
+        try:
+            if '"polygons"' in name:
+                decode_polygons(name, (8, 8))
+                return frame_size or (0, 0)
+            height, width = decode_rle(name).shape
+            return width, height
+        except DataError as error:
+            raise Fault("unreadable", f"row {row['id']!r}: {error}") from None
 
 
 def _shown(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _image_size(path: str, what: str) -> tuple[int, int]:
-    """Width and height from the header; an image whose end is missing is an error."""
-    try:
-        with Image.open(path) as image:
-            size, kind = image.size, image.format
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such {what}; restore it or remove the rows that use it") from None
-    except OSError as error:
-        raise DataError(f"{path}: can not be read as an image: {error}") from None
-    end = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "")
-    if end is not None and end not in _tail(path):
-        raise DataError(f"{path}: the {what} is cut short; restore it or remove the rows that use it")
-    return size
-
-
-def _tail(path: str) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - _TAIL_BYTES))
-        return file.read()
-
-
-def _check_sound(path: str) -> None:
-    """Raise for a file that can not be opened, is empty, or is shorter than its header says (libsndfile reads on)."""
-    try:
-        info = soundfile.info(path)
-    except soundfile.LibsndfileError as error:
-        raise DataError(f"{path}: can not be read as sound: {error.error_string}") from None
-    if info.frames == 0:
-        raise DataError(f"{path}: it holds no samples")
-    with open(path, "rb") as file:
-        head = file.read(12)
-    if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        declared = struct.unpack("<I", head[4:8])[0] + 8
-        # Streams that were never closed declare 0 or the largest number.
-        if 8 < declared < 2**32 - 1 and os.path.getsize(path) < declared - 1:
-            raise DataError(
-                f"{path}: the sound is cut short, {os.path.getsize(path)} of {declared} bytes; restore it or remove "
-                "the rows that use it"
-            )

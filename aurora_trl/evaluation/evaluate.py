@@ -1,30 +1,24 @@
 """Scores of a checkpoint on the splits of a dataset, with all its answers on disk."""
 
 import json
-import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.collator import ClipLoader
-from ..data.masks import encode_rle, frame_size, load_masks, mask_indices
-from ..data.media import NO_FRAME
-from ..inference import Answer, answer_rows, swap_modality
+from ..inference import answer_rows, swap_modality
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
-from ..prompts import ends_with_answer, extract_class, normalize_class
-from .metrics import SegmentationMetrics, get_protocol
+from ..progress import Progress
+from .metrics import get_protocol
+from .scoring import ClassScorer, MaskScorer, describe_answer
 
 METRICS_FILE, ANSWERS_FILE = "metrics.json", "answers.jsonl"
-# What stands for the mask of an answer without `[SEG]`: nothing, with certainty.
-_NO_MASK_LOGIT = -50.0
 # Name of the mean, and of what it is taken over.
 _MEANS = {
     "class_accuracy": "class_correct",
@@ -57,7 +51,7 @@ def evaluate_model(
         output_dir (`str` or `Path`): folder for the two files.
         swaps (`Sequence[str]`, *optional*): modalities (`audio`, `video`, `reference`) to take from another clip in
             turn, on the first split: what the model does not use, it does not miss.
-        protocol (`str`, *optional*, defaults to `"refavs"`): see [`SegmentationMetrics`].
+        protocol (`str`, *optional*, defaults to `"refavs"`): one of `PROTOCOLS`.
         batch_size (`int`, *optional*, defaults to 16): rows per forward; the scores do not depend on it.
         max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
         kind_of (`Callable`, *optional*): what it takes to resolve a row's reference, for a breakdown of J.
@@ -83,7 +77,8 @@ def evaluate_model(
     for (split, swap), share in zip(runs, shares, strict=True):
         rows = [dict(row) for row in splits[split]]
         asked = rows if swap is None else swap_modality(rows, swap)
-        scores, records = SegmentationMetrics(protocol), []
+        scorer = ClassScorer(rules) if rules.by_class else MaskScorer(rules)
+        records: list[tuple[int, dict[str, Any]]] = []
         loader = ClipLoader(processor, cache_clips=2 * batch_size)
         answers = answer_rows(
             model,
@@ -95,13 +90,13 @@ def evaluate_model(
         )
         for place, answer in zip(share, answers, strict=True):
             answer.row = rows[place]
-            record = _score_answer(answer, scores, place, processor.num_frames)
+            record = describe_answer(answer, processor.num_frames)
+            record["j"] = scorer.add(answer, place, processor.num_frames)
             record.update(split=split, swap=swap, kind=kind_of(answer.row) if kind_of else None)
             records.append((place, record))
             progress.step(split if swap is None else f"{split}, {swap} swapped")
-        scores = scores.gather()
         in_order = [record for _, record in sorted(gather_object(records), key=lambda pair: pair[0])]
-        summary = {**scores.compute(), **_summarize(in_order)}
+        summary = {**scorer.compute(), **_summarize(in_order)}
         if swap is None:
             metrics["splits"][split] = summary
         else:
@@ -136,38 +131,6 @@ def _write(output_dir: Path, metrics: dict[str, Any], records: Sequence[dict[str
     (output_dir / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n")
 
 
-def _score_answer(answer: Answer, scores: SegmentationMetrics, place: int, num_frames: int) -> dict[str, Any]:
-    """Add an answer to the scores, and say what there is to say about it alone."""
-    row, rules = answer.row, scores.rules
-    indices = mask_indices(row, num_frames)
-    size = frame_size(row)
-    # What stands past the end of a short clip, or is not annotated, has no score.
-    scored = [i for i, index in enumerate(indices) if index != NO_FRAME]
-    target = rules.prepare_masks(load_masks(row, indices=[indices[i] for i in scored]))  # (T, h, w)
-    if answer.mask_logits is None:
-        logits = torch.full(target.shape, _NO_MASK_LOGIT)
-        drawn = torch.zeros((num_frames, *size), dtype=torch.uint8)
-    else:
-        logits = rules.prepare_logits(answer.mask_logits[scored], size)
-        planes = answer.mask_logits[:, None]
-        drawn = (F.interpolate(planes, size, mode="bilinear", align_corners=False)[:, 0] > 0).to(torch.uint8)
-    j = scores.update(logits[None], target[None], index=[place])
-    class_name, said = row.get("class_name"), extract_class(answer.completion)
-    return {
-        "id": row["id"],
-        "reference": row["reference"],
-        "class_name": class_name,
-        "completion": answer.completion,
-        "num_tokens": answer.num_tokens,
-        "j": float(j),
-        # None where the dataset names no class.
-        "class_correct": None if class_name is None else said == normalize_class(class_name),
-        "format_correct": ends_with_answer(answer.completion),
-        "has_seg": answer.mask_logits is not None,
-        "masks": [encode_rle(mask) for mask in drawn.numpy()],
-    }
-
-
 def _summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over the answers of one run, and J by kind of reference."""
     by_kind: dict[str, list[float]] = defaultdict(list)
@@ -180,22 +143,3 @@ def _summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         means[name] = sum(values) / len(values) if values else None
     kinds = {kind: {"J": sum(values) / len(values), "rows": len(values)} for kind, values in sorted(by_kind.items())}
     return {"rows": len(records), **means, "by_kind": kinds}
-
-
-class Progress:
-    """A line on stderr now and then: how far, and how long still."""
-
-    def __init__(self, total: int, every_seconds: float = 15.0, quiet: bool = False, unit: str = "answers"):
-        self.total, self.every, self.quiet, self.unit = total, every_seconds, quiet, unit
-        self.done = 0
-        self.started = self.last = time.time()
-
-    def step(self, what: str) -> None:
-        self.done += 1
-        now = time.time()
-        if self.quiet or (now - self.last < self.every and self.done < self.total):
-            return
-        self.last = now
-        left = (now - self.started) / self.done * (self.total - self.done)
-        sys.stderr.write(f"    {self.done}/{self.total} {self.unit} ({what}), {left:.0f} s left\n")
-        sys.stderr.flush()

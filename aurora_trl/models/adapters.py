@@ -7,6 +7,7 @@ base itself stays where it is.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from peft.utils.save_and_load import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -131,16 +132,13 @@ def save_adapter(
     (folder / RECORD_FILE).write_text(json.dumps(asdict(record), indent=2) + "\n")
 
 
-def load_adapter(
-    name: str | Path, *, base_model_name_or_path: str | None = None, trainable: bool = False, **kwargs: Any
-) -> PeftModel:
+def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None, **kwargs: Any) -> PeftModel:
     """
     Load a base and put an adapter on it, unmerged.
 
     Args:
         name (`str` or `Path`): an adapter's folder or Hub repository.
         base_model_name_or_path (`str`, *optional*): where the base is, if not where it was in training.
-        trainable (`bool`, *optional*, defaults to `False`): to train it further.
         **kwargs: for [`AuroraModel.from_pretrained`]; `revision` and `subfolder` are the adapter's.
 
     Returns:
@@ -150,12 +148,10 @@ def load_adapter(
         `ValueError`: where the base is missing or another one, or the adapter is not whole.
     """
     with _whole_weights():
-        return _load_adapter(str(name), base_model_name_or_path, trainable, kwargs)
+        return _load_adapter(str(name), base_model_name_or_path, kwargs)
 
 
-def _load_adapter(
-    name: str, base_model_name_or_path: str | None, trainable: bool, kwargs: dict[str, Any]
-) -> PeftModel:
+def _load_adapter(name: str, base_model_name_or_path: str | None, kwargs: dict[str, Any]) -> PeftModel:
     from .modeling_aurora import AuroraModel
 
     hub_kwargs = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
@@ -189,10 +185,8 @@ def _load_adapter(
     except SafetensorError as error:
         raise ValueError(f"{weights_file}: can not be read ({error}); download or copy it again") from None
     folder = str(Path(weights_file).parent)
-    config = PeftConfig.from_pretrained(folder)
-    config.inference_mode = not trainable
     try:
-        adapted = PeftModel.from_pretrained(model, folder, config=config, is_trainable=trainable)
+        adapted = PeftModel.from_pretrained(model, folder)
     except KeyError as error:  # PEFT's answer to a module without its weights
         raise ValueError(f"{weights_file}: not a whole adapter of {base}: missing {error.args[0]}") from None
     expected = set(get_peft_model_state_dict(adapted))
@@ -250,6 +244,8 @@ def _find(name: str, file: str, **hub_kwargs: Any) -> str | None:
     if Path(name).is_dir():
         path = Path(name, hub_kwargs.get("subfolder") or "", file)
         return str(path) if path.is_file() else None
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is None:
+        raise ValueError(f"{name}: no such folder, and no name of a Hub repository; check the path")
     return cached_file(
         name,
         file,

@@ -12,7 +12,7 @@ from .modeling_aurora import AuroraModel
 from .policies.registry import load_policy
 from .processing_aurora import AuroraProcessor
 
-# Sides of the masks that losses and rewards compare: what SAM's decoder gives at its published 1024 pixels.
+# Side of the masks that losses and rewards compare: what SAM's decoder gives at its published 1024 pixels.
 MASK_TARGET_SIZE = 256
 
 

@@ -19,10 +19,18 @@ from .adapters import HUB_ARGUMENTS, find_adapter, load_merged
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder
 from .policies.base import require_policy
-from .shared_prefix import first_of_each
+from .shared_prefix import first_of_each, rows_of_clips
 
 # The inputs of the mask head, which no policy knows.
-SEG_INPUTS = ("seg_positions", "seg_rows", "states_from", "mask_frames", "mask_embeddings", "clip_index")
+SEG_INPUTS = (
+    "seg_positions",
+    "seg_rows",
+    "states_from",
+    "prefix_lengths",
+    "mask_frames",
+    "mask_embeddings",
+    "clip_index",
+)
 
 
 class AuroraOutput(ModelOutput):
@@ -166,8 +174,12 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
                 per row, in order.
             states_from (`int`): the head and `seg_positions` know the places from this one on; what stands before,
                 such as a prompt of which nothing is learned, leaves no outputs.
+            prefix_lengths (`torch.Tensor` of shape `(C,)`): how many tokens the rows of each clip begin with in
+                common, which are then read once. The rows are padded on the right, and none of these tokens is
+                learned, nor is the next. What the output has per token is laid out in the rows of the clips.
             mask_frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): frames of the clips for the mask decoder, or
-            mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): the same, encoded.
+            mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): the same, encoded; where there are neither,
+                there are no masks.
             clip_index (`torch.Tensor` of shape `(B,)`): the clip of each row; None: row i is clip i. Where it is
                 given, the policy's media inputs, too, are per clip: rows that share a clip pay for it once.
             **kwargs: the policy's own inputs.
@@ -186,9 +198,12 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         """Run `inner`, which runs the backbone once, and add the mask head's outputs to its output."""
         # Some backbones swallow unknown keywords without a word: ours are taken out first.
         seg_inputs = {name: kwargs.pop(name, None) for name in SEG_INPUTS}
-        positions, clip_index = seg_inputs["seg_positions"], seg_inputs["clip_index"]
-        if clip_index is not None:
+        clip_index = seg_inputs["clip_index"]
+        if seg_inputs["prefix_lengths"] is not None:
+            kwargs = self._rows_of_clips(kwargs, seg_inputs)
+        elif clip_index is not None:
             kwargs = self.media_of_rows(kwargs, clip_index)
+        positions = seg_inputs["seg_positions"]
         with capture_hidden_states(self, seg_inputs["states_from"] or 0) as states:
             output = inner(*args, **kwargs)
         if positions is None:
@@ -197,14 +212,38 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         rows = seg_inputs["seg_rows"]
         if rows is None:
             rows = torch.arange(positions.size(0), device=positions.device)
-        elif clip_index is not None:
+        elif clip_index is not None and seg_inputs["prefix_lengths"] is None:
             clip_index = clip_index[rows]
         output["seg_states"] = states[-1][rows, positions.clamp(min=0)]  # (N, H)
+        output["seg_features"] = self.project(output["seg_states"])
         embeddings = seg_inputs["mask_embeddings"]
-        if embeddings is None:
+        if embeddings is None and seg_inputs["mask_frames"] is not None:
             embeddings = self.encode_masks(seg_inputs["mask_frames"])
-        output["seg_features"], output["mask_logits"] = self.decode_masks(output["seg_states"], embeddings, clip_index)
+        if embeddings is not None:
+            output["mask_logits"] = self.decode_features(output["seg_features"], embeddings, clip_index)
         return output
+
+    def _rows_of_clips(self, kwargs: dict[str, Any], seg_inputs: dict[str, Any]) -> dict[str, Any]:
+        """The policy's inputs as rows of clips, with the places of `[SEG]` in them."""
+        clip_index, lengths = seg_inputs["clip_index"], seg_inputs["prefix_lengths"]
+        names = (*self.policy.media_inputs, *self.policy.media_embeds)
+        media = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        tokens: dict[str, torch.Tensor] = {
+            name: kwargs.pop(name) for name in ("input_ids", "attention_mask", "labels") if name in kwargs
+        }
+        position_ids = self.policy.position_ids(
+            tokens["input_ids"],
+            tokens["attention_mask"],
+            **{name: value[clip_index] for name, value in media.items()},
+        )
+        rows, shared = rows_of_clips(tokens, position_ids, clip_index, lengths)
+        seg_inputs["states_from"] = rows.layout.prefix_length
+        positions = seg_inputs["seg_positions"]
+        if positions is not None:
+            after = torch.where(positions >= 0, positions - lengths[clip_index], positions)
+            seg_inputs.update(seg_positions=rows.place(after), seg_rows=rows.row)
+        clips = torch.arange(len(lengths), device=lengths.device)
+        return {**self.media_of_rows(kwargs, clips), **shared}
 
     def media_of_rows(self, kwargs: dict[str, Any], clip_index: torch.Tensor) -> dict[str, Any]:
         """
@@ -336,9 +375,13 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             embeddings = self.mask_decoder.encode(frames)
         return embeddings.unflatten(0, (num_clips, num_frames))
 
+    def project(self, seg_states: torch.Tensor) -> torch.Tensor:
+        """States at `[SEG]` `(N, H)` to the features that prompt the decoder `(N, E)`."""
+        return self.seg_projector(seg_states.to(next(self.seg_projector.parameters()).dtype))
+
     def decode_masks(
         self, seg_states: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor:
         """
         Project the states at `[SEG]` and decode all frames of all rows in one call.
 
@@ -348,14 +391,19 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row; None: row i is clip i.
 
         Returns:
-            `tuple`: the projected features `(B, E)` and the mask logits `(B, T, 4h, 4w)`.
+            `torch.Tensor` of shape `(B, T, 4h, 4w)`: mask logits.
         """
-        seg_features = self.seg_projector(seg_states.to(next(self.seg_projector.parameters()).dtype))
+        return self.decode_features(self.project(seg_states), mask_embeddings, clip_index)
+
+    def decode_features(
+        self, seg_features: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As `decode_masks`, of projected states `(B, E)`."""
         embeddings = mask_embeddings if clip_index is None else mask_embeddings[clip_index]
         batch_size, num_frames = embeddings.shape[:2]
         prompts = seg_features.to(embeddings.dtype).repeat_interleave(num_frames, dim=0)[:, None]  # (B * T, 1, E)
         mask_logits = self.mask_decoder.decode(embeddings.flatten(0, 1), prompts)
-        return seg_features, mask_logits.unflatten(0, (batch_size, num_frames))
+        return mask_logits.unflatten(0, (batch_size, num_frames))
 
 
 def _adapter_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

@@ -1,24 +1,27 @@
-"""Rows in which several completions share the prompt before them, so that a forward reads the prompt once.
+"""Rows in which several sequences share what they begin with, so that a forward reads it once.
 
-A row holds the prompt without its last token, then one segment per completion: the prompt's last token again and the
-completion. A segment sees the prompt and itself, with positions that go on where the prompt ends, so that its
-log-probabilities and gradients are those of the prompt and the completion alone. A clip is thousands of tokens and an
-answer some hundred: G completions cost `P + G * C` tokens in place of `G * (P + C)`.
+A row holds the common beginning and one segment for what follows in each sequence. A segment sees the beginning and
+itself, with positions that go on where the beginning ends, so that its log-probabilities and gradients are those of
+the sequence alone. A clip is thousands of tokens and an answer some hundred: G completions of a prompt cost
+`P + G * C` tokens in place of `G * (P + C)`, and so do G references about a clip.
 
-The attention is computed in two parts, prompt and segments, by transformers' own function: nothing grows with the
+The attention is computed in two parts, beginning and segments, by transformers' own function: nothing grows with the
 square of `G * C`, and no mask of the whole row exists.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 ATTENTION_NAME = "aurora_shared_prefix"
+IGNORE_INDEX = -100  # of labels: not learned
 
 
 @dataclass
@@ -27,12 +30,11 @@ class SharedPrefix:
     How the rows of a forward are divided, for the attention.
 
     Attributes:
-        prefix_length (`int`): places of the prompt without its last token.
-        segment_length (`int`): places of a segment: the prompt's last token and the longest completion.
-        prefix_mask (`torch.Tensor` of shape `(U, 1, P, P)`, bool, or `None`): what a place of the prompt sees; None
-            where no prompt is padded and it is all that stands before.
+        prefix_length, segment_length (`int`): places of a beginning, P, and of a segment, S.
+        prefix_mask (`torch.Tensor` of shape `(U, 1, P, P)`, bool, or `None`): what a place of a beginning sees; None
+            where none is padded and it is all that stands before.
         segment_mask (`torch.Tensor` of shape `(U * K, 1, S, P + S)`, bool): what a place of a segment sees of the
-            prompt and of its own segment.
+            beginning and of its own segment.
     """
 
     prefix_length: int
@@ -44,81 +46,62 @@ class SharedPrefix:
 @dataclass
 class SharedRows:
     """
-    The completions of some prompts as rows, one per distinct prompt.
+    Sequences that begin alike as rows, one per distinct beginning.
 
     Attributes:
-        first (`torch.Tensor` of shape `(U,)`): a completion of each row's prompt.
-        row, slot (`torch.Tensor` of shape `(B,)`): the row of each completion and its segment there.
-        input_ids (`torch.Tensor` of shape `(U, P + K * S)`): the rows.
+        row, slot (`torch.Tensor` of shape `(B,)`): the row of each sequence and its segment there.
+        num_slots (`int`): K, segments of a row.
         layout (`SharedPrefix`): for the attention.
     """
 
-    first: torch.Tensor
     row: torch.Tensor
     slot: torch.Tensor
-    input_ids: torch.Tensor
+    num_slots: int
     layout: SharedPrefix
 
-    def position_ids(self, prompt_positions: torch.Tensor) -> torch.Tensor:
-        """From the positions of the prompts `(..., U, P + 1)` to those of the rows: every completion counts on."""
-        prefix, segment = self.layout.prefix_length, self.layout.segment_length
-        num_slots = (self.input_ids.size(1) - prefix) // segment
-        steps = torch.arange(segment, device=prompt_positions.device).repeat(num_slots)
-        return torch.cat([prompt_positions[..., :-1], prompt_positions[..., -1:] + steps], dim=-1)
+    def join(self, prefix: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+        """Values of the beginnings `(..., U, P)` and the segments `(..., B, S)` as rows `(..., U, P + K * S)`."""
+        return torch.cat([prefix, self.spread(segments, 0, num_rows=prefix.size(-2))], dim=-1)
 
-    def spread(self, values: torch.Tensor, fill: Any) -> torch.Tensor:
-        """One value per place of each completion's segment `(B, S)` to where the segments stand, `(U, K * S)`."""
-        num_rows, num_slots = self.first.numel(), int(self.slot.max()) + 1
-        spread = values.new_full((num_rows, num_slots, values.size(1)), fill)
-        spread[self.row, self.slot] = values
-        return spread.flatten(1)
+    def spread(self, segments: torch.Tensor, fill: Any, num_rows: int | None = None) -> torch.Tensor:
+        """Values of the segments `(..., B, S)` where they stand in the rows, `(..., U, K * S)`."""
+        num_rows = int(self.row.max()) + 1 if num_rows is None else num_rows
+        spread = segments.new_full((*segments.shape[:-2], num_rows, self.num_slots, segments.size(-1)), fill)
+        spread[..., self.row, self.slot, :] = segments
+        return spread.flatten(-2)
 
     def collect(self, values: torch.Tensor) -> torch.Tensor:
         """The opposite of `spread`: from `(U, K * S)` to `(B, S)`."""
-        return values.unflatten(1, (-1, self.layout.segment_length))[self.row, self.slot]
+        return values.unflatten(1, (self.num_slots, -1))[self.row, self.slot]
 
     def place(self, positions: torch.Tensor) -> torch.Tensor:
-        """Positions in the completions `(B,)` as places among the segments of their rows; negative ones stay."""
-        # The completion starts behind the copy of the prompt's last token.
-        return torch.where(positions >= 0, self.slot * self.layout.segment_length + 1 + positions, positions)
+        """Positions in the segments `(B,)` as places among those of their rows `(B,)`; negative ones stay."""
+        return torch.where(positions >= 0, self.slot * self.layout.segment_length + positions, positions)
 
 
-def share_prefix(
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    completion_length: int,
-    prompt_index: torch.Tensor,
-) -> SharedRows:
+def shared_rows(prefix_mask: torch.Tensor, segment_mask: torch.Tensor, row: torch.Tensor) -> SharedRows:
     """
-    Rows of distinct prompts out of rows of prompt and completion.
+    The layout of rows that share prefixes.
 
     Args:
-        input_ids, attention_mask (`torch.Tensor` of shape `(B, P + 1 + C)`): prompts padded on the left, completions
-            on the right.
-        completion_length (`int`): C.
-        prompt_index (`torch.Tensor` of shape `(B,)`): rows with the same number have the same prompt.
+        prefix_mask (`torch.Tensor` of shape `(U, P)`): the beginnings, padded on the left.
+        segment_mask (`torch.Tensor` of shape `(B, S)`): what follows in each sequence, padded on the right.
+        row (`torch.Tensor` of shape `(B,)`): which beginning each sequence has.
 
     Returns:
-        `SharedRows`: in the order of the prompts' numbers.
+        `SharedRows`.
     """
-    prefix, segment = input_ids.size(1) - completion_length - 1, completion_length + 1
-    first, row = first_of_each(prompt_index)
-    same = row[:, None] == row[None, :]
-    slot = same.tril(-1).sum(dim=1)  # how many of its prompt's completions stand before it
-    prefix_valid = attention_mask[first, :prefix].bool()
+    prefix, segment = prefix_mask.size(1), segment_mask.size(1)
+    slot = (row[:, None] == row[None, :]).tril(-1).sum(dim=1)  # how many of the row's sequences stand before
+    valid = prefix_mask.bool()
     layout = SharedPrefix(
-        prefix,
-        segment,
-        None if bool(prefix_valid.all()) else _causal_mask(_seen(prefix_valid)),
-        torch.empty(0),
+        prefix, segment, None if bool(valid.all()) else _causal_mask(_seen(valid)), torch.empty(0, device=row.device)
     )
-    rows = SharedRows(first, row, slot, input_ids[first, :prefix], layout)
-    # A segment without a completion, where prompts have different numbers of them, sees what it would see with one.
-    own = rows.spread(attention_mask[:, prefix:].bool(), True).view(-1, 1, 1, segment)
-    num_slots = own.size(0) // first.numel()
-    seen_prefix = _seen(prefix_valid).repeat_interleave(num_slots, dim=0).expand(-1, -1, segment, -1)
-    layout.segment_mask = torch.cat([seen_prefix, _causal_mask(own)], dim=-1)
-    rows.input_ids = torch.cat([rows.input_ids, rows.spread(input_ids[:, prefix:], 0)], dim=1)
+    rows = SharedRows(row, slot, int(slot.max()) + 1, layout)
+    # A segment that no sequence fills, where rows have different numbers of them, sees what a full one would.
+    own = rows.spread(segment_mask.bool(), True, num_rows=len(valid)).view(-1, 1, 1, segment)
+    seen = _seen(valid).repeat_interleave(rows.num_slots, dim=0).expand(-1, -1, segment, -1)
+    layout.segment_mask = torch.cat([seen, _causal_mask(own)], dim=-1)
     return rows
 
 
@@ -201,6 +184,57 @@ def shared_prefix_attention(
 
 AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
 AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+
+
+def rows_of_clips(
+    inputs: Mapping[str, torch.Tensor],
+    position_ids: torch.Tensor,
+    clip_index: torch.Tensor,
+    prefix_lengths: torch.Tensor,
+) -> tuple[SharedRows, dict[str, Any]]:
+    """
+    Rows of clips out of rows of references: what the prompts about a clip begin with is read once.
+
+    Args:
+        inputs (`dict`): `input_ids`, `attention_mask` and, where there are such, `labels`, `(B, L)` each, padded on
+            the right.
+        position_ids (`torch.Tensor` of shape `(..., B, L)`): the positions that the policy gives them.
+        clip_index (`torch.Tensor` of shape `(B,)`): the clip of each row; each clip has one.
+        prefix_lengths (`torch.Tensor` of shape `(C,)`): how many tokens the rows of each clip have in common. None of
+            them is learned, nor is the next.
+
+    Returns:
+        `tuple`: the `SharedRows`, and what the policy's forward takes in place of the inputs; labels are shifted.
+    """
+    device, lengths = clip_index.device, prefix_lengths[clip_index]
+    first, row = first_of_each(clip_index)
+    prefix, total = int(prefix_lengths.max()), inputs["input_ids"].size(1)
+    # Where the places of beginnings, padded on the left, and of segments, padded on the right, stand in the inputs.
+    before = torch.arange(prefix, device=device) - prefix + prefix_lengths[:, None]  # (C, P)
+    after = torch.arange(total - int(prefix_lengths.min()), device=device) + lengths[:, None]  # (B, S)
+    valid_before, valid_after = before >= 0, after < total
+    before, after = before.clamp(min=0), after.clamp(max=total - 1)
+
+    def split(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        lead = values.shape[:-2]
+        return (
+            values[..., first, :].gather(-1, before.expand(*lead, *before.shape)),
+            values.gather(-1, after.expand(*lead, *after.shape)),
+        )
+
+    mask_before, mask_after = split(inputs["attention_mask"])
+    rows = shared_rows(mask_before * valid_before, mask_after * valid_after, row)
+    shared: dict[str, Any] = {
+        "input_ids": rows.join(*split(inputs["input_ids"])),
+        "position_ids": rows.join(*split(position_ids)),
+        # Four-dimensional, it is left as it is by the model, and no mask of the whole row is made.
+        "attention_mask": rows.layout.segment_mask,
+        "shared_prefix": rows.layout,
+    }
+    if inputs.get("labels") is not None:
+        labels = split(inputs["labels"])[1].masked_fill(~valid_after, IGNORE_INDEX)
+        shared["shift_labels"] = rows.spread(F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX), IGNORE_INDEX)
+    return rows, shared
 
 
 def allow_shared_prefix(policy: PreTrainedModel) -> str | None:

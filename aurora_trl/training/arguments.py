@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from transformers import TrainingArguments
 from trl import TrlParser
 
 from ..data.avsbench import SUBSETS
 from ..data.formats import FORMATS
-from ..data.validation import require_valid
+from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
+
+ON_BAD_SAMPLE = ("error", "skip")
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "dataset_format": (None, *FORMATS),
+    "dataset_subset": (None, *SUBSETS),
+    "on_bad_sample": ON_BAD_SAMPLE,
+}
 
 # The settings of a phase, in its output folder.
 RECIPE_FILE = "recipe.yaml"
@@ -40,6 +49,9 @@ class RecipeArguments:
         dataset_format (`str`, *optional*): `refavs`, `avsbench`, `reasonseg`, `json` or `parquet`; by default what the
             files show, and an error where they could be two.
         dataset_subset (`str`, *optional*): of AVSBench: `s4`, `ms3` or `avss`.
+        on_bad_sample (`str`, *optional*, defaults to `"error"`): `"error"` stops before training where headers show
+            that a row can not be read; `"skip"` reads every file first, leaves out the rows that can not be read, and
+            says which.
         train_split (`str`, *optional*, defaults to `"train"`): split to train on.
         eval_split (`str`, *optional*): split to evaluate on during training; none by default.
         eval_dataset_path (`str`, *optional*): where the evaluation split is, if not in `dataset_path`.
@@ -54,6 +66,10 @@ class RecipeArguments:
     dataset_subset: str | None = field(
         default=None, metadata={"help": "Subset of AVSBench.", "choices": list(SUBSETS)}
     )
+    on_bad_sample: str = field(
+        default="error",
+        metadata={"help": "What to do about rows that can not be read.", "choices": list(ON_BAD_SAMPLE)},
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on during training."})
     eval_dataset_path: str | None = field(default=None, metadata={"help": "Where the evaluation split is."})
@@ -65,39 +81,52 @@ class RecipeArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
-        for name, known in (("dataset_format", FORMATS), ("dataset_subset", SUBSETS)):
-            if getattr(self, name) not in (None, *known):
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                shown = ", ".join(choice for choice in known if choice)
+                raise ValueError(f"`{name}` must be one of {shown}, got {getattr(self, name)!r}")
 
-    def load_train(self, seed: int) -> Dataset:
-        """The rows to train on, checked; raises `DataError` where they can not be used."""
-        rows = load_rows(
+    def load_train(self, config: TrainingArguments) -> Dataset:
+        """
+        The rows to train on, checked.
+
+        Args:
+            config (`TrainingArguments`): its `seed` draws the rows; with `on_bad_sample: skip`, `skipped_train.jsonl`
+                in its `output_dir` names those that were left out.
+
+        Raises:
+            `DataError`: where there are none, or one that can not be used and is not to be skipped.
+        """
+        return self._load(
             self.dataset_path,
             self.train_split,
             self.max_train_samples,
-            seed,
-            dataset_format=self.dataset_format,
-            subset=self.dataset_subset,
+            config,
+            f"{config.output_dir}/skipped_train.jsonl",
         )
-        require_valid(rows)
-        return rows
 
-    def load_eval(self, seed: int) -> Dataset | None:
-        """The rows to evaluate on during training, checked; None where `eval_split` names none."""
+    def load_eval(self, config: TrainingArguments) -> Dataset | None:
+        """The rows to evaluate on during training, as `load_train` has them; None where `eval_split` names none."""
         if self.eval_split is None:
             return None
+        record = f"{config.output_dir}/skipped_eval.jsonl"
+        path = self.eval_dataset_path or self.dataset_path
+        return self._load(path, self.eval_split, self.max_eval_samples, config, record)
+
+    def _load(self, path: str, split: str, limit: int | None, config: TrainingArguments, record: str) -> Dataset:
         # Another dataset shows its own format.
-        own = self.eval_dataset_path is None
-        rows = load_rows(
-            self.eval_dataset_path or self.dataset_path,
-            self.eval_split,
-            self.max_eval_samples,
-            seed,
-            dataset_format=self.dataset_format if own else None,
-            subset=self.dataset_subset if own else None,
-        )
-        require_valid(rows)
-        return rows
+        named = (self.dataset_format, self.dataset_subset) if path == self.dataset_path else (None, None)
+        rows = load_rows(path, split, limit, config.seed, dataset_format=named[0], subset=named[1])
+        if self.on_bad_sample == "error":
+            require_valid(rows)
+            return rows
+        # One process looks, the others hear of it: all train on the same rows.
+        bad: list[Any] = [None]
+        if config.process_index == 0:
+            bad = [find_bad_rows(rows)]
+        if config.world_size > 1:
+            broadcast_object_list(bad)
+        return drop_bad_rows(rows, bad[0], record if config.process_index == 0 else None)
 
 
 @dataclass

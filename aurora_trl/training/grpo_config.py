@@ -16,8 +16,6 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
     Args:
         reward_functions (`list[str]`, *optional*, defaults to `["format_reward", "iou_reward", "class_reward"]`):
             names from `aurora_trl.training.rewards`, or `package.module:function`.
-        shared_prefix (`bool`, *optional*, defaults to `True`): read a prompt once for all its completions, in
-            generation and in training, where the policy supports it. The results are those of reading it each time.
         num_generations (`int`, *optional*, defaults to 3), temperature (`float`, *optional*, defaults to 1.0),
         top_p (`float`, *optional*, defaults to 0.9), max_completion_length (`int`, *optional*, defaults to 150),
         beta (`float`, *optional*, defaults to 0.0), loss_type (`str`, *optional*, defaults to `"grpo"`): the paper's.
@@ -26,9 +24,6 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
     reward_functions: list[str] = field(
         default_factory=lambda: ["format_reward", "iou_reward", "class_reward"],
         metadata={"help": "Names of reward functions, or `package.module:function`."},
-    )
-    shared_prefix: bool = field(
-        default=True, metadata={"help": "Read a prompt once for all its completions, where the policy supports it."}
     )
     # TRL's 8 does not hold whole groups of 3.
     per_device_train_batch_size: int = field(default=6, metadata={"help": "Completions per device and step."})

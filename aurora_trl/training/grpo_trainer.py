@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate.logging import get_logger
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOTrainer
@@ -17,12 +16,10 @@ from ..data.collator import IGNORE_INDEX, ClipLoader, RolloutCollator, clip_key,
 from ..inference import gather_seg_states, read_states, record_last_states
 from ..models.modeling_aurora import AuroraModel, add_mask_head, find_seg_positions
 from ..models.processing_aurora import AuroraProcessor
-from ..models.shared_prefix import allow_shared_prefix, share_prefix
+from ..models.shared_prefix import first_of_each, shared_rows
 from .checkpoints import AuroraCheckpoints
 from .grpo_config import AuroraGRPOConfig
-from .mask_training import mask_iou, mask_losses, unwrap_aurora
-
-logger = get_logger(__name__)
+from .mask_training import mask_iou, mask_losses, shares_prefix, unwrap_aurora
 
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
 # completion, and the mask logits.
@@ -145,12 +142,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, GRPOTrainer):
             models.append(self.accelerator.unwrap_model(self.ref_model))
         for patched in models:
             add_mask_head(patched)
-        obstacles = (
-            [allow_shared_prefix(patched.policy) for patched in models] if args.shared_prefix else ["it is off"]
-        )
-        self._shares_prefix = not any(obstacles)
-        if args.shared_prefix and not self._shares_prefix:
-            logger.warning(f"completions do not share their prompt's forward: {obstacles[0]}")
+        self._shares_prefix = shares_prefix(models, args)
 
     def _whole_model(self) -> AbstractContextManager[Any]:
         """ZeRO-3 holds the weights in parts outside a training forward: bring them together, as for generation."""
@@ -230,7 +222,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, GRPOTrainer):
             embeddings = bank.mask_inputs.get("mask_embeddings")
             if embeddings is None:
                 embeddings = self.aurora.encode_masks(bank.mask_inputs["mask_frames"])
-            _, mask_logits = self.aurora.decode_masks(seg_states, embeddings, bank.clip_index)
+            mask_logits = self.aurora.decode_masks(seg_states, embeddings, bank.clip_index)
         logits = torch.nn.functional.interpolate(
             mask_logits.float(), bank.masks.shape[-2:], mode="bilinear", align_corners=False
         )
@@ -322,27 +314,33 @@ class AuroraGRPOTrainer(AuroraCheckpoints, GRPOTrainer):
         completion_length: int,
     ) -> ForwardOutput:
         """One row per prompt, which its completions share."""
-        rows = share_prefix(input_ids, attention_mask, completion_length, self._bank.prompt_index[samples])
-        media = self._bank.forward_inputs(samples[rows.first], with_masks=False)
+        first, row = first_of_each(self._bank.prompt_index[samples])
+        # The prompt's last token writes the completion's first: it stands in every segment.
+        prompt, segment = slice(None, -completion_length - 1), slice(-completion_length - 1, None)
+        rows = shared_rows(attention_mask[first, prompt], attention_mask[:, segment], row)
+        media = self._bank.forward_inputs(samples[first], with_masks=False)
         clip_index = media.pop("clip_index")
-        prompt_positions = self.aurora.policy.position_ids(
-            input_ids[rows.first, :-completion_length],
-            attention_mask[rows.first, :-completion_length],
+        positions = self.aurora.policy.position_ids(
+            input_ids[first, :-completion_length],
+            attention_mask[first, :-completion_length],
             **{name: value[clip_index] for name, value in media.items()},
-        )
+        )  # (..., U, P + 1), from where every completion counts on
+        steps = torch.arange(completion_length + 1, device=positions.device)
         ids, valid = input_ids[:, -completion_length:], attention_mask[:, -completion_length:]
         labels = F.pad(ids.masked_fill(valid == 0, IGNORE_INDEX), (0, 1), value=IGNORE_INDEX)
         with_masks = self._masks_train
-        inputs = self._bank.forward_inputs(samples[rows.first], with_masks)
+        inputs = self._bank.forward_inputs(samples[first], with_masks)
         seg_positions = None
         if with_masks:
-            seg_positions = find_seg_positions(ids, valid, self.processing_class.seg_token_id)
-            inputs.update(seg_positions=rows.place(seg_positions), seg_rows=rows.row)
+            # Among the segment's places, of which the first belongs to the prompt.
+            seg_token_id = self.processing_class.seg_token_id
+            seg_positions = find_seg_positions(input_ids[:, segment], F.pad(valid, (1, 0)), seg_token_id)
+            inputs.update(seg_positions=rows.place(seg_positions), seg_rows=row)
         with self.accelerator.autocast():
-            output = model(
-                input_ids=rows.input_ids,
-                position_ids=rows.position_ids(prompt_positions),
-                # Four-dimensional, it is left as it is by the model, and so is no mask of the whole row made.
+            output: Any = model(
+                input_ids=rows.join(input_ids[first, prompt], input_ids[:, segment]),
+                position_ids=rows.join(positions[..., :-1], positions[..., row, -1:] + steps),
+                # Four-dimensional, it is left as it is by the model, and no mask of the whole row is made.
                 attention_mask=rows.layout.segment_mask,
                 shared_prefix=rows.layout,
                 states_from=rows.layout.prefix_length,

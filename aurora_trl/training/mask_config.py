@@ -16,6 +16,9 @@ class MaskTrainingArguments:
         freeze_vision_tower, freeze_audio_tower, freeze_connector, freeze_language_model, freeze_seg_projector,
         freeze_mask_encoder, freeze_mask_decoder (`bool`): parts that do not train. By default the towers, their
             connector and the mask decoder's image encoder.
+        shared_prefix (`bool`, *optional*, defaults to `True`): read once what rows begin with in common, where the
+            policy supports it: a prompt for all its completions in GRPO, a clip for all its references in a supervised
+            batch (see `group_by_clip`). The results are those of reading it each time.
         media_cache_clips (`int`, *optional*, defaults to 0): clips kept in memory by each loading process.
     """
 
@@ -32,6 +35,9 @@ class MaskTrainingArguments:
         default=True, metadata={"help": "Do not train the mask decoder's image encoder."}
     )
     freeze_mask_decoder: bool = field(default=False, metadata={"help": "Do not train the mask decoder."})
+    shared_prefix: bool = field(
+        default=True, metadata={"help": "Read once what rows begin with in common, where the policy supports it."}
+    )
     media_cache_clips: int = field(default=0, metadata={"help": "Clips kept in memory by each loading process."})
 
     def check_mask_arguments(self) -> None:

@@ -1,24 +1,39 @@
 """What both trainers do to a model before, and with its masks after, a forward."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.logging import get_logger
 from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..data.masks import has_target
 from ..models.modeling_aurora import AuroraModel
+from ..models.shared_prefix import allow_shared_prefix
 from .arguments import LoraArguments
 from .losses import mask_bce_loss, mask_dice_loss
 from .mask_config import MaskTrainingArguments
+
+logger = get_logger(__name__)
 
 
 def unwrap_aurora(model: PreTrainedModel | PeftModel) -> AuroraModel:
     """The AuroraModel inside a PEFT model, or the model itself."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def shares_prefix(models: Sequence[AuroraModel], args: MaskTrainingArguments) -> bool:
+    """Let models read what rows begin with once, where the config and all of them allow it; a warning says why not."""
+    if not args.shared_prefix:
+        return False
+    obstacles = [reason for model in models if (reason := allow_shared_prefix(model.policy)) is not None]
+    if obstacles:
+        logger.warning(f"`shared_prefix` is of no use here, every row is read from its beginning: {obstacles[0]}")
+    return not obstacles
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> set[str]:
@@ -85,12 +100,13 @@ def mask_losses(
     mask_logits: torch.Tensor, masks: torch.Tensor, has_seg: torch.Tensor, args: MaskTrainingArguments
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """
-    The weighted sum of the mask losses (AURORA, equations 6-8): the mean over all rows, to which a row without `[SEG]`
-    adds nothing, so that the value does not depend on how rows are spread over ranks and micro-batches.
+    The weighted sum of the mask losses (AURORA, equations 6-8): the mean over all annotated frames, to which a row
+    without `[SEG]` adds nothing. Where all rows have as many annotated frames, the value does not depend on how they
+    are spread over ranks and micro-batches.
 
     Args:
         mask_logits (`torch.Tensor` of shape `(B, T, h, w)`): from the decoder.
-        masks (`torch.Tensor` of shape `(B, T, M, M)`): targets in {0, 1}.
+        masks (`torch.Tensor` of shape `(B, T, M, M)`): targets in {0, 1}, or `NO_TARGET` in a whole frame.
         has_seg (`torch.Tensor` of shape `(B,)`, bool): rows that count.
         args (`MaskTrainingArguments`): the weights.
 
@@ -98,8 +114,10 @@ def mask_losses(
         `tuple`: the loss, and its parts by metric name.
     """
     logits = F.interpolate(mask_logits.float(), masks.shape[-2:], mode="bilinear", align_corners=False)
-    weights = has_seg.to(logits.dtype)[:, None].expand(logits.shape[:2])  # (B, T)
-    share = weights.mean()
+    annotated = has_target(masks)
+    masks = masks.masked_fill(~annotated[..., None, None], 0)
+    weights = (has_seg[:, None] & annotated).to(logits.dtype)  # (B, T)
+    share = weights.sum() / annotated.sum().clamp(min=1)
     bce = mask_bce_loss(logits, masks, weights=weights) * share
     dice = mask_dice_loss(logits, masks, weights=weights) * share
     loss = args.mask_bce_loss_weight * bce + args.mask_dice_loss_weight * dice
@@ -109,10 +127,11 @@ def mask_losses(
 @torch.no_grad()
 def mask_iou(mask_logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """
-    IoU of each row, mean over its frames; two empty masks agree.
+    IoU of each row, mean over its annotated frames; two empty masks agree.
 
     Args:
-        mask_logits (`torch.Tensor` of shape `(B, T, h, w)`), masks (`torch.Tensor` of shape `(B, T, M, M)`).
+        mask_logits (`torch.Tensor` of shape `(B, T, h, w)`), masks (`torch.Tensor` of shape `(B, T, M, M)`): the
+            target in {0, 1}, or `NO_TARGET` in a whole frame.
 
     Returns:
         `torch.Tensor` of shape `(B,)`.
@@ -121,7 +140,9 @@ def mask_iou(mask_logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     predicted, target = logits > 0, masks.bool()
     union = (predicted | target).sum((-1, -2)).float()
     intersection = (predicted & target).sum((-1, -2)).float()
-    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0).mean(dim=1)
+    iou = torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
+    annotated = has_target(masks)
+    return (iou * annotated).sum(dim=1) / annotated.sum(dim=1).clamp(min=1)
 
 
 @contextmanager

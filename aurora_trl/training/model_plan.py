@@ -35,6 +35,11 @@ class ModelPlan:
     num_frames: int
 
 
+def option(words: list[str], flag: str) -> str | None:
+    """The value of a flag on a command line, or None where it is not given."""
+    return words[words.index(flag) + 1] if flag in words[:-1] else None
+
+
 def plan_model(pipeline: Pipeline, name: str) -> ModelPlan | None:
     """
     Follow a model's name back to a checkpoint that is there, or to the step that builds the first one.
@@ -83,14 +88,13 @@ def _from_command(step: Step) -> ModelPlan | None:
         return _tiny_plan()
     if words[:2] != ["aurora", "init"] or len(words) < 3:
         return None
-    options = dict(zip(words[3::2], words[4::2], strict=False))
-    image_size = options.get("--mask-image-size")
-    published = published_config(words[2], options.get("--mask-decoder", ""), int(image_size) if image_size else None)
+    mask_decoder, image_size = option(words, "--mask-decoder") or "", option(words, "--mask-image-size")
+    published = published_config(words[2], mask_decoder, int(image_size) if image_size else None)
     if published is None:
         return None
-    num_frames = int(options.get("--num-frames", 10))
-    seconds = float(options.get("--audio-seconds", _UPSTREAM_AUDIO_SECONDS))
-    what = f"{words[2]} and {Path(options['--mask-decoder']).name}, by their published sizes"
+    num_frames = int(option(words, "--num-frames") or 10)
+    seconds = float(option(words, "--audio-seconds") or _UPSTREAM_AUDIO_SECONDS)
+    what = f"{words[2]} and {Path(mask_decoder).name}, by their published sizes"
     return ModelPlan(what, published, video_llama2_tokens(num_frames, seconds), num_frames)
 
 

@@ -16,7 +16,7 @@ from ..data.schema import DataError
 from .arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
 from .grpo_config import AuroraGRPOConfig
 from .memory import GIGABYTE, MemoryEstimate, TrainingSetup, estimate_memory
-from .model_plan import ModelPlan, plan_model
+from .model_plan import ModelPlan, option, plan_model
 from .pipeline import Pipeline, Step
 from .sft_config import AuroraSFTConfig
 
@@ -120,7 +120,7 @@ class _Checker:
         script = Path(words[words.index("--config") - 1])
         if not script.is_file():
             self.plan.problems.append(f"{script}: no such script")
-        accelerate = _option(words, "--config_file")
+        accelerate = option(words, "--config_file")
         if accelerate is not None and not Path(accelerate).is_file():
             self.plan.problems.append(f"{accelerate}: no such accelerate config")
         config_class = CONFIGS.get(script.stem)
@@ -264,7 +264,7 @@ def _deepspeed(accelerate: str | None, words: list[str]) -> tuple[int | None, in
     if accelerate is not None and Path(accelerate).is_file():
         content = yaml.safe_load(Path(accelerate).read_text())
     settings = content.get("deepspeed_config") or {}
-    processes = int(_option(words, "--num_processes") or content.get("num_processes", 1))
+    processes = int(option(words, "--num_processes") or content.get("num_processes", 1))
     return settings.get("zero_stage"), processes, settings.get("offload_optimizer_device", "none") == "cpu"
 
 
@@ -281,10 +281,6 @@ def _written(pipeline: Pipeline, config_file: Path) -> Any:
         file = Path(folder) / config_file.name
         file.write_text(text)
         yield file
-
-
-def _option(words: list[str], flag: str) -> str | None:
-    return words[words.index(flag) + 1] if flag in words[:-1] else None
 
 
 def _needed(pipeline: Pipeline, step: Step) -> set[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..data.masks import has_target
 from ..prompts import ends_with_answer, extract_class, normalize_class
 
 RewardFunction = Callable[..., list[float]]
@@ -66,12 +67,13 @@ def iou_reward(
     **columns: Any,
 ) -> list[float]:
     """
-    IoU of the decoded masks, mean over frames, in [0, 1]; 0 without `[SEG]` (AURORA, section 3.3).
+    IoU of the decoded masks, mean over annotated frames, in [0, 1]; 0 without `[SEG]` (AURORA, section 3.3).
 
     Args:
         prompts, completions (`Sequence`): not used.
         pred_masks (`Sequence`): per completion logits `(frames, H, W)`, or None.
-        masks (`Sequence[torch.Tensor]`): per completion the target `(frames, H', W')` in {0, 1}.
+        masks (`Sequence[torch.Tensor]`): per completion the target `(frames, H', W')` in {0, 1}, or `NO_TARGET` in a
+            whole frame, which then does not count.
         **columns: not used.
 
     Returns:
@@ -89,7 +91,9 @@ def _iou(mask_logits: torch.Tensor | None, masks: torch.Tensor) -> float:
     predicted, target = logits > 0, masks.to(logits.device).bool()
     intersection = (predicted & target).sum((-2, -1)).float()
     union = (predicted | target).sum((-2, -1)).float()
-    return float(torch.where(union > 0, intersection / union.clamp(min=1), 1.0).mean())
+    iou = torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
+    annotated = has_target(masks).to(iou.device)
+    return float((iou * annotated).sum() / annotated.sum().clamp(min=1))
 
 
 def get_reward(name: str) -> RewardFunction:

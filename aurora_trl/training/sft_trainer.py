@@ -12,12 +12,12 @@ from trl.models import prepare_deepspeed
 from ..data.collator import ClipLoader, SFTCollator, TeacherCollator
 from ..data.sampler import ClipGroupSampler
 from ..data.schema import DataError
-from ..models.modeling_aurora import AuroraModel, add_mask_head, capture_hidden_states
+from ..models.modeling_aurora import AuroraModel, add_mask_head
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import SEG_TOKEN, teacher_target
 from .checkpoints import AuroraCheckpoints
 from .losses import seg_distillation_loss
-from .mask_training import capture_outputs, copy_weights, mask_iou, mask_losses, unwrap_aurora
+from .mask_training import capture_outputs, copy_weights, mask_iou, mask_losses, shares_prefix, unwrap_aurora
 from .sft_config import AuroraSFTConfig
 
 
@@ -66,11 +66,14 @@ class AuroraSFTTrainer(AuroraCheckpoints, SFTTrainer):
         self.teacher = None
         if teacher is not None and args.distillation_loss_weight > 0:
             self.teacher = teacher.requires_grad_(False).eval()
-            self._teacher_collator = TeacherCollator(self.loader, args.teacher_targets)
+            share = shares_prefix([self.teacher], args)
+            self._teacher_collator = TeacherCollator(self.loader, args.teacher_targets, share_prefix=share)
         super().__init__(
             model=model,
             args=args,
-            data_collator=SFTCollator(self.loader, keep_rows=self.teacher is not None),
+            data_collator=SFTCollator(
+                self.loader, keep_rows=self.teacher is not None, share_prefix=shares_prefix([aurora], args)
+            ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -157,12 +160,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, SFTTrainer):
         new = [row for row in rows if row["id"] not in self._teacher_features]
         if new:
             batch = {name: value.to(self.args.device) for name, value in self._teacher_collator(new).items()}
-            positions = batch.pop("seg_positions")
             with self.accelerator.autocast():
-                with capture_hidden_states(self.teacher) as states:
-                    self._run_teacher(**batch, logits_to_keep=1)
-                seg_states = states[-1][torch.arange(len(new), device=positions.device), positions]
-                features = self.teacher.seg_projector(seg_states.to(self.teacher.seg_projector[0].weight.dtype))
+                features = self._run_teacher(**batch, logits_to_keep=1).seg_features
             for row, feature in zip(new, features.float(), strict=True):
                 self._teacher_features[row["id"]] = feature
         return torch.stack([self._teacher_features[row["id"]] for row in rows])

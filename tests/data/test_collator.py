@@ -2,8 +2,11 @@
 
 import torch
 from datasets import Dataset
+from layouts import write_s4
 
+from aurora_trl.data import load_avsbench
 from aurora_trl.data.collator import ClipLoader, RolloutCollator, SFTCollator, TeacherCollator, clip_key
+from aurora_trl.data.masks import NO_TARGET, has_target
 from aurora_trl.data.sampler import ClipGroupSampler
 
 
@@ -80,3 +83,12 @@ def test_clip_sampler_keeps_references_together(cot_rows):
     assert orders[0] != orders[1]
     again = ClipGroupSampler(dataset, seed=1)
     assert list(again) == orders[0]
+
+
+def test_frames_without_annotation_and_past_the_end_have_no_target(processor, tmp_path):
+    masks = ClipLoader(processor).masks(load_avsbench(write_s4(tmp_path), "s4", "train")[0])
+    assert has_target(masks).tolist() == [True] + [False] * 9  # 5 frames of the model's 10, the first annotated
+    assert masks[0].max() == 1
+    assert (masks[1:] == NO_TARGET).all()
+    val = ClipLoader(processor).masks(load_avsbench(tmp_path, "s4", "val")[0])
+    assert has_target(val).sum() == 5

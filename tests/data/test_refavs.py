@@ -1,14 +1,19 @@
 """Ref-AVS: the official layout's odd corners, on real files."""
 
 import csv
+import os
 import shutil
+import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aurora_trl.data import COLUMNS, DataError, load_refavs
 from aurora_trl.data.masks import load_masks
+from aurora_trl.data.refavs import SPLITS, UNSEEN_CLASSES
+from aurora_trl.data.validation import check_classes
 
 
 def edit_table(root, change):
@@ -121,3 +126,52 @@ def test_official_mask_size():
     assert resize_masks_official(big).sum() == 0
     big[0, 1, 1] = 1
     assert resize_masks_official(big).sum() == 1
+
+
+REAL = os.environ.get("AURORA_REAL_DATA")
+needs_real_data = pytest.mark.skipif(
+    REAL is None, reason="AURORA_REAL_DATA names no folder with the real metadata.csv"
+)
+
+
+@needs_real_data
+def test_the_real_table():
+    root = Path(REAL) / "refavs"
+    started = time.process_time()  # whatever else the machine does
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        splits = {split: load_refavs(root, split) for split in SPLITS}
+    assert time.process_time() - started < 2
+    assert [len(rows) for rows in splits.values()] == [14113, 1349, 2288, 1656, 1028]
+    assert [sum(rows["is_null"]) for rows in splits.values()] == [608, 72, 0, 0, 1028]
+    assert [len({row["frames"][0].split("/")[-3] for row in splits[s]}) for s in ("test_s", "test_u")] == [273, 269]
+    for split, rows in splits.items():
+        assert len(set(rows["id"])) == len(rows)
+        known = {*splits["train"]["class_name"], *(UNSEEN_CLASSES if split == "test_u" else ())}
+        assert check_classes(split, rows["class_name"], known) == []
+    trained = set(splits["train"]["class_name"]) - {"null"}
+    assert len(trained) == 38
+    assert set(splits["test_u"]["class_name"]) - trained == set(UNSEEN_CLASSES)
+    assert any("-" in name for name in trained)
+
+
+@needs_real_data
+@pytest.mark.parametrize("layout", ["own", "video", "cross"])
+def test_real_null_rows_are_resolved_in_each_layout(layout, tmp_path):
+    shutil.copy(Path(REAL) / "refavs" / "metadata.csv", tmp_path)
+    with open(tmp_path / "metadata.csv", newline="") as file:
+        entries = [entry for entry in csv.DictReader(file) if entry["split"] == "test_n"]
+    for entry in entries:
+        own, video = entry["uid"].rsplit("_", 2)[0], entry["vid"]
+        folder = tmp_path / "media" / (own if layout == "own" else video)
+        (folder / "frames").mkdir(parents=True, exist_ok=True)
+        sound = tmp_path / "media_cross" / video if layout == "cross" else folder
+        sound.mkdir(parents=True, exist_ok=True)
+        (sound / "audio.wav").touch()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rows = load_refavs(tmp_path, "test_n")
+    assert len(caught) == (0 if layout == "own" else 1)
+    assert all(Path(path).is_file() for path in rows["audio"])
+    assert all(Path(frames[0]).parent.is_dir() for frames in rows["frames"])
+    assert rows["masks"] == [None] * len(rows)

@@ -194,7 +194,7 @@ def test_images_by_hand():
     assert metrics.compute() == {"gIoU": pytest.approx((0.5 + 1 + 1) / 3), "cIoU": pytest.approx(9 / 10)}
 
 
-@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+@pytest.mark.parametrize("protocol", [name for name, rules in PROTOCOLS.items() if not rules.by_class])
 def test_order_and_shares_change_nothing(protocol):
     logits, masks = make_videos(videos=7)
     whole = SegmentationMetrics(protocol)
@@ -222,6 +222,8 @@ def test_shares_without_places_follow_each_other():
 
 
 def test_misuse_is_named():
+    with pytest.raises(ValueError, match="`avss` scores classes: use SemanticMetrics"):
+        SegmentationMetrics("avss")
     logits, masks = make_videos()
     metrics = SegmentationMetrics()
     metrics.update(logits[:1], masks[:1], index=[3])

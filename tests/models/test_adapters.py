@@ -217,6 +217,13 @@ def test_a_missing_base(copied):
     assert moved.name_or_path == str(copied)
 
 
+def test_a_wrong_path(tmp_path):
+    with pytest.raises(ValueError, match="no/such/folder: no such folder, and no name of a Hub repository"):
+        AuroraModel.from_pretrained("no/such/folder")
+    with pytest.raises(ValueError, match="/no/such: no such folder"):
+        AuroraModel.from_pretrained("/no/such")
+
+
 def test_another_base(copied, teacher, tmp_path):
     with pytest.raises(ValueError, match="another base: the weights of .* are not those that it was trained on"):
         AuroraModel.from_pretrained(copied, base_model_name_or_path=teacher)

@@ -145,10 +145,17 @@ def test_an_sft_step_trains_the_new_and_the_taken_parts(use_lora, initial, cot_r
     for part in ("seg_projector", "mask_decoder", "language_model"):
         assert any(part in name for name in trained), part
     assert not next(model.mask_decoder.image_encoder.parameters()).requires_grad
+    trainer.save_model()
+    batch = batch_of(trainer.processing_class, cot_rows.to_list()[:2])
+    with torch.no_grad():
+        masks = [m.eval()(**batch)["mask_logits"] for m in (model, AuroraModel.from_pretrained(tmp_path))]
+    torch.testing.assert_close(*masks, atol=1e-5, rtol=1e-5)
 
 
-def test_a_grpo_step(initial, cot_rows, tmp_path):
-    model = AuroraModel.from_pretrained(initial)
+@pytest.mark.parametrize("pad_audio", [True, False])
+def test_a_grpo_step(pad_audio, initial, cot_rows, tmp_path):
+    model, processor = AuroraModel.from_pretrained(initial), AuroraProcessor.from_pretrained(initial)
+    processor.policy_processor.pad_audio = pad_audio
     args = AuroraGRPOConfig(
         output_dir=str(tmp_path), num_generations=2, max_completion_length=4, logging_steps=1, **SETTINGS
     )
@@ -157,7 +164,7 @@ def test_a_grpo_step(initial, cot_rows, tmp_path):
         reward_funcs=[format_reward, iou_reward],
         args=args,
         train_dataset=cot_rows,
-        processing_class=AuroraProcessor.from_pretrained(initial),
+        processing_class=processor,
     )
     trainer.train()
     assert any("reward" in entry for entry in trainer.state.log_history)

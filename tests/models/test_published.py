@@ -26,12 +26,16 @@ from published_checkpoints import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2Config
 
+from aurora_trl.data.collator import pad_ids
 from aurora_trl.data.media import load_audio
 from aurora_trl.data.schema import DataError
 from aurora_trl.models.checkpoints import check_keys
+from aurora_trl.models.policies.base import stack_media
 from aurora_trl.models.policies.registry import load_policy
 from aurora_trl.models.policies.videollama2 import VideoLlama2ForConditionalGeneration, VideoLlama2Processor
 from aurora_trl.models.policies.videollama2.published import (
+    POSITION_TABLE,
+    POSITION_TABLES,
     UNUSED,
     load_tokenizer,
     our_names,
@@ -117,6 +121,8 @@ def test_logits_of_a_clip_equal_the_published(published, loaded):
 def test_the_real_sizes_fit(tmp_path):
     """Names and shapes of VideoLLaMA2.1-7B-AV, whose config names a vision tower and little else."""
     weights = {k: torch.empty(s, device="meta") for k, s in videollama2_shapes(FULL).items() if not UNUSED.match(k)}
+    for key in [key for key in weights if POSITION_TABLES.fullmatch(key) and key != POSITION_TABLE]:
+        del weights[key]
     published = {
         "model_type": "videollama2_qwen2",
         "hidden_size": 3584,
@@ -164,6 +170,32 @@ def test_sound_is_padded_to_30_seconds_unless_told(published, loaded):
     assert trimmed.shape == (98, 128)
     torch.testing.assert_close(trimmed, padded[:98])
     assert padded[100:].unique().numel() == 1  # silence
+
+
+@torch.no_grad()
+def test_sounds_of_their_own_length(published):
+    """Not padded to 30 s, each clip of a batch is what it is alone, also beside a longer one and a silent one."""
+    policy, processor = load_policy(published, pad_audio=False)
+    frames = np.zeros((2, 36, 36, 3), np.uint8)
+    sounds = [formula_sound(0.5), None, formula_sound(2.0), np.zeros(10, np.float32)]
+    clips = [processor.process_media(frames, sound) for sound in sounds]
+    assert [len(clip.get("audio_values", ())) for clip in clips] == [48, 0, 198, 16]
+    prompts = [processor.expand_ids([processor.video_token_id, processor.audio_token_id, 5], clip) for clip in clips]
+    assert [ids.count(processor.audio_token_id) for ids in prompts] == [24, 0, 96, 8]
+    together = policy(
+        input_ids=pad_ids(prompts, 0),
+        attention_mask=pad_ids([[1] * len(ids) for ids in prompts], 0),
+        **stack_media(clips),
+    ).logits
+    for clip, ids, logits in zip(clips, prompts, together, strict=True):
+        media = stack_media([{name: value for name, value in clip.items() if name != "audio_lengths"}])
+        alone = policy(input_ids=torch.tensor([ids]), **media).logits[0]
+        torch.testing.assert_close(logits[: len(ids)], alone, atol=1e-5, rtol=1e-4)
+    embeds = policy.model.encode_media(**stack_media(clips)).as_inputs()
+    again = policy(
+        input_ids=pad_ids(prompts, 0), attention_mask=pad_ids([[1] * len(ids) for ids in prompts], 0), **embeds
+    ).logits
+    assert torch.equal(together, again)
 
 
 def test_the_files_are_left_as_they_are(published):
@@ -225,6 +257,20 @@ def test_audio_weights_may_be_in_the_shards(name, broken, loaded):
     policy, _ = load(broken)
     for (key, ours), theirs in zip(policy.state_dict().items(), loaded[0].state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), key
+
+
+def test_the_position_table_may_be_saved_once(broken, loaded):
+    """By any layer's name, as safetensors does with shared tensors; two that differ are an error."""
+    file = broken / "audio_tower.bin"
+    weights = torch.load(file, weights_only=True)
+    first, second = (f"model.audio_tower.encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in (0, 1))
+    table = weights.pop(first)
+    torch.save(weights, file)
+    states = load(broken)[0].state_dict()
+    assert all(torch.equal(states[key], value) for key, value in loaded[0].state_dict().items())
+    torch.save({**weights, first: table + 1}, file)
+    with pytest.raises(DataError, match="relative_attention_bias differs between layers"):
+        load(broken)
 
 
 def test_dtype(tmp_path):

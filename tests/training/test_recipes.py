@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import REPOSITORY
+from layouts import write_ms3, write_s4
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig
-from aurora_trl.data import save_json
-from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe
+from aurora_trl.data import load_refavs, save_json
+from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe, save_recipe
 from aurora_trl.training.pipeline import load_pipeline
 
 RECIPES = REPOSITORY / "recipes"
@@ -139,6 +140,8 @@ def small(checkpoint, world, tmp_path):
         ({"targets": "nothing"}, "`targets` must be one of row, answer, class, got 'nothing'"),
         ({"mask_frames_per_step": 0}, "`mask_frames_per_step` must be at least 1, got 0"),
         ({"max_train_samples": 0}, "`max_train_samples` must be at least 1, got 0"),
+        ({"dataset_format": "csv"}, "`dataset_format` must be one of refavs, avsbench, reasonseg, json, parquet"),
+        ({"on_bad_sample": "ignore"}, "`on_bad_sample` must be one of error, skip, got 'ignore'"),
         ({"packing": True}, "`packing` and `padding_free` do not work with clips"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -151,6 +154,21 @@ def test_a_bad_yaml_is_one_line(changes, message, small, capsys):
     assert lines[-1].startswith("error: ")
     assert "small.yaml" in lines[-1]
     assert message in lines[-1]
+
+
+def test_the_saved_recipe_runs_the_phase_again(small, tmp_path):
+    """The YAML and the flags that override it, without what is secret."""
+    classes = (RecipeArguments, LoraArguments, AuroraSFTConfig)
+    argv = ["--config", str(small(hub_token="hf_secret")), "--learning_rate", "3e-3", "--lora_r=4"]
+    configs = parse_recipe(classes, argv)
+    save_recipe(configs, argv)
+    text = (tmp_path / "out" / "recipe.yaml").read_text()
+    assert "hf_secret" not in text
+    saved = parse_recipe(classes, ["--config", str(tmp_path / "out" / "recipe.yaml")])
+    assert saved[:2] == configs[:2]
+    assert saved[1].lora_r == 4
+    assert saved[2].learning_rate == configs[2].learning_rate == 3e-3
+    assert saved[2].targets == "answer"
 
 
 @pytest.mark.parametrize("flags", [["--config", "nowhere.yaml"], ["--config", "README.md"]])
@@ -189,6 +207,36 @@ def test_missing_frame_before_training(small, world, tmp_path, monkeypatch, caps
     assert frame.name in line
     assert "no such frame" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_bad_rows_are_skipped_and_reported(small, world, tmp_path, capsys):
+    shutil.copytree(world, tmp_path / "world")
+    for path in (tmp_path / "world" / "media").glob("synth_00000/frames/4.jpg"):
+        path.unlink()
+    changes = {"dataset_path": str(tmp_path / "world"), "on_bad_sample": "skip", "eval_split": "val"}
+    classes = (RecipeArguments, LoraArguments, AuroraSFTConfig)
+    recipe, _, config = parse_recipe(classes, ["--config", str(small(**changes))])
+    whole = load_refavs(tmp_path / "world", "train")
+    rows = recipe.load_train(config)
+    lost = [row["id"] for row in whole if "/synth_00000/" in row["frames"][0]]
+    assert lost
+    assert rows["id"] == [row_id for row_id in whole["id"] if row_id not in lost]
+    assert f"skipped {len(lost)} of {len(whole)} rows" in capsys.readouterr().err
+    lines = (tmp_path / "out" / "skipped_train.jsonl").read_text().splitlines()
+    assert len(lines) == len(lost)
+    assert "synth_00000/frames/4.jpg: no such frame" in lines[0]
+    assert len(recipe.load_eval(config)) == len(load_refavs(world, "val"))
+    assert not (tmp_path / "out" / "skipped_eval.jsonl").exists()
+
+
+def test_a_recipe_reads_every_format(small, tmp_path):
+    write_s4(tmp_path / "avsbench" / "Single-source")
+    write_ms3(tmp_path / "avsbench" / "Multi-sources")
+    changes = {"dataset_path": str(tmp_path / "avsbench"), "dataset_format": "avsbench", "dataset_subset": "ms3"}
+    classes = (RecipeArguments, LoraArguments, AuroraSFTConfig)
+    recipe, _, config = parse_recipe(classes, ["--config", str(small(**changes, eval_split="test"))])
+    assert recipe.load_train(config)["reference"] == ["The sounding object"]
+    assert recipe.load_eval(config)["split"] == ["test"]
 
 
 def test_checkpoint_without_the_projector(small, checkpoint, tmp_path, monkeypatch, capsys):

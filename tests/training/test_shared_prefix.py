@@ -1,40 +1,42 @@
 """The prompt read once for all its completions: the same numbers, for fewer tokens."""
 
+from collections import Counter
+
 import pytest
 import torch
 from datasets import Dataset
 from grpo_helpers import build, logged
 
-from aurora_trl import AuroraGRPOConfig, AuroraModel
-from aurora_trl.data.collator import pad_ids
+from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
+from aurora_trl.data.collator import ClipLoader, SFTCollator, _prefix_lengths, clip_key, pad_ids
 from aurora_trl.models.modeling_aurora import find_seg_positions
-from aurora_trl.models.shared_prefix import allow_shared_prefix, share_prefix
+from aurora_trl.models.shared_prefix import allow_shared_prefix, first_of_each, shared_rows
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.grpo_trainer import regroup
 from aurora_trl.training.mask_training import lora_config
 
+SETTINGS = {"logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": True, "bf16": False}
+
 
 def test_rows_by_hand():
-    """Two prompts of different length; the second has one completion less."""
-    prompts = [[1, 2, 3], [1, 2, 3], [8, 9]]
-    completions = [[4, 5], [6], [7, 7]]
-    input_ids = torch.cat([pad_ids(prompts, 0, side="left"), pad_ids(completions, 0)], dim=1)
-    mask = (input_ids != 0).long()
-    rows = share_prefix(input_ids, mask, 2, torch.tensor([0, 0, 1]))
-    assert rows.input_ids.tolist() == [[1, 2, 3, 4, 5, 3, 6, 0], [0, 8, 9, 7, 7, 0, 0, 0]]
-    positions = torch.tensor([[0, 1, 2], [0, 0, 1]])
-    assert rows.position_ids(positions).tolist() == [[0, 1, 2, 3, 4, 2, 3, 4], [0, 0, 1, 2, 3, 1, 2, 3]]
-    three = rows.position_ids(torch.stack([positions] * 3))  # as a policy with time, height and width has them
-    assert torch.equal(three[1], rows.position_ids(positions))
-    assert (rows.row.tolist(), rows.slot.tolist(), rows.first.tolist()) == ([0, 0, 1], [0, 1, 0], [0, 2])
-    # The first completion of the first prompt sees two places of the prompt and, one by one, its own.
+    """Two beginnings of different length; the second has one sequence less."""
+    beginnings, after = [[1, 2], [8]], [[3, 4, 5], [3, 6], [9, 7, 7]]
+    prefix, segments = pad_ids(beginnings, 0, side="left"), pad_ids(after, 0)
+    rows = shared_rows((prefix != 0).long(), (segments != 0).long(), torch.tensor([0, 0, 1]))
+    assert rows.join(prefix, segments).tolist() == [[1, 2, 3, 4, 5, 3, 6, 0], [0, 8, 9, 7, 7, 0, 0, 0]]
+    # As a policy with time, height and width has positions.
+    three = rows.join(torch.stack([prefix] * 3), torch.stack([segments] * 3))
+    assert torch.equal(three[1], rows.join(prefix, segments))
+    assert (rows.row.tolist(), rows.slot.tolist()) == ([0, 0, 1], [0, 1, 0])
+    # The first sequence sees two places of its beginning and, one by one, its own.
     assert rows.layout.segment_mask[0, 0].int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    # The second is shorter; its padding sees itself alone. The other prompt's padding is seen by none.
+    # The second is shorter; its padding sees itself. The padding of the other beginning is seen by none.
     assert rows.layout.segment_mask[1, 0].int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
     assert rows.layout.segment_mask[2, 0, :, 0].tolist() == [False] * 3
+    assert rows.layout.prefix_mask[1, 0].int().tolist() == [[1, 0], [0, 1]]
     assert rows.collect(rows.spread(torch.arange(9).view(3, 3), -1)).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    # Places among the segments: behind the copy of the prompt's last token.
-    assert rows.place(torch.tensor([1, 0, -1])).tolist() == [2, 4, -1]
+    # Places among the segments of a row.
+    assert rows.place(torch.tensor([2, 1, -1])).tolist() == [2, 4, -1]
 
 
 def test_regroup_keeps_groups_whole():
@@ -78,17 +80,17 @@ def test_log_probs_states_and_gradients(uneven, checkpoint, cot_rows, processor)
     plain_states = hidden[torch.arange(6), at.clamp(min=0)][at >= 0]
     expected = gradients(plain, plain_states)
 
-    rows = share_prefix(input_ids, mask, 7, torch.tensor(index))
-    positions = model.policy.position_ids(input_ids[rows.first, :-7], mask[rows.first, :-7])
-    assert len(rows.input_ids) == 3
+    first, row = first_of_each(torch.tensor(index))
+    rows = shared_rows(mask[first, :-8], mask[:, -8:], row)
+    positions = model.policy.position_ids(input_ids, mask)
     hidden = model.base_model(
-        input_ids=rows.input_ids,
-        position_ids=rows.position_ids(positions),
+        input_ids=rows.join(input_ids[first, :-8], input_ids[:, -8:]),
+        position_ids=rows.join(positions[first, :-8], positions[:, -8:]),
         attention_mask=rows.layout.segment_mask,
         shared_prefix=rows.layout,
     ).last_hidden_state[:, rows.layout.prefix_length :]
     shared = log_probs_of(torch.stack([rows.collect(plane) for plane in hidden.unbind(-1)], -1)[:, :-1], labels)
-    places = rows.place(find_seg_positions(input_ids[:, -7:], mask[:, -7:], processor.seg_token_id))
+    places = rows.place(find_seg_positions(input_ids[:, -8:], mask[:, -8:], processor.seg_token_id))
     shared_states = hidden[rows.row, places.clamp(min=0)][places >= 0]
     torch.testing.assert_close(shared, plain, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shared_states, plain_states, atol=1e-5, rtol=1e-5)
@@ -172,6 +174,75 @@ def test_tokens_and_passes(drawing_checkpoint, cot_rows, processor, tmp_path):
     # `num_iterations` needs the old log-probabilities: two micro-batches of one group each.
     assert others == [group, group]
     assert read["training"] == [group] * 4
+
+
+SUPERVISED = {
+    "plain": {},
+    "lora": {"lora": True},
+    "teacher": {"distillation_loss_weight": 1.0},
+    "gradient checkpointing": {"gradient_checkpointing": True},
+    "text alone": {"mask_bce_loss_weight": 0.0, "mask_dice_loss_weight": 0.0},
+    "connector trains": {"freeze_connector": False},
+}
+
+
+@pytest.mark.parametrize("settings", SUPERVISED.values(), ids=SUPERVISED)
+def test_supervised_training_equals_the_plain_path(settings, checkpoint, cot_rows, processor, tmp_path):
+    """Losses and gradients of two steps over references that share clips, which are read once."""
+    settings = dict(settings)
+    lora = settings.pop("lora", False)
+    counts = Counter(map(clip_key, cot_rows))
+    rows = cot_rows.filter(lambda row: counts[clip_key(row)] == 4)
+    results, shapes = [], []
+    for shared in (True, False):
+        model = AuroraModel.from_pretrained(checkpoint)
+        args = AuroraSFTConfig(
+            output_dir=str(tmp_path / str(shared)),
+            **{**SETTINGS, "max_steps": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-3},
+            group_by_clip=True,
+            shared_prefix=shared,
+            **settings,
+        )
+        torch.manual_seed(0)
+        arguments = LoraArguments(use_lora=lora, lora_dropout=0.0)
+        trainer = AuroraSFTTrainer(
+            model,
+            args,
+            rows,
+            processing_class=processor,
+            teacher=AuroraModel.from_pretrained(checkpoint) if "distillation_loss_weight" in settings else None,
+            peft_config=lora_config(model, arguments, args.trainable_groups()),
+        )
+        read = []
+        model.policy.model.language_model.register_forward_pre_hook(
+            lambda _module, _args, kwargs, read=read: read.append(tuple(kwargs["inputs_embeds"].shape[:2])),
+            with_kwargs=True,
+        )
+        trainer.train()
+        names = ["loss", "grad_norm", "entropy", "mean_token_accuracy", "num_tokens"]
+        names += [] if settings.get("mask_bce_loss_weight") == 0.0 else ["iou", "mask_bce_loss", "mask_dice_loss"]
+        names += ["distillation_loss"] if "distillation_loss_weight" in settings else []
+        entries = [[entry[name] for name in names] for entry in trainer.state.log_history if "loss" in entry]
+        results.append(torch.tensor(entries, dtype=torch.float64))
+        shapes.append(read)
+    torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
+    # Eight references are about two clips.
+    assert {rows for rows, _ in shapes[1]} == {8}
+    assert {rows for rows, _ in shapes[0]} == {2}
+    assert sum(rows * length for rows, length in shapes[0]) < 0.9 * sum(rows * length for rows, length in shapes[1])
+
+
+def test_common_beginning(processor, cot_rows):
+    """It ends where prompts differ, and before their last tokens, which write the first of what is learned."""
+    prompts = [[1, 2, 3, 4], [1, 2, 9, 4], [5, 6, 7], [5, 6, 7, 8], [5, 6, 7], [1]]
+    assert _prefix_lengths(prompts, [0, 0, 1, 1, 2, 3]) == [2, 2, 2, 0]
+    rows = cot_rows.to_list()
+    batch = SFTCollator(ClipLoader(processor), share_prefix=True)(rows[:4])
+    assert len(batch["prefix_lengths"]) == 1
+    assert (batch["labels"][:, : int(batch["prefix_lengths"]) + 1] == -100).all()
+    # One segment alone in a row of four: plain rows are fewer tokens.
+    uneven = [row for row in rows if clip_key(row) != clip_key(rows[0])][:1] + rows[:2]
+    assert "prefix_lengths" not in SFTCollator(ClipLoader(processor), share_prefix=True)(uneven)
 
 
 def test_a_policy_may_say_no(drawing_checkpoint, cot_rows, processor, tmp_path, caplog):

@@ -37,7 +37,7 @@ TYPICAL_COLOURS = dict(
 _TYPICAL_SHARE = 0.85
 
 # Radius as a share of the image's side. The gap between the sizes is what makes "the largest object" clear.
-SIZES: dict[str, tuple[float, float]] = {"small": (0.100, 0.110), "large": (0.145, 0.160)}
+SIZES: dict[str, tuple[float, float]] = {"small": (0.110, 0.120), "large": (0.155, 0.170)}
 
 # Steps of a sound, each with the range that its value is drawn from; the gaps between ranges are the margins.
 LOUDNESS: dict[str, tuple[float, float]] = {"soft": (0.012, 0.015), "moderate": (0.040, 0.050), "loud": (0.13, 0.16)}
@@ -215,15 +215,19 @@ def _sample_places(rng: np.random.Generator, radii: list[float]) -> list[tuple[f
         places: list[tuple[float, float]] = []
         for radius in radii:
             border = radius + _SWAY + _EDGE
-            place = (_draw(rng, (border, 1 - border)), _draw(rng, (border, 1 - border)))
-            distances = [np.hypot(place[0] - x, place[1] - y) for x, y in places]
-            needed = [radius + other + 2 * _SWAY + _GAP for other in radii[: len(places)]]
-            if any(distance < need for distance, need in zip(distances, needed, strict=True)):
+            # One object after the other, each where it still fits: all at once, four large ones hardly ever do.
+            for _ in range(50):
+                place = (_draw(rng, (border, 1 - border)), _draw(rng, (border, 1 - border)))
+                distances = [np.hypot(place[0] - x, place[1] - y) for x, y in places]
+                needed = [radius + other + 2 * _SWAY + _GAP for other in radii[: len(places)]]
+                if all(distance >= need for distance, need in zip(distances, needed, strict=True)):
+                    places.append(place)
+                    break
+            else:
                 break
-            places.append(place)
         if len(places) == len(radii):
             return places
-    raise RuntimeError("no room for the objects of a scene")  # four of the largest fit in a few tries
+    raise RuntimeError("no room for the objects of a scene")  # four of the largest fit in some hundred tries
 
 
 def _sample_path(rng: np.random.Generator, x: float, y: float) -> tuple[tuple[float, float], ...]:

@@ -27,6 +27,7 @@ class Protocol:
         credits_background (`bool`): J of a frame with an empty target is the share of its pixels that were left empty;
             otherwise such a frame is right (J = F = 1) where nothing was drawn, and else wrong (0).
         size (`int` or `None`): side of the square in which masks are compared, in pixels; `None`: the frame's size.
+        by_class (`bool`): every pixel has a class: [`SemanticMetrics`] in place of [`SegmentationMetrics`].
         scores (`tuple[str, ...]`): what `compute` returns and a report shows, the headline last.
     """
 
@@ -39,6 +40,7 @@ class Protocol:
     weight_by_frames: bool = False
     credits_background: bool = True
     size: int | None = None
+    by_class: bool = False
     scores: tuple[str, ...] = ("J", "F", "J&F")
 
     @property
@@ -132,6 +134,15 @@ PROTOCOLS: dict[str, Protocol] = {
             unit="frame",
             credits_background=False,
             scores=("cIoU", "gIoU"),
+        ),
+        Protocol(
+            "avss",
+            "the official AVSBench-semantic score: 224x224, IoU and F of each class over its frames, mean over all "
+            "classes; only annotated frames count",
+            j_threshold=None,
+            size=224,
+            by_class=True,
+            scores=("F", "mIoU"),
         ),
     )
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .distributed import gather_shares
 from .frames import boundary_f, draw, f_curves, frame_jaccard, highest_f
 from .protocols import Protocol, get_protocol
 
@@ -105,11 +106,13 @@ class SegmentationMetrics:
         protocol (`str`, *optional*, defaults to `"refavs"`): one of `PROTOCOLS`.
 
     Raises:
-        `ValueError`: for an unknown protocol.
+        `ValueError`: for an unknown protocol, or for one that scores classes.
     """
 
     def __init__(self, protocol: str = "refavs"):
         self.rules = get_protocol(protocol)
+        if self.rules.by_class:
+            raise ValueError(f"the protocol `{protocol}` scores classes: use SemanticMetrics")
         self.protocol = protocol
         self._videos: dict[int, VideoScores] = {}
         self._indexed: bool | None = None
@@ -197,11 +200,9 @@ class SegmentationMetrics:
         Raises:
             `ValueError`: where several processes have videos without an index: their order is not known.
         """
-        world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        if world_size == 1:
+        shares = gather_shares(self)
+        if len(shares) == 1:
             return self
-        shares: list[SegmentationMetrics] = [self] * world_size
-        torch.distributed.all_gather_object(shares, self)
         if sum(share._indexed is False for share in shares) > 1:
             raise ValueError("videos of several processes need their place in the dataset: give `update` an index")
         merged = SegmentationMetrics(self.protocol)

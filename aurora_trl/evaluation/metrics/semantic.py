@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from .distributed import gather_shares
+
 NUM_CLASSES = 71
 _BETA_SQUARED = 0.3
 
@@ -75,6 +77,16 @@ class SemanticMetrics:
         for place, scores in other._videos.items():
             self._videos.setdefault(place, scores)
         return self
+
+    def gather(self) -> "SemanticMetrics":
+        """The videos of all processes, on each of them; itself where there is one process."""
+        shares = gather_shares(self)
+        if len(shares) == 1:
+            return self
+        merged = SemanticMetrics(self.num_classes, self.background)
+        for share in shares:
+            merged.merge(share)
+        return merged
 
     def compute(self, class_names: Sequence[str] | None = None) -> dict[str, float | dict[str, float]]:
         """

@@ -80,11 +80,14 @@ class BeatsAttention(nn.Module):
         buckets = buckets + torch.where(distance < exact, distance, large.clamp(max=half - 1))
         return self.relative_attention_bias(buckets).permute(2, 0, 1)
 
-    def forward(self, hidden_states: torch.Tensor, position_bias: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, position_bias: torch.Tensor, real: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(B, L, H)`).
             position_bias (`torch.Tensor` of shape `(heads, L, L)`).
+            real (`torch.Tensor` of shape `(B, L)`, bool, *optional*): false where there is padding.
 
         Returns:
             `torch.Tensor` of shape `(B, L, H)`.
@@ -98,7 +101,10 @@ class BeatsAttention(nn.Module):
         gates = self.grep_linear(query)
         gate_a, gate_b = gates.unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)  # (B, heads, L, 1)
         gate = gate_a * (gate_b * self.grep_a - 1.0) + 2.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=(gate * position_bias).to(query.dtype))
+        bias = (gate * position_bias).to(query.dtype)
+        if real is not None:
+            bias = bias.masked_fill(~real[:, None, None, :], torch.finfo(bias.dtype).min)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.out_proj(attended.transpose(1, 2).reshape(batch_size, length, -1))
 
 
@@ -114,9 +120,11 @@ class BeatsLayer(GradientCheckpointingLayer):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.deep_norm_alpha = math.pow(2 * config.num_hidden_layers, 0.25)
 
-    def forward(self, hidden_states: torch.Tensor, position_bias: torch.Tensor) -> torch.Tensor:
-        """`(B, L, H)` and the bias `(heads, L, L)` to `(B, L, H)`."""
-        attended = self.self_attn(hidden_states, position_bias)
+    def forward(
+        self, hidden_states: torch.Tensor, position_bias: torch.Tensor, real: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`(B, L, H)`, the bias `(heads, L, L)` and what is no padding `(B, L)` to `(B, L, H)`."""
+        attended = self.self_attn(hidden_states, position_bias, real)
         hidden_states = self.self_attn_layer_norm(hidden_states * self.deep_norm_alpha + attended)
         expanded = self.fc2(F.gelu(self.fc1(hidden_states)))
         return self.final_layer_norm(hidden_states * self.deep_norm_alpha + expanded)
@@ -132,15 +140,17 @@ class BeatsEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList(BeatsLayer(config, i) for i in range(config.num_hidden_layers))
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(B, L, H)` to `(B, L, H)`."""
+    def forward(self, hidden_states: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
+        """`(B, L, H)` and, where there is padding, what is none `(B, L)` to `(B, L, H)`."""
+        if real is not None:
+            hidden_states = hidden_states * real[..., None]  # the convolution meets zeros, as past the end
         hidden_states = self.layer_norm(hidden_states + self.pos_conv(hidden_states))
         first: Any = self.layers[0]
         bias = first.self_attn.position_bias(hidden_states.size(1))
         for layer in self.layers:
             if self.training and self.layerdrop > 0 and torch.rand(()).item() < self.layerdrop:
                 continue
-            hidden_states = layer(hidden_states, bias)
+            hidden_states = layer(hidden_states, bias, real)
         return hidden_states
 
 
@@ -164,10 +174,12 @@ class BeatsModel(nn.Module):
         )
         self.encoder = BeatsEncoder(config)
 
-    def forward(self, audio_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, audio_values: torch.Tensor, audio_lengths: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:
             audio_values (`torch.Tensor` of shape `(B, frames, mel bins)`): a normalised filter bank.
+            audio_lengths (`torch.Tensor` of shape `(B,)`, long, *optional*): how many frames are no padding; all by
+                default.
 
         Returns:
             `torch.Tensor` of shape `(B, frames / patch * bins / patch, H)`: time-major.
@@ -176,4 +188,14 @@ class BeatsModel(nn.Module):
         hidden_states = self.layer_norm(patches.flatten(2).transpose(1, 2))
         if self.post_extract_proj is not None:
             hidden_states = self.post_extract_proj(hidden_states)
-        return self.encoder(hidden_states)
+        if audio_lengths is None:
+            return self.encoder(hidden_states)
+        # At least one patch: attention over nothing would be NaN where a clip has no sound at all.
+        num_real = self.num_features(audio_lengths).clamp(min=patches.size(3))
+        index = torch.arange(hidden_states.size(1), device=hidden_states.device)
+        return self.encoder(hidden_states, index < num_real[:, None])
+
+    def num_features(self, audio_lengths: torch.Tensor) -> torch.Tensor:
+        """How many features a filter bank of so many frames gives."""
+        patch = self.config.patch_size
+        return audio_lengths // patch * (self.config.num_mel_bins // patch)

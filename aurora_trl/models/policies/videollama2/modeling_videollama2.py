@@ -31,10 +31,13 @@ class MediaFeatures:
     Attributes:
         video_embeds (`torch.Tensor` of shape `(B, Nv, D)` or `None`), audio_embeds (`torch.Tensor` of shape
             `(B, Na, D)` or `None`).
+        audio_sizes (`torch.Tensor` of shape `(B,)` or `None`): how many of a row's audio features are no padding;
+            None: all.
     """
 
     video_embeds: torch.Tensor | None = None
     audio_embeds: torch.Tensor | None = None
+    audio_sizes: torch.Tensor | None = None
 
     def as_inputs(self) -> dict[str, torch.Tensor]:
         """Keywords for `forward` and `generate` in place of the media."""
@@ -124,7 +127,10 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         return [tower.embeddings, *tower.encoder.layers[: self.config.vision_select_layer % num_states]]
 
     def encode_media(
-        self, pixel_values_videos: torch.Tensor | None = None, audio_values: torch.Tensor | None = None
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        audio_values: torch.Tensor | None = None,
+        audio_lengths: torch.Tensor | None = None,
     ) -> MediaFeatures:
         """
         Run towers and connectors.
@@ -132,6 +138,8 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(B, T, 3, P, P)`, *optional*): normalised frames.
             audio_values (`torch.Tensor` of shape `(B', F, M)`, *optional*): normalised filter banks.
+            audio_lengths (`torch.Tensor` of shape `(B',)`, *optional*): their frames that are no padding, where sound
+                is not padded to one length.
 
         Returns:
             `MediaFeatures`: features in the language model's width.
@@ -147,7 +155,9 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
             if audio_values is None and must_run(self.audio_tower):
                 audio_values = self._silence(pixel_values_videos)
         if audio_values is not None:
-            features.audio_embeds = self.mm_projector_a(self.audio_tower(audio_values))
+            features.audio_embeds = self.mm_projector_a(self.audio_tower(audio_values, audio_lengths))
+            if audio_lengths is not None:
+                features.audio_sizes = self.audio_tower.num_features(audio_lengths)
         return features
 
     def _silence(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
@@ -163,17 +173,19 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         audio_values: torch.Tensor | None = None,
+        audio_lengths: torch.Tensor | None = None,
         video_embeds: torch.Tensor | None = None,
         audio_embeds: torch.Tensor | None = None,
+        audio_sizes: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """
         Args:
             input_ids (`torch.Tensor` of shape `(B, L)`): with one placeholder id per feature.
-            pixel_values_videos, audio_values: media, or
-            video_embeds, audio_embeds: what `encode_media` made of them, one per row; a row without placeholders,
-                such as that of a clip without sound, leaves its features out.
+            pixel_values_videos, audio_values, audio_lengths: media, or
+            video_embeds, audio_embeds, audio_sizes: what `encode_media` made of them, one per row; a row without
+                placeholders, such as that of a clip without sound, leaves its features out.
             attention_mask, position_ids, inputs_embeds, use_cache, **kwargs: the language model's; its cache, too.
 
         Raises:
@@ -185,15 +197,18 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         autocast = torch.is_autocast_enabled(device_type)
         refuse_float16(torch.get_autocast_dtype(device_type) if autocast else inputs_embeds.dtype)
         media = self.encode_media(
-            pixel_values_videos if video_embeds is None else None, audio_values if audio_embeds is None else None
+            pixel_values_videos if video_embeds is None else None,
+            audio_values if audio_embeds is None else None,
+            audio_lengths,
         )
-        for token_id, given, made, name in (
-            (self.config.video_token_id, video_embeds, media.video_embeds, "video"),
-            (self.config.audio_token_id, audio_embeds, media.audio_embeds, "audio"),
+        if audio_embeds is None:
+            audio_embeds, audio_sizes = media.audio_embeds, media.audio_sizes
+        for token_id, features, sizes, name in (
+            (self.config.video_token_id, media.video_embeds if video_embeds is None else video_embeds, None, "video"),
+            (self.config.audio_token_id, audio_embeds, audio_sizes, "audio"),
         ):
-            features = made if given is None else given
             if features is not None:
-                inputs_embeds = place_features(inputs_embeds, input_ids == token_id, features, None, name)
+                inputs_embeds = place_features(inputs_embeds, input_ids == token_id, features, sizes, name)
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -212,8 +227,8 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
     """
 
     # What `encode_media` takes, and what it makes of it: one entry per clip along the first dimension.
-    media_inputs = ("pixel_values_videos", "audio_values")
-    media_embeds = ("video_embeds", "audio_embeds")
+    media_inputs = ("pixel_values_videos", "audio_values", "audio_lengths")
+    media_embeds = ("video_embeds", "audio_embeds", "audio_sizes")
     # LoRA goes on the language model's attention only; the towers have layers of these names too.
     lora_target_modules = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
     supports_shared_prefix = True
@@ -267,8 +282,10 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
         logits_to_keep: int | torch.Tensor = 0,
         pixel_values_videos: torch.Tensor | None = None,
         audio_values: torch.Tensor | None = None,
+        audio_lengths: torch.Tensor | None = None,
         video_embeds: torch.Tensor | None = None,
         audio_embeds: torch.Tensor | None = None,
+        audio_sizes: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """As [`VideoLlama2Model.forward`], with logits, and the loss where `labels` are given."""
@@ -278,8 +295,10 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
             position_ids=position_ids,
             pixel_values_videos=pixel_values_videos,
             audio_values=audio_values,
+            audio_lengths=audio_lengths,
             video_embeds=video_embeds,
             audio_embeds=audio_embeds,
+            audio_sizes=audio_sizes,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

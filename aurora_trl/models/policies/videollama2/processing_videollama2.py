@@ -28,8 +28,9 @@ class VideoLlama2Processor(ProcessorMixin):
         image_size, patch_size (`int`): the vision tower's input and patch, in pixels.
         image_mean, image_std (`float`): normalisation of pixels in [0, 1].
         sampling_rate (`int`): of the sound, in Hz.
-        audio_seconds (`float`): the sound is cut or zero-padded to this length. The checkpoint has heard 30 s;
-            less, such as the length of a dataset's clips, leaves silence out, which is cheaper and a little different.
+        audio_seconds (`float`): the sound is cut to this length.
+        pad_audio (`bool`): and zero-padded to it, as the checkpoint has heard it. Otherwise a clip's sound keeps its
+            own length and silence takes no places, which is cheaper and a little different.
         num_mel_bins, audio_patch_size (`int`): the audio tower's bins and patch.
         frame_length_ms, frame_shift_ms (`float`): window and step of the filter bank, in milliseconds.
         audio_mean, audio_std (`float`): the bank is normalised as `(x - mean) / (2 std)`.
@@ -53,6 +54,7 @@ class VideoLlama2Processor(ProcessorMixin):
         frame_shift_ms: float = 10.0,
         audio_mean: float = 15.41663,
         audio_std: float = 6.55582,
+        pad_audio: bool = True,
     ):
         self.tokenizer = tokenizer
         self.image_size = image_size
@@ -67,6 +69,7 @@ class VideoLlama2Processor(ProcessorMixin):
         self.frame_shift_ms = frame_shift_ms
         self.audio_mean = audio_mean
         self.audio_std = audio_std
+        self.pad_audio = pad_audio
         self._filters: torch.Tensor | None = None
         vocabulary = tokenizer.get_vocab()
         for token in (VIDEO_TOKEN, AUDIO_TOKEN):
@@ -117,8 +120,11 @@ class VideoLlama2Processor(ProcessorMixin):
             `torch.Tensor` of shape `(frames, num_mel_bins)`: a normalised kaldi filter bank.
         """
         wave = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
-        length = int(self.audio_seconds * self.sampling_rate)
-        wave = F.pad(wave[:length], (0, max(0, length - wave.numel())))
+        longest = int(self.audio_seconds * self.sampling_rate)
+        # A breath of sound still fills one patch.
+        patch_ms = self.frame_length_ms + (self.audio_patch_size - 1) * self.frame_shift_ms
+        shortest = longest if self.pad_audio else int(self.sampling_rate * patch_ms / 1000)
+        wave = F.pad(wave[:longest], (0, max(0, shortest - min(longest, wave.numel()))))
         return (self._filter_bank(wave * 2**15) - self.audio_mean) / (2 * self.audio_std)
 
     def _filter_bank(self, wave: torch.Tensor) -> torch.Tensor:
@@ -151,11 +157,14 @@ class VideoLlama2Processor(ProcessorMixin):
             waveform (`np.ndarray` of shape `(samples,)`, float32, or `None`): see `process_audio`; None: no sound.
 
         Returns:
-            `dict`: `pixel_values_videos` `(T, 3, P, P)` and, where there is sound, `audio_values` `(F, M)`.
+            `dict`: `pixel_values_videos` `(T, 3, P, P)` and, where there is sound, `audio_values` `(F, M)`, with its
+            length `audio_lengths` `()` where sounds are not padded to one.
         """
         media = {"pixel_values_videos": self.process_video(frames)}
         if waveform is not None:
             media["audio_values"] = self.process_audio(waveform)
+            if not self.pad_audio:
+                media["audio_lengths"] = torch.tensor(len(media["audio_values"]))
         return media
 
     def expand_ids(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:

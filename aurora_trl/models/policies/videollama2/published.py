@@ -1,12 +1,11 @@
 """The published checkpoint of VideoLLaMA2.1-7B-AV as a policy: its config, its names, its tokenizer."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
+from transformers import AutoTokenizer, Qwen2Config, SiglipVisionConfig
 from transformers.utils import logging
 
 from ....data.schema import DataError
@@ -49,11 +48,14 @@ AUDIO_FILES = {"model.audio_tower.": "audio_tower.bin", "model.mm_projector_a.":
 # Weights that upstream never runs on audio-visual input, by name.
 UNUSED = re.compile(
     r"model\.audio_tower\.predictor\."  # BEATs' sound classes
-    r"|model\.audio_tower\.encoder\.layers\.[1-9]\d*\.self_attn\.relative_attention_bias\."  # the first layer's, again
     r"|model\.vision_tower\.vision_tower\.vision_model\.head\."  # SigLIP's pooling
     r"|.*\.(position_ids|rotary_emb\.inv_freq)$"  # buffers that old versions of transformers saved
 )
+# One table that all layers of BEATs share; a checkpoint may hold it once, under any layer's name, or for each layer.
+POSITION_TABLES = re.compile(r"model\.audio_tower\.encoder\.layers\.\d+\.self_attn\.relative_attention_bias\.weight")
+POSITION_TABLE = "model.audio_tower.encoder.layers.0.self_attn.relative_attention_bias.weight"
 RENAMES = (
+    (r"^model\.vision_tower\.vision_tower\.vision_model\.", "model.vision_tower."),
     (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
     (r"^model\.audio_tower\.encoder\.pos_conv\.0\.weight_g$", "model.audio_tower.encoder.pos_conv.length"),
     (r"^model\.audio_tower\.encoder\.pos_conv\.0\.weight_v$", "model.audio_tower.encoder.pos_conv.direction"),
@@ -143,8 +145,12 @@ def load_tokenizer(folder: Path) -> tuple[Any, list[str]]:
 
 def our_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same tensors, from their published names to those of [`VideoLlama2ForConditionalGeneration`]."""
-    renames = (*RENAMES, _vision_tower_rename())
-    return {_rename(key, renames): value for key, value in weights.items()}
+    named = {}
+    for key, value in weights.items():
+        for pattern, replacement in RENAMES:
+            key = re.sub(pattern, replacement, key)
+        named[key] = value
+    return named
 
 
 def translate_config(published: dict[str, Any], weights: dict[str, torch.Tensor], folder: Path) -> VideoLlama2Config:
@@ -209,7 +215,7 @@ def _audio_config(weights: dict[str, torch.Tensor], folder: Path) -> BeatsConfig
     prefix = "model.audio_tower."
     patch = _tensor(weights, f"{prefix}patch_embedding.weight", folder)
     kernel = _tensor(weights, f"{prefix}encoder.pos_conv.0.weight_v", folder)
-    buckets = _tensor(weights, f"{prefix}encoder.layers.0.self_attn.relative_attention_bias.weight", folder)
+    buckets = _tensor(weights, POSITION_TABLE, folder)
     hidden_size = kernel.shape[0]
     return BeatsConfig(
         patch_size=patch.shape[-1],
@@ -239,18 +245,8 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
         # Upstream, too, runs what the shards hold; the files are what its training started from.
         if not any(key.startswith(prefix) for key in weights) and (folder / name).is_file():
             weights.update(read_torch_file(folder / name))
+    tables = [weights.pop(key) for key in sorted(weights) if POSITION_TABLES.fullmatch(key)]
+    if not all(torch.equal(table, tables[0]) for table in tables):
+        raise DataError(f"{folder}: BEATs' relative_attention_bias differs between layers, which share one table")
+    weights |= {POSITION_TABLE: tables[0]} if tables else {}
     return {key: value for key, value in weights.items() if not UNUSED.match(key)}
-
-
-def _rename(key: str, renames: Iterable[tuple[str, str]]) -> str:
-    for pattern, replacement in renames:
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
-def _vision_tower_rename() -> tuple[str, str]:
-    """To the names of the installed transformers: before 5.20 it nests the tower once more, as the checkpoint does."""
-    with torch.device("meta"):
-        tower = SiglipVisionModel(SiglipVisionConfig(num_hidden_layers=1, vision_use_head=False))
-    inner = "vision_model." if hasattr(tower, "vision_model") else ""
-    return r"^model\.vision_tower\.vision_tower\.vision_model\.", f"model.vision_tower.{inner}"

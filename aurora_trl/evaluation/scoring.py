@@ -1,0 +1,159 @@
+"""From an answer to what it scores by a protocol."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..data.avsbench import load_class_maps, load_class_names
+from ..data.masks import encode_rle, frame_size, load_masks, mask_indices
+from ..data.media import NO_FRAME
+from ..data.schema import DataError
+from ..inference import Answer
+from ..prompts import ends_with_answer, extract_class, normalize_class
+from .metrics import Protocol, SegmentationMetrics, SemanticMetrics
+from .metrics.distributed import gather_shares
+
+# What stands for the mask of an answer without `[SEG]`: nothing, with certainty.
+_NO_MASK_LOGIT = -50.0
+
+
+def describe_answer(answer: Answer, num_frames: int) -> dict[str, Any]:
+    """
+    What there is to say about an answer whatever the protocol.
+
+    Args:
+        answer (`Answer`): with its row.
+        num_frames (`int`): frames that the model takes of a clip.
+
+    Returns:
+        `dict`: the beginning of a line of `answers.jsonl`, with the drawn masks in the frame's size.
+    """
+    row, size = answer.row, frame_size(answer.row)
+    drawn = torch.zeros((num_frames, *size), dtype=torch.uint8)
+    if answer.mask_logits is not None:
+        planes = F.interpolate(answer.mask_logits[:, None], size, mode="bilinear", align_corners=False)
+        drawn = (planes[:, 0] > 0).to(torch.uint8)
+    class_name, said = row.get("class_name"), extract_class(answer.completion)
+    return {
+        "id": row["id"],
+        "reference": row["reference"],
+        "class_name": class_name,
+        "completion": answer.completion,
+        "num_tokens": answer.num_tokens,
+        # None where the dataset names no class.
+        "class_correct": None if class_name is None else said == normalize_class(class_name),
+        "format_correct": ends_with_answer(answer.completion),
+        "has_seg": answer.mask_logits is not None,
+        "masks": [encode_rle(mask) for mask in drawn.numpy()],
+    }
+
+
+class MaskScorer:
+    """
+    Scores the masks of answers.
+
+    Args:
+        rules (`Protocol`): how.
+    """
+
+    def __init__(self, rules: Protocol):
+        self.rules = rules
+        self.metrics = SegmentationMetrics(rules.name)
+
+    def add(self, answer: Answer, place: int, num_frames: int) -> float:
+        """
+        Add an answer.
+
+        Args:
+            answer (`Answer`): with its row.
+            place (`int`): the row's place in the dataset.
+            num_frames (`int`): frames that the model takes of a clip.
+
+        Returns:
+            `float`: its own J.
+        """
+        places, indices = scored_frames(answer.row, num_frames)
+        target = self.rules.prepare_masks(load_masks(answer.row, indices=indices))  # (T, h, w)
+        logits = _prepare_logits(answer, places, self.rules)
+        return float(self.metrics.update(logits[None], target[None], index=[place]))
+
+    def compute(self) -> dict[str, Any]:
+        """The scores over all processes."""
+        return dict(self.metrics.gather().compute())
+
+
+class ClassScorer:
+    """
+    Scores the answers of AVSBench-semantic: where the mask is, there is the class that the answer names; a name that
+    is none of the dataset's is background.
+
+    Args:
+        rules (`Protocol`): its size.
+    """
+
+    def __init__(self, rules: Protocol):
+        self.rules = rules
+        self.metrics = SemanticMetrics()
+        self.class_names: list[str] | None = None
+
+    def add(self, answer: Answer, place: int, num_frames: int) -> float:
+        """As [`MaskScorer.add`]; returns J of the mask, whatever its class."""
+        row = answer.row
+        if not row.get("masks") or Path(row["masks"][0]).parent.name != "labels_rgb":
+            raise DataError(f"row {row['id']!r}: the protocol `{self.rules.name}` needs rows of AVSBench's `avss`")
+        self.class_names = _class_names(str(Path(row["masks"][0]).parents[3]))
+        places, indices = scored_frames(row, num_frames)
+        maps = load_class_maps({"masks": [row["masks"][i] for i in indices]})
+        planes = torch.from_numpy(maps).float()[:, None]
+        size = (self.rules.size, self.rules.size) if self.rules.size else maps.shape[1:]
+        target = F.interpolate(planes, size, mode="nearest")[:, 0].long()
+        drawn = _prepare_logits(answer, places, self.rules) > 0
+        known = [normalize_class(name) for name in self.class_names]
+        said = extract_class(answer.completion)
+        predicted = torch.where(drawn, known.index(said) if said in known else self.metrics.background, 0)
+        self.metrics.update(predicted, target, index=place)
+        union = (drawn | (target > 0)).sum()
+        return float((drawn & (target > 0)).sum() / union) if union else 1.0
+
+    def compute(self) -> dict[str, Any]:
+        """The scores over all processes, with those by class."""
+        # A process that answered no row has read no names.
+        names = next((names for names in gather_shares(self.class_names) if names is not None), None)
+        return dict(self.metrics.gather().compute(names))
+
+
+@lru_cache(maxsize=8)
+def _class_names(root: str) -> list[str]:
+    return load_class_names(root)
+
+
+def scored_frames(row: dict[str, Any], num_frames: int) -> tuple[list[int], list[int]]:
+    """
+    The frames of an answer that have a score: what stands past the end of a short clip, or is not annotated, has none.
+
+    Args:
+        row (`dict`): a dataset row.
+        num_frames (`int`): frames that the model takes of a clip.
+
+    Returns:
+        `tuple[list[int], list[int]]`: their places among the model's frames, and their masks' among the row's.
+
+    Raises:
+        `DataError`: where none of the frames that the model takes is annotated.
+    """
+    indices = mask_indices(row, num_frames)
+    places = [place for place, index in enumerate(indices) if index != NO_FRAME]
+    if not places:
+        raise DataError(f"row {row['id']!r}: none of the {num_frames} frames that the model takes is annotated")
+    return places, [indices[place] for place in places]
+
+
+def _prepare_logits(answer: Answer, places: list[int], rules: Protocol) -> torch.Tensor:
+    size = frame_size(answer.row)
+    if answer.mask_logits is None:
+        shape = size if rules.size is None else (rules.size, rules.size)
+        return torch.full((len(places), *shape), _NO_MASK_LOGIT)
+    return rules.prepare_logits(answer.mask_logits[places], size)

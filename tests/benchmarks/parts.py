@@ -1,0 +1,70 @@
+"""The parts: F, decoding, loading."""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from setting import Ratio, bench_model, bench_processor, compare
+
+from aurora_trl.data.collator import ClipLoader, SFTCollator
+from aurora_trl.evaluation.metrics import f_score
+
+
+def naive_f(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """F by comparing all pixels with every threshold."""
+    probabilities = torch.sigmoid(logits)
+    curves = []
+    for threshold in torch.linspace(0, 1 - 1e-10, 255):
+        positive = (probabilities >= threshold).float()
+        true_positive = (positive * masks).sum((1, 2))
+        precision = true_positive / (positive.sum((1, 2)) + 1e-20)
+        recall = true_positive / (masks.sum((1, 2)) + 1e-20)
+        curves.append(1.3 * precision * recall / (0.3 * precision + recall))
+    return torch.nan_to_num(torch.stack(curves), nan=0.0).mean(1).max()
+
+
+def run(rows: Dataset, *, repeats: int = 3) -> list[Ratio]:
+    """Compare the parts."""
+    processor = bench_processor()
+    model = bench_model(processor)
+    decoder = model.mask_decoder
+    num_masks = 80  # G = 8 completions, 10 frames
+    prompts = torch.randn(num_masks, 1, decoder.prompt_dim)
+    with torch.no_grad():
+        embeddings = decoder.encode(torch.randn(10, 3, 224, 224)).repeat(8, 1, 1, 1)
+
+    @torch.no_grad()
+    def one_by_one() -> Any:
+        return [decoder.decode(embeddings[i : i + 1], prompts[i : i + 1]) for i in range(num_masks)]
+
+    @torch.no_grad()
+    def at_once() -> Any:
+        return decoder.decode(embeddings, prompts)
+
+    logits, masks = 3 * torch.randn(40, 256, 256), (torch.rand(40, 256, 256) > 0.8).float()
+    row = rows[0]
+    loaded = SFTCollator(ClipLoader(processor))([row])
+    seg_inputs = {name: value for name, value in loaded.items() if name != "masks"}
+
+    def step() -> None:
+        output = model(**seg_inputs)
+        (output.loss + output["mask_logits"].mean()).backward()
+        model.zero_grad()
+
+    return [
+        compare(
+            "official F of a batch / 255 comparisons",
+            lambda: naive_f(logits, masks),
+            lambda: f_score(logits, masks),
+            repeats=repeats,
+            bound=0.02,
+        ),
+        compare(f"{num_masks} masks in one decode / one by one", one_by_one, at_once, repeats=repeats, bound=1.0),
+        compare(
+            "loading one reference's clip, one worker / the step it feeds",
+            step,
+            lambda: SFTCollator(ClipLoader(processor))([row]),
+            repeats=repeats,
+            bound=0.10,  # two workers load while one step runs: half of it is waited for at most
+        ),
+    ]
