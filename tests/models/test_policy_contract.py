@@ -53,7 +53,8 @@ def test_positions_are_those_of_a_plain_forward(model, cot_rows, processor):
     """For VideoLLaMA2 counting the tokens is what its language model does by itself."""
     model.eval()
     batch = SFTCollator(ClipLoader(processor))(cot_rows.to_list()[:2])
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "clip_index", *model.policy.media_inputs)}
+    names = ("input_ids", "attention_mask", "clip_index", *model.policy.media_inputs)
+    inputs = {name: batch[name] for name in names if name in batch}
     positions = model.policy.position_ids(inputs["input_ids"], inputs["attention_mask"])
     mask = inputs["attention_mask"].bool()
     plain, given = model(**inputs).logits, model(**inputs, position_ids=positions).logits

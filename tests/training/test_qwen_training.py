@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import Trainer
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor, AuroraSFTConfig
+from aurora_trl.data.collator import SFTCollator
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.mask_training import lora_config, unwrap_aurora
 from aurora_trl.training.rewards import class_reward, completion_text, format_reward, iou_reward
@@ -110,7 +111,7 @@ def test_sft_trains_what_it_should(lora, parts, cot_rows, tmp_path):
         assert len(adapted) == 2 * layers
         assert all("language_model" in name for name in adapted)
     trainer.save_model()
-    batch = trainer.data_collator(cot_rows.to_list()[:3])
+    batch = SFTCollator(trainer.loader)(cot_rows.to_list()[:3])
     batch.pop("masks"), batch.pop("labels")
     trained, loaded = unwrap_aurora(trainer.model).eval(), AuroraModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
@@ -150,6 +151,21 @@ def test_a_prompt_read_once_trains_as_one_read_again(sound, towers, drawing_chec
         assert trainer._shares_prefix == shared
     assert len(results[0]) == 2
     torch.testing.assert_close(torch.tensor(results[0]), torch.tensor(results[1]), atol=1e-4, rtol=1e-3)
+
+
+def test_a_clip_read_once_trains_as_one_read_again(parts, cot_rows, tmp_path):
+    """References to one clip share what their prompts begin with, in positions of three axes."""
+    model, processor = parts
+    results = []
+    for shared in (True, False):
+        settings = {"shared_prefix": shared, "group_by_clip": True, "optim": "sgd", **towers_that_train(model)}
+        trainer = sft_trainer(copy.deepcopy(model), processor, cot_rows, tmp_path / str(shared), **settings)
+        assert ("prefix_lengths" in trainer.data_collator(cot_rows.to_list()[:4])) == shared
+        trainer.train()
+        names = ("loss", "grad_norm", "mask_dice_loss", "iou")
+        results.append([[entry[name] for name in names] for entry in trainer.state.log_history if "loss" in entry])
+    assert len(results[0]) == 2
+    torch.testing.assert_close(torch.tensor(results[0]), torch.tensor(results[1]), atol=1e-4, rtol=1e-4)
 
 
 def test_grpo_trains_towers(parts, cot_rows, tmp_path):
