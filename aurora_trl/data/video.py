@@ -43,10 +43,19 @@ class VideoIndex:
         return max(0, bisect_right(self.times, seconds + _CLOCK_SECONDS) - 1)
 
     def spread(self, wanted: int) -> list[int]:
-        """The frames shown in the middle of each of `wanted` equal parts of the time; all where there are fewer."""
+        """
+        The frames nearest to the middle of each of `wanted` equal parts of the time from the first frame to the last,
+        all where there are fewer: those of `frame_indices`, where the rate does not vary.
+        """
         if len(self.times) <= wanted:
             return list(range(len(self.times)))
-        return [self.at((i + 0.5) * self.duration / wanted) for i in range(wanted)]
+        return [self._nearest((i + 0.5) * self.times[-1] / wanted) for i in range(wanted)]
+
+    def _nearest(self, seconds: float) -> int:
+        after = min(bisect_right(self.times, seconds), len(self.times) - 1)
+        before = max(after - 1, 0)
+        # Halfway, up to the clock's rounding, is the later one's.
+        return before if seconds - self.times[before] < self.times[after] - seconds - _CLOCK_SECONDS else after
 
 
 def index_video(path: str) -> VideoIndex:
