@@ -5,7 +5,7 @@ SEED ?= 1
 OUTPUT ?= outputs/tiny
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-fast quality bench
+.PHONY: demo test test-fast quality bench bench-gpu
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,3 +30,7 @@ quality: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python tests/benchmarks/bench.py
+
+# Full-size steps with random weights; needs a GPU of 80 GB.
+bench-gpu: $(INSTALLED)
+	$(VENV)/bin/python tests/benchmarks/bench_gpu.py

@@ -85,9 +85,11 @@ class PlainGRPO(AuroraGRPOTrainer):
         return super()._rollout_seg_states(completion_ids_list)
 
 
-def stock_trainer(rows: Dataset, folder: Path, num_generations: int, new_tokens: int) -> StockGRPO:
+def stock_trainer(
+    rows: Dataset, folder: Path, num_generations: int, new_tokens: int, policy: Any = None, **overrides: Any
+) -> StockGRPO:
     processor = bench_processor()
-    policy = bench_model(processor).policy
+    policy = policy or bench_model(processor).policy
     for name, module in policy.trainable_modules().items():
         module.requires_grad_(name == "language_model")
     policy.config.image_token_id = processor.policy_processor.video_token_id
@@ -102,7 +104,7 @@ def stock_trainer(rows: Dataset, folder: Path, num_generations: int, new_tokens:
             beta=0.0,
             top_p=0.9,
             loss_type="grpo",
-            **settings(num_generations, new_tokens),
+            **{**settings(num_generations, new_tokens), **overrides},
         ),
         train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in prompts]),
         processing_class=processor,
