@@ -6,14 +6,15 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cli_annotation import add_annotation_commands
+from .cli_common import say
+from .cli_data import add_data_commands
+
 if TYPE_CHECKING:
     from .training.pipeline import Pipeline
-
-from .cli_annotation import add_annotation_commands
 
 _PACKAGES = [
     "aurora-trl",
@@ -69,13 +70,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     add("env", _env, "Print the versions that a bug report needs.")
 
-    command = add("synth", _synth, "Write a synthetic world in the Ref-AVS layout.")
-    command.add_argument("root", metavar="DIR", help="new folder")
-    command.add_argument("--clips", type=int, default=200, help="clips in all splits together (default: 200)")
-    command.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
-    command.add_argument("--image-size", type=int, default=128, help="side of the frames in pixels (default: 128)")
-    command.add_argument("--references-per-clip", type=int, default=4, help="(default: 4)")
-
     command = add("tiny-model", _tiny_model, "Write a checkpoint of the published classes with small random weights.")
     command.add_argument("output", metavar="DIR", help="new folder")
     command.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
@@ -93,20 +87,6 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--video-max-pixels", type=int, help="of a frame, for Qwen (default: as published)")
     command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")
     command.add_argument("--seed", type=int, default=0, help="of the projector's weights (default: 0)")
-
-    command = add("check-data", _check_data, "Read a dataset as training would, and list all that is wrong with it.")
-    command.add_argument("path", metavar="DATA", help="a dataset's folder or file")
-    _add_format(command)
-    command.add_argument("--splits", nargs="+", help="(default: all)")
-    command.add_argument("--quick", action="store_true", help="look at headers and ends of files, decode none")
-    command.add_argument("--workers", type=int, help="threads that read (default: as many as there are cores)")
-    command.add_argument("--min-sound-seconds", type=float, default=1.0, help="a shorter sound is wrong (default: 1)")
-
-    command = add("export", _export, "Write a dataset with its media to Parquet files, for the Hub.")
-    command.add_argument("path", metavar="DATA", help="a dataset's folder or file")
-    _add_format(command)
-    command.add_argument("--splits", nargs="+", help="(default: all)")
-    command.add_argument("--output", required=True, help="new folder")
 
     command = add("run", _run, "Run a chain of phases; run again, it skips what is done and continues what was cut.")
     command.add_argument("pipeline", metavar="PIPELINE.yaml")
@@ -164,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     command.add_argument("--revision", help="branch")
 
+    add_data_commands(add, _add_format)
     add_annotation_commands(add, _add_format, _add_generation)
     return parser
 
@@ -178,41 +159,24 @@ def _add_generation(command: argparse.ArgumentParser) -> None:
     command.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default: 256)")
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
 def _env(arguments: argparse.Namespace) -> None:
-    _say(f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")
+    say(f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")
     for name in _PACKAGES:
         try:
-            _say(f"{name} {importlib.metadata.version(name)}")
+            say(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            _say(f"{name} is not installed")
+            say(f"{name} is not installed")
     import torch
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    _say(f"GPUs: {', '.join(devices) or 'none'}")
-
-
-def _synth(arguments: argparse.Namespace) -> None:
-    from .data.synthetic import write_world
-
-    root = write_world(
-        arguments.root,
-        clips=arguments.clips,
-        seed=arguments.seed,
-        image_size=arguments.image_size,
-        references_per_clip=arguments.references_per_clip,
-    )
-    _say(f"{root}: a synthetic world of {arguments.clips} clips")
+    say(f"GPUs: {', '.join(devices) or 'none'}")
 
 
 def _tiny_model(arguments: argparse.Namespace) -> None:
     from .models.tiny import create_tiny_checkpoint
 
     _require_new(Path(arguments.output))
-    _say(f"{create_tiny_checkpoint(arguments.output, seed=arguments.seed)}: a tiny checkpoint")
+    say(f"{create_tiny_checkpoint(arguments.output, seed=arguments.seed)}: a tiny checkpoint")
 
 
 def _init(arguments: argparse.Namespace) -> None:
@@ -236,70 +200,7 @@ def _init(arguments: argparse.Namespace) -> None:
     )
     model.save_pretrained(output, max_shard_size="5GB")
     processor.save_pretrained(output)
-    _say(f"{output}: {model.num_parameters():,} parameters in {model.dtype}, ready for a recipe's model_name_or_path")
-
-
-def _check_data(arguments: argparse.Namespace) -> None:
-    from .data import DataError, find_source
-    from .data.validation import Problem, check_classes, find_problems, summarize
-    from .progress import Progress
-
-    source = find_source(arguments.path, arguments.format, arguments.subset)
-    splits, problems = {}, {}
-    for split in arguments.splits or source.splits():
-        try:
-            splits[split] = source.load(split)
-        except DataError as error:
-            problems[split] = [Problem("row", str(error), ())]
-    if not splits:
-        raise DataError(next(iter(problems.values()))[0].text)
-    progress = Progress(sum(map(len, splits.values())), unit="rows")
-    for split, rows in splits.items():
-        problems[split] = find_problems(
-            rows,
-            thorough=not arguments.quick,
-            workers=arguments.workers,
-            min_sound_seconds=arguments.min_sound_seconds,
-            on_clip=partial(progress.step, split),
-        )
-    if source.format == "refavs" and "train" in splits:
-        for split, rows in splits.items():
-            known = _known_classes(source.path, split, splits["train"]["class_name"])
-            problems[split] += check_classes(split, rows["class_name"], known)
-    for found in problems.values():
-        for problem in found:
-            _say(problem.text)
-    for split, found in problems.items():
-        _say(f"{split}: {summarize(splits[split], found) if split in splits else 'it can not be loaded'}")
-    total = sum(map(len, problems.values()))
-    count = sum(map(len, splits.values()))
-    if total:
-        raise DataError(f"{arguments.path}: {total} problems in {count} rows")
-    _say(f"{arguments.path}: {count} rows, all is well")
-
-
-def _known_classes(root: str, split: str, trained: Sequence[str]) -> set[str]:
-    """The classes that a split of Ref-AVS may have: those of training, and in the unseen one those that it adds."""
-    from .data.refavs import UNSEEN_CLASSES, UNSEEN_SPLIT
-
-    if (Path(root) / "world.json").is_file():
-        # A small synthetic world need not show all of its classes in training.
-        from .data.synthetic import scene
-
-        return set(scene.UNSEEN_CLASSES if split == UNSEEN_SPLIT else scene.SEEN_CLASSES)
-    return {*trained, *(UNSEEN_CLASSES if split == UNSEEN_SPLIT else ())}
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    from .data import find_source, save_parquet
-    from .data.validation import require_valid
-
-    source = find_source(arguments.path, arguments.format, arguments.subset)
-    splits = {split: source.load(split) for split in arguments.splits or source.splits()}
-    for rows in splits.values():
-        require_valid(rows)
-    folder = save_parquet(splits, arguments.output)
-    _say(f"{folder}: {', '.join(f'{split} {len(rows)} rows' for split, rows in splits.items())}")
+    say(f"{output}: {model.num_parameters():,} parameters in {model.dtype}, ready for a recipe's model_name_or_path")
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -317,12 +218,12 @@ def _check_plan(pipeline: "Pipeline") -> None:
     problems: list[str] = []
     for plan in check_pipeline(pipeline):
         for line in [*plan.lines, *(f"problem: {problem}" for problem in plan.problems)]:
-            _say(f"{plan.step.name}: {line}")
+            say(f"{plan.step.name}: {line}")
         problems += plan.problems
     if problems:
         count = len(set(problems))
         raise ValueError(f"{pipeline.file}: {count} problem{'s' * (count > 1)}, see above; the first: {problems[0]}")
-    _say(f"{pipeline.file}: {len(pipeline.steps)} steps checked, all is well")
+    say(f"{pipeline.file}: {len(pipeline.steps)} steps checked, all is well")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -369,11 +270,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     report = write_report(output, {name: output}, {}, first)
     for split, scores in metrics["splits"].items():
         shown = ", ".join(f"{key} {scores[key]:.3f}" for key in shown_scores(arguments.protocol, split))
-        _say(f"{name} {split}: {shown} (protocol {arguments.protocol})")
+        say(f"{name} {split}: {shown} (protocol {arguments.protocol})")
     headline = get_protocol(arguments.protocol).headline
     for swap, scores in metrics["swaps"].items():
-        _say(f"{name} {scores['split']} with {swap} swapped: {headline} {scores[headline]:.3f}")
-    _say(f"{report}")
+        say(f"{name} {scores['split']} with {swap} swapped: {headline} {scores[headline]:.3f}")
+    say(f"{report}")
 
 
 def _kind_of(root: str) -> Callable[[dict[str, Any]], str] | None:
@@ -403,7 +304,7 @@ def _report(arguments: argparse.Namespace) -> None:
     records = sorted((root / ".pipeline").glob("*.json"), key=lambda path: path.stat().st_mtime)
     times = [(path.stem, json.loads(path.read_text())["seconds"]) for path in records]
     durations = [(name, seconds) for name, seconds in times if seconds is not None]
-    _say(f"{write_report(root, evaluations, trainings, rows, durations=durations)}")
+    say(f"{write_report(root, evaluations, trainings, rows, durations=durations)}")
 
 
 def _segment(arguments: argparse.Namespace) -> None:
@@ -419,8 +320,8 @@ def _segment(arguments: argparse.Namespace) -> None:
     pipeline = AuroraPipeline.from_pretrained(arguments.model, device=arguments.device)
     result = pipeline(arguments.reference, max_new_tokens=arguments.max_new_tokens, **clip)
     record = write_segmentation(result, clip, output)
-    _say(result.reasoning)
-    _say(f"{output}: {record['note']}")
+    say(result.reasoning)
+    say(f"{output}: {record['note']}")
 
 
 def _merge(arguments: argparse.Namespace) -> None:
@@ -434,13 +335,13 @@ def _merge(arguments: argparse.Namespace) -> None:
     model = load_merged(arguments.adapter, base_model_name_or_path=arguments.base, dtype=arguments.dtype or "auto")
     model.save_pretrained(output, max_shard_size=arguments.max_shard_size)
     AuroraProcessor.from_pretrained(arguments.adapter).save_pretrained(output)
-    _say(f"{output}: {arguments.adapter} merged into its base")
+    say(f"{output}: {arguments.adapter} merged into its base")
 
 
 def _push(arguments: argparse.Namespace) -> None:
     from .hub import push
 
-    _say(
+    say(
         push(
             arguments.folder,
             arguments.repo_id,

@@ -1,11 +1,9 @@
 """The sub-commands that make training text: `aurora annotate`, `aurora mine`, `aurora correct`."""
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
-AddFlags = Callable[[argparse.ArgumentParser], None]
-AddCommand = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
+from .cli_common import AddCommand, AddFlags, say
 
 _ANNOTATOR_HELP = (
     "synthetic:DIR (a synthetic world's truth), qwen-omni:CHECKPOINT (a local Qwen2.5-Omni), openai:MODEL (OpenAI, or "
@@ -141,9 +139,9 @@ def _annotate(arguments: argparse.Namespace) -> None:
     )
     if summary is None:
         return
-    _say(f"{summary.output}: {summary.written} chains of thought")
+    say(f"{summary.output}: {summary.written} chains of thought")
     if summary.failed_path:
-        _say(f"{summary.failed_path}: {summary.failed} rows without a usable answer")
+        say(f"{summary.failed_path}: {summary.failed} rows without a usable answer")
 
 
 def _mine(arguments: argparse.Namespace) -> None:
@@ -166,7 +164,7 @@ def _mine(arguments: argparse.Namespace) -> None:
     )
     if not hard:
         raise ValueError(f"{arguments.data}: no hard row among {len(rows)}; ask about more rows or raise --max-iou")
-    _say(f"{arguments.output}: {hard} hard rows of {len(rows)}")
+    say(f"{arguments.output}: {hard} hard rows of {len(rows)}")
 
 
 def _correct(arguments: argparse.Namespace) -> None:
@@ -180,7 +178,7 @@ def _correct(arguments: argparse.Namespace) -> None:
     if arguments.max_rows < 1:
         raise ValueError(f"--max-rows must be at least 1, got {arguments.max_rows}")
     if arguments.max_rows < len(hard):
-        _say(f"{arguments.data}: {arguments.max_rows} of {len(hard)} rows, drawn by seed; --max-rows takes more")
+        say(f"{arguments.data}: {arguments.max_rows} of {len(hard)} rows, drawn by seed; --max-rows takes more")
         hard = hard.shuffle(seed=arguments.seed).select(range(arguments.max_rows))
     result = correct_file(
         hard.to_list(),
@@ -199,19 +197,15 @@ def _correct(arguments: argparse.Namespace) -> None:
         files.append(([corrected for _, corrected in result.pairs], arguments.corrected))
     for content, path in files:
         save_keeping_previous(content, path)
-    _say(f"{arguments.output}: {len(result.pairs)} reflective paths among {len(rows)}")
+    say(f"{arguments.output}: {len(result.pairs)} reflective paths among {len(rows)}")
     if len(rows) - len(result.pairs) < round(ratio * len(result.pairs)):
-        _say(f"{arguments.plain}: it holds {len(plain)} rows, fewer than the mix asks for")
-    _say(f"{result.report_path}: {_kinds_line(result.report)}")
+        say(f"{arguments.plain}: it holds {len(plain)} rows, fewer than the mix asks for")
+    say(f"{result.report_path}: {_kinds_line(result.report)}")
     if result.failed_path:
-        _say(f"{result.failed_path}: {result.failed} rows without a usable answer")
+        say(f"{result.failed_path}: {result.failed} rows without a usable answer")
 
 
 def _kinds_line(report: dict[str, Any]) -> str:
     """How often each kind of failure occurred, in one line."""
     kinds = ", ".join(f"{kind} {entry['share']:.0%}" for kind, entry in report["kinds"].items() if entry["count"])
     return f"{report['right']} were right after all; failures by kind: {kinds}"
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
