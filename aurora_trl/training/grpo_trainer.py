@@ -18,6 +18,7 @@ from ..models.modeling_aurora import AuroraModel, add_mask_head, find_seg_positi
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import first_of_each, shared_rows
 from .checkpoints import AuroraCheckpoints
+from .data_wait import DataWaitLog
 from .grpo_config import AuroraGRPOConfig
 from .mask_training import mask_iou, mask_losses, shares_prefix, unwrap_aurora
 
@@ -81,7 +82,7 @@ def regroup(batches: list[dict[str, Any]], prompt_index: torch.Tensor) -> list[d
     return [{name: parts[i] for name, parts in columns.items()} for i in range(len(batches))]
 
 
-class AuroraGRPOTrainer(AuroraCheckpoints, GRPOTrainer):
+class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GRPOTrainer):
     r"""
     TRL's [`~trl.GRPOTrainer`] for clips, with masks (AURORA, section 3.3): the rewards see the masks that the
     completions decode to, and the loss is `GRPO + bce + dice` (equation 8). With text rewards only and the mask

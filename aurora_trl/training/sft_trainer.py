@@ -16,12 +16,13 @@ from ..models.modeling_aurora import AuroraModel, add_mask_head
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
 from .checkpoints import AuroraCheckpoints
+from .data_wait import DataWaitLog
 from .losses import seg_distillation_loss
 from .mask_training import capture_outputs, copy_weights, mask_iou, mask_losses, shares_prefix, unwrap_aurora
 from .sft_config import AuroraSFTConfig
 
 
-class AuroraSFTTrainer(AuroraCheckpoints, SFTTrainer):
+class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SFTTrainer):
     r"""
     TRL's [`~trl.SFTTrainer`] with masks and feature distillation (AURORA, sections 3.1, 3.2 and 6.3).
 

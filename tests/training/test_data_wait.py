@@ -1,0 +1,56 @@
+"""A run that is bound by reading says so."""
+
+import logging
+import time
+
+import pytest
+from grpo_helpers import build
+
+from aurora_trl import AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
+
+
+def slowly(collate, seconds):
+    def collator(rows):
+        time.sleep(seconds)
+        return collate(rows)
+
+    return collator
+
+
+def shares(trainer):
+    return [entry["data_wait"] for entry in trainer.state.log_history if "data_wait" in entry]
+
+
+@pytest.mark.parametrize("phase", ["sft", "grpo"])
+def test_waiting_is_measured_and_said(phase, checkpoint, cot_rows, processor, tmp_path, caplog):
+    model = AuroraModel.from_pretrained(checkpoint)
+    if phase == "grpo":
+        trainer = build(model, cot_rows, processor, tmp_path, max_steps=2)
+    else:
+        args = AuroraSFTConfig(
+            output_dir=str(tmp_path),
+            max_steps=2,
+            logging_steps=1,
+            per_device_train_batch_size=2,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
+            bf16=False,
+        )
+        trainer = AuroraSFTTrainer(model, args, cot_rows, processing_class=processor)
+    trainer.data_collator = slowly(trainer.data_collator, 1.5)
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert len(shares(trainer)) == 2
+    assert all(0.2 < share <= 1 for share in shares(trainer))
+    assert "waiting for data" in caplog.text
+    assert "`dataloader_num_workers` is 0" in caplog.text
+
+
+def test_a_run_that_does_not_wait_says_nothing(checkpoint, cot_rows, processor, tmp_path, caplog):
+    trainer = build(AuroraModel.from_pretrained(checkpoint), cot_rows, processor, tmp_path, max_steps=1)
+    trainer.get_batch_samples(iter([[]]), 1, trainer.args.device)
+    trainer._last_log -= 100.0  # a long step
+    trainer.log({"loss": 1.0})
+    assert shares(trainer)[0] < 0.01
+    assert "waiting for data" not in caplog.text
