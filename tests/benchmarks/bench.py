@@ -1,6 +1,6 @@
 """What the speed-ups are worth, as ratios taken in one run: `make bench`.
 
-    python tests/benchmarks/bench.py [--only grpo sft parts] [--repeats 3] [--output FILE.json]
+    python tests/benchmarks/bench.py [--only grpo sft parts memory growth] [--repeats 3]
 
 Each pair does the same work twice, the plain way and ours, in turn; a ratio is that of the medians. The table at the
 end goes into the README, and the seconds beside it into a JSON file.
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import grpo
 import parts
+import scale
 import sft
 import torch
 from setting import Ratio, bench_rows
 
-SUITES = {"grpo": grpo.run, "sft": sft.run, "parts": parts.run}
+SUITES = {"grpo": grpo.run, "sft": sft.run, "parts": parts.run, "memory": scale.run}
 
 
 def machine() -> str:
@@ -47,7 +48,7 @@ def table(ratios: list[Ratio]) -> str:
 def main() -> None:
     """Run the suites and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(SUITES), default=list(SUITES))
+    parser.add_argument("--only", nargs="+", choices=[*SUITES, "growth"], default=[*SUITES, "growth"])
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each (default: 3)")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench.json"))
     arguments = parser.parse_args()
@@ -56,11 +57,15 @@ def main() -> None:
     ratios: list[Ratio] = []
     with tempfile.TemporaryDirectory() as folder:
         rows = bench_rows(Path(folder))
-        for name in arguments.only:
-            ratios += SUITES[name](rows, repeats=arguments.repeats)
+        for name in SUITES:
+            if name in arguments.only:
+                ratios += SUITES[name](rows, repeats=arguments.repeats)
+    growth = scale.growth() if "growth" in arguments.only else []
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     results = [{**vars(ratio), "ratio": ratio.value, "spread": ratio.spread} for ratio in ratios]
-    arguments.output.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
+    arguments.output.write_text(
+        json.dumps({"machine": machine(), "results": results, "growth": growth}, indent=2) + "\n"
+    )
     print(f"\n{machine()}\n\n{table(ratios)}\n\n{arguments.output}")
 
 
