@@ -93,6 +93,9 @@ def stock_trainer(
     for name, module in policy.trainable_modules().items():
         module.requires_grad_(name == "language_model")
     policy.config.image_token_id = processor.policy_processor.video_token_id
+    arguments = {**settings(num_generations, new_tokens), **overrides}
+    # Ours never writes a place of media; random weights would, and the training forward refuses such an answer.
+    arguments["generation_kwargs"] = {**arguments["generation_kwargs"], "suppress_tokens": [*policy.media_token_ids]}
     loader = ClipLoader(processor, cache_clips=100)
     prompts = RolloutCollator(loader)(rows.to_list())
     trainer = StockGRPO(
@@ -104,7 +107,7 @@ def stock_trainer(
             beta=0.0,
             top_p=0.9,
             loss_type="grpo",
-            **{**settings(num_generations, new_tokens), **overrides},
+            **arguments,
         ),
         train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in prompts]),
         processing_class=processor,
