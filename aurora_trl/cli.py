@@ -81,6 +81,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--output", required=True, metavar="DIR", help="new folder")
     command.add_argument("--mask-image-size", type=int, help="side of SAM's input in pixels (default: as published)")
+    command.add_argument(
+        "--mask-memory", type=int, metavar="N", help="let each frame look back at N in SAM 2's memory, published: 7"
+    )
+    command.add_argument(
+        "--mask-prompt-frames",
+        default="all",
+        help="with a memory, the frames that [SEG] prompts: all (default), first",
+    )
+    command.add_argument(
+        "--mask-memory-gradients", action="store_true", help="let the loss of a frame reach the ones before it"
+    )
     command.add_argument("--num-frames", type=int, default=10, help="frames of a clip (default: 10)")
     command.add_argument("--audio-seconds", type=float, help="cut and pad sound to this (default: as published)")
     command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
@@ -182,18 +193,24 @@ def _tiny_model(arguments: argparse.Namespace) -> None:
 def _init(arguments: argparse.Namespace) -> None:
     from transformers import set_seed
 
-    from .models import load_published
+    from .models import ClipMemory, load_published
 
     output = Path(arguments.output)
     _require_new(output)
     names = ("audio_seconds", "video_max_pixels")
     settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     settings |= {"pad_audio": False} if arguments.no_pad_audio else {}
+    memory = None
+    if arguments.mask_memory is not None:
+        memory = ClipMemory(arguments.mask_memory, arguments.mask_prompt_frames, arguments.mask_memory_gradients)
+    elif arguments.mask_prompt_frames != "all" or arguments.mask_memory_gradients:
+        raise ValueError("`--mask-prompt-frames` and `--mask-memory-gradients` need a memory; add `--mask-memory 7`")
     set_seed(arguments.seed)
     model, processor = load_published(
         arguments.policy,
         arguments.mask_decoder,
         mask_image_size=arguments.mask_image_size,
+        mask_memory=memory,
         dtype=arguments.dtype,
         num_frames=arguments.num_frames,
         **settings,

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import Sam2Config, Sam2Model
+from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 QWEN2_CHAT = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -334,8 +335,42 @@ def small_sam(seed: int = 0) -> nn.Module:
 def small_sam2(seed: int = 0) -> Sam2Model:
     """transformers' own SAM 2: 64 px, two stages' blocks less, all widths small."""
     torch.manual_seed(seed)
-    config = Sam2Config(
-        vision_config={
+    return _without_zeros(Sam2Model(Sam2Config(**_sam2_sizes(32))))
+
+
+def small_sam2_video(seed: int = 0, **sizes: Any) -> Sam2VideoModel:
+    """The same with its memory, as the published checkpoints have it: 3 frames and 4 pointers are remembered."""
+    torch.manual_seed(seed)
+    width = 128  # a pointer is two tokens of a memory, whose width of 64 is fixed in transformers
+    config = Sam2VideoConfig(
+        **_sam2_sizes(width),
+        image_size=64,
+        num_maskmem=3,
+        max_object_pointers_in_encoder=4,
+        memory_attention_hidden_size=width,
+        memory_attention_num_layers=2,
+        memory_attention_feed_forward_hidden_size=64,
+        memory_attention_rope_feat_sizes=[4, 4],
+        memory_encoder_hidden_size=width,
+        mask_downsampler_embed_dim=width,
+        memory_fuser_embed_dim=width,
+        memory_fuser_intermediate_dim=64,
+        **sizes,
+    )
+    sam = _without_zeros(Sam2VideoModel(config))
+    with torch.no_grad():
+        # A new one's small weights and its fuser's scale, close to nothing, would hide what the memory holds.
+        for name, parameter in sam.named_parameters():
+            if parameter.ndim > 1 and name.endswith("weight"):
+                parameter.normal_(std=1 / math.sqrt(parameter[0].numel()))
+        for layer in sam.memory_encoder.memory_fuser.layers:
+            layer.scale.fill_(0.5)
+    return sam
+
+
+def _sam2_sizes(width: int) -> dict[str, Any]:
+    return {
+        "vision_config": {
             "backbone_config": {
                 "model_type": "sam2_hiera_det_model",
                 "image_size": [64, 64],
@@ -348,14 +383,22 @@ def small_sam2(seed: int = 0) -> Sam2Model:
             },
             "backbone_channel_list": [64, 32, 16, 8],
             "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-            "fpn_hidden_size": 32,
+            "fpn_hidden_size": width,
         },
-        prompt_encoder_config={"hidden_size": 32, "image_size": 64},
-        mask_decoder_config={"hidden_size": 32, "mlp_dim": 64, "num_attention_heads": 4, "iou_head_hidden_dim": 32},
-    )
-    sam = Sam2Model(config)
-    with torch.no_grad():
-        for parameter in sam.parameters():
-            if parameter.abs().sum() == 0:
-                parameter.normal_(std=0.3)
+        "prompt_encoder_config": {"hidden_size": width, "image_size": 64},
+        "mask_decoder_config": {
+            "hidden_size": width,
+            "mlp_dim": 64,
+            "num_attention_heads": 4,
+            "iou_head_hidden_dim": width,
+        },
+    }
+
+
+@torch.no_grad()
+def _without_zeros(sam: Any) -> Any:
+    """What begins at zero would hide a mistake."""
+    for parameter in sam.parameters():
+        if parameter.abs().sum() == 0:
+            parameter.normal_(std=0.3)
     return sam.eval()

@@ -3,7 +3,14 @@
 from . import policies
 from .configuration_aurora import AuroraConfig, SamConfig
 from .loading import load_published
-from .mask_decoders import Sam2MaskConfig, Sam2MaskDecoder, SamMaskDecoder
+from .mask_decoders import (
+    ClipMemory,
+    Sam2MaskConfig,
+    Sam2MaskDecoder,
+    Sam2VideoMaskConfig,
+    Sam2VideoMaskDecoder,
+    SamMaskDecoder,
+)
 from .modeling_aurora import AuroraModel
 from .processing_aurora import AuroraProcessor
 
@@ -11,8 +18,11 @@ __all__ = [
     "AuroraConfig",
     "AuroraModel",
     "AuroraProcessor",
+    "ClipMemory",
     "Sam2MaskConfig",
     "Sam2MaskDecoder",
+    "Sam2VideoMaskConfig",
+    "Sam2VideoMaskDecoder",
     "SamConfig",
     "SamMaskDecoder",
     "load_published",

@@ -7,6 +7,7 @@ import torch
 
 from ..prompts import INSTRUCTION
 from .configuration_aurora import AuroraConfig
+from .mask_decoders import ClipMemory
 from .mask_decoders.published import load_mask_decoder
 from .modeling_aurora import AuroraModel
 from .policies.registry import load_policy
@@ -21,6 +22,7 @@ def load_published(
     mask_decoder: str | Path,
     *,
     mask_image_size: int | None = None,
+    mask_memory: ClipMemory | None = None,
     dtype: torch.dtype | str = "auto",
     num_frames: int = 10,
     policy_frames: int | None = None,
@@ -35,6 +37,8 @@ def load_published(
         mask_decoder (`str` or `Path`): a `.pth` file of segment-anything, or a folder or repository of SAM 2.
         mask_image_size (`int`, *optional*): side of the mask decoder's input, in pixels, if not the published one;
             AURORA uses 224.
+        mask_memory (`ClipMemory`, *optional*): use SAM 2's memory across frames, and so; without, each frame is drawn
+            on its own.
         dtype (`torch.dtype` or `str`, *optional*): of all weights; the policy's own by default.
         num_frames (`int`, *optional*, defaults to 10), policy_frames (`int`, *optional*), instruction (`str`): for
             [`AuroraProcessor`].
@@ -49,7 +53,7 @@ def load_published(
         `ValueError`: for a dtype that is not known, or in which the policy can not run.
     """
     language, policy_processor = load_policy(policy, _as_dtype(dtype), **processor_settings)
-    decoder = load_mask_decoder(mask_decoder, image_size=mask_image_size, dtype=language.dtype)
+    decoder = load_mask_decoder(mask_decoder, image_size=mask_image_size, dtype=language.dtype, memory=mask_memory)
     processor = AuroraProcessor(
         policy_processor,
         mask_image_size=decoder.config.image_size,

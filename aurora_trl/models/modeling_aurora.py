@@ -400,10 +400,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """As `decode_masks`, of projected states `(B, E)`."""
         embeddings = mask_embeddings if clip_index is None else mask_embeddings[clip_index]
-        batch_size, num_frames = embeddings.shape[:2]
-        prompts = seg_features.to(embeddings.dtype).repeat_interleave(num_frames, dim=0)[:, None]  # (B * T, 1, E)
-        mask_logits = self.mask_decoder.decode(embeddings.flatten(0, 1), prompts)
-        return mask_logits.unflatten(0, (batch_size, num_frames))
+        return self.mask_decoder.decode_clips(embeddings, seg_features.to(embeddings.dtype)[:, None])
 
 
 def _adapter_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

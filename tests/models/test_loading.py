@@ -6,8 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from published_checkpoints import small_sam, small_sam2, write_videollama2
+from datasets import Dataset
+from published_checkpoints import small_sam, small_sam2, small_sam2_video, write_videollama2
 from test_qwen_published import write_published
+from transformers import TrainerCallback
 
 from aurora_trl import (
     AuroraGRPOConfig,
@@ -21,7 +23,7 @@ from aurora_trl.cli import main
 from aurora_trl.data.collator import ClipLoader, SFTCollator
 from aurora_trl.data.schema import DataError
 from aurora_trl.inference import answer_rows
-from aurora_trl.models import Sam2MaskDecoder, SamMaskDecoder, load_published
+from aurora_trl.models import ClipMemory, Sam2MaskDecoder, Sam2VideoMaskDecoder, SamMaskDecoder, load_published
 from aurora_trl.models.policies.registry import load_policy, register_policy_loader
 from aurora_trl.models.policies.videollama2.published import load_videollama2
 from aurora_trl.training.arguments import LoraArguments
@@ -43,20 +45,23 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """A folder with a published policy and the two kinds of SAM."""
+    """A folder with a published policy and the kinds of SAM."""
     root = tmp_path_factory.mktemp("parts")
     write_videollama2(root / "policy")
     torch.save(small_sam().state_dict(), root / "sam.pth")
     small_sam2().save_pretrained(root / "sam2")
+    small_sam2_video().save_pretrained(root / "sam2_video")
     return root
 
 
-@pytest.fixture(scope="module", params=["sam.pth", "sam2"])
+@pytest.fixture(scope="module", params=["sam.pth", "sam2", "sam2_video"])
 def initial(request, parts, tmp_path_factory):
     """What `aurora init` writes from them."""
     folder = tmp_path_factory.mktemp("initial") / "model"
     decoder = str(parts / request.param)
     arguments = ["init", str(parts / "policy"), "--mask-decoder", decoder, "--output", str(folder)]
+    if request.param == "sam2_video":
+        arguments += ["--mask-memory", "3", "--mask-prompt-frames", "first", "--mask-memory-gradients"]
     assert main([*arguments, "--audio-seconds", "1", "--mask-image-size", "64"]) == 0
     return folder
 
@@ -90,7 +95,7 @@ def test_from_policy(parts):
 
 def test_init_writes_a_checkpoint_that_comes_back(initial, cot_rows):
     model, processor = AuroraModel.from_pretrained(initial), AuroraProcessor.from_pretrained(initial)
-    assert type(model.mask_decoder) in (SamMaskDecoder, Sam2MaskDecoder)
+    assert type(model.mask_decoder) in (SamMaskDecoder, Sam2MaskDecoder, Sam2VideoMaskDecoder)
     assert processor.policy_processor.audio_seconds == 1
     assert processor.mask_image_size == 64
     assert processor.keep_aspect_ratio == isinstance(model.mask_decoder, SamMaskDecoder)
@@ -150,6 +155,31 @@ def test_an_sft_step_trains_the_new_and_the_taken_parts(use_lora, initial, cot_r
     with torch.no_grad():
         masks = [m.eval()(**batch)["mask_logits"] for m in (model, AuroraModel.from_pretrained(tmp_path))]
     torch.testing.assert_close(*masks, atol=1e-5, rtol=1e-5)
+
+
+class _WithoutGradient(TrainerCallback):
+    """Names the trained parameters that a step did not reach."""
+
+    names: list[str]
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize("mask_frames_per_step", [1, 3])
+def test_a_memory_takes_part_where_there_is_nothing_to_draw(mask_frames_per_step, parts, cot_rows, tmp_path):
+    """One frame, or no `[SEG]`: what trains runs on every rank, or DDP and ZeRO wait for ever."""
+    memory = ClipMemory(3, "first", memory_gradients=True)
+    model, processor = load_published(parts / "policy", parts / "sam2_video", audio_seconds=1.0, mask_memory=memory)
+    rows = Dataset.from_list(
+        [{**row, "is_null": True, "target": "Nothing fits."} for row in cot_rows.to_list()[:2]],
+        features=cot_rows.features,
+    )
+    settings = {**SETTINGS, "gradient_checkpointing": True, "mask_frames_per_step": mask_frames_per_step}
+    reached = _WithoutGradient()
+    args = AuroraSFTConfig(output_dir=str(tmp_path), **settings)
+    AuroraSFTTrainer(model, args, rows, processing_class=processor, callbacks=[reached]).train()
+    assert reached.names == []
 
 
 @pytest.mark.parametrize("pad_audio", [True, False])
@@ -227,6 +257,8 @@ def test_init_errors_are_one_line(parts, tmp_path, capsys):
         ([policy, "--mask-decoder", str(parts / "policy" / "config.json")], "config.json: cut short, or not a file"),
         ([policy, "--mask-decoder", sam, "--dtype", "float16"], "can not run in float16"),
         ([policy, "--mask-decoder", sam, "--dtype", "half-ish"], "unknown dtype 'half-ish'"),
+        ([policy, "--mask-decoder", sam, "--mask-memory", "7"], "segment-anything has no memory"),
+        ([policy, "--mask-decoder", sam, "--mask-memory-gradients"], "need a memory; add `--mask-memory 7`"),
         (["some/repository", "--mask-decoder", sam], "some/repository: neither a folder here nor a Hub repository"),
     ):
         assert main(["init", *arguments, "--output", output]) == 1

@@ -6,9 +6,14 @@ from ..configuration_aurora import SamConfig
 from .base import MaskDecoderBase
 from .sam import BatchedMaskDecoder, SamMaskDecoder
 from .sam2 import Sam2MaskConfig, Sam2MaskDecoder
+from .sam2_video import ClipMemory, Sam2VideoMaskConfig, Sam2VideoMaskDecoder
 
 # By the class of their config, whose `model_type` is what a checkpoint's `config.json` names.
-_DECODERS: dict[type, type[MaskDecoderBase]] = {SamConfig: SamMaskDecoder, Sam2MaskConfig: Sam2MaskDecoder}
+_DECODERS: dict[type, type[MaskDecoderBase]] = {
+    SamConfig: SamMaskDecoder,
+    Sam2MaskConfig: Sam2MaskDecoder,
+    Sam2VideoMaskConfig: Sam2VideoMaskDecoder,
+}
 
 
 def register_mask_decoder(config_class: type, decoder_class: type[MaskDecoderBase]) -> None:
@@ -37,9 +42,12 @@ def build_mask_decoder(config: Any) -> MaskDecoderBase:
 
 __all__ = [
     "BatchedMaskDecoder",
+    "ClipMemory",
     "MaskDecoderBase",
     "Sam2MaskConfig",
     "Sam2MaskDecoder",
+    "Sam2VideoMaskConfig",
+    "Sam2VideoMaskDecoder",
     "SamMaskDecoder",
     "build_mask_decoder",
     "register_mask_decoder",

@@ -50,6 +50,8 @@ class MaskDecoderBase(nn.Module, ABC):
     @abstractmethod
     def decode(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         """
+        Draw in images, each on its own.
+
         Args:
             embeddings (`torch.Tensor` of shape `(N, E, h, w)`): from `encode`.
             prompts (`torch.Tensor` of shape `(N, P, prompt_dim)`): P prompt embeddings per image, which ask for one
@@ -58,6 +60,22 @@ class MaskDecoderBase(nn.Module, ABC):
         Returns:
             `torch.Tensor` of shape `(N, 4h, 4w)`: mask logits over the square image.
         """
+
+    def decode_clips(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+        """
+        Draw one object in all frames of clips: frame by frame with the same prompt, unless a subclass looks back.
+
+        Args:
+            embeddings (`torch.Tensor` of shape `(B, T, E, h, w)`): from `encode`, the frames of a clip in order.
+            prompts (`torch.Tensor` of shape `(B, P, prompt_dim)`): P prompt embeddings per clip, which ask for one
+                object.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T, 4h, 4w)`: mask logits over the square frames.
+        """
+        num_clips, num_frames = embeddings.shape[:2]
+        mask_logits = self.decode(embeddings.flatten(0, 1), prompts.repeat_interleave(num_frames, dim=0))
+        return mask_logits.unflatten(0, (num_clips, num_frames))
 
 
 def position_encoding(frequencies: torch.Tensor, height: int, width: int) -> torch.Tensor:

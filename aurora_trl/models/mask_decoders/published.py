@@ -1,11 +1,13 @@
 """Mask decoders from published weights: segment-anything's `.pth` files, and SAM 2.1's folders."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import Sam2Config, Sam2Model
+from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from ...data.schema import DataError
 from ..checkpoints import (
@@ -21,6 +23,7 @@ from ..configuration_aurora import SamConfig
 from .base import MaskDecoderBase
 from .sam import SamMaskDecoder
 from .sam2 import Sam2MaskConfig, Sam2MaskDecoder
+from .sam2_video import ClipMemory, Sam2VideoMaskConfig, Sam2VideoMaskDecoder
 
 # SAM 2's video checkpoints hold the image model and the memory that tracks; the latter is not run frame by frame.
 SAM2_MODEL_TYPES = ("sam2", "sam2_video")
@@ -31,7 +34,11 @@ UNUSED_IN_SAM2 = re.compile(
 
 
 def load_mask_decoder(
-    name_or_path: str | Path, *, image_size: int | None = None, dtype: torch.dtype = torch.float32
+    name_or_path: str | Path,
+    *,
+    image_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    memory: ClipMemory | None = None,
 ) -> MaskDecoderBase:
     """
     A mask decoder with published weights.
@@ -41,18 +48,22 @@ def load_mask_decoder(
             weights), or a folder or Hub repository of SAM 2 in transformers' layout (`facebook/sam2.1-hiera-large`).
         image_size (`int`, *optional*): side of the square input, in pixels; the published one by default.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the weights.
+        memory (`ClipMemory`, *optional*): read SAM 2's memory across frames too, and use it so; without, each frame is
+            drawn on its own.
 
     Returns:
         `MaskDecoderBase`: in eval mode.
 
     Raises:
-        `DataError`: names what is missing, broken, or not a SAM.
+        `DataError`: names what is missing, broken, not a SAM, or a SAM without the memory that was asked for.
     """
     path = Path(name_or_path)
     if path.is_file() or path.suffix in (".pth", ".pt"):
+        if memory is not None:
+            raise DataError(f"{path}: segment-anything has no memory across frames; name a folder of SAM 2.1")
         decoder: MaskDecoderBase = load_sam(path, image_size, dtype)
     else:
-        decoder = load_sam2(name_or_path, image_size, dtype)
+        decoder = load_sam2(name_or_path, image_size, dtype, memory)
     return decoder.eval()
 
 
@@ -156,7 +167,10 @@ def resize_sam(weights: dict[str, torch.Tensor], config: SamConfig, image_size: 
 
 
 def load_sam2(
-    name_or_path: str | Path, image_size: int | None = None, dtype: torch.dtype = torch.float32
+    name_or_path: str | Path,
+    image_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    memory: ClipMemory | None = None,
 ) -> Sam2MaskDecoder:
     """
     SAM 2 or 2.1 from a folder or Hub repository in transformers' layout.
@@ -165,9 +179,11 @@ def load_sam2(
         name_or_path (`str` or `Path`): such as `facebook/sam2.1-hiera-large`.
         image_size (`int`, *optional*): another input size than the published 1024, in pixels, a multiple of 32.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the weights.
+        memory (`ClipMemory`, *optional*): read and use the memory across frames.
 
     Raises:
-        `DataError`: where it is no such checkpoint, or not whole.
+        `DataError`: where it is no such checkpoint, not whole, or one of images alone where a memory is asked for.
+        `ValueError`: for an image size or a memory that this model can not have.
     """
     folder = find_checkpoint(name_or_path, patterns=("config.json", "*.safetensors", "*.safetensors.index.json"))
     content = read_config(folder)
@@ -177,21 +193,46 @@ def load_sam2(
             f"{folder}: a mask decoder is SAM 2 ({' or '.join(SAM2_MODEL_TYPES)}) or a `.pth` file of "
             f"segment-anything; this is {model_type!r}"
         )
-    parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-    sizes = {name: {k: v for k, v in content.get(name, {}).items() if k != "model_type"} for name in parts}
-    sam2_config = Sam2Config(**sizes)
-    weights = {key: value for key, value in read_safetensors(folder).items() if not UNUSED_IN_SAM2.match(key)}
+    weights = read_safetensors(folder)
     # Two names for one table, of which some versions of transformers save the first alone.
     table = weights.get("shared_image_embedding.positional_embedding")
     if table is not None:
         weights.setdefault("prompt_encoder.shared_embedding.positional_embedding", table)
-    sam = build_from_weights(Sam2Model, sam2_config, weights, dtype=dtype, source=folder)
+    if memory is not None:
+        if model_type != "sam2_video":
+            raise DataError(f"{folder}: a SAM 2 of images, whose file has no memory; the published ones are of videos")
+        return _load_with_memory(folder, content, weights, memory, image_size, dtype)
+    weights = {key: value for key, value in weights.items() if not UNUSED_IN_SAM2.match(key)}
+    parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+    sizes = {name: {k: v for k, v in content.get(name, {}).items() if k != "model_type"} for name in parts}
+    sam = build_from_weights(Sam2Model, Sam2Config(**sizes), weights, dtype=dtype, source=folder)
     if image_size is not None:
         _set_sam2_image_size(sam.config, image_size)
     return Sam2MaskDecoder(Sam2MaskConfig(sam.config, attn_implementation=sam.config._attn_implementation), sam)
 
 
-def _set_sam2_image_size(config: Sam2Config, image_size: int) -> None:
+def _load_with_memory(
+    folder: Path,
+    content: dict[str, Any],
+    weights: dict[str, torch.Tensor],
+    memory: ClipMemory,
+    image_size: int | None,
+    dtype: torch.dtype,
+) -> Sam2VideoMaskDecoder:
+    sam2_config = Sam2VideoConfig.from_dict(content)
+    # Dropout would let rewards, losses and evaluation see different masks of one prompt.
+    sam2_config.memory_attention_dropout = sam2_config.memory_attention_rope_dropout = 0.0
+    if image_size is not None:
+        _set_sam2_image_size(sam2_config, image_size)
+        sam2_config.image_size = image_size
+        sam2_config.memory_attention_rope_feat_sizes = [image_size // 16] * 2
+    config = Sam2VideoMaskConfig(sam2_config, **asdict(memory))  # refuses what does not fit before weights are built
+    sam = build_from_weights(Sam2VideoModel, sam2_config, weights, dtype=dtype, source=folder)
+    config = Sam2VideoMaskConfig(sam.config, **asdict(memory), attn_implementation=sam.config._attn_implementation)
+    return Sam2VideoMaskDecoder(config, sam)
+
+
+def _set_sam2_image_size(config: Sam2Config | Sam2VideoConfig, image_size: int) -> None:
     """Its encoder tiles and interpolates its position embeddings as frames come: only the config knows a size."""
     if image_size < 32 or image_size % 32:
         raise ValueError(f"SAM 2's image size must be a multiple of 32, got {image_size}")

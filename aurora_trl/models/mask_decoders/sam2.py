@@ -1,11 +1,13 @@
-"""SAM 2.1 from transformers, frame by frame, behind the same interface as segment-anything."""
+"""SAM 2.1 from transformers, frame by frame, behind the same interface as segment-anything.
+
+With its memory across frames: `sam2_video.py`."""
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig, Sam2Config, Sam2Model
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Sam2Config, Sam2Model
 
 from .base import MaskDecoderBase, position_encoding
 
@@ -37,9 +39,10 @@ class Sam2MaskConfig(PretrainedConfig):
         keep_aspect_ratio: bool = False,
         **kwargs: Any,
     ):
+        config_class = self.sub_configs["sam2_config"]
         if isinstance(sam2_config, dict):
-            sam2_config = Sam2Config(**{k: v for k, v in sam2_config.items() if k != "model_type"})
-        self.sam2_config: Any = Sam2Config() if sam2_config is None else sam2_config
+            sam2_config = config_class(**{k: v for k, v in sam2_config.items() if k != "model_type"})
+        self.sam2_config: Any = config_class() if sam2_config is None else sam2_config
         self.pixel_mean = list(PIXEL_MEAN if pixel_mean is None else pixel_mean)
         self.pixel_std = list(PIXEL_STD if pixel_std is None else pixel_std)
         self.keep_aspect_ratio = keep_aspect_ratio
@@ -64,9 +67,11 @@ class Sam2MaskDecoder(MaskDecoderBase):
         sam (`Sam2Model`, *optional*): a model to take in; a new one by default.
     """
 
-    def __init__(self, config: Sam2MaskConfig, sam: Sam2Model | None = None):
+    sam_class: type[PreTrainedModel] = Sam2Model
+
+    def __init__(self, config: Sam2MaskConfig, sam: Any = None):
         super().__init__(config)
-        self.sam = Sam2Model(config.sam2_config) if sam is None else sam
+        self.sam = self.sam_class(config.sam2_config) if sam is None else sam
 
     @property
     def image_encoder(self) -> nn.Module:  # type: ignore[override]
@@ -100,21 +105,42 @@ class Sam2MaskDecoder(MaskDecoderBase):
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames `(N, 3, S, S)` to `(N, 4C, S / 16, S / 16)`: C coarse channels, then 2C finest and C middle ones."""
+        coarse, fine = self._features(frames)
+        return torch.cat([self._without_memory(coarse), fine], dim=1)
+
+    def decode(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+        """Embeddings `(N, 4C, h, w)` and prompts `(N, P, C)` to mask logits `(N, 4h, 4w)`."""
+        coarse, fine = embeddings.split([self.prompt_dim, 3 * self.prompt_dim], dim=1)
+        return self._draw(coarse, fine, prompts)[0]
+
+    def _features(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames `(N, 3, S, S)` to the coarse features `(N, C, h, w)` and the finer two `(N, 3C, h, w)`, folded."""
         finest, middle, coarse = self.sam.vision_encoder(frames).fpn_hidden_states  # strides 4, 8, 16; all of width C
         finest = self.sam.mask_decoder.conv_s0(finest)  # (N, C / 8, 4h, 4w)
         middle = self.sam.mask_decoder.conv_s1(middle)  # (N, C / 4, 2h, 2w)
-        coarse = coarse + self.sam.no_memory_embedding.reshape(1, -1, 1, 1)
-        return torch.cat([coarse, F.pixel_unshuffle(finest, 4), F.pixel_unshuffle(middle, 2)], dim=1)
+        return coarse, torch.cat([F.pixel_unshuffle(finest, 4), F.pixel_unshuffle(middle, 2)], dim=1)
 
-    def decode(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+    def _without_memory(self, coarse: torch.Tensor) -> torch.Tensor:
+        """Mark coarse features `(N, C, h, w)` as those of a frame that has none before it."""
+        return coarse + self.sam.no_memory_embedding.reshape(1, -1, 1, 1)
+
+    def _draw(
+        self, coarse: torch.Tensor, fine: torch.Tensor, prompts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Embeddings `(N, 4C, h, w)` and prompts `(N, P, C)` to mask logits `(N, 4h, 4w)`.
-
-        Row i of the embeddings meets row i of the prompts, and only the single-mask output is computed: upstream's
+        Row i of the features meets row i of the prompts, and only the single-mask output is computed: upstream's
         choice of another mask where that one looks unstable has no gradient and differs between training and use.
+
+        Args:
+            coarse (`torch.Tensor` of shape `(N, C, h, w)`): features that know of a memory, or that there is none.
+            fine (`torch.Tensor` of shape `(N, 3C, h, w)`): the finer two resolutions, folded.
+            prompts (`torch.Tensor` of shape `(N, P, C)`): what to draw.
+
+        Returns:
+            `tuple`: mask logits `(N, 4h, 4w)`, and the state `(N, C)` of the token that drew them.
         """
         decoder, width = self.sam.mask_decoder, self.prompt_dim
-        coarse, finest, middle = embeddings.split([width, 2 * width, width], dim=1)
+        finest, middle = fine.split([2 * width, width], dim=1)
         output_tokens = torch.cat(
             [decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight]
         )
@@ -130,8 +156,9 @@ class Sam2MaskDecoder(MaskDecoderBase):
         upscaled = decoder.upscale_conv1(grid) + F.pixel_shuffle(middle, 2)
         upscaled = decoder.activation(decoder.upscale_layer_norm(upscaled))
         upscaled = decoder.activation(decoder.upscale_conv2(upscaled) + F.pixel_shuffle(finest, 4))
-        kernel = decoder.output_hypernetworks_mlps[0](states[:, 0, 2])  # (N, C / 8), of the single-mask token
-        return torch.einsum("nc,nchw->nhw", kernel, upscaled)
+        token = states[:, 0, 2]  # of the single mask
+        kernel = decoder.output_hypernetworks_mlps[0](token)  # (N, C / 8)
+        return torch.einsum("nc,nchw->nhw", kernel, upscaled), token
 
 
 AutoConfig.register(Sam2MaskConfig.model_type, Sam2MaskConfig)
