@@ -32,6 +32,7 @@ POLICIES: dict[str | None, tuple[str, str | None]] = {
     "aurora_videollama2": ("VideoLLaMA2.1-AV", "Apache-2.0"),
     "aurora_qwen2_5_omni": ("Qwen2.5-Omni", None),
     "aurora_qwen2_5_vl": ("Qwen2.5-VL", None),
+    "aurora_qwen3_vl": ("Qwen3-VL", "Apache-2.0"),
 }
 
 

@@ -37,13 +37,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def qwen_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """Qwen2.5-VL (False: it does not hear) and Qwen2.5-Omni (True), for frames of 32 px."""
+def qwen_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[bool | str, Path]:
+    """Qwen2.5-VL (False: it does not hear), Qwen2.5-Omni (True) and Qwen3-VL ("qwen3"), for frames of 32 px."""
     folder = tmp_path_factory.mktemp("qwen")
-    return {
+    checkpoints: dict[bool | str, Path] = {
         sound: create_tiny_qwen_checkpoint(folder / ("omni" if sound else "vl"), world_corpus(), sound=sound)
         for sound in (False, True)
     }
+    checkpoints["qwen3"] = create_tiny_qwen_checkpoint(folder / "qwen3", world_corpus(), sound=False, qwen3=True)
+    return checkpoints
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import (
+    DynamicCache,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
 
 from aurora_trl.data.collator import ClipLoader, SFTCollator, pad_ids
 from aurora_trl.inference import answer_rows
@@ -15,7 +20,7 @@ ROW = {"reference": "The object that sounds.", "audio": "a.wav"}
 OTHER = {"reference": "The one behind the guitar that starts to sound first.", "audio": "a.wav"}
 
 
-@pytest.fixture(params=[False, True], ids=["vl", "omni"])
+@pytest.fixture(params=[False, True, "qwen3"], ids=["vl", "omni", "qwen3"])
 def parts(request, qwen_checkpoints) -> tuple[AuroraModel, AuroraProcessor]:
     folder = qwen_checkpoints[request.param]
     return AuroraModel.from_pretrained(folder).eval(), AuroraProcessor.from_pretrained(folder)
@@ -41,15 +46,18 @@ def make_batch(processor: AuroraProcessor, clips, rows=(ROW, OTHER), side: str =
 
 def theirs(model: AuroraModel):
     """Transformers' own class with the same weights."""
-    hears = hasattr(model.policy.model, "audio_tower")
-    cls = Qwen2_5OmniThinkerForConditionalGeneration if hears else Qwen2_5_VLForConditionalGeneration
+    cls = {
+        "aurora_qwen2_5_omni": Qwen2_5OmniThinkerForConditionalGeneration,
+        "aurora_qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+        "aurora_qwen3_vl": Qwen3VLForConditionalGeneration,
+    }[model.policy.config.model_type]
     config = cls.config_class(**{k: v for k, v in model.policy.config.to_dict().items() if k != "model_type"})
     other = cls(config).eval()
     other.load_state_dict(model.policy.state_dict())
     return other
 
 
-@pytest.mark.parametrize("frames_shown", [4, 1], ids=["clip", "image"])
+@pytest.mark.parametrize("frames_shown", [4, 3, 1], ids=["clip", "odd", "image"])
 @torch.no_grad()
 def test_equals_transformers(frames_shown, parts):
     """The ids, the inputs and the logits that transformers' processor and model make of the same clips and texts."""
@@ -69,7 +77,8 @@ def test_equals_transformers(frames_shown, parts):
         texts.append(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     batch = make_batch(processor, clips)
 
-    metadata = [{"fps": 1.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}] * 2
+    indices = list(range(frames_shown))
+    metadata = [{"fps": 1.0, "total_num_frames": frames_shown, "frames_indices": indices} for _ in range(2)]
     media = {"videos": videos} if frames_shown > 1 else {"images": [[video[0]] for video in videos]}
     if hears:
         # The size that transformers takes where none is given; `load_qwen_omni` writes it into the video processor.
@@ -78,7 +87,7 @@ def test_equals_transformers(frames_shown, parts):
         videos_kwargs = {"fps": 1.0, "size": size}
         settings = {"audio": sounds, "videos_kwargs": videos_kwargs, "truncation": False}
     else:
-        settings = {"video_metadata": metadata}
+        settings = {"video_metadata": metadata, "do_sample_frames": False}
     if frames_shown == 1:
         settings = {name: value for name, value in settings.items() if name == "audio"}
     reference = policy_processor(
@@ -93,6 +102,9 @@ def test_equals_transformers(frames_shown, parts):
     if frames_shown > 1:  # the clip's time counts: one second between frames is not half a second
         for clip in clips:
             clip["pixel_grid"][3] //= 2
+        if isinstance(other, Qwen3VLForConditionalGeneration):  # in words that the prompt holds
+            batch = make_batch(processor, clips)
+            assert not torch.equal(batch["input_ids"], reference["input_ids"])
         assert not torch.allclose(model(**batch, **stack_media(clips)).logits[mask], expected.logits[mask], atol=1e-3)
 
 

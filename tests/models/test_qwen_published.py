@@ -13,8 +13,14 @@ from transformers import Qwen2_5OmniProcessor
 from aurora_trl.data.schema import DataError
 from aurora_trl.models import AuroraModel, load_published
 from aurora_trl.models.policies.base import stack_media
-from aurora_trl.models.policies.qwen import QwenOmniPolicy, QwenOmniPolicyProcessor, QwenVLPolicy
-from aurora_trl.models.policies.qwen.published import load_qwen_omni, load_qwen_vl
+from aurora_trl.models.policies.qwen import (
+    Qwen3VLPolicy,
+    Qwen3VLPolicyProcessor,
+    QwenOmniPolicy,
+    QwenOmniPolicyProcessor,
+    QwenVLPolicy,
+)
+from aurora_trl.models.policies.qwen.published import load_qwen3_vl, load_qwen_omni, load_qwen_vl
 from aurora_trl.models.policies.registry import load_policy
 from aurora_trl.models.processing_aurora import AuroraProcessor
 
@@ -161,3 +167,79 @@ def test_every_weight_is_accounted_for(sound, qwen_checkpoints, tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(DataError, match="model.safetensors: cut short"):
         load(tmp_path)
+
+
+VISION_FILE = {"patch_size": 8, "temporal_patch_size": 2, "merge_size": 2}
+VISION_FILE |= {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "processor_class": "Qwen3VLProcessor"}
+
+
+def write_published_qwen3(checkpoint: Path, folder: Path, *, tied: bool) -> AuroraModel:
+    """The tiny Qwen3-VL as it is published: names without a change, a file for images and one for videos."""
+    model, processor = AuroraModel.from_pretrained(checkpoint), AuroraProcessor.from_pretrained(checkpoint)
+    policy, tokenizer = model.policy.eval(), processor.tokenizer
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    image = {"image_processor_type": "Qwen2VLImageProcessorFast"}
+    image["size"] = {"longest_edge": 16777216, "shortest_edge": 65536}
+    video = {"video_processor_type": "Qwen3VLVideoProcessor"}
+    video["size"] = {"longest_edge": 25165824, "shortest_edge": 4096}
+    (folder / "preprocessor_config.json").write_text(json.dumps(VISION_FILE | image))
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(VISION_FILE | video))
+    config = policy.config.to_dict()
+    text = published_text_config(policy.config.text_config, "default")
+    text["rope_scaling"] |= {"rope_type": text["rope_scaling"].pop("type"), "mrope_interleaved": True}
+    config |= {"model_type": "qwen3_vl", "tie_word_embeddings": tied, "dtype": None}
+    config["text_config"] = {**text, "model_type": "qwen3_vl_text", "tie_word_embeddings": tied, "dtype": "float32"}
+    config["vision_config"]["model_type"] = "qwen3_vl"  # so in the first files
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = dict(policy.state_dict())
+    if tied:
+        weights.pop("lm_head.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return model
+
+
+@torch.no_grad()
+def test_published_qwen3_loads(qwen_checkpoints, tmp_path):
+    """Every weight in its place, and frames of the size that Qwen's own tools give them."""
+    model = write_published_qwen3(qwen_checkpoints["qwen3"], tmp_path, tied=False)
+    policy, processor = load_policy(tmp_path)
+    assert type(policy) is Qwen3VLPolicy
+    assert (policy.dtype, policy.training, processor.sampling_rate) == (torch.float32, False, None)
+    assert policy.state_dict().keys() == model.policy.state_dict().keys()
+    assert all(torch.equal(value, policy.state_dict()[name]) for name, value in model.policy.state_dict().items())
+    frames = np.random.default_rng(0).integers(0, 256, (4, 1080, 1920, 3), dtype=np.uint8)
+    media = processor.process_media(frames, None)
+    steps, height, width, milliseconds, num_frames = media["pixel_grid"].tolist()
+    assert (steps, milliseconds, num_frames) == (2, 2000, 4)
+    assert 700 < height * width / 4 <= 768
+    content = [{"type": "video"}, {"type": "text", "text": "Where is it?"}]
+    tokenizer = processor.tokenizer
+    text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    ids = processor.expand_ids(tokenizer(text)["input_ids"], media)
+    assert ids.count(processor.video_token_id) == 2 * height * width // 4
+    logits = policy(torch.tensor([ids]), **stack_media([media]), logits_to_keep=1).logits
+    expected = model.policy(torch.tensor([ids]), **stack_media([media]), logits_to_keep=1).logits
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_settings_of_qwen3_and_its_one_table(qwen_checkpoints, tmp_path):
+    write_published_qwen3(qwen_checkpoints["qwen3"], tmp_path, tied=True)
+    settings = {"seconds_per_frame": 0.5, "video_max_pixels": 100 * 256}
+    policy, processor = load_policy(tmp_path, torch.bfloat16, **settings)
+    assert policy.get_output_embeddings().weight is policy.get_input_embeddings().weight
+    assert {value.dtype for value in policy.parameters()} == {torch.bfloat16}
+    processor.save_pretrained(tmp_path / "saved")
+    again = Qwen3VLPolicyProcessor.from_pretrained(tmp_path / "saved")
+    assert {name: getattr(again, name) for name in settings} == settings
+    _, height, width, milliseconds, _ = again.process_media(np.zeros((4, 1080, 1920, 3), np.uint8), None)["pixel_grid"]
+    assert milliseconds == 1000
+    assert 80 < height * width / 4 <= 100
+    with pytest.raises(DataError, match="its model type is 'qwen3_vl', not 'qwen2_5_vl'"):
+        load_qwen_vl(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("model.visual.deepstack_merger_list.1.norm.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"1 missing: model\.visual\.deepstack_merger_list\.1\.norm\.weight"):
+        load_qwen3_vl(tmp_path)

@@ -30,7 +30,7 @@ SETTINGS = {
 TOWERS = {"freeze_vision_tower": False, "freeze_audio_tower": False, "freeze_connector": False}
 
 
-@pytest.fixture(params=[False, True], ids=["vl", "omni"])
+@pytest.fixture(params=[False, True, "qwen3"], ids=["vl", "omni", "qwen3"])
 def parts(request, qwen_checkpoints) -> tuple[AuroraModel, AuroraProcessor]:
     folder = qwen_checkpoints[request.param]
     return AuroraModel.from_pretrained(folder), AuroraProcessor.from_pretrained(folder)
@@ -68,7 +68,7 @@ def grpo_trainer(model, processor, rows: Dataset, folder: Path, peft_config=None
 
 
 @pytest.fixture(scope="session")
-def drawing_checkpoints(qwen_checkpoints, cot_rows, tmp_path_factory) -> dict[bool, Path]:
+def drawing_checkpoints(qwen_checkpoints, cot_rows, tmp_path_factory) -> dict[bool | str, Path]:
     """Policies that have learned to write `It is [SEG].`, though not where to draw."""
     folders = {}
     for sound, checkpoint in qwen_checkpoints.items():
@@ -119,10 +119,10 @@ def test_sft_trains_what_it_should(lora, parts, cot_rows, tmp_path):
         torch.testing.assert_close(loaded(**batch)["mask_logits"], trained(**batch)["mask_logits"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])
+@pytest.mark.parametrize("kind", [False, True, "qwen3"], ids=["vl", "omni", "qwen3"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_grpo_trains_what_it_should(lora, sound, drawing_checkpoints, cot_rows, tmp_path):
-    folder = drawing_checkpoints[sound]
+def test_grpo_trains_what_it_should(lora, kind, drawing_checkpoints, cot_rows, tmp_path):
+    folder = drawing_checkpoints[kind]
     model, processor = AuroraModel.from_pretrained(folder), AuroraProcessor.from_pretrained(folder)
     peft_config = None
     if lora:
@@ -134,12 +134,12 @@ def test_grpo_trains_what_it_should(lora, sound, drawing_checkpoints, cot_rows, 
 
 
 @pytest.mark.parametrize("towers", [False, True], ids=["frozen", "towers"])
-@pytest.mark.parametrize("sound", [False, True], ids=["vl", "omni"])
-def test_a_prompt_read_once_trains_as_one_read_again(sound, towers, drawing_checkpoints, cot_rows, tmp_path):
+@pytest.mark.parametrize("kind", [False, True, "qwen3"], ids=["vl", "omni", "qwen3"])
+def test_a_prompt_read_once_trains_as_one_read_again(kind, towers, drawing_checkpoints, cot_rows, tmp_path):
     """Positions in three axes go on where the prompt ends, in generation and in training."""
     results = []
     for shared in (True, False):
-        folder = drawing_checkpoints[sound]
+        folder = drawing_checkpoints[kind]
         model, processor = AuroraModel.from_pretrained(folder), AuroraProcessor.from_pretrained(folder)
         settings = towers_that_train(model) if towers else {}
         trainer = grpo_trainer(

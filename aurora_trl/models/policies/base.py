@@ -15,7 +15,8 @@ Every process runs the same modules: where a batch has frames and no sound, an a
 holds in parts ([`must_run`]) is run on silence, and its features find no place.
 
 **Places.** The processor puts as many placeholder tokens into the prompt as there are features; the backbone puts the
-features in their stead. An answer never holds a placeholder (`media_token_ids` are not generated).
+features in their stead. An answer never holds a placeholder (`media_token_ids` are not generated). Features that
+deeper layers add at the same places are one more name among `media_embeds`, per clip like the rest.
 
 **The cache** of `generate` comes as `cache`, which `prepare_inputs_for_generation` names in its signature; `forward`
 hands it, and any keyword that it does not know, on to the language model. Media go in with the prompt only: where the
@@ -228,6 +229,26 @@ def place_features(
     Raises:
         `ValueError`: where places and features differ in number.
     """
+    placed = features_in_order(places, features, sizes, name)
+    return inputs_embeds.masked_scatter(places[..., None], placed.to(inputs_embeds.dtype))
+
+
+def features_in_order(
+    places: torch.Tensor, features: torch.Tensor, sizes: torch.Tensor | None, name: str
+) -> torch.Tensor:
+    """
+    The features that have a place, one after the other, as `place_features` puts them there.
+
+    Args:
+        places (`torch.Tensor` of shape `(B, L)`, bool), sizes, name: as there.
+        features (`torch.Tensor` of shape `(B, N, ...)`): one entry per row.
+
+    Returns:
+        `torch.Tensor` of shape `(places that are true, ...)`.
+
+    Raises:
+        `ValueError`: where places and features differ in number.
+    """
     counts = places.sum(dim=1)
     if sizes is None:
         sizes = torch.full_like(counts, features.size(1))
@@ -237,4 +258,4 @@ def place_features(
             "expand the prompts with the processor that belongs to this model"
         )
     real = torch.arange(features.size(1), device=features.device) < torch.where(counts != 0, sizes, 0)[:, None]
-    return inputs_embeds.masked_scatter(places[..., None], features[real].to(inputs_embeds.dtype))
+    return features[real]

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ...data.schema import DataError
 from ..checkpoints import find_checkpoint, read_config
-from .qwen.published import load_qwen_omni, load_qwen_vl
+from .qwen.published import load_qwen3_vl, load_qwen_omni, load_qwen_vl
 from .tokens import add_tokens, init_token_rows, require_chat_tokenizer
 from .videollama2.published import load_videollama2
 
@@ -25,6 +25,7 @@ _LOADERS: dict[str, PolicyLoader] = {
     "videollama2_qwen2": load_videollama2,
     "qwen2_5_omni": load_qwen_omni,
     "qwen2_5_vl": load_qwen_vl,
+    "qwen3_vl": load_qwen3_vl,
 }
 
 

@@ -1,11 +1,15 @@
-"""Qwen2.5-VL, and the thinker of Qwen2.5-Omni."""
+"""Qwen2.5-VL, Qwen3-VL, and the thinker of Qwen2.5-Omni."""
 
-from .configuration_qwen import QwenOmniPolicyConfig, QwenVLPolicyConfig
+from .configuration_qwen import Qwen3VLPolicyConfig, QwenOmniPolicyConfig, QwenVLPolicyConfig
 from .modeling_qwen_omni import QwenOmniModel, QwenOmniPolicy
-from .modeling_qwen_vl import QwenVLModel, QwenVLPolicy
-from .processing_qwen import QwenOmniPolicyProcessor, QwenVLPolicyProcessor
+from .modeling_qwen_vl import Qwen3VLBackbone, Qwen3VLPolicy, QwenVLModel, QwenVLPolicy
+from .processing_qwen import Qwen3VLPolicyProcessor, QwenOmniPolicyProcessor, QwenVLPolicyProcessor
 
 __all__ = [
+    "Qwen3VLBackbone",
+    "Qwen3VLPolicy",
+    "Qwen3VLPolicyConfig",
+    "Qwen3VLPolicyProcessor",
     "QwenOmniModel",
     "QwenOmniPolicy",
     "QwenOmniPolicyConfig",

@@ -1,4 +1,4 @@
-"""What the Qwen2.5 policies share: clips along the first dimension, and positions in three axes."""
+"""What the Qwen policies share: clips along the first dimension, and positions in three axes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
 
-from ..base import must_run, place_features, text_position_ids
+from ..base import features_in_order, must_run, place_features, text_position_ids
 
 
 @dataclass
@@ -20,6 +20,8 @@ class QwenMediaFeatures:
     Attributes:
         visual_embeds (`torch.Tensor` of shape `(C, Nv, D)`): padded with zeros to the clip with the most.
         visual_grid (`torch.Tensor` of shape `(C, 4)`, long): see [`QwenBackbone.encode_media`].
+        deep_embeds (`torch.Tensor` of shape `(C, Nv, K, D)`): what the first K layers of the language model add to the
+            states at those places; None where the vision tower gives none (it does in Qwen3-VL).
         audio_embeds (`torch.Tensor` of shape `(C, Na, D)`): padded likewise; None where no clip has sound.
         audio_frames (`torch.Tensor` of shape `(C,)`, long): frames of the clips' spectrograms.
     """
@@ -28,6 +30,7 @@ class QwenMediaFeatures:
     visual_grid: torch.Tensor | None = None
     audio_embeds: torch.Tensor | None = None
     audio_frames: torch.Tensor | None = None
+    deep_embeds: torch.Tensor | None = None
 
     def as_inputs(self) -> dict[str, torch.Tensor]:
         """Keywords for `forward`, `generate` and `position_ids` in place of the media."""
@@ -74,7 +77,7 @@ class QwenBackbone:
         Args:
             pixel_patches (`torch.Tensor` of shape `(C, N, P)`): patches of the frames in Qwen's order, padded.
             pixel_grid (`torch.Tensor` of shape `(C, 4)`, long): steps in time, patches in height and in width, and the
-                milliseconds that a step in time takes; 0 for an image.
+                milliseconds that a step in time takes; 0 for an image. A processor may put more behind.
             audio_features (`torch.Tensor` of shape `(C, F, M)`): log mel spectrograms, padded.
             audio_lengths (`torch.Tensor` of shape `(C,)`, long): their frames; 0 for a clip without sound.
 
@@ -83,7 +86,7 @@ class QwenBackbone:
         """
         features = QwenMediaFeatures()
         if pixel_patches is not None and pixel_grid is not None:
-            features.visual_embeds, features.visual_grid = self._encode_frames(pixel_patches, pixel_grid), pixel_grid
+            features = QwenMediaFeatures(visual_grid=pixel_grid, **self._encode_frames(pixel_patches, pixel_grid))
         if audio_features is not None and audio_lengths is not None and bool((audio_lengths > 0).any()):
             features.audio_embeds = self._encode_sound(audio_features, audio_lengths)
             features.audio_frames = audio_lengths
@@ -92,12 +95,15 @@ class QwenBackbone:
             features.audio_frames = pixel_grid.new_zeros(len(pixel_grid))
         return features
 
-    def _encode_frames(self, pixel_patches: torch.Tensor, pixel_grid: torch.Tensor) -> torch.Tensor:
-        """Features of the clips, padded: `(C, Nv, D)`."""
-        grid = pixel_grid[:, :3]
+    def _encode_frames(self, pixel_patches: torch.Tensor, pixel_grid: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Features of the clips, padded: `visual_embeds`, and `deep_embeds` where the tower gives such."""
+        grid, sizes = pixel_grid[:, :3], self.visual_sizes(pixel_grid).tolist()
         packed = first_entries(pixel_patches, grid.prod(dim=1)).to(self.visual.dtype)
-        merged = self.visual(packed, grid_thw=grid).pooler_output
-        return pad_sequence(merged.split(self.visual_sizes(pixel_grid).tolist()), batch_first=True)
+        output = self.visual(packed, grid_thw=grid)
+        made = {"visual_embeds": output.pooler_output}
+        if getattr(output, "deepstack_features", None):
+            made["deep_embeds"] = torch.stack(output.deepstack_features, dim=1)
+        return {name: pad_sequence(value.split(sizes), batch_first=True) for name, value in made.items()}
 
     def _encode_sound(self, audio_features: torch.Tensor, audio_lengths: torch.Tensor) -> torch.Tensor:
         """Features of the clips' sound, padded: `(C, Na, D)`; a silent clip takes no part."""
@@ -170,6 +176,7 @@ class QwenBackbone:
         visual_grid: torch.Tensor | None = None,
         audio_embeds: torch.Tensor | None = None,
         audio_frames: torch.Tensor | None = None,
+        deep_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """
@@ -177,7 +184,8 @@ class QwenBackbone:
             input_ids (`torch.Tensor` of shape `(B, L)`): with one placeholder id per feature.
             position_ids (`torch.Tensor` of shape `(3, B, L)`): made of the ids and the media where not given.
             pixel_patches, pixel_grid, audio_features, audio_lengths: media as `encode_media` takes them, or
-            visual_embeds, visual_grid, audio_embeds, audio_frames: what it made of them, one entry per row.
+            visual_embeds, visual_grid, audio_embeds, audio_frames, deep_embeds: what it made of them, one entry per
+                row.
             attention_mask, cache, inputs_embeds, **kwargs: the language model's.
 
         Returns:
@@ -188,7 +196,7 @@ class QwenBackbone:
         """
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        given = QwenMediaFeatures(visual_embeds, visual_grid, audio_embeds, audio_frames)
+        given = QwenMediaFeatures(visual_embeds, visual_grid, audio_embeds, audio_frames, deep_embeds)
         made = self.encode_media(
             pixel_patches if visual_embeds is None else None,
             pixel_grid,
@@ -200,6 +208,9 @@ class QwenBackbone:
             places = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
             sizes = self.visual_sizes(features.visual_grid)
             inputs_embeds = place_features(inputs_embeds, places, features.visual_embeds, sizes, "video")
+            if features.deep_embeds is not None:
+                deep = features_in_order(places, features.deep_embeds, sizes, "video")  # (places, K, D)
+                kwargs.update(visual_pos_masks=places, deepstack_visual_embeds=list(deep.unbind(dim=1)))
         if features.audio_embeds is not None and features.audio_frames is not None:
             places, sizes = input_ids == self.config.audio_token_id, self.audio_sizes(features.audio_frames)
             inputs_embeds = place_features(inputs_embeds, places, features.audio_embeds, sizes, "audio")
@@ -274,6 +285,7 @@ class QwenPolicy:
         visual_grid: torch.Tensor | None = None,
         audio_embeds: torch.Tensor | None = None,
         audio_frames: torch.Tensor | None = None,
+        deep_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """As [`QwenBackbone.forward`], with logits, and the loss where `labels` are given."""
@@ -289,6 +301,7 @@ class QwenPolicy:
             visual_grid=visual_grid,
             audio_embeds=audio_embeds,
             audio_frames=audio_frames,
+            deep_embeds=deep_embeds,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

@@ -1,23 +1,21 @@
-"""Qwen2.5-VL: images and silent clips."""
+"""Qwen2.5-VL and Qwen3-VL: images and silent clips."""
+
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, Qwen2_5_VLModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, Qwen2_5_VLModel, Qwen3VLModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPreTrainedModel
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLPreTrainedModel
 
-from .configuration_qwen import QwenVLPolicyConfig
+from .configuration_qwen import Qwen3VLPolicyConfig, QwenVLPolicyConfig
 from .modeling_qwen import QwenBackbone, QwenPolicy
 
 
-class QwenVLModel(QwenBackbone, Qwen2_5_VLModel):
-    """
-    The backbone: the vision tower and the language model without its head.
+class QwenVLBackbone(QwenBackbone):
+    """Mixed into a backbone of transformers that sees and does not hear."""
 
-    Args:
-        config (`QwenVLPolicyConfig`): configs of the parts.
-    """
-
-    config_class = QwenVLPolicyConfig
+    get_rope_index: Any
 
     def _grid_position_ids(
         self,
@@ -34,13 +32,52 @@ class QwenVLModel(QwenBackbone, Qwen2_5_VLModel):
             mm_token_type_ids=is_image.int() + 2 * is_video.int(),
             image_grid_thw=images[:, :3],
             video_grid_thw=videos[:, :3],
-            second_per_grid_ts=videos[:, 3] / 1000,
+            second_per_grid_ts=videos[:, 3] / 1000,  # Qwen3-VL, whose prompt tells the time, leaves it
             attention_mask=attention_mask,
         )
         return position_ids
 
 
-class QwenVLPolicy(QwenPolicy, Qwen2_5_VLPreTrainedModel, GenerationMixin):
+class QwenVLModel(QwenVLBackbone, Qwen2_5_VLModel):
+    """
+    The backbone: the vision tower and the language model without its head.
+
+    Args:
+        config (`QwenVLPolicyConfig`): configs of the parts.
+    """
+
+    config_class = QwenVLPolicyConfig
+
+
+class Qwen3VLBackbone(QwenVLBackbone, Qwen3VLModel):
+    """
+    The backbone of Qwen3-VL, whose first layers add deeper features of the vision tower.
+
+    Args:
+        config (`Qwen3VLPolicyConfig`): configs of the parts.
+    """
+
+    config_class = Qwen3VLPolicyConfig
+
+
+class QwenVLTokens:
+    """Mixed into a policy that sees and does not hear."""
+
+    config: Any
+
+    @property
+    def media_token_ids(self) -> tuple[int, ...]:
+        """The tokens of places and of what stands around them, which an answer has no use for."""
+        config = self.config
+        return (
+            config.image_token_id,
+            config.video_token_id,
+            config.vision_start_token_id,
+            config.vision_end_token_id,
+        )
+
+
+class QwenVLPolicy(QwenVLTokens, QwenPolicy, Qwen2_5_VLPreTrainedModel, GenerationMixin):
     """
     The policy.
 
@@ -58,17 +95,36 @@ class QwenVLPolicy(QwenPolicy, Qwen2_5_VLPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
-    @property
-    def media_token_ids(self) -> tuple[int, ...]:
-        """The tokens of places and of what stands around them, which an answer has no use for."""
-        config = self.config
-        return (
-            config.image_token_id,
-            config.video_token_id,
-            config.vision_start_token_id,
-            config.vision_end_token_id,
-        )
+
+class Qwen3VLPolicy(QwenVLTokens, QwenPolicy, Qwen3VLPreTrainedModel, GenerationMixin):
+    """
+    The policy of Qwen3-VL.
+
+    Args:
+        config (`Qwen3VLPolicyConfig`): configs of the parts.
+    """
+
+    config_class = Qwen3VLPolicyConfig
+    media_inputs = ("pixel_patches", "pixel_grid")
+    media_embeds = ("visual_embeds", "visual_grid", "deep_embeds")
+
+    def __init__(self, config: Qwen3VLPolicyConfig):
+        super().__init__(config)
+        self.model = Qwen3VLBackbone(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        """As in Qwen2.5-VL, with the learned positions of patches, and what joins the deeper features."""
+        visual = self.model.visual
+        return {
+            **super().trainable_modules(),
+            "vision_tower": nn.ModuleList([visual.patch_embed, visual.pos_embed, *visual.blocks]),
+            "connector": nn.ModuleList([visual.merger, *visual.deepstack_merger_list]),
+        }
 
 
 AutoModel.register(QwenVLPolicyConfig, QwenVLModel)
+AutoModel.register(Qwen3VLPolicyConfig, Qwen3VLBackbone)
 AutoModelForCausalLM.register(QwenVLPolicyConfig, QwenVLPolicy)
+AutoModelForCausalLM.register(Qwen3VLPolicyConfig, Qwen3VLPolicy)

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoProcessor, Qwen2_5_VLProcessor, Qwen2_5OmniProcessor
+from transformers import AutoProcessor, Qwen2_5_VLProcessor, Qwen2_5OmniProcessor, Qwen3VLProcessor
 
-from .configuration_qwen import QwenOmniPolicyConfig, QwenVLPolicyConfig
+from .configuration_qwen import Qwen3VLPolicyConfig, QwenOmniPolicyConfig, QwenVLPolicyConfig
 
 
 class QwenFrames:
@@ -43,7 +43,7 @@ class QwenFrames:
             made = self.image_processor(images=[pixels[0]], return_tensors="pt")
             patches, grid, milliseconds = made["pixel_values"], made["image_grid_thw"][0], 0
         else:
-            made = self.video_processor(videos=[pixels], return_tensors="pt")
+            made = self.video_processor(videos=[pixels], do_sample_frames=False, return_tensors="pt")
             patches, grid = made["pixel_values_videos"], made["video_grid_thw"][0]
             # Whole milliseconds: a float would be rounded where a trainer casts its inputs to half precision.
             milliseconds = round(1000 * self.seconds_per_frame * self.video_processor.temporal_patch_size)
@@ -92,6 +92,67 @@ class QwenVLPolicyProcessor(QwenFrames, Qwen2_5_VLProcessor):
     def expand_ids(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
         """See [`~aurora_trl.models.policies.base.PolicyProcessor`]."""
         return self.expand_frames(ids, media)
+
+
+class Qwen3VLPolicyProcessor(QwenFrames, Qwen3VLProcessor):
+    r"""
+    Processor of [`Qwen3VLPolicy`]. It does not hear. Each step in time of a clip stands between ends of its own in the
+    prompt, after the time in words.
+
+    Args:
+        image_processor, tokenizer, video_processor, chat_template: as in transformers.
+        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees.
+    """
+
+    sampling_rate = None
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        video_processor: Any = None,
+        chat_template: str | None = None,
+        seconds_per_frame: float = 1.0,
+    ):
+        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
+        self.seconds_per_frame = seconds_per_frame
+        self._share_chat_template(chat_template)
+
+    @property
+    def video_max_pixels(self) -> int:
+        """Pixels that a clip's frame has at most; 1,024 of two frames make a place, where patches have 16 pixels."""
+        return self.video_processor.max_video_tokens * self._pixels_per_place
+
+    @video_max_pixels.setter
+    def video_max_pixels(self, value: int) -> None:
+        self.video_processor.max_video_tokens = value // self._pixels_per_place
+
+    @property
+    def _pixels_per_place(self) -> int:
+        return (self.video_processor.patch_size * self.video_processor.merge_size) ** 2
+
+    def process_media(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
+        """See [`~aurora_trl.models.policies.base.PolicyProcessor`]; behind the grid stands the number of frames."""
+        media = self.process_frames(frames)
+        return {**media, "pixel_grid": torch.cat([media["pixel_grid"], torch.tensor([len(frames)])])}
+
+    def expand_ids(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
+        """See [`~aurora_trl.models.policies.base.PolicyProcessor`]."""
+        steps, height, width, milliseconds, num_frames = media["pixel_grid"].tolist()
+        num_places = height * width // self.video_processor.merge_size**2
+        if not milliseconds:
+            places = [self.image_token_id] * num_places
+        else:
+            frames_per_step = self.video_processor.temporal_patch_size
+            seconds_per_frame = milliseconds / 1000 / frames_per_step
+            places = []
+            for first in range(0, steps * frames_per_step, frames_per_step):
+                # An odd last frame stands twice in its step.
+                last = min(first + frames_per_step, num_frames) - 1
+                time = f"<{(first + last) / 2 * seconds_per_frame:.1f} seconds>"
+                places += self.tokenizer(time, add_special_tokens=False)["input_ids"]
+                places += [self.vision_start_token_id, *[self.video_token_id] * num_places, self.vision_end_token_id]
+        return [expanded for token in ids for expanded in (places if token == self.video_token_id else [token])]
 
 
 class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
@@ -170,4 +231,5 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
 
 
 AutoProcessor.register(QwenVLPolicyConfig, QwenVLPolicyProcessor)
+AutoProcessor.register(Qwen3VLPolicyConfig, Qwen3VLPolicyProcessor)
 AutoProcessor.register(QwenOmniPolicyConfig, QwenOmniPolicyProcessor)

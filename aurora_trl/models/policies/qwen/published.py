@@ -1,18 +1,18 @@
-"""Published checkpoints of Qwen2.5-VL and Qwen2.5-Omni as policies: their configs, their names, their tokenizer."""
+"""Published checkpoints of Qwen2.5-VL, Qwen3-VL and Qwen2.5-Omni as policies: configs, names, tokenizers."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5OmniConfig
+from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5OmniConfig, Qwen3VLConfig
 
 from ....data.schema import DataError
 from ...checkpoints import build_from_weights, find_checkpoint, read_config, read_safetensors
-from .configuration_qwen import QwenOmniPolicyConfig, QwenVLPolicyConfig
+from .configuration_qwen import Qwen3VLPolicyConfig, QwenOmniPolicyConfig, QwenVLPolicyConfig
 from .modeling_qwen_omni import QwenOmniPolicy
-from .modeling_qwen_vl import QwenVLPolicy
-from .processing_qwen import QwenOmniPolicyProcessor, QwenVLPolicyProcessor
+from .modeling_qwen_vl import Qwen3VLPolicy, QwenVLPolicy
+from .processing_qwen import Qwen3VLPolicyProcessor, QwenOmniPolicyProcessor, QwenVLPolicyProcessor
 
 # From the published names of weights to ours, one after the other. What transformers writes today needs none.
 RENAMES = (
@@ -45,7 +45,36 @@ def load_qwen_vl(
     folder = _checked(name_or_folder, "qwen2_5_vl")
     published = Qwen2_5_VLConfig.from_pretrained(folder)
     policy = _build(QwenVLPolicy, QwenVLPolicyConfig(**_fields(published)), dtype, published.dtype, folder)
-    return _with_plain_answers(policy, QwenVLPolicyProcessor.from_pretrained(folder))
+    processor = QwenVLPolicyProcessor.from_pretrained(folder)
+    processor.video_processor.size = dict(VIDEO_SIZE)
+    return _with_plain_answers(policy, processor)
+
+
+def load_qwen3_vl(
+    name_or_folder: str | Path, dtype: torch.dtype | str = "auto"
+) -> tuple[Qwen3VLPolicy, Qwen3VLPolicyProcessor]:
+    """
+    Qwen3-VL (2B, 4B, 8B, 32B: not the mixtures of experts) and its processor from a published folder or Hub
+    repository.
+
+    Args:
+        name_or_folder (`str` or `Path`): such as `Qwen/Qwen3-VL-8B-Instruct`.
+        dtype (`torch.dtype`, *optional*): of the weights; the checkpoint's own by default.
+
+    Returns:
+        `tuple`: the policy in eval mode, and its processor.
+
+    Raises:
+        `DataError`: names the file or the weights that are missing, broken or of another architecture.
+    """
+    folder = _checked(name_or_folder, "qwen3_vl")
+    published = Qwen3VLConfig.from_pretrained(folder)
+    own_dtype = published.dtype or published.text_config.dtype
+    policy = _build(Qwen3VLPolicy, Qwen3VLPolicyConfig(**_fields(published)), dtype, own_dtype, folder)
+    processor = Qwen3VLPolicyProcessor.from_pretrained(folder)
+    # A frame takes 768 places at most, as with Qwen's own tools; ten frames would else have those of a long video.
+    processor.video_processor.cap_pixels_per_frame = True
+    return _with_plain_answers(policy, processor)
 
 
 def load_qwen_omni(
@@ -68,7 +97,9 @@ def load_qwen_omni(
     published = Qwen2_5OmniConfig.from_pretrained(folder)
     config = QwenOmniPolicyConfig(**_fields(published.thinker_config))
     policy = _build(QwenOmniPolicy, config, dtype, published.thinker_config.dtype or published.dtype, folder)
-    return _with_plain_answers(policy, QwenOmniPolicyProcessor.from_pretrained(folder))
+    processor = QwenOmniPolicyProcessor.from_pretrained(folder)
+    processor.video_processor.size = dict(VIDEO_SIZE)
+    return _with_plain_answers(policy, processor)
 
 
 def _checked(name_or_folder: str | Path, model_type: str) -> Path:
@@ -100,10 +131,9 @@ def _build(cls: type, config: Any, dtype: torch.dtype | str, own_dtype: torch.dt
 
 
 def _with_plain_answers(policy: Any, processor: Any) -> tuple[Any, Any]:
-    """Neither the sampling habits that are published beside the weights, nor frames of an image's size."""
+    """Without the sampling habits that are published beside the weights."""
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"
-    processor.video_processor.size = dict(VIDEO_SIZE)
     # A published repetition penalty would make answers differ from what the policy was trained to say.
     policy.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id

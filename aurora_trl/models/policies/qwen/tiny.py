@@ -6,12 +6,20 @@ from typing import Any
 from transformers import WhisperFeatureExtractor, set_seed
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 from ...configuration_aurora import AuroraConfig, SamConfig
 from ...modeling_aurora import AuroraModel
 from ...processing_aurora import AuroraProcessor
 from ...tiny import tiny_tokenizer
-from . import QwenOmniPolicyConfig, QwenOmniPolicyProcessor, QwenVLPolicyConfig, QwenVLPolicyProcessor
+from . import (
+    Qwen3VLPolicyConfig,
+    Qwen3VLPolicyProcessor,
+    QwenOmniPolicyConfig,
+    QwenOmniPolicyProcessor,
+    QwenVLPolicyConfig,
+    QwenVLPolicyProcessor,
+)
 
 VL_TOKENS = {
     "image_token": "<|image_pad|>",
@@ -50,7 +58,13 @@ def _chat_template(tokens: dict[str, str]) -> str:
 
 
 def tiny_qwen_processor(
-    corpus: list[str], *, sound: bool, image_size: int = 32, num_frames: int = 10, policy_frames: int | None = 4
+    corpus: list[str],
+    *,
+    sound: bool,
+    qwen3: bool = False,
+    image_size: int = 32,
+    num_frames: int = 10,
+    policy_frames: int | None = 4,
 ) -> AuroraProcessor:
     """
     The processor that belongs to `tiny_qwen_config`.
@@ -58,6 +72,7 @@ def tiny_qwen_processor(
     Args:
         corpus (`list[str]`): what the tokenizer learns its words from.
         sound (`bool`): Qwen2.5-Omni, which hears, or else Qwen2.5-VL.
+        qwen3 (`bool`, *optional*, defaults to `False`): Qwen3-VL, which does not hear either.
         image_size (`int`, *optional*, defaults to 32): side of a square frame, in pixels.
         num_frames, policy_frames (`int`): see [`AuroraProcessor`].
     """
@@ -80,6 +95,13 @@ def tiny_qwen_processor(
         policy_processor = QwenOmniPolicyProcessor(
             **vision, feature_extractor=extractor, tokenizer=tokenizer, chat_template=template
         )
+    elif qwen3:
+        # Its pixels are those of a whole clip.
+        settings["size"] = {"shortest_edge": 16 * 16, "longest_edge": 16 * image_size * image_size}
+        vision["video_processor"] = Qwen3VLVideoProcessor(
+            **settings, cap_pixels_per_frame=True, max_video_tokens=image_size * image_size // 16**2
+        )
+        policy_processor = Qwen3VLPolicyProcessor(**vision, tokenizer=tokenizer, chat_template=template)
     else:
         policy_processor = QwenVLPolicyProcessor(**vision, tokenizer=tokenizer, chat_template=template)
     return AuroraProcessor(
@@ -136,7 +158,14 @@ def tiny_qwen_config(processor: AuroraProcessor, *, hidden_size: int = 64, num_l
         "tie_word_embeddings": False,
     }
     policy_config: Any
-    if processor.policy_processor.sampling_rate is None:
+    if isinstance(processor.policy_processor, Qwen3VLPolicyProcessor):
+        # What the last layer adds at places of frames, no text reads: a layer more than deeper features.
+        text_config |= {"head_dim": hidden_size // 4, "num_hidden_layers": max(num_layers, 3)}
+        for name in ("window_size", "fullatt_block_indexes"):
+            vision_config.pop(name)
+        vision_config |= {"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+        policy_config = Qwen3VLPolicyConfig(text_config=text_config, vision_config=vision_config, **ids)
+    elif processor.policy_processor.sampling_rate is None:
         policy_config = QwenVLPolicyConfig(text_config=text_config, vision_config=vision_config, **ids)
     else:
         audio_config = {
