@@ -11,7 +11,7 @@ import torch
 from peft import get_peft_model
 from transformers import PretrainedConfig
 
-from ..models import AuroraModel
+from ..models import AuroraModel, Sam2MaskConfig, Sam2VideoMaskConfig
 from ..models.configuration_aurora import AuroraConfig
 from .arguments import LoraArguments
 from .mask_training import lora_config
@@ -155,9 +155,11 @@ def _mask_activations(sam: PretrainedConfig, setup: TrainingSetup, width: int) -
     segment-anything holds the attention of a global block in full, with its relative positions: at 1024 pixels, 4,096
     tokens a frame, that is most of what the encoder needs.
     """
+    if isinstance(sam, Sam2MaskConfig):
+        return _sam2_activations(sam, setup, width)
     sizes: Any = sam
     if not all(hasattr(sizes, name) for name in ("patch_size", "encoder_num_heads", "prompt_embed_dim")):
-        return 0  # another decoder than segment-anything's, of which nothing is known here
+        return 0  # another decoder, of which nothing is known here
     grid = (sizes.image_size // sizes.patch_size) ** 2
     decoder = setup.batch_size * setup.num_frames * grid * 25 * sizes.prompt_embed_dim * width
     clips = -(-setup.batch_size // setup.num_generations)
@@ -167,3 +169,36 @@ def _mask_activations(sam: PretrainedConfig, setup: TrainingSetup, width: int) -
     trains = "mask_encoder" in setup.groups
     kept = sizes.encoder_depth * block + len(sizes.encoder_global_attn_indexes) * attention
     return decoder + (kept if trains else block + attention)
+
+
+def _sam2_activations(config: Sam2MaskConfig, setup: TrainingSetup, width: int) -> int:
+    """
+    Of SAM 2's decoder and encoder, which attends without keeping what it attends to.
+
+    The numbers of states per place were counted in a backward pass at 256 and 512 pixels.
+    """
+    sam2: Any = config.sam2_config
+    place = (config.image_size // 16) ** 2 * width
+    rows, frames = setup.batch_size, setup.num_frames
+    decoder = rows * frames * place * 25 * sam2.mask_decoder_config.hidden_size
+    if isinstance(config, Sam2VideoMaskConfig) and frames > 1:
+        looks = frames - 1
+        # Memories that the frames look back at, all told: 1, 2, and so on up to the most.
+        memories = sum(min(before, config.num_memory_frames) for before in range(1, frames))
+        channels = sam2.memory_attention_hidden_size
+        layer = (
+            looks * (10 * channels + sam2.memory_attention_feed_forward_hidden_size) + memories * 11 * channels // 2
+        )
+        kept = sam2.memory_attention_num_layers * layer
+        if config.memory_gradients:
+            kept += looks * 45 * sam2.memory_encoder_hidden_size
+        decoder += rows * place * kept
+    hiera = sam2.vision_config.backbone_config
+    first = (config.image_size // 4) ** 2
+    stages = [first // 4**i * dim for i, dim in enumerate(hiera.embed_dim_per_stage)]
+    clips = -(-setup.batch_size // setup.num_generations)
+    if "mask_encoder" in setup.groups:
+        states = 25 * sum(depth * stage for depth, stage in zip(hiera.blocks_per_stage, stages, strict=True))
+    else:
+        states = 12 * stages[0]
+    return decoder + clips * frames * states * width

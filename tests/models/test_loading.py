@@ -166,8 +166,8 @@ class _WithoutGradient(TrainerCallback):
         self.names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
-@pytest.mark.parametrize("mask_frames_per_step", [1, 3])
-def test_a_memory_takes_part_where_there_is_nothing_to_draw(mask_frames_per_step, parts, cot_rows, tmp_path):
+@pytest.mark.parametrize(("mask_frames_per_step", "bf16"), [(1, False), (3, True)])
+def test_a_memory_takes_part_where_there_is_nothing_to_draw(mask_frames_per_step, bf16, parts, cot_rows, tmp_path):
     """One frame, or no `[SEG]`: what trains runs on every rank, or DDP and ZeRO wait for ever."""
     memory = ClipMemory(3, "first", memory_gradients=True)
     model, processor = load_published(parts / "policy", parts / "sam2_video", audio_seconds=1.0, mask_memory=memory)
@@ -175,7 +175,7 @@ def test_a_memory_takes_part_where_there_is_nothing_to_draw(mask_frames_per_step
         [{**row, "is_null": True, "target": "Nothing fits."} for row in cot_rows.to_list()[:2]],
         features=cot_rows.features,
     )
-    settings = {**SETTINGS, "gradient_checkpointing": True, "mask_frames_per_step": mask_frames_per_step}
+    settings = {**SETTINGS, "gradient_checkpointing": True, "bf16": bf16, "mask_frames_per_step": mask_frames_per_step}
     reached = _WithoutGradient()
     args = AuroraSFTConfig(output_dir=str(tmp_path), **settings)
     AuroraSFTTrainer(model, args, rows, processing_class=processor, callbacks=[reached]).train()

@@ -107,7 +107,8 @@ def test_an_empty_mask_is_remembered_as_upstream_remembers_an_absent_object(
     # Absent, and in the end there again, where the logits can be compared.
     expected = track(sam, frames[0, :3], points[0], prompt_frames, monkeypatch, scores=[-50.0, -50.0, 50.0])
     assert (expected[:2] == -1024).all()
-    torch.testing.assert_close(masks[2], expected[2], atol=1e-5, rtol=1e-5)
+    # Close: what is remembered of an undecided mask would differ by 1e-5.
+    torch.testing.assert_close(masks[2], expected[2], atol=2e-6, rtol=0)
 
 
 @torch.no_grad()

@@ -7,10 +7,13 @@ import torch
 import yaml
 from conftest import REPOSITORY
 from peft import get_peft_model
+from transformers import Sam2Config, Sam2VideoConfig
 
 from aurora_trl.cli import main
 from aurora_trl.data import DataError
 from aurora_trl.data.collator import ClipLoader
+from aurora_trl.models import AuroraConfig, Sam2MaskConfig, Sam2VideoMaskConfig
+from aurora_trl.models.mask_decoders import build_mask_decoder
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.full_size import published_config, video_llama2_tokens
 from aurora_trl.training.mask_training import lora_config
@@ -82,6 +85,44 @@ def test_activations_grow_with_what_they_depend_on(model):
     assert base < estimate(model.config, tokens=200).activations
     assert base < estimate(model.config, groups=GROUPS | {"mask_encoder"}).activations
     assert estimate(model.config, teacher=True).weights > estimate(model.config).weights
+
+
+@pytest.mark.parametrize("memory", [None, {}, {"memory_gradients": True}], ids=["frames", "memory", "gradients"])
+def test_what_sam2_holds_for_its_backward(memory, model):
+    """Counted where autograd keeps it: published widths of the decoder, at a quarter of the size."""
+    sizes = {
+        "vision_config": {"backbone_feature_sizes": [[64, 64], [32, 32], [16, 16]]},
+        "prompt_encoder_config": {"image_size": 256},
+    }
+    if memory is None:
+        decoder_config = Sam2MaskConfig(Sam2Config(**sizes))
+    else:
+        grid = {"memory_attention_rope_feat_sizes": [16, 16], "image_size": 256}
+        dropout = {"memory_attention_dropout": 0.0, "memory_attention_rope_dropout": 0.0}
+        decoder_config = Sam2VideoMaskConfig(Sam2VideoConfig(**sizes, **grid, **dropout), **memory)
+    decoder = build_mask_decoder(decoder_config).requires_grad_(False)
+    decoder.trainable_modules()["mask_decoder"].requires_grad_(True)
+    embeddings, prompts = torch.randn(1, 5, 1024, 16, 16), torch.randn(1, 1, 256)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
+    storages: dict[int, torch.UntypedStorage] = {}  # kept, so that none takes the place of another
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        decoder.decode_clips(embeddings, prompts)
+    held = sum(storage.nbytes() for storage in storages.values())
+
+    def activations(frames: int) -> int:
+        config = AuroraConfig(model.config.policy_config, decoder_config, seg_token_id=3)
+        return estimate(config, num_frames=frames, batch_size=1, bf16=False).activations
+
+    encoder = 12 * 64 * 64 * 96 * 4  # of a frame, which passes it without a backward
+    one = 256 * 25 * 256 * 4
+    assert activations(5) - activations(1) - 4 * encoder + one == pytest.approx(held, rel=0.1)
 
 
 def test_the_published_sizes():
