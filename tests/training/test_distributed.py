@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY
+from published_checkpoints import small_sam2_video
 
-from aurora_trl import AuroraModel
+from aurora_trl import AuroraConfig, AuroraModel, AuroraProcessor
 from aurora_trl.data import save_json
+from aurora_trl.models import ClipMemory
+from aurora_trl.models.mask_decoders.published import load_mask_decoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 SCRIPT = str(Path(__file__).with_name("distributed_step.py"))
@@ -97,4 +100,18 @@ def test_a_rank_without_sound_does_not_hang(policy, checkpoint, qwen_checkpoints
     """ZeRO-3 gathers the audio tower on both processes, also where one's clips are silent."""
     folder = checkpoint if policy == "videollama2" else qwen_checkpoints[True]
     losses = launch("zero3", "sft", folder, rows_file, tmp_path, "no_sound", "per_device_train_batch_size=2")
+    assert torch.isfinite(losses).all()
+
+
+@pytest.mark.parametrize(("how", "option"), [("ddp", "mask_frames_per_step=1"), ("zero3", "no_seg")])
+def test_a_memory_across_frames_does_not_hang(how, option, checkpoint, rows_file, tmp_path):
+    """What reads and writes it runs on both processes, also where nothing is drawn, or there is one frame alone."""
+    small_sam2_video().save_pretrained(tmp_path / "sam2")
+    decoder = load_mask_decoder(tmp_path / "sam2", image_size=32, memory=ClipMemory(3, "first", True))
+    base = AuroraModel.from_pretrained(checkpoint)
+    config = AuroraConfig(base.config.policy_config, decoder.config, base.config.seg_token_id)
+    AuroraModel(config, policy=base.policy, mask_decoder=decoder).save_pretrained(tmp_path / "base")
+    AuroraProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "base")
+    options = [option, "per_device_train_batch_size=2"]
+    losses = launch(how, "sft", tmp_path / "base", rows_file, tmp_path / "run", *options)
     assert torch.isfinite(losses).all()
