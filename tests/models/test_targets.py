@@ -37,6 +37,11 @@ def two(processor):
     return processor.with_max_targets(2)
 
 
+@pytest.fixture(params=["videollama2", "omni"])
+def policy_folder(request, checkpoint, qwen_checkpoints):
+    return checkpoint if request.param == "videollama2" else qwen_checkpoints[True]
+
+
 def completions(processor):
     ids = [processor.completion_ids(text) for text in TEXTS]
     length = max(map(len, ids))
@@ -44,7 +49,9 @@ def completions(processor):
     return padded, torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids])
 
 
-def test_the_first_of_the_final_answer_count(processor, two):
+def test_the_first_of_the_final_answer_count(policy_folder):
+    processor = AuroraProcessor.from_pretrained(policy_folder)
+    two = processor.with_max_targets(2)
     ids, mask = completions(processor)
     found = two.find_seg_positions(ids, mask)
     assert found.shape == (len(TEXTS), 2)
@@ -93,19 +100,23 @@ def test_union_by_hand():
     assert not logits.grad[1, 1:].any()
 
 
-def test_a_batch_equals_single_rows(model, cot_rows, processor, two):
+def test_a_batch_equals_single_rows(policy_folder, cot_rows):
     """Two, one and no `[SEG]` in one forward: each mask is that of its `[SEG]` alone."""
-    model.eval()
+    model, processor = (
+        AuroraModel.from_pretrained(policy_folder).eval(),
+        AuroraProcessor.from_pretrained(policy_folder),
+    )
+    two = processor.with_max_targets(2)
     texts = [TWO, "It is [SEG].", "Nothing fits."]
     rows = [{**row, "target": text} for row, text in zip(cot_rows.to_list(), texts, strict=False)]
     batch = SFTCollator(ClipLoader(two))(rows)
-    assert batch["target_masks"].shape == (3, 2, 10, 32, 32)
+    assert batch["target_masks"].shape == (3, 2, *batch["masks"].shape[1:])
     for name in ("masks", "target_masks", "labels"):
         batch.pop(name)
     with torch.no_grad():
         output = model(**batch)
-    assert output["mask_logits"].shape == (3, 2, 10, 16, 16)
-    assert output["seg_states"].shape == (3, 2, 64)
+    assert output["mask_logits"].shape[:3] == (3, 2, 10)
+    assert output["seg_states"].shape[:2] == (3, 2)
     assert (batch["seg_positions"] >= 0).tolist() == [[True, True], [True, False], [False, False]]
     for row, slot in [(0, 0), (0, 1), (1, 0)]:
         alone = SFTCollator(ClipLoader(processor))([rows[row]])
