@@ -182,7 +182,7 @@ def _sam2_activations(config: Sam2MaskConfig, setup: TrainingSetup, width: int) 
     """
     sam2: Any = config.sam2_config
     place = (config.image_size // 16) ** 2 * width
-    rows, frames = setup.batch_size, setup.num_frames
+    rows, frames = setup.batch_size * setup.max_targets, setup.num_frames
     decoder = rows * frames * place * 25 * sam2.mask_decoder_config.hidden_size
     if isinstance(config, Sam2VideoMaskConfig) and frames > 1:
         looks = frames - 1
