@@ -57,6 +57,15 @@ def find_adapter(name: str, **hub_kwargs: Any) -> str | None:
     return _find(name, ADAPTER_CONFIG_FILE, **hub_kwargs)
 
 
+def find_weight_names(name: str, **hub_kwargs: Any) -> set[str]:
+    """Names of the weights in a checkpoint's safetensors, read without the weights; empty where there are none."""
+    names: set[str] = set()
+    for path in _weight_files(name, **hub_kwargs):
+        with safe_open(path, "pt") as file:
+            names |= set(file.keys())
+    return names
+
+
 def describe_base(name: str, **hub_kwargs: Any) -> AdapterRecord:
     """
     Fingerprint a checkpoint without loading it: its config, and the first numbers of every weight.

@@ -5,6 +5,7 @@ No function here holds more than one whole weight, or one of each of two models.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,20 @@ from torch import nn
 def is_partitioned(parameters: Iterable[torch.Tensor]) -> bool:
     """Whether ZeRO-3 holds any of these in parts."""
     return any(hasattr(parameter, "ds_id") for parameter in parameters)
+
+
+def full_shape(parameter: torch.Tensor) -> torch.Size:
+    """The shape of a parameter, also where ZeRO-3 holds it in parts."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def split_the_rest(model: nn.Module) -> None:
+    """Split what is whole in a model that ZeRO-3 holds in parts otherwise, as an engine would do later."""
+    parameters = list(model.parameters())
+    split: list[Any] = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    whole = [parameter for parameter in parameters if not hasattr(parameter, "ds_id")]
+    if split and whole:
+        split[0].convert_to_zero_parameters(param_list=whole)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from ...partitioned import full_shape
 from ..base import must_run, place_features, text_position_ids
 from .configuration_videollama2 import VideoLlama2Config
 from .modeling_beats import BeatsAttention, BeatsModel, WeightNormConv1d
@@ -52,11 +53,6 @@ def refuse_float16(dtype: torch.dtype) -> None:
         )
 
 
-def _full_shape(parameter: torch.Tensor) -> torch.Size:
-    """The shape of a parameter, also where ZeRO-3 holds it in parts."""
-    return getattr(parameter, "ds_shape", parameter.shape)
-
-
 class VideoLlama2PreTrainedModel(PreTrainedModel):
     config_class = VideoLlama2Config
     base_model_prefix = "model"
@@ -69,7 +65,7 @@ class VideoLlama2PreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.get_text_config().initializer_range
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
-            fan_in = math.prod(_full_shape(module.weight)[1:])
+            fan_in = math.prod(full_shape(module.weight)[1:])
             init.normal_(module.weight, std=min(1.0, 1.0 / math.sqrt(fan_in)))
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -79,7 +75,7 @@ class VideoLlama2PreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, WeightNormConv1d):
-            init.normal_(module.direction, std=math.sqrt(4.0 / (module.kernel * _full_shape(module.bias)[0])))
+            init.normal_(module.direction, std=math.sqrt(4.0 / (module.kernel * full_shape(module.bias)[0])))
             init.ones_(module.length)
             init.zeros_(module.bias)
         elif isinstance(module, BeatsAttention):
