@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
 from .jsonl import map_paths
 from .schema import FEATURES, DataError
 
 ROWS_FOLDER, MEDIA_FOLDER = "rows", "media"
+_HUB_SECONDS = 20.0
 _MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("content", pa.binary())])
 _CARD = """\
 ---
@@ -41,7 +43,7 @@ that the rows name it with.
 ```python
 from aurora_trl.data import load_parquet
 
-rows = load_parquet("{name}", "{split}")
+rows = load_parquet("{name}", "{split}")  # this folder, or the name of its repository on the Hub
 ```
 """
 
@@ -51,7 +53,7 @@ def save_parquet(splits: Mapping[str, Dataset], folder: str | Path, *, shard_meg
     Write rows with all their media to Parquet files: `rows/SPLIT.parquet`, `media/NUMBER.parquet` and a card.
 
     Each file is stored once, however many rows use it. The folder can be pushed to the Hub as it is
-    (`hf upload --repo-type dataset NAME FOLDER`).
+    (`hf upload ORG/NAME FOLDER --repo-type dataset`).
 
     Args:
         splits (`Mapping[str, Dataset]`): rows by split, with the columns of `aurora_trl.data.schema`.
@@ -143,14 +145,25 @@ def list_parquet_splits(path: str | Path) -> list[str]:
     if Path(path).is_dir():
         files = [str(file.relative_to(path)) for file in (Path(path) / ROWS_FOLDER).glob("*.parquet")]
     else:
-        try:
-            files = HfApi().list_repo_files(str(path), repo_type="dataset")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: no such folder, and no dataset on the Hub: {error}") from None
+        files = _hub_files(str(path))
     names = [match[1] for file in sorted(files) if (match := re.fullmatch(rf"{ROWS_FOLDER}/(.+)\.parquet", file))]
     if not names:
         raise DataError(f"{path}: it has no {ROWS_FOLDER}/SPLIT.parquet; `aurora export` writes such a dataset")
     return names
+
+
+def _hub_files(name: str) -> list[str]:
+    """The paths of a dataset's files on the Hub."""
+    try:
+        info = HfApi().dataset_info(name, timeout=_HUB_SECONDS)
+    except RepositoryNotFoundError:
+        raise DataError(
+            f"{name}: no such folder, and no dataset of that name on the Hub; if it is private, log in with "
+            "`hf auth login`"
+        ) from None
+    except (HTTPError, OSError, ValueError) as error:  # no network, offline mode, not a name
+        raise DataError(f"{name}: no such folder, and the Hub can not be asked for it: {error}") from None
+    return [sibling.rfilename for sibling in info.siblings or ()]
 
 
 def _file_name(path: str | Path) -> str:
