@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .schema import FEATURES, DataError
 
 ROWS_FOLDER, MEDIA_FOLDER = "rows", "media"
 _HUB_SECONDS = 20.0
+_ROW_GROUP_BYTES = 16 << 20
 _MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("content", pa.binary())])
 _CARD = """\
 ---
@@ -52,8 +53,8 @@ def save_parquet(splits: Mapping[str, Dataset], folder: str | Path, *, shard_meg
     """
     Write rows with all their media to Parquet files: `rows/SPLIT.parquet`, `media/NUMBER.parquet` and a card.
 
-    Each file is stored once, however many rows use it. The folder can be pushed to the Hub as it is
-    (`hf upload ORG/NAME FOLDER --repo-type dataset`).
+    Each file is stored once, however many rows use it, and few are in memory at a time. The folder can be pushed to
+    the Hub as it is (`hf upload ORG/NAME FOLDER --repo-type dataset`).
 
     Args:
         splits (`Mapping[str, Dataset]`): rows by split, with the columns of `aurora_trl.data.schema`.
@@ -90,17 +91,33 @@ def save_parquet(splits: Mapping[str, Dataset], folder: str | Path, *, shard_meg
 
 
 def _write_media(folder: Path, names: Mapping[str, str], shard_bytes: int) -> None:
-    shard: list[dict[str, Any]] = []
-    size = number = 0
+    """A row group at a time: that is what the writer holds, and what `datasets` will hold when it reads the files."""
+    groups = _read_groups(names, min(_ROW_GROUP_BYTES, shard_bytes))
+    group = next(groups, None)
+    number = 0
+    while group:
+        size = 0
+        with pq.ParquetWriter(folder / f"{number:05d}.parquet", _MEDIA_SCHEMA, use_dictionary=False) as writer:
+            while group and size < shard_bytes:
+                writer.write_table(pa.Table.from_pylist(group, _MEDIA_SCHEMA))
+                size += sum(len(entry["content"]) for entry in group)
+                group = next(groups, None)
+        number += 1
+
+
+def _read_groups(names: Mapping[str, str], group_bytes: int) -> Iterator[list[dict[str, Any]]]:
+    """Files in groups, each as large as asked for, or larger by a part of its last file."""
+    group: list[dict[str, Any]] = []
+    size = 0
     for file, name in names.items():
         content = Path(file).read_bytes()
-        shard.append({"path": name, "content": content})
+        group.append({"path": name, "content": content})
         size += len(content)
-        if size >= shard_bytes:
-            pq.write_table(pa.Table.from_pylist(shard, _MEDIA_SCHEMA), folder / f"{number:05d}.parquet")
-            shard, size, number = [], 0, number + 1
-    if shard:
-        pq.write_table(pa.Table.from_pylist(shard, _MEDIA_SCHEMA), folder / f"{number:05d}.parquet")
+        if size >= group_bytes:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None = None) -> Dataset:
