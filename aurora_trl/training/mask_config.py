@@ -20,6 +20,9 @@ class MaskTrainingArguments:
             policy supports it: a prompt for all its completions in GRPO, a clip for all its references in a supervised
             batch (see `group_by_clip`). The results are those of reading it each time.
         media_cache_clips (`int`, *optional*, defaults to 0): clips kept in memory by each loading process.
+        max_targets (`int`, *optional*): how many objects an answer may draw, each with a `[SEG]` of its own, as in `It
+            is [SEG] and [SEG].` The checkpoint keeps it; by default it is what the checkpoint says, and 1 in the
+            paper.
     """
 
     mask_bce_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the masks' binary cross-entropy."})
@@ -39,12 +42,17 @@ class MaskTrainingArguments:
         default=True, metadata={"help": "Read once what rows begin with in common, where the policy supports it."}
     )
     media_cache_clips: int = field(default=0, metadata={"help": "Clips kept in memory by each loading process."})
+    max_targets: int | None = field(
+        default=None, metadata={"help": "Objects that an answer may draw; as the checkpoint says by default."}
+    )
 
     def check_mask_arguments(self) -> None:
         """Raise `ValueError` for a value out of range; the configs' `__post_init__` calls it."""
         for name in ("mask_bce_loss_weight", "mask_dice_loss_weight", "media_cache_clips"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        if self.max_targets is not None and self.max_targets < 1:
+            raise ValueError(f"`max_targets` must be at least 1, got {self.max_targets}")
 
     def trainable_groups(self) -> set[str]:
         """The groups of `AuroraModel.trainable_modules()` that are not frozen."""

@@ -200,6 +200,7 @@ class _Checker:
             gradient_checkpointing=bool(config.gradient_checkpointing),
             bf16=bool(config.bf16),
             teacher=getattr(config, "teacher_model_name_or_path", None) is not None,
+            max_targets=config.max_targets or model.max_targets,
         )
         try:
             memory = estimate_memory(model.config, setup)

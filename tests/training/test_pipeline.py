@@ -180,6 +180,8 @@ def write_small_recipe(folder):
                     words[words.index(flag) + 1] = value
             if words[1] == "evaluate":
                 words += ["--max-rows", "6"]
+            if words[1] == "tiny-model":
+                words += ["--tower-steps", "2"]
             step["run"] = " ".join(words)
     return chain
 
