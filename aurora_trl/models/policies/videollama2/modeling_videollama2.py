@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from ...partitioned import full_shape
 from ..base import must_run, place_features, text_position_ids
+from ..causal import CausalPolicy
 from .configuration_videollama2 import VideoLlama2Config
 from .modeling_beats import BeatsAttention, BeatsModel, WeightNormConv1d
 from .modeling_stc import STCConnector
@@ -214,7 +215,7 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         )
 
 
-class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, GenerationMixin):
+class VideoLlama2ForConditionalGeneration(CausalPolicy, VideoLlama2PreTrainedModel, GenerationMixin):
     """
     The policy.
 
@@ -225,10 +226,6 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
     # What `encode_media` takes, and what it makes of it: one entry per clip along the first dimension.
     media_inputs = ("pixel_values_videos", "audio_values", "audio_lengths")
     media_embeds = ("video_embeds", "audio_embeds", "audio_sizes")
-    # LoRA goes on the language model's attention only; the towers have layers of these names too.
-    lora_target_modules = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
-    supports_shared_prefix = True
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
     def __init__(self, config: VideoLlama2Config):
         super().__init__(config)
@@ -241,12 +238,6 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        self.lm_head = value
 
     @property
     def media_token_ids(self) -> tuple[int, ...]:
@@ -297,24 +288,7 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
             audio_sizes=audio_sizes,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, cache=outputs.cache, hidden_states=outputs.hidden_states
-        )
-
-    def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, cache: Any | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Media go in with the prompt; later steps find them in the cache."""
-        media = {name: kwargs.pop(name, None) for name in (*self.media_inputs, *self.media_embeds)}
-        inputs = super().prepare_inputs_for_generation(input_ids, cache=cache, **kwargs)
-        if cache is None or cache.get_seq_length() == 0:
-            inputs.update({name: value for name, value in media.items() if value is not None})
-        return inputs
+        return self.score_tokens(outputs, labels, logits_to_keep)
 
 
 AutoModel.register(VideoLlama2Config, VideoLlama2Model)
