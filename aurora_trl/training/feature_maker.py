@@ -253,6 +253,10 @@ class FeatureMaker:
 
         with ThreadPoolExecutor(_THREADS) as threads:
             jobs = list(threads.map(look_up, clips.keys(), clips.values()))
+        seen: set[str | None] = set()
+        for job in jobs:  # clips may differ in their sound alone
+            job.mask_key = None if job.mask_key in seen else job.mask_key
+            seen.add(job.mask_key)
         jobs = [job for job in jobs if job.mask_key is not None or job.teacher_rows]
         # The first tells how much disk the others take.
         return found, sorted(jobs, key=lambda job: job.mask_key is None)
