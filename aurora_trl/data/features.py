@@ -142,8 +142,11 @@ class FeatureStore:
         content = save({_NAME: feature}, metadata={_CHECKSUM: tensor_digest(feature)})
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{key}.{uuid.uuid4().hex}")
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
         return len(content)
 
 

@@ -88,7 +88,10 @@ def teacher_row_key(row: dict[str, Any], targets: str) -> Hashable:
 
 
 def whole_weights(modules: Iterable[nn.Module]) -> AbstractContextManager[Any]:
-    """Bring together what ZeRO-3 has split, on all processes at once; each may then run the modules on its own."""
+    """
+    Bring together what ZeRO-3 has split, on all processes at once. Each then holds it whole, and may run the modules
+    on its own.
+    """
     parameters = [parameter for module in modules for parameter in module.parameters()]
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()
