@@ -65,7 +65,7 @@ def test_losses_are_those_without_it_to_the_bit(frames, checkpoint, few_rows, pr
     settings = {"distilled": False, "per_device_train_batch_size": 1, "max_steps": 14, "mask_frames_per_step": frames}
     plain, passes = run_sft(checkpoint, few_rows, processor, tmp_path / "plain", **settings)
     assert passes["encoder"] == 14
-    settings["feature_cache"] = str(tmp_path / "cache")
+    settings.update(feature_cache=str(tmp_path / "cache"), dataloader_num_workers=2)
     first, made = run_sft(checkpoint, few_rows, processor, tmp_path / "first", **settings)
     second, again = run_sft(checkpoint, few_rows, processor, tmp_path / "second", **settings)
     assert made["encoder"] == 3
