@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from .data.collator import ClipLoader, clip_key, pad_ids, stack_clips
-from .models.modeling_aurora import AuroraModel, find_seg_positions
+from .models.modeling_aurora import AuroraModel
 from .models.processing_aurora import AuroraProcessor
+from .models.targets import along_rows, union_logits
 
 MODALITIES = ("audio", "video", "reference")
 
@@ -24,14 +25,16 @@ class Answer:
         row (`dict`): the dataset row that was asked about.
         completion (`str`): the generated text, without special tokens.
         mask_logits (`torch.Tensor` of shape `(T, H', W')` or `None`): logits with the frame's aspect ratio, on the
-            CPU; None where the answer holds no `[SEG]`.
+            CPU; None where the answer holds no `[SEG]`, their union where it holds several that count.
         num_tokens (`int`): length of the completion, the end-of-turn token included.
+        target_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
     """
 
     row: dict[str, Any]
     completion: str
     mask_logits: torch.Tensor | None
     num_tokens: int
+    target_logits: torch.Tensor | None = None
 
 
 def load(model_dir: str | Path, device: str | torch.device | None = None) -> tuple[AuroraModel, AuroraProcessor]:
@@ -68,27 +71,27 @@ def record_last_states(model: AuroraModel) -> Iterator[list[torch.Tensor]]:
 
 
 def gather_seg_states(
-    states: Sequence[torch.Tensor], completion_ids: torch.Tensor, completion_mask: torch.Tensor, seg_token_id: int
+    states: Sequence[torch.Tensor], positions: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    The state at the last `[SEG]` of each completion, out of those recorded while it was generated.
+    The states at the `[SEG]` of completions, out of those recorded while they were generated.
 
     Args:
         states (`list[torch.Tensor]`): from `record_last_states`.
-        completion_ids, completion_mask (`torch.Tensor` of shape `(B, C)`): the generated tokens.
-        seg_token_id (`int`): id of `[SEG]`.
+        positions (`torch.Tensor` of shape `(B,)` or `(B, K)`): where `[SEG]` stands among the generated tokens, see
+            [`AuroraProcessor.find_seg_positions`].
 
     Returns:
         `tuple`: states `(B, H)`; whether a row has a `[SEG]` `(B,)`; whether its state is known `(B,)`. It is not
-        where `[SEG]` was the last token that could be generated: no forward has read it.
+        where `[SEG]` was the last token that could be generated: no forward has read it. With K positions a row, each
+        has that dimension, too.
     """
-    positions = find_seg_positions(completion_ids, completion_mask, seg_token_id)
     if not states:  # the completions came from elsewhere
-        return torch.zeros_like(positions, dtype=torch.float)[:, None], positions >= 0, positions > positions
+        return torch.zeros_like(positions, dtype=torch.float)[..., None], positions >= 0, positions > positions
     stacked = torch.stack(tuple(states), dim=1)  # (B, steps, H)
     index = (positions + 1).clamp(min=0)
     known = (positions >= 0) & (index < stacked.size(1))
-    rows = torch.arange(positions.size(0), device=stacked.device)
+    rows = along_rows(torch.arange(positions.size(0), device=stacked.device), positions)
     return stacked[rows, index.clamp(max=stacked.size(1) - 1)], positions >= 0, known
 
 
@@ -102,12 +105,12 @@ def read_states(
     Args:
         model (`AuroraModel`): the model.
         sequences (`list[list[int]]`): B prompts with their completions.
-        positions (`torch.Tensor` of shape `(B,)`): the place to read in each; a negative one gives a dummy.
+        positions (`torch.Tensor` of shape `(B,)` or `(B, K)`): the places to read; a negative one gives a dummy.
         pad_token_id (`int`): fills the shorter sequences.
         **media: the policy's media or their features, one entry per row.
 
     Returns:
-        `torch.Tensor` of shape `(B, H)`.
+        `torch.Tensor` of shape `(B, H)` or `(B, K, H)`.
     """
     device = positions.device
     hidden = model.base_model(
@@ -115,7 +118,8 @@ def read_states(
         attention_mask=pad_ids([[1] * len(ids) for ids in sequences], 0).to(device),
         **media,
     )[0]
-    return hidden[torch.arange(len(sequences), device=device), positions.clamp(min=0)]
+    rows = torch.arange(len(sequences), device=device)
+    return hidden[along_rows(rows, positions), positions.clamp(min=0)]
 
 
 def swap_modality(rows: Sequence[dict[str, Any]], modality: str) -> list[dict[str, Any]]:
@@ -194,25 +198,48 @@ def answer_batch(
     completion_ids = sequences[:, input_ids.size(1) :]
     is_eos = completion_ids == processor.tokenizer.eos_token_id
     completion_mask = (is_eos.cumsum(1) - is_eos.long()) == 0  # up to the first end of turn
-    seg_states, has_seg, known = gather_seg_states(states, completion_ids, completion_mask, processor.seg_token_id)
+    positions = processor.find_seg_positions(completion_ids, completion_mask)
+    seg_states, has_seg, known = gather_seg_states(states, positions)
     if not bool((known | ~has_seg).all()):
         written = [p + c[m].tolist() for p, c, m in zip(prompts, completion_ids, completion_mask, strict=True)]
-        positions = find_seg_positions(completion_ids, completion_mask, processor.seg_token_id)
-        positions += torch.tensor([len(ids) for ids in prompts], device=device)
+        positions = positions + along_rows(torch.tensor([len(ids) for ids in prompts], device=device), positions)
         late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **repeated)
-        seg_states = torch.where(known[:, None], seg_states, late)
+        seg_states = torch.where(known[..., None], seg_states, late)
 
     mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
+    sizes = [tuple(clips[i]["frame_size"].tolist()) for i in order]
+    drawn = _restore_answers(processor, mask_logits, has_seg, sizes)
     texts = processor.batch_decode(
         [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)],
         skip_special_tokens=True,
     )
-    answers = []
-    for i, row in enumerate(rows):
-        frame_size = tuple(clips[order[i]]["frame_size"].tolist())
-        logits = processor.restore_masks(mask_logits[i], frame_size).cpu() if has_seg[i] else None
-        answers.append(Answer(row, texts[i].strip(), logits, int(completion_mask[i].sum())))
-    return answers
+    lengths = completion_mask.sum(dim=1).tolist()
+    return [
+        Answer(row, text.strip(), union, length, each)
+        for row, text, length, (union, each) in zip(rows, texts, lengths, drawn, strict=True)
+    ]
+
+
+def _restore_answers(
+    processor: AuroraProcessor, mask_logits: torch.Tensor, has_seg: torch.Tensor, sizes: Sequence[tuple[int, ...]]
+) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
+    """`mask_logits` and `target_logits` of each [`Answer`]; decoded were `(B, T, h, w)` or `(B, K, T, h, w)`."""
+    target_logits = mask_logits if mask_logits.dim() == 5 else None
+    counts = has_seg.long()
+    if target_logits is not None:
+        mask_logits, counts = union_logits(target_logits, has_seg), has_seg.sum(dim=1)
+
+    def restore(logits: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+        return processor.restore_masks(logits, (size[0], size[1])).cpu()
+
+    drawn: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []
+    for i, (count, size) in enumerate(zip(counts.tolist(), sizes, strict=True)):
+        union = restore(mask_logits[i], size) if count else None
+        each = None
+        if target_logits is not None and count > 1:
+            each = torch.stack([restore(logits, size) for logits in target_logits[i, :count]])
+        drawn.append((union, each))
+    return drawn
 
 
 def answer_rows(

@@ -34,6 +34,8 @@ class Segmentation:
         frame_indices (`list[int]`): which frames of the clip the masks belong to.
         frame_seconds (`list[float]` or `None`): when they are shown; None for a list of images, which have no times.
         num_frames (`int`): frames of the clip, those without a mask included.
+        target_masks (`np.ndarray` of shape `(N, T, H, W)`, uint8, *optional*): where the answer draws several objects,
+            the masks of each, in the order of their `[SEG]`; `masks` are then those of all together.
     """
 
     reference: str
@@ -44,6 +46,7 @@ class Segmentation:
     frame_indices: list[int]
     frame_seconds: list[float] | None
     num_frames: int
+    target_masks: np.ndarray | None = None
 
 
 class AuroraPipeline:
@@ -137,11 +140,16 @@ class AuroraPipeline:
             times, total = index_of_video.times, len(index_of_video.times)
             indices = index_of_video.spread(self.processor.num_frames)
         height, width = self._loader.clip(row)["frame_size"].tolist()
+
+        def drawn(mask_logits: torch.Tensor) -> np.ndarray:
+            planes = mask_logits[: len(indices), None].float()
+            logits = F.interpolate(planes, (height, width), mode="bilinear", align_corners=False)[:, 0]
+            return (logits > 0).to(torch.uint8).numpy()
+
         masks = np.zeros((len(indices), height, width), np.uint8)
         if answer.mask_logits is not None:
-            planes = answer.mask_logits[: len(indices), None].float()
-            logits = F.interpolate(planes, (height, width), mode="bilinear", align_corners=False)[:, 0]
-            masks = (logits > 0).to(torch.uint8).numpy()
+            masks = drawn(answer.mask_logits)
+        targets = answer.target_logits
         return Segmentation(
             reference=reference,
             reasoning=answer.completion,
@@ -151,4 +159,5 @@ class AuroraPipeline:
             frame_indices=indices,
             frame_seconds=None if times is None else [times[index] for index in indices],
             num_frames=total,
+            target_masks=None if targets is None else np.stack([drawn(logits) for logits in targets]),
         )

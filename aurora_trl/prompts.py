@@ -14,6 +14,9 @@ AUDIO_TOKEN = "<audio>"
 
 # The sentence that asks for the mask (AURORA, section 3.1), and the class sentence that comes before it (step 4).
 ANSWER = f"It is {SEG_TOKEN}."
+# An answer about several objects has one `[SEG]` for each, an option that the paper does not have.
+_NEXT_TARGET = r"(?:,? and |, )\[SEG\]"
+
 CLASS_SENTENCE = "the target is {class_name}."
 
 # Where the reference matches nothing the class sentence names this, and the mask is empty. The paper's model asks for
@@ -37,6 +40,8 @@ REFLECTION_TRIGGERS = (
 
 # Longest class first is not needed: the name runs to the end of its sentence.
 _CLASS_PATTERN = re.compile(r"\bthe target is\s+(?:the\s+)?([^.,;:!?\n\[\]\"']+)", re.IGNORECASE)
+
+_ANSWER_PATTERN = re.compile(rf"\s*\bIt is \[SEG\](?:{_NEXT_TARGET})*\.?")
 
 _NULL_ANSWER_PATTERN = re.compile(r"(?:^|(?<=[.!?…])|(?<=\n))\s*Nothing fits\.?\s*$")
 
@@ -84,13 +89,25 @@ def build_prompt(row: dict[str, Any], instruction: str = INSTRUCTION) -> list[di
 TEACHER_TARGETS = ("answer", "class")
 
 
-def teacher_target(row: dict[str, Any], targets: str = "answer") -> str:
+def answer_sentence(num_targets: int = 1) -> str:
+    """
+    The sentence that asks for the masks: `It is [SEG].`, `It is [SEG] and [SEG].`, `It is [SEG], [SEG] and [SEG].`
+
+    Args:
+        num_targets (`int`, *optional*, defaults to 1): how many objects the reference is about.
+    """
+    *others, last = [SEG_TOKEN] * num_targets
+    return f"It is {', '.join(others)} and {last}." if others else ANSWER
+
+
+def teacher_target(row: dict[str, Any], targets: str = "answer", num_targets: int = 1) -> str:
     """What the segmentation-only teacher writes.
 
     Args:
         row (`dict`): a dataset row with `class_name`.
         targets (`str`, *optional*, defaults to `"answer"`): `"answer"` is `It is [SEG].` alone (AURORA, section 3.1);
             `"class"` puts the class sentence before it, as the authors' code does, and is much easier to learn.
+        num_targets (`int`, *optional*, defaults to 1): how many objects the row is about.
 
     Returns:
         `str`: the text of the assistant turn.
@@ -99,12 +116,12 @@ def teacher_target(row: dict[str, Any], targets: str = "answer") -> str:
         `ValueError`: where the class sentence is asked for and the row has no class.
     """
     if targets == "answer":
-        return ANSWER
+        return answer_sentence(num_targets)
     if row.get("class_name") is None:
         raise ValueError("`class` targets need the class of every row; use `answer` where the dataset names none")
     name = display_class(row["class_name"])
     sentence = CLASS_SENTENCE.format(class_name=name if row.get("is_null") else f"the {name}")
-    return f"So {sentence} {ANSWER}"
+    return f"So {sentence} {answer_sentence(num_targets)}"
 
 
 def cot_target(reasoning: str, answer: str = ANSWER) -> str:
@@ -112,16 +129,16 @@ def cot_target(reasoning: str, answer: str = ANSWER) -> str:
     return f"{reasoning.strip()} {answer}"
 
 
-def reflective_target(wrong: str, trigger: str, corrected: str) -> str:
+def reflective_target(wrong: str, trigger: str, corrected: str, answer: str = ANSWER) -> str:
     """A wrong path, a trigger, the corrected path, one answer at the end (AURORA, equation 3)."""
-    return cot_target(f"{strip_answer(wrong)} {trigger.strip()} {strip_answer(corrected)}")
+    return cot_target(f"{strip_answer(wrong)} {trigger.strip()} {strip_answer(corrected)}", answer)
 
 
 def strip_answer(text: str) -> str:
     """A completion without its `It is [SEG].` sentences, or without the null answer that it ends with."""
     if is_null_answer(text):
         return _NULL_ANSWER_PATTERN.sub("", text).strip()
-    return re.sub(r"\s*\bIt is \[SEG\]\.?", "", text).replace(SEG_TOKEN, "").strip()
+    return _ANSWER_PATTERN.sub("", text).replace(SEG_TOKEN, "").strip()
 
 
 def is_null_answer(text: str) -> bool:
@@ -134,6 +151,13 @@ def says_nothing_fits(text: str) -> bool:
     return is_null_answer(text) or extract_class(text) == NULL_CLASS
 
 
-def ends_with_answer(text: str) -> bool:
-    """Whether the final sentence is `It is [SEG]`; a final full stop is fine (AURORA, section 3.3)."""
-    return re.search(r"(?:^|[.!?…]\s*|\n\s*)It is \[SEG\]\.?\s*$", text) is not None
+def ends_with_answer(text: str, max_targets: int = 1) -> bool:
+    """
+    Whether the final sentence is `It is [SEG]`; a final full stop is fine (AURORA, section 3.3).
+
+    Args:
+        text (`str`): what the model wrote.
+        max_targets (`int`, *optional*, defaults to 1): how many `[SEG]` it may hold, as in `It is [SEG] and [SEG]`.
+    """
+    more = f"(?:{_NEXT_TARGET}){{0,{max_targets - 1}}}"
+    return re.search(rf"(?:^|[.!?…]\s*|\n\s*)It is \[SEG\]{more}\.?\s*$", text) is not None

@@ -1,6 +1,7 @@
 """What `aurora segment` leaves: the answer, its masks as PNG and COCO run lengths, and an overlay with the sound."""
 
 import json
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ def write_segmentation(result: Segmentation, row: dict[str, Any], output_dir: st
         result (`Segmentation`): from [`AuroraPipeline`].
         row (`dict`): `video` or `frames`, and `audio`: the clip that was asked about.
         output_dir (`str` or `Path`): afterwards holds `reasoning.txt`, `result.json`, `masks/{frame}.png` (0 or 255),
-            `masks.json` (COCO run lengths) and `overlay.mp4`.
+            `masks.json` (COCO run lengths) and `overlay.mp4`. Where the answer draws several objects, `masks` holds
+            all together, and `targets/{number}/{frame}.png` and `targets.json` each apart.
 
     Returns:
         `dict`: what `result.json` holds.
@@ -38,6 +40,12 @@ def write_segmentation(result: Segmentation, row: dict[str, Any], output_dir: st
     files = [f"masks/{index:06d}.png" for index in result.frame_indices]
     for file, mask in zip(files, result.masks, strict=True):
         Image.fromarray(mask * 255).save(output_dir / file)
+    targets = [] if result.target_masks is None else list(result.target_masks)
+    for number, masks in enumerate(targets):
+        folder = output_dir / "targets" / str(number)
+        folder.mkdir(parents=True)
+        for index, mask in zip(result.frame_indices, masks, strict=True):
+            Image.fromarray(mask * 255).save(folder / f"{index:06d}.png")
     record = {
         "reference": result.reference,
         "reasoning": result.reasoning,
@@ -58,15 +66,22 @@ def write_segmentation(result: Segmentation, row: dict[str, Any], output_dir: st
         ],
         "note": mask_note(result),
     }
-    rles = [
-        {"frame": index, "segmentation": json.loads(encode_rle(mask))}
-        for index, mask in zip(result.frame_indices, result.masks, strict=True)
-    ]
+    if targets:
+        record["num_targets"] = len(targets)
+        runs = [{"target": n, **run} for n, masks in enumerate(targets) for run in _run_lengths(result, masks)]
+        (output_dir / "targets.json").write_text(json.dumps(runs) + "\n")
     (output_dir / "reasoning.txt").write_text(result.reasoning + "\n", encoding="utf-8")
-    (output_dir / "masks.json").write_text(json.dumps(rles) + "\n")
+    (output_dir / "masks.json").write_text(json.dumps(_run_lengths(result, result.masks)) + "\n")
     (output_dir / "result.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     write_overlay(result, row, output_dir / "overlay.mp4")
     return record
+
+
+def _run_lengths(result: Segmentation, masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
+    return [
+        {"frame": index, "segmentation": json.loads(encode_rle(mask))}
+        for index, mask in zip(result.frame_indices, masks, strict=True)
+    ]
 
 
 def mask_note(result: Segmentation) -> str:

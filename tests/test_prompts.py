@@ -5,6 +5,7 @@ import pytest
 from aurora_trl.prompts import (
     NULL_ANSWER,
     REFLECTION_TRIGGERS,
+    answer_sentence,
     build_prompt,
     cot_target,
     ends_with_answer,
@@ -47,6 +48,24 @@ def test_reflective_target_has_one_answer():
 def test_strip_answer_leaves_the_reasoning():
     assert strip_answer("So the target is the drum. It is [SEG].") == "So the target is the drum."
     assert strip_answer("It is [SEG]. [SEG]") == ""
+
+
+def test_several_targets():
+    assert [answer_sentence(count) for count in (1, 2, 3)] == [
+        "It is [SEG].",
+        "It is [SEG] and [SEG].",
+        "It is [SEG], [SEG] and [SEG].",
+    ]
+    assert teacher_target(ROW, "class", 2) == "So the target is the hand bell. It is [SEG] and [SEG]."
+    for count in (1, 2, 3):
+        text = f"So the target is the drum. {answer_sentence(count)}"
+        assert [ends_with_answer(text, most) for most in (1, 2, 3)] == [count <= most for most in (1, 2, 3)]
+        assert strip_answer(text) == "So the target is the drum."
+    assert ends_with_answer("It is [SEG], [SEG], and [SEG]", 3)
+    assert not ends_with_answer("It is [SEG] [SEG].", 3)
+    assert not ends_with_answer("It is [SEG] and.", 3)
+    text = reflective_target("A drum. It is [SEG] and [SEG].", "Wait.", "A bell. It is [SEG].", answer_sentence(2))
+    assert text == "A drum. Wait. A bell. It is [SEG] and [SEG]."
 
 
 NULL = "I see a drum. No object is red. So the target is null."

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..prompts import cot_target, strip_answer
+from ..data.schema import count_targets
+from ..prompts import answer_sentence, cot_target, strip_answer
 from .annotators import Annotator
 from .checks import find_problem
 from .cot import as_annotation, ask_about
@@ -58,7 +59,11 @@ def correct_rows(hard_rows: Iterable[dict[str, Any]], annotator: Any) -> Iterato
         text = strip_answer(row["target"])
         annotation = as_annotation(annotator.correct(row, text))
         if not annotation.right and correction_problem(row, annotation) is None:
-            yield row, {**row, "target": cot_target(annotation.text)}
+            yield row, _corrected(row, annotation.text)
+
+
+def _corrected(row: dict[str, Any], text: str) -> dict[str, Any]:
+    return {**row, "target": cot_target(text, answer_sentence(count_targets(row)))}
 
 
 def correction_problem(row: dict[str, Any], annotation: Annotation) -> str | None:
@@ -117,7 +122,7 @@ def correct_file(
     report_path = beside(output, "report", ".json")
     report_path.write_text(json.dumps(report, indent=2) + "\n")
     return CorrectionResult(
-        pairs=[(row, {**row, "target": cot_target(answer["text"])}) for row, answer in corrected],
+        pairs=[(row, _corrected(row, answer["text"])) for row, answer in corrected],
         right=len(answers) - len(corrected),
         failed=len(failed),
         failed_path=write_failed(output, failed, run.problems),

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import DataError
+from ..data.schema import DataError, count_targets
 from ..progress import Progress
-from ..prompts import ANSWER, NULL_ANSWER, cot_target
+from ..prompts import NULL_ANSWER, answer_sentence, cot_target
 from .annotators import Annotator, ChatAnnotator
 from .checks import find_problem
 from .clients.base import Usage
@@ -45,7 +45,7 @@ def annotate_rows(
     """
     for row in rows:
         annotation = as_annotation(annotator.reasoning(row, style=style, seed=seed))
-        yield {**row, "target": cot_target(annotation.text)}
+        yield {**row, "target": cot_target(annotation.text, answer_sentence(count_targets(row)))}
 
 
 def annotate_file(
@@ -96,9 +96,12 @@ def annotate_file(
     run = ask_about(rows, annotator, output, settings, ask, check, "reasoning", limits, only_estimate)
     if run is None:
         return None
-    answers = {True: NULL_ANSWER if null_answers else ANSWER, False: ANSWER}
+
+    def answer(row: dict[str, Any]) -> str:
+        return NULL_ANSWER if null_answers and row.get("is_null") else answer_sentence(count_targets(row))
+
     written = [
-        {**row, "target": cot_target(run.accepted[row["id"]]["text"], answers[bool(row.get("is_null"))])}
+        {**row, "target": cot_target(run.accepted[row["id"]]["text"], answer(row))}
         for row in rows
         if row["id"] in run.accepted
     ]

@@ -4,8 +4,8 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..data.schema import DataError
-from ..prompts import REFLECTION_TRIGGERS, reflective_target
+from ..data.schema import DataError, count_targets
+from ..prompts import REFLECTION_TRIGGERS, answer_sentence, reflective_target
 
 # 1,505 reflective paths among 3,500 plain ones.
 PLAIN_PER_REFLECTIVE = 3500 / 1505
@@ -38,7 +38,12 @@ def build_reflective_rows(
         {
             **wrong,
             "id": f"{wrong['id']}#reflective",
-            "target": reflective_target(wrong["target"], rng.choice(REFLECTION_TRIGGERS), corrected["target"]),
+            "target": reflective_target(
+                wrong["target"],
+                rng.choice(REFLECTION_TRIGGERS),
+                corrected["target"],
+                answer_sentence(count_targets(wrong)),
+            ),
         }
         for wrong, corrected in pairs
     ]

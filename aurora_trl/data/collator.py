@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..models.modeling_aurora import find_seg_positions
 from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, teacher_target
 from .features import MaskFeatures
-from .masks import NO_TARGET, load_masks, mask_indices
+from .masks import NO_TARGET, load_masks, load_target_masks, mask_indices
 from .media import NO_FRAME, MediaCache, load_audio, load_frames
+from .schema import require_few_targets
 
 
 def clip_key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -81,6 +81,29 @@ class ClipLoader:
         key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"] or ())
         return self._masks.get(key, lambda: self._load_masks(row))
 
+    def target_masks(self, row: dict[str, Any]) -> torch.Tensor:
+        """
+        The masks of the row's objects, each apart: `(max_targets, T, M, M)` uint8 as in `masks`. All `NO_TARGET` past
+        the last object, and altogether where the row has its objects' masks together.
+
+        Raises:
+            `DataError`: where the row is about more objects than an answer may have.
+        """
+        key = ("targets", row.get("is_null"), *(row["masks"] or ()))
+        return self._masks.get(key, lambda: self._load_target_masks(row))
+
+    def _load_target_masks(self, row: dict[str, Any]) -> torch.Tensor:
+        indices = mask_indices(row, self.processor.num_frames)
+        require_few_targets([row], self.processor.max_targets)
+        planes = load_target_masks(row, indices=indices)
+        each = [] if planes is None else [self.processor.process_masks(masks) for masks in planes]
+        size = self.processor.mask_target_size
+        targets = torch.full((self.processor.max_targets, len(indices), size, size), NO_TARGET, dtype=torch.uint8)
+        for target, masks in zip(targets, each, strict=False):
+            target.copy_(masks)
+        targets[:, torch.tensor(indices) == NO_FRAME] = NO_TARGET
+        return targets
+
     def _load_masks(self, row: dict[str, Any]) -> torch.Tensor:
         indices = mask_indices(row, self.processor.num_frames)
         masks = self.processor.process_masks(load_masks(row, indices=indices))
@@ -112,7 +135,8 @@ class SFTCollator:
 
     A call with rows returns `input_ids`, `attention_mask`, `labels` `(B, L)`, the media inputs of the C distinct
     clips, `clip_index` `(B,)` that says which clip a row shows, `masks` `(B, T, M, M)` uint8 and `seg_positions`
-    `(B,)`.
+    `(B,)`. With the processor's `max_targets` K above 1 these are `(B, K)`, and there are `target_masks`
+    `(B, K, T, M, M)`, see [`ClipLoader.target_masks`].
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -144,9 +168,7 @@ class SFTCollator:
             "clip_index": torch.tensor(clip_index),
             **stack_clips(clips),
         }
-        batch["seg_positions"] = find_seg_positions(
-            batch["input_ids"], batch["labels"] != IGNORE_INDEX, processor.seg_token_id
-        )
+        batch["seg_positions"] = processor.find_seg_positions(batch["input_ids"], batch["labels"] != IGNORE_INDEX)
         if self.share_prefix and len(clips) < len(rows):
             lengths = _prefix_lengths(prompts, clip_index)
             # As many segments for each clip as the largest has: where clips have few, or little in common, plain rows
@@ -157,6 +179,8 @@ class SFTCollator:
                 batch["prefix_lengths"] = torch.tensor(lengths)
         if self.with_masks:
             batch["masks"] = torch.stack([self.loader.masks(row) for row in rows])
+        if self.with_masks and processor.max_targets > 1:
+            batch["target_masks"] = torch.stack([self.loader.target_masks(row) for row in rows])
         if self.keep_rows:
             batch["rows"] = rows
         return batch
@@ -177,6 +201,7 @@ def _prefix_lengths(prompts: Sequence[list[int]], clip_index: Sequence[int]) -> 
 class TeacherCollator:
     """
     What the segmentation-only teacher reads: the prompt and its own short answer, whatever the student's target is.
+    It has one `[SEG]`, `seg_positions` are `(B,)`.
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -190,6 +215,7 @@ class TeacherCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = self._collate([{**row, "target": teacher_target(row, self._targets)} for row in rows])
+        batch["seg_positions"] = batch["seg_positions"].view(len(rows), -1)[:, 0]
         unused = ("labels", "mask_frames", "mask_embeddings")
         return {name: value for name, value in batch.items() if name not in unused}
 
@@ -197,7 +223,8 @@ class TeacherCollator:
 class RolloutCollator:
     """
     Rows for [`AuroraGRPOTrainer`], which TRL keeps as a list: each gets its `prompt`, its `clip` and its target masks
-    in place of their paths, read by the data loader's workers. Rows of one batch that show one clip share its tensors.
+    in place of their paths, read by the data loader's workers; `target_masks` too, where answers may have several.
+    Rows of one batch that show one clip share its tensors.
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -208,14 +235,17 @@ class RolloutCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         clips: dict[tuple[Any, ...], dict[str, torch.Tensor]] = {}
-        masks: dict[str, torch.Tensor] = {}
+        several = self.loader.processor.max_targets > 1
+        masks: dict[str, dict[str, torch.Tensor]] = {}
         out = []
         for row in rows:
             key = clip_key(row)
             if key not in clips:
                 clips[key] = self.loader.clip(row)
             if row["id"] not in masks:
-                masks[row["id"]] = self.loader.masks(row)
+                masks[row["id"]] = {"masks": self.loader.masks(row)}
+                if several:
+                    masks[row["id"]]["target_masks"] = self.loader.target_masks(row)
             prompt = build_prompt(row, self.loader.processor.instruction)
-            out.append({**row, "prompt": prompt, "clip": clips[key], "masks": masks[row["id"]]})
+            out.append({**row, "prompt": prompt, "clip": clips[key], **masks[row["id"]]})
         return out

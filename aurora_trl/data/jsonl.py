@@ -8,10 +8,15 @@ from typing import Any
 
 from datasets import Dataset
 
-from .schema import COLUMNS, FEATURES, DataError
+from .schema import COLUMNS, FEATURES, DataError, count_targets, split_mask
 
 _REQUIRED = ("id", "reference")
-_TYPES: dict[str, tuple[type, ...]] = {"is_null": (bool,), "frames": (list,), "masks": (list,)}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "is_null": (bool,),
+    "frames": (list,),
+    "masks": (list,),
+    "num_targets": (int,),
+}
 
 # None among the masks is a frame that is not annotated.
 _ITEMS: dict[str, tuple[type, ...]] = {"frames": (str,), "masks": (str, type(None))}
@@ -29,6 +34,7 @@ def load_json(path: str | Path) -> Dataset:
     | `video` | one video file, of which the model's frames are taken evenly |
     | `audio` | a file with sound, a video too; without it the track of `video`, or no sound |
     | `masks` | one per frame: a PNG (0 is background), a COCO RLE, polygons, or null for one not annotated |
+    | `num_targets` | how many objects the reference is about, where they are several |
     | `class_name` | the object's class, for the class reward |
     | `is_null` | true where the reference matches nothing: no masks are needed |
     | `target` | the text to learn; `aurora annotate` writes it |
@@ -36,7 +42,8 @@ def load_json(path: str | Path) -> Dataset:
 
     Paths are relative to the file's folder, or absolute. Only `id`, `reference` and one of `frames` and `video` are
     needed. A mask that is no file is an object, `{"size": [H, W], "counts": "..."}` or
-    `{"polygons": [[x1, y1, ...]]}`, or the same as text.
+    `{"polygons": [[x1, y1, ...]]}`, or the same as text. Where the reference is about several objects, a frame has one
+    mask of all together, or a list with the mask of each, null for one that is not in the frame.
 
     Args:
         path (`str` or `Path`): the file.
@@ -75,7 +82,7 @@ def _read_row(place: str, line: str, folder: Path) -> dict[str, Any]:
         if row.get(key) is None:
             raise DataError(f"{place}: `{key}` is missing")
     if isinstance(row.get("masks"), list):
-        row["masks"] = [json.dumps(mask) if isinstance(mask, dict) else mask for mask in row["masks"]]
+        row["masks"] = [json.dumps(mask) if isinstance(mask, dict | list) else mask for mask in row["masks"]]
     for key, value in row.items():
         if value is not None and not isinstance(value, _TYPES.get(key, (str,))):
             raise DataError(f"{place}: `{key}` is {type(value).__name__}, not {_TYPES.get(key, (str,))[0].__name__}")
@@ -83,6 +90,10 @@ def _read_row(place: str, line: str, folder: Path) -> dict[str, Any]:
         wrong = next((item for item in row.get(key) or () if not isinstance(item, kind)), None)
         if wrong is not None:
             raise DataError(f"{place}: `{key}` holds {wrong!r}, not {kind[0].__name__}")
+    try:
+        count_targets(row)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
     row = {**dict.fromkeys(COLUMNS), **row}
     row["is_null"] = bool(row["is_null"])
     row["split"] = row["split"] or "train"
@@ -115,10 +126,18 @@ def save_json(rows: Iterable[dict[str, Any]], path: str | Path) -> Path:
 
 def map_paths(row: dict[str, Any], change: Callable[[str], str | Path]) -> dict[str, Any]:
     """The row with each path changed; a mask that is JSON is no path."""
+
+    def changed(value: str | None) -> str | None:
+        if value is None or value.startswith("{"):
+            return value
+        targets = split_mask(value)
+        return str(change(value)) if targets is None else json.dumps([changed(target) for target in targets])
+
     row = dict(row)
-    for key in ("frames", "masks"):
-        if row.get(key):
-            row[key] = [value if value is None or value.startswith("{") else str(change(value)) for value in row[key]]
+    if row.get("frames"):
+        row["frames"] = [str(change(value)) for value in row["frames"]]
+    if row.get("masks"):
+        row["masks"] = [changed(value) for value in row["masks"]]
     for key in ("video", "audio"):
         if row.get(key):
             row[key] = str(change(row[key]))

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from .media import NO_FRAME, frame_indices, load_frames, split_moment
-from .schema import DataError
+from .schema import DataError, count_targets, split_mask
 
 Polygons = Sequence[Sequence[Sequence[float]]]
 OFFICIAL_SIZE = 256
@@ -63,14 +63,43 @@ def load_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.
         return np.zeros((count, height, width), np.uint8)
     if not row.get("masks"):
         raise DataError(f"row {row.get('id')!r}: it has no masks")
-    names = row["masks"]
+    return _read_masks(row["masks"], row, indices)
+
+
+def load_target_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.ndarray | None:
+    """
+    The masks of a row's objects, each apart.
+
+    Args:
+        row (`dict`): a dataset row.
+        indices (`Sequence[int]`, *optional*): as in `load_masks`.
+
+    Returns:
+        `np.ndarray` of shape `(N, T, H, W)`, uint8, 0 or 1; None where the row has them together, or none.
+
+    Raises:
+        `DataError`: as `load_masks`, and where the frames do not list the same objects.
+    """
+    listed = [None if name is None else split_mask(name) for name in row.get("masks") or ()]
+    if row.get("is_null") or not any(listed):
+        return None
+    each = [[None if targets is None else targets[n] for targets in listed] for n in range(count_targets(row))]
+    planes = [_read_masks(masks, row, indices) for masks in each]
+    if len({masks.shape for masks in planes}) > 1:
+        raise DataError(f"row {row.get('id')!r}: the masks of its objects differ in size")
+    return np.stack(planes)
+
+
+def _read_masks(names: Sequence[str | None], row: dict[str, Any], indices: Sequence[int] | None) -> np.ndarray:
+    """The named masks `(T, H, W)`; the others are empty."""
     wanted = range(len(names)) if indices is None else indices
-    found = {i: _read_mask(names[i], row) for i in wanted if i != NO_FRAME and names[i] is not None}
+    named = {i: name for i in wanted if i != NO_FRAME and (name := names[i]) is not None}
+    found = {i: _read_mask(name, row) for i, name in named.items()}
     first = next(iter(found.values())) if found else np.zeros(frame_size(row), np.uint8)
     for i, mask in found.items():
         if mask.shape != first.shape:
             raise DataError(
-                f"{_shown(names[i], row)}: {mask.shape[1]}x{mask.shape[0]} pixels, but the row's first mask has "
+                f"{_shown(named[i], row)}: {mask.shape[1]}x{mask.shape[0]} pixels, but the row's first mask has "
                 f"{first.shape[1]}x{first.shape[0]}"
             )
     blank = np.zeros_like(first)
@@ -90,6 +119,14 @@ def frame_size(row: dict[str, Any]) -> tuple[int, int]:
 
 
 def _read_mask(name: str, row: dict[str, Any]) -> np.ndarray:
+    targets = split_mask(name)
+    if targets is not None:
+        drawn = [_read_mask(target, row) for target in targets if target is not None]
+        if not drawn:
+            return np.zeros(frame_size(row), np.uint8)
+        if len({mask.shape for mask in drawn}) > 1:
+            raise DataError(f"row {row.get('id')!r}: the masks of its objects differ in size")
+        return np.bitwise_or.reduce(drawn)
     if name.startswith("{"):
         return decode_rle(name) if "polygons" not in name else decode_polygons(name, frame_size(row))
     try:
@@ -104,7 +141,7 @@ def _read_mask(name: str, row: dict[str, Any]) -> np.ndarray:
 
 
 def _shown(name: str, row: dict[str, Any]) -> str:
-    return f"row {row.get('id')!r}" if name.startswith("{") else name
+    return f"row {row.get('id')!r}" if name.startswith("{") or split_mask(name) else name
 
 
 def encode_rle(mask: np.ndarray) -> str:

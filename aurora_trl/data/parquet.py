@@ -13,7 +13,7 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
 
 from .jsonl import map_paths
-from .schema import FEATURES, DataError
+from .schema import COLUMNS, FEATURES, DataError
 
 ROWS_FOLDER, MEDIA_FOLDER = "rows", "media"
 _MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("content", pa.binary())])
@@ -129,7 +129,8 @@ def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None =
         media_dir = Path(datasets.config.HF_DATASETS_CACHE) / "aurora_trl" / name
     folder = Path(media_dir).resolve()
     _unpack(media, folder)
-    there = [map_paths(row, lambda name: str(folder / name)) for row in rows]
+    # A table may be older than a column.
+    there = [map_paths({**dict.fromkeys(COLUMNS), **row}, lambda name: str(folder / name)) for row in rows]
     return Dataset.from_list(there, features=FEATURES)
 
 

@@ -107,6 +107,7 @@ def _build_row(
         "video": None,
         "audio": audio,
         "masks": masks,
+        "num_targets": None,
         "target": None,
     }
 

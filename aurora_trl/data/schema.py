@@ -1,5 +1,7 @@
 """The columns of a dataset row, and the error that names a bad one."""
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
 from datasets import Features, List, Value
@@ -17,8 +19,10 @@ FEATURES = Features(
         "video": Value("string"),  # one video file, whose frames are taken evenly, or None
         "audio": Value("string"),  # a file with sound, a video too; None: the track of `video`, or no sound
         # One per frame: a PNG's path, or a COCO run-length encoding or polygons as JSON; None for a frame that is not
-        # annotated, and in place of them all where none is.
+        # annotated, and in place of them all where none is. Of several objects the union, or a JSON list with the mask
+        # of each, in the same order in every frame, and null for one that is not in the frame.
         "masks": List(Value("string")),
+        "num_targets": Value("int32"),  # how many objects the reference is about; None: one, or as many as have masks
         "target": Value("string"),  # the text to learn, where the phase has one
     }
 )
@@ -27,6 +31,65 @@ COLUMNS = tuple(FEATURES)
 
 class DataError(ValueError):
     """Bad input. The message is one line that names the file, row or key and the way out."""
+
+
+def split_mask(mask: str) -> list[str | None] | None:
+    """
+    The masks of the objects in a frame, out of an entry of `masks` that lists them.
+
+    Args:
+        mask (`str`): the entry.
+
+    Returns:
+        `list` or `None`: per object a path, or JSON, or None for an empty mask; None where the entry is a single mask.
+
+    Raises:
+        `DataError`: where it is a list, and not of masks.
+    """
+    if not (mask.startswith("[") and mask.endswith("]")):
+        return None
+    try:
+        masks = json.loads(mask)
+    except json.JSONDecodeError as error:
+        raise DataError(f"not a list of masks: {mask[:60]!r} ({error})") from None
+    wrong = next((item for item in masks if not isinstance(item, str | dict | None)), None)
+    if wrong is not None or not masks:
+        raise DataError(f"not a list of masks: {mask[:60]!r}; it holds paths, objects or null, one for each target")
+    return [json.dumps(item) if isinstance(item, dict) else item for item in masks]
+
+
+def count_targets(row: dict[str, Any]) -> int:
+    """
+    How many objects a row's reference is about.
+
+    Raises:
+        `DataError`: where frames list the masks of more or fewer, or `num_targets` says another number.
+    """
+    listed = [split_mask(mask) for mask in row.get("masks") or () if mask is not None]
+    counts = {0 if targets is None else len(targets) for targets in listed} - ({0} if not any(listed) else set())
+    said = row.get("num_targets")
+    if said is not None and said < 1:
+        raise DataError(f"row {row.get('id')!r}: `num_targets` is {said}; where nothing matches, set `is_null` alone")
+    if len(counts) > 1:
+        raise DataError(
+            f"row {row.get('id')!r}: not every annotated frame lists the masks of the same objects; give one for each "
+            "object in each of these frames, null where it is not in the frame"
+        )
+    found = next(iter(counts), None)
+    if found is not None and said is not None and found != said:
+        raise DataError(f"row {row.get('id')!r}: `num_targets` is {said}, and its frames list the masks of {found}")
+    return 1 if row.get("is_null") else said or found or 1
+
+
+def require_few_targets(rows: Iterable[dict[str, Any]], max_targets: int) -> None:
+    """Raise `DataError` where a row is about more objects than an answer may have."""
+    for row in rows:
+        count = count_targets(row)
+        if count > max_targets:
+            raise DataError(
+                f"row {row.get('id')!r}: it is about {count} objects, and `max_targets` is {max_targets}; raise it, "
+                "or give one mask per frame for all of them together, and no `num_targets`"
+            )
 
 
 def check_row(row: dict[str, Any]) -> None:
@@ -38,3 +101,4 @@ def check_row(row: dict[str, Any]) -> None:
     masks, frames = row.get("masks"), row.get("frames")
     if masks and frames and len(masks) != len(frames):
         raise DataError(f"row {row.get('id')!r}: {len(masks)} masks for {len(frames)} frames; give one per frame")
+    count_targets(row)

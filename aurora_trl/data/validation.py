@@ -17,7 +17,7 @@ from .files import MIN_SOUND_SECONDS, Fault, check_image, check_sound, check_tra
 from .masks import decode_polygons, decode_rle, load_masks
 from .media import load_frames
 from .refavs import NULL_CLASS
-from .schema import DataError, check_row
+from .schema import DataError, check_row, split_mask
 
 _SHOWN_SKIPS = 20
 Value = TypeVar("Value")
@@ -282,7 +282,8 @@ class _ClipChecker:
         if row.get("is_null"):
             return []
         faults: list[Fault] = []
-        names = [name for name in row.get("masks") or () if name is not None]
+        entries = [entry for entry in row.get("masks") or () if entry is not None]
+        names = [name for entry in entries for name in split_mask(entry) or [entry] if name is not None]
         for name in names:
             in_row = name.startswith("{")
             size = self._once((name,), partial(self._mask_size, name, row, frame_size))
@@ -293,7 +294,7 @@ class _ClipChecker:
                 faults.append(
                     Fault("size", f"{place}: {_shown(size)} pixels, but the clip's frames have {_shown(frame_size)}")
                 )
-        if faults or not names or not self.thorough:
+        if faults or not entries or not self.thorough:
             return faults
         drawn = self._once(("masks", *names), partial(self._any_drawn, row))
         if isinstance(drawn, Fault):

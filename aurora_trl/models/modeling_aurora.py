@@ -20,6 +20,7 @@ from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder
 from .policies.base import require_policy
 from .shared_prefix import first_of_each, rows_of_clips
+from .targets import along_rows
 
 # The inputs of the mask head, which no policy knows.
 SEG_INPUTS = (
@@ -170,6 +171,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             input_ids, attention_mask, labels (`torch.Tensor` of shape `(B, L)`): as in any causal language model.
             seg_positions (`torch.Tensor` of shape `(N,)`, long): where `[SEG]` stands; -1 where there is none. Its
                 state is then a dummy: the same modules run on every rank, and the loss gives the mask no weight.
+                `(N, K)` where answers may have several; the outputs then have that dimension, too.
             seg_rows (`torch.Tensor` of shape `(N,)`): the row of each of them, where `clip_index` is given; None: one
                 per row, in order.
             states_from (`int`): the head and `seg_positions` know the places from this one on; what stands before,
@@ -214,7 +216,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             rows = torch.arange(positions.size(0), device=positions.device)
         elif clip_index is not None and seg_inputs["prefix_lengths"] is None:
             clip_index = clip_index[rows]
-        output["seg_states"] = states[-1][rows, positions.clamp(min=0)]  # (N, H)
+        output["seg_states"] = states[-1][along_rows(rows, positions), positions.clamp(min=0)]  # (N, H) or (N, K, H)
         output["seg_features"] = self.project(output["seg_states"])
         embeddings = seg_inputs["mask_embeddings"]
         if embeddings is None and seg_inputs["mask_frames"] is not None:
@@ -240,7 +242,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         seg_inputs["states_from"] = rows.layout.prefix_length
         positions = seg_inputs["seg_positions"]
         if positions is not None:
-            after = torch.where(positions >= 0, positions - lengths[clip_index], positions)
+            after = torch.where(positions >= 0, positions - along_rows(lengths[clip_index], positions), positions)
             seg_inputs.update(seg_positions=rows.place(after), seg_rows=rows.row)
         clips = torch.arange(len(lengths), device=lengths.device)
         return {**self.media_of_rows(kwargs, clips), **shared}
@@ -387,19 +389,26 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         Project the states at `[SEG]` and decode all frames of all rows in one call.
 
         Args:
-            seg_states (`torch.Tensor` of shape `(B, H)`): hidden states at `[SEG]`.
+            seg_states (`torch.Tensor` of shape `(B, H)`, or `(B, K, H)` for several `[SEG]`): their hidden states.
             mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): from `encode_masks`.
             clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row; None: row i is clip i.
 
         Returns:
-            `torch.Tensor` of shape `(B, T, 4h, 4w)`: mask logits.
+            `torch.Tensor` of shape `(B, T, 4h, 4w)` or `(B, K, T, 4h, 4w)`: mask logits.
         """
         return self.decode_features(self.project(seg_states), mask_embeddings, clip_index)
 
     def decode_features(
         self, seg_features: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """As `decode_masks`, of projected states `(B, E)`."""
+        """As `decode_masks`, of projected states `(B, E)` or `(B, K, E)`."""
+        if seg_features.dim() == 3:
+            batch_size, num_targets = seg_features.shape[:2]
+            rows = torch.arange(batch_size, device=seg_features.device) if clip_index is None else clip_index
+            flat = self.decode_features(
+                seg_features.flatten(0, 1), mask_embeddings, rows.repeat_interleave(num_targets)
+            )
+            return flat.unflatten(0, (batch_size, num_targets))
         embeddings = mask_embeddings if clip_index is None else mask_embeddings[clip_index]
         batch_size, num_frames = embeddings.shape[:2]
         prompts = seg_features.to(embeddings.dtype).repeat_interleave(num_frames, dim=0)[:, None]  # (B * T, 1, E)

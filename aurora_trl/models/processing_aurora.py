@@ -1,5 +1,6 @@
 """The processor of the composite model: the policy's processor, and the mask decoder's view of frames and masks."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from transformers.utils import cached_file
 from ..data.media import frame_indices
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
 from .configuration_aurora import AuroraConfig, SamConfig
+from .modeling_aurora import find_seg_positions
+from .targets import find_target_positions
 
 SETTINGS_FILE = "aurora_processor.json"
+_SENTENCE_END = frozenset(".!?…\n")
 
 
 class AuroraProcessor(ProcessorMixin):
@@ -35,9 +39,11 @@ class AuroraProcessor(ProcessorMixin):
         instruction (`str`, *optional*): the user turn's text, with the place `{reference}`.
         keep_aspect_ratio (`bool`, *optional*, defaults to `True`): pad the mask decoder's frames to a square;
             otherwise they are stretched to one.
+        max_targets (`int`, *optional*, defaults to 1): how many objects an answer may draw, each with a `[SEG]` of its
+            own; their union is the answer's mask. With 1, as in the paper, the last `[SEG]` counts.
 
     Raises:
-        `ValueError`: where the tokenizer has no `[SEG]` token.
+        `ValueError`: where the tokenizer has no `[SEG]` token, or `max_targets` is less than 1.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class AuroraProcessor(ProcessorMixin):
         policy_frames: int | None = None,
         instruction: str = INSTRUCTION,
         keep_aspect_ratio: bool = True,
+        max_targets: int = 1,
     ):
         defaults = SamConfig()
         self.policy_processor = policy_processor
@@ -62,6 +69,10 @@ class AuroraProcessor(ProcessorMixin):
         self.policy_frames = policy_frames
         self.instruction = instruction
         self.keep_aspect_ratio = keep_aspect_ratio
+        if max_targets < 1:
+            raise ValueError(f"`max_targets` must be at least 1, got {max_targets}")
+        self.max_targets = max_targets
+        self._sentence_end_ids: torch.Tensor | None = None
         if SEG_TOKEN not in self.tokenizer.get_vocab():
             raise ValueError(
                 f"the tokenizer has no {SEG_TOKEN} token: add it with `tokenizer.add_tokens('{SEG_TOKEN}')`, resize "
@@ -85,6 +96,39 @@ class AuroraProcessor(ProcessorMixin):
     def seg_token_id(self) -> int:
         """Id of `[SEG]`: looked up whole, since tokenising the text may split or merge it."""
         return self.tokenizer.convert_tokens_to_ids(SEG_TOKEN)
+
+    @property
+    def sentence_end_ids(self) -> torch.Tensor:
+        """Ids of the tokens in which a sentence ends, `(E,)`; looked up once, and only where several `[SEG]` count."""
+        if self._sentence_end_ids is None:
+            pieces = self.tokenizer.batch_decode([[number] for number in range(len(self.tokenizer))])
+            ends = [number for number, piece in enumerate(pieces) if _SENTENCE_END.intersection(piece)]
+            self._sentence_end_ids = torch.tensor(ends)
+        return self._sentence_end_ids
+
+    def find_seg_positions(self, token_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """
+        Where the `[SEG]` that count stand in each row.
+
+        Args:
+            token_ids (`torch.Tensor` of shape `(B, L)`): ids as the model sees them, media tokens expanded.
+            mask (`torch.Tensor` of shape `(B, L)`): true where a `[SEG]` counts (the completion).
+
+        Returns:
+            `torch.Tensor`, long: the last one of each row `(B,)`; with `max_targets` above 1 the first of the final
+            answer, `(B, max_targets)`. -1 where there is none.
+        """
+        if self.max_targets == 1:
+            return find_seg_positions(token_ids, mask, self.seg_token_id)
+        return find_target_positions(token_ids, mask, self.seg_token_id, self.sentence_end_ids, self.max_targets)
+
+    def with_max_targets(self, max_targets: int | None) -> "AuroraProcessor":
+        """This processor, or a copy that differs in `max_targets`; None leaves it as it is."""
+        if max_targets in (None, self.max_targets):
+            return self
+        changed = copy.copy(self)
+        changed.max_targets = max_targets
+        return changed
 
     # Text
 
@@ -185,6 +229,7 @@ class AuroraProcessor(ProcessorMixin):
             "policy_frames": self.policy_frames,
             "instruction": self.instruction,
             "keep_aspect_ratio": self.keep_aspect_ratio,
+            "max_targets": self.max_targets,
         }
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:

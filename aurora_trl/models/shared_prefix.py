@@ -20,6 +20,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from .targets import along_rows
+
 ATTENTION_NAME = "aurora_shared_prefix"
 IGNORE_INDEX = -100  # of labels: not learned
 
@@ -75,8 +77,9 @@ class SharedRows:
         return values.unflatten(1, (self.num_slots, -1))[self.row, self.slot]
 
     def place(self, positions: torch.Tensor) -> torch.Tensor:
-        """Positions in the segments `(B,)` as places among those of their rows `(B,)`; negative ones stay."""
-        return torch.where(positions >= 0, self.slot * self.layout.segment_length + positions, positions)
+        """Positions in the segments `(B,)` or `(B, K)` as places among those of their rows; negative ones stay."""
+        begin = along_rows(self.slot * self.layout.segment_length, positions)
+        return torch.where(positions >= 0, begin + positions, positions)
 
 
 def shared_rows(prefix_mask: torch.Tensor, segment_mask: torch.Tensor, row: torch.Tensor) -> SharedRows:

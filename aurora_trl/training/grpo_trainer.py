@@ -13,15 +13,18 @@ from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
 from ..data.collator import IGNORE_INDEX, ClipLoader, RolloutCollator, clip_key, pad_ids, stack_clips
+from ..data.schema import require_few_targets
 from ..inference import gather_seg_states, read_states, record_last_states
-from ..models.modeling_aurora import AuroraModel, add_mask_head, find_seg_positions
+from ..models.modeling_aurora import AuroraModel, add_mask_head
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import first_of_each, shared_rows
+from ..models.targets import along_rows, union_logits
 from .checkpoints import AuroraCheckpoints
 from .data_wait import DataWaitLog
 from .feature_cache import FeatureCaching
 from .grpo_config import AuroraGRPOConfig
 from .mask_training import mask_iou, mask_losses, shares_prefix, unwrap_aurora
+from .target_losses import target_losses
 
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
 # completion, and the mask logits.
@@ -41,6 +44,8 @@ class ClipBank:
         prompt_index (`torch.Tensor` of shape `(B,)`): the distinct prompt of each completion.
         prompt_ids (`list[list[int]]`): each completion's prompt as the model sees it.
         masks (`torch.Tensor` of shape `(B, T, M, M)`): the target of each completion.
+        target_masks (`torch.Tensor` of shape `(B, K, T, M, M)`, *optional*): its objects apart, where completions may
+            have several `[SEG]`.
     """
 
     policy_inputs: dict[str, torch.Tensor]
@@ -49,6 +54,7 @@ class ClipBank:
     prompt_index: torch.Tensor
     prompt_ids: list[list[int]]
     masks: torch.Tensor
+    target_masks: torch.Tensor | None
 
     def forward_inputs(self, samples: torch.Tensor, with_masks: bool) -> dict[str, torch.Tensor]:
         """What `AuroraModel.forward` needs of these completions' clips, one entry per distinct clip."""
@@ -95,11 +101,15 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
     Args:
         model (`AuroraModel`): the policy; what the config freezes is frozen here.
         reward_funcs (`list`): TRL reward functions. Besides the dataset's columns they get `pred_masks`, per
-            completion logits `(T, M, M)` or None, and `masks`, per completion binary `(T, M, M)`.
+            completion logits `(T, M, M)` or None, and `masks`, per completion binary `(T, M, M)`. With `max_targets`
+            above 1 `pred_masks` are the union of a completion's targets; `max_targets` and `target_masks` come too.
         args (`AuroraGRPOConfig`): settings.
         train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`.
         processing_class (`AuroraProcessor`): the model's processor.
         callbacks, optimizers, peft_config: as in TRL.
+
+    Raises:
+        `DataError`: where a row is about more objects than `max_targets`.
     """
 
     _tag_names = ["trl", "grpo", "aurora", "reasoning-segmentation"]
@@ -118,6 +128,10 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any | None = None,
     ):
+        processing_class = processing_class.with_max_targets(args.max_targets)
+        for dataset in (train_dataset, *([] if eval_dataset is None else [eval_dataset])):
+            about = {"id", "is_null", "masks", "num_targets"}.intersection(dataset.column_names)
+            require_few_targets(dataset.select_columns(sorted(about)), processing_class.max_targets)
         unwrap_aurora(model).set_trainable(args.trainable_groups())
         self._media_frozen = args.freeze_vision_tower and args.freeze_audio_tower and args.freeze_connector
         self._banks: dict[str, ClipBank] = {}
@@ -206,6 +220,11 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
             prompt_index=torch.tensor([prompt_order[prompt] for prompt in prompts], device=device),
             prompt_ids=prompt_ids,
             masks=torch.stack([row["masks"] for row in rows]).to(device),
+            target_masks=(
+                torch.stack([row["target_masks"] for row in rows]).to(device)
+                if self.processing_class.max_targets > 1
+                else None
+            ),
         )
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
@@ -231,6 +250,10 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
             if embeddings is None:
                 embeddings = self.aurora.encode_masks(bank.mask_inputs["mask_frames"])
             mask_logits = self.aurora.decode_masks(seg_states, embeddings, bank.clip_index)
+        if bank.target_masks is not None:
+            mask_logits, has_seg = union_logits(mask_logits, has_seg), has_seg.any(dim=1)
+            for row in inputs:
+                row["max_targets"] = self.processing_class.max_targets
         logits = torch.nn.functional.interpolate(
             mask_logits.float(), bank.masks.shape[-2:], mode="bilinear", align_corners=False
         )
@@ -242,27 +265,25 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
 
     @torch.no_grad()
     def _rollout_seg_states(self, completion_ids_list: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The state at the last `[SEG]` of each completion `(B, H)`, and whether there is one `(B,)`."""
+        """The states at the `[SEG]` of each completion `(B, H)` or `(B, K, H)`, and whether there are such."""
         device = self.accelerator.device
         completion_ids = pad_ids(completion_ids_list, self._tokenizer.pad_token_id).to(device)
         completion_mask = pad_ids([[1] * len(ids) for ids in completion_ids_list], 0).to(device)
-        seg_token_id = self.processing_class.seg_token_id
-        states, has_seg, known = gather_seg_states(
-            self._generation_states, completion_ids, completion_mask, seg_token_id
-        )
+        positions = self.processing_class.find_seg_positions(completion_ids, completion_mask)
+        states, has_seg, known = gather_seg_states(self._generation_states, positions)
         self._generation_states = []
         # A completion cut right at `[SEG]` was never read at that token. All ranks run this forward, or none does.
         if self.accelerator.gather((has_seg & ~known).any()[None]).any():
             prompt_ids = self._bank.prompt_ids
             written = [prompt + ids for prompt, ids in zip(prompt_ids, completion_ids_list, strict=True)]
-            positions = find_seg_positions(completion_ids, completion_mask, seg_token_id)
-            positions += torch.tensor([len(ids) for ids in prompt_ids], device=device)
+            lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
+            positions = positions + along_rows(lengths, positions)
             checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
             with self._whole_model(), checkpointing, self.accelerator.autocast():
                 media = self._bank.forward_inputs(self._samples, with_masks=False)
                 media = self.aurora.media_of_rows(media, media.pop("clip_index"))
                 late = read_states(self.aurora, written, positions, self._tokenizer.pad_token_id, **media)
-            states = torch.where(known[:, None], states, late)
+            states = torch.where(known[..., None], states, late)
         return states, has_seg
 
     def _get_per_token_logps_and_entropies(  # type: ignore[no-untyped-def]
@@ -303,7 +324,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         inputs = self._bank.forward_inputs(samples, with_masks)
         positions = None
         if with_masks:
-            positions = find_seg_positions(input_ids, labels != IGNORE_INDEX, self.processing_class.seg_token_id)
+            positions = self.processing_class.find_seg_positions(input_ids, labels != IGNORE_INDEX)
             inputs["seg_positions"] = positions
         with self.accelerator.autocast():
             output: Any = model(
@@ -341,8 +362,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         seg_positions = None
         if with_masks:
             # Among the segment's places, of which the first belongs to the prompt.
-            seg_token_id = self.processing_class.seg_token_id
-            seg_positions = find_seg_positions(input_ids[:, segment], F.pad(valid, (1, 0)), seg_token_id)
+            seg_positions = self.processing_class.find_seg_positions(input_ids[:, segment], F.pad(valid, (1, 0)))
             inputs.update(seg_positions=rows.place(seg_positions), seg_rows=row)
         with self.accelerator.autocast():
             output: Any = model(
@@ -373,8 +393,12 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         self._seg_output = (None, None)
         if mask_logits is None:
             return loss
-        masks = self._bank.masks[inputs["sample_index"]]
-        extra, metrics = mask_losses(mask_logits, masks, seg_positions >= 0, self.args)
+        masks, has_seg = self._bank.masks[inputs["sample_index"]], seg_positions >= 0
+        if self._bank.target_masks is None:
+            extra, metrics = mask_losses(mask_logits, masks, has_seg, self.args)
+        else:
+            target_masks = self._bank.target_masks[inputs["sample_index"]]
+            extra, metrics = target_losses(mask_logits, masks, target_masks, has_seg, self.args)
         self._log_gathered(metrics)
         steps = self.current_gradient_accumulation_steps if self._mode == "train" else 1
         return loss + extra / steps

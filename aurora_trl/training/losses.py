@@ -48,6 +48,29 @@ def mask_dice_loss(
     return _weighted_mean(1 - (2 * intersection + DICE_EPS) / (total + DICE_EPS), weights)
 
 
+def pairwise_mask_losses(mask_logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    `mask_bce_loss` and `mask_dice_loss` of every mask with every target, without a plane for each pair.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(..., K, T, H, W)`): logits of K predictions.
+        masks (`torch.Tensor` of shape `(..., N, T, H, W)`): N targets in {0, 1}.
+
+    Returns:
+        `tuple`: the losses, `(..., K, N, T)` each.
+    """
+    masks = masks.to(mask_logits.dtype)
+    pair = "...kthw,...nthw->...knt"
+    height, width = masks.shape[-2:]
+    # With logits x and a target t, the cross-entropy of a pixel is softplus(x) - x * t.
+    bce = F.softplus(mask_logits).mean(dim=(-2, -1))[..., None, :]
+    bce = bce - torch.einsum(pair, mask_logits, masks) / (height * width)
+    predicted = mask_logits.sigmoid() / DICE_SCALE
+    total = predicted.sum(dim=(-2, -1))[..., None, :] + masks.sum(dim=(-2, -1))[..., None, :, :] / DICE_SCALE
+    dice = 1 - (2 * torch.einsum(pair, predicted, masks) + DICE_EPS) / (total + DICE_EPS)
+    return bce, dice
+
+
 def seg_distillation_loss(
     student: torch.Tensor, teacher: torch.Tensor, *, weights: torch.Tensor | None = None
 ) -> torch.Tensor:

@@ -26,6 +26,9 @@ class MaskTrainingArguments:
             `[SEG]` features. What it lacks is made before training; then neither model is run, and the teacher takes
             no memory on the device. Files are named after the weights and the media that they were made from: changed
             ones are made anew, and any number of runs may share a folder. By default nothing is kept.
+        max_targets (`int`, *optional*): how many objects an answer may draw, each with a `[SEG]` of its own, as in `It
+            is [SEG] and [SEG].` The checkpoint keeps it; by default it is what the checkpoint says, and 1 in the
+            paper.
     """
 
     mask_bce_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the masks' binary cross-entropy."})
@@ -48,6 +51,9 @@ class MaskTrainingArguments:
     feature_cache: str | None = field(
         default=None, metadata={"help": "Folder to keep the features of frozen models in; none are kept by default."}
     )
+    max_targets: int | None = field(
+        default=None, metadata={"help": "Objects that an answer may draw; as the checkpoint says by default."}
+    )
 
     def check_mask_arguments(self) -> None:
         """Raise `ValueError` for a value out of range; the configs' `__post_init__` calls it."""
@@ -57,6 +63,8 @@ class MaskTrainingArguments:
         folder = self.feature_cache
         if folder is not None and (not folder or (Path(folder).exists() and not Path(folder).is_dir())):
             raise ValueError(f"`feature_cache` must name a folder, got {folder!r}")
+        if self.max_targets is not None and self.max_targets < 1:
+            raise ValueError(f"`max_targets` must be at least 1, got {self.max_targets}")
 
     def trainable_groups(self) -> set[str]:
         """The groups of `AuroraModel.trainable_modules()` that are not frozen."""

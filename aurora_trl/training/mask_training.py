@@ -117,7 +117,29 @@ def mask_losses(
     annotated = has_target(masks)
     masks = masks.masked_fill(~annotated[..., None, None], 0)
     weights = (has_seg[:, None] & annotated).to(logits.dtype)  # (B, T)
-    share = weights.sum() / annotated.sum().clamp(min=1)
+    return weighted_mask_losses(logits, masks, weights, annotated.sum(), args)
+
+
+def weighted_mask_losses(
+    logits: torch.Tensor,
+    masks: torch.Tensor,
+    weights: torch.Tensor,
+    num_frames: torch.Tensor,
+    args: MaskTrainingArguments,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """
+    The weighted sum of the mask losses, in the mean over annotated frames.
+
+    Args:
+        logits, masks (`torch.Tensor` of shape `(..., M, M)`): predictions, and targets in {0, 1}.
+        weights (`torch.Tensor` of shape `(...)`): of each mask; they sum up to at most `num_frames`.
+        num_frames (`torch.Tensor`): annotated frames of the batch, a scalar.
+        args (`MaskTrainingArguments`): the weights of the losses.
+
+    Returns:
+        `tuple`: the loss, and its parts by metric name.
+    """
+    share = weights.sum() / num_frames.clamp(min=1)
     bce = mask_bce_loss(logits, masks, weights=weights) * share
     dice = mask_dice_loss(logits, masks, weights=weights) * share
     loss = args.mask_bce_loss_weight * bce + args.mask_dice_loss_weight * dice

@@ -39,6 +39,7 @@ class TrainingSetup:
         gradient_checkpointing (`bool`): layers are run again in the backward pass.
         bf16 (`bool`): activations in bf16.
         teacher (`bool`): a second, frozen model beside the first.
+        max_targets (`int`, *optional*, defaults to 1): masks of an answer, all of which are decoded.
     """
 
     groups: set[str]
@@ -53,6 +54,7 @@ class TrainingSetup:
     gradient_checkpointing: bool
     bf16: bool
     teacher: bool
+    max_targets: int = 1
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ def _mask_activations(sam: PretrainedConfig, setup: TrainingSetup, width: int) -
     if not all(hasattr(sizes, name) for name in ("patch_size", "encoder_num_heads", "prompt_embed_dim")):
         return 0  # another decoder than segment-anything's, of which nothing is known here
     grid = (sizes.image_size // sizes.patch_size) ** 2
-    decoder = setup.batch_size * setup.num_frames * grid * 25 * sizes.prompt_embed_dim * width
+    masks = setup.batch_size * setup.max_targets * setup.num_frames
+    decoder = masks * grid * 25 * sizes.prompt_embed_dim * width
     clips = -(-setup.batch_size // setup.num_generations)
     frames = clips * setup.num_frames
     attention = 3 * frames * sizes.encoder_num_heads * grid**2 * width

@@ -1,6 +1,6 @@
 """The sizes of the model that a chain's step starts from, also where the step that makes it has not run yet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ class ModelPlan:
         config (`AuroraConfig`): of all parts.
         media_tokens (`int`): places of a clip in the prompt.
         num_frames (`int`): frames that get a mask.
+        max_targets (`int`, *optional*, defaults to 1): masks that an answer may have.
     """
 
     what: str
     config: AuroraConfig
     media_tokens: int
     num_frames: int
+    max_targets: int = 1
 
 
 def option(words: list[str], flag: str) -> str | None:
@@ -58,14 +60,18 @@ def plan_model(pipeline: Pipeline, name: str) -> ModelPlan | None:
         return None
     if maker.config is not None:
         text = pipeline.configs.get(maker.config) or maker.config.read_text()
-        return plan_model(pipeline, str(yaml.safe_load(text)["model_name_or_path"]))
+        settings = yaml.safe_load(text)
+        model = plan_model(pipeline, str(settings["model_name_or_path"]))
+        # A phase that sets it hands it on with its checkpoint.
+        given = settings.get("max_targets")
+        return model if model is None or given is None else replace(model, max_targets=given)
     return _from_command(maker)
 
 
 def _from_checkpoint(name: str) -> ModelPlan:
     """Sizes and places as they are: a black and silent clip of ten seconds goes through the processor."""
     config, processor = AutoConfig.from_pretrained(name), AuroraProcessor.from_pretrained(name)
-    return ModelPlan(name, config, _media_tokens(processor), processor.num_frames)
+    return ModelPlan(name, config, _media_tokens(processor), processor.num_frames, processor.max_targets)
 
 
 def _media_tokens(processor: AuroraProcessor) -> int:

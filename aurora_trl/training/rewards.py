@@ -26,19 +26,24 @@ def completion_text(completion: Any) -> str:
     return ""
 
 
-def format_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+def format_reward(
+    prompts: Sequence[Any], completions: Sequence[Any], max_targets: Sequence[int] | None = None, **columns: Any
+) -> list[float]:
     """
     1 where the final sentence is `It is [SEG]`, else 0 (AURORA, section 3.3).
 
     Args:
         prompts (`Sequence`): not used.
         completions (`Sequence`): texts or chat messages.
+        max_targets (`Sequence[int]`, *optional*): how many `[SEG]` the sentence may hold; one by default. The trainer
+            gives it where its config allows several.
         **columns: not used.
 
     Returns:
         `list[float]`: one per completion.
     """
-    return [float(ends_with_answer(completion_text(completion))) for completion in completions]
+    allowed = max_targets or [1] * len(completions)
+    return [float(ends_with_answer(completion_text(c), most)) for c, most in zip(completions, allowed, strict=True)]
 
 
 def class_reward(
@@ -85,7 +90,9 @@ def iou_reward(
     return [_iou(predicted, target) for predicted, target in zip(pred_masks, masks, strict=True)]
 
 
-def format_or_null_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+def format_or_null_reward(
+    prompts: Sequence[Any], completions: Sequence[Any], max_targets: Sequence[int] | None = None, **columns: Any
+) -> list[float]:
     """
     `format_reward` for a model that may also say that nothing matches: 1 where the final sentence is `It is [SEG]`, or
     where there is no `[SEG]` and it is `Nothing fits`. The paper left such answers out.
@@ -93,13 +100,15 @@ def format_or_null_reward(prompts: Sequence[Any], completions: Sequence[Any], **
     Args:
         prompts (`Sequence`): not used.
         completions (`Sequence`): texts or chat messages.
+        max_targets (`Sequence[int]`, *optional*): as for `format_reward`.
         **columns: not used.
 
     Returns:
         `list[float]`: one per completion. Whether the answer is true is not the format's business.
     """
-    texts = [completion_text(completion) for completion in completions]
-    return [float(ends_with_answer(text) or is_null_answer(text)) for text in texts]
+    drawn = format_reward(prompts, completions, max_targets)
+    null = [float(is_null_answer(completion_text(completion))) for completion in completions]
+    return [max(pair) for pair in zip(drawn, null, strict=True)]
 
 
 def iou_or_null_reward(

@@ -11,9 +11,10 @@ from trl.models import prepare_deepspeed
 
 from ..data.collator import ClipLoader, SFTCollator, TeacherCollator
 from ..data.sampler import ClipGroupSampler
-from ..data.schema import DataError
+from ..data.schema import DataError, count_targets, require_few_targets
 from ..models.modeling_aurora import AuroraModel, add_mask_head
 from ..models.processing_aurora import AuroraProcessor
+from ..models.targets import union_logits
 from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
 from .checkpoints import AuroraCheckpoints
 from .data_wait import DataWaitLog
@@ -22,6 +23,7 @@ from .feature_maker import teacher_row_key
 from .losses import seg_distillation_loss
 from .mask_training import capture_outputs, copy_weights, mask_iou, mask_losses, shares_prefix, unwrap_aurora
 from .sft_config import AuroraSFTConfig
+from .target_losses import target_losses
 
 
 class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTrainer):
@@ -40,7 +42,9 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         callbacks, optimizers, peft_config: as in TRL.
 
     Raises:
-        `DataError`: where a row has no target, or one that does not hold `[SEG]`.
+        `DataError`: where a row has no target, or one that does not hold `[SEG]`, or is about more objects than
+            `max_targets`.
+        `ValueError`: where there is a teacher, and no row's target has the single `[SEG]` that can be distilled.
     """
 
     _tag_names = ["trl", "sft", "aurora", "reasoning-segmentation"]
@@ -58,8 +62,10 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any | None = None,
     ):
-        train_dataset = with_targets(train_dataset, args.targets)
-        eval_dataset = None if eval_dataset is None else with_targets(eval_dataset, args.targets)
+        processing_class = processing_class.with_max_targets(args.max_targets)
+        max_targets = processing_class.max_targets
+        train_dataset = with_targets(train_dataset, args.targets, max_targets)
+        eval_dataset = None if eval_dataset is None else with_targets(eval_dataset, args.targets, max_targets)
         aurora = unwrap_aurora(model)
         if teacher is not None and args.use_teacher_mask_decoder:
             changed = copy_weights(teacher.mask_decoder, aurora.mask_decoder)
@@ -68,6 +74,11 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         self.loader = ClipLoader(processing_class, args.media_cache_clips)
         self._distils = teacher is not None and args.distillation_loss_weight > 0
         if teacher is not None and self._distils:
+            if max_targets > 1 and not any(text.count(SEG_TOKEN) == 1 for text in train_dataset["target"]):
+                raise ValueError(
+                    f"no row's target has a single {SEG_TOKEN}, and the teacher's feature is that of one: set "
+                    "`distillation_loss_weight: 0.0`, or leave out the teacher"
+                )
             self.teacher = teacher.requires_grad_(False).eval()
             self._teacher_shares_prefix = shares_prefix([self.teacher], args)
             self._teacher_collator = TeacherCollator(self.loader, args.teacher_targets, self._teacher_shares_prefix)
@@ -109,24 +120,30 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
-        rows, masks = inputs.pop("rows", None), inputs.pop("masks")
+        rows, masks, target_masks = inputs.pop("rows", None), inputs.pop("masks"), inputs.pop("target_masks", None)
         if not self._runs_mask_head:
             inputs.pop("seg_positions"), inputs.pop("mask_frames")
             return self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )
-        masks = self._draw_mask_frames(inputs, masks)
+        masks, target_masks = self._draw_mask_frames(inputs, masks, target_masks)
         with capture_outputs(model) as outputs:
             loss = self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )
         output = outputs[-1]
         has_seg = inputs["seg_positions"] >= 0
-        extra, metrics = mask_losses(output["mask_logits"], masks, has_seg, self.args)
-        metrics["iou"] = mask_iou(output["mask_logits"], masks).mean()
+        mask_logits, features = output["mask_logits"], output["seg_features"]
+        if target_masks is None:
+            extra, metrics = mask_losses(mask_logits, masks, has_seg, self.args)
+        else:
+            extra, metrics = target_losses(mask_logits, masks, target_masks, has_seg, self.args)
+            mask_logits = union_logits(mask_logits, has_seg)
+            # The teacher has one feature: it is that of an answer with one [SEG].
+            features, has_seg = features[:, 0], has_seg.sum(dim=1) == 1
+        metrics["iou"] = mask_iou(mask_logits, masks).mean()
         if self._distils:
-            features = self.teacher_features(rows)
-            distance = seg_distillation_loss(output["seg_features"], features, weights=has_seg)
+            distance = seg_distillation_loss(features, self.teacher_features(rows), weights=has_seg)
             distillation = distance * has_seg.float().mean()
             extra = extra + self.args.distillation_loss_weight * distillation
             metrics["distillation_loss"] = distillation.detach()
@@ -139,17 +156,19 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         steps = self.current_gradient_accumulation_steps if mode == "train" and num_items_in_batch is not None else 1
         return loss + extra / steps
 
-    def _draw_mask_frames(self, inputs: dict[str, Any], masks: torch.Tensor) -> torch.Tensor:
+    def _draw_mask_frames(
+        self, inputs: dict[str, Any], masks: torch.Tensor, target_masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Keep the frames that the mask decoder sees in this step: the same on all ranks, and again after a resume."""
         count, num_frames = self.args.mask_frames_per_step, masks.size(1)
         if count is None or count >= num_frames or not self.model.training:
-            return masks
+            return masks, target_masks
         generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
         frames = torch.randperm(num_frames, generator=generator)[:count].sort().values.to(masks.device)
         for name in ("mask_frames", "mask_embeddings"):
             if name in inputs:
                 inputs[name] = inputs[name][:, frames]
-        return masks[:, frames]
+        return masks[:, frames], None if target_masks is None else target_masks[:, :, frames]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """TRL's order, or clip by clip where the config asks for it."""
@@ -186,22 +205,26 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         return torch.stack([known[key] for key in keys]).to(self.args.device)
 
 
-def with_targets(dataset: Dataset, targets: str) -> Dataset:
+def with_targets(dataset: Dataset, targets: str, max_targets: int = 1) -> Dataset:
     """
     The dataset with the text to learn in `target`.
 
     Args:
         dataset (`Dataset`): rows.
         targets (`str`): `"row"`, `"answer"` or `"class"`, see [`AuroraSFTConfig`].
+        max_targets (`int`, *optional*, defaults to 1): how many objects an answer may have.
 
     Raises:
-        `DataError`: names the first row whose target is missing or holds no `[SEG]`. A null row may say that nothing
-            fits instead.
+        `DataError`: names the first row whose target is missing or holds no `[SEG]`, or that is about too many
+            objects. A null row may say that nothing fits instead.
     """
+    about = [name for name in ("id", "class_name", "is_null", "masks", "num_targets") if name in dataset.column_names]
+    rows = dataset.select_columns(about)
+    require_few_targets(rows, max_targets)
     if targets != "row":
         columns = [name for name in dataset.column_names if name != "target"]
         return dataset.select_columns(columns).add_column(
-            "target", [teacher_target(row, targets) for row in dataset.select_columns(["class_name", "is_null"])]
+            "target", [teacher_target(row, targets, count_targets(row)) for row in rows]
         )
     for row_id, target, is_null in zip(dataset["id"], dataset["target"], dataset["is_null"], strict=True):
         if not target or (SEG_TOKEN not in target and not (is_null and is_null_answer(target))):

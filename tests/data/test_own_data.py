@@ -16,7 +16,7 @@ from test_video import write_clip
 from aurora_trl.cli import main
 from aurora_trl.data import load_json
 from aurora_trl.data.collator import ClipLoader
-from aurora_trl.data.schema import COLUMNS
+from aurora_trl.data.schema import COLUMNS, count_targets
 from aurora_trl.training.arguments import RecipeArguments
 
 PAGE = REPOSITORY / "aurora_trl" / "data" / "README.md"
@@ -79,6 +79,13 @@ def test_the_page_works(tmp_path, monkeypatch, processor, capsys):
     assert (tmp_path / "cache" / "aurora_trl").is_dir()
     recipe = RecipeArguments(model_name_or_path="x", **yaml.safe_load(blocks("yaml")[0]))
     assert recipe.dataset_path == "mine/rows.jsonl"
+    (tmp_path / "mine" / "several.jsonl").write_text(blocks("json")[1])
+    assert main(["check-data", "mine/several.jsonl"]) == 0
+    several = load_json("mine/several.jsonl").to_list()
+    assert [count_targets(row) for row in several] == [2, 2]
+    targets = ClipLoader(processor.with_max_targets(3)).target_masks(several[0])
+    assert targets[:2, 0].flatten(1).any(dim=1).all()  # both in the first frame
+    assert targets[:2, 1].flatten(1).any(dim=1).tolist() == [True, False]
     rows = load_json("mine/rows.jsonl")
     loader = ClipLoader(processor)
     for row in rows.to_list()[:4]:

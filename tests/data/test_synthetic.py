@@ -3,6 +3,7 @@
 import filecmp
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from PIL import Image
 from aurora_trl.data import DataError, load_refavs
 from aurora_trl.data.synthetic import SyntheticAnnotator, read_world, world_corpus, write_world
 from aurora_trl.data.synthetic.annotator import Judgement
-from aurora_trl.data.synthetic.references import RULES
-from aurora_trl.data.synthetic.scene import SEEN_CLASSES, UNSEEN_CLASSES
+from aurora_trl.data.synthetic.reasoning import Facts
+from aurora_trl.data.synthetic.references import RULES, Reference
+from aurora_trl.data.synthetic.scene import SEEN_CLASSES, UNSEEN_CLASSES, SceneObject, Sound
 from aurora_trl.data.validation import check_dataset
 from aurora_trl.models.tiny import tiny_tokenizer
 from aurora_trl.prompts import ends_with_answer, extract_class, normalize_class
@@ -144,6 +146,22 @@ def test_reasoning_is_true(style, big_world):
             assert 10 <= len(text.split()) <= 75
             wordings.add(text.split()[0])
     assert len(wordings) > 2 if style == "flexible" else wordings == {"Seen:"}
+
+
+def test_the_fixed_format_lists_everything():
+    loud = Sound("loud", "midway", "fast", "short", 0.15, 3.1, 1.6, 4.0)
+    soft = Sound("soft", "early", "slow", "long", 0.013, 0.1, 5.5, 1.0)
+    objects = tuple(
+        SceneObject(i, name, colour, size, 0.1, x, y, ((x, y),) * 10, sound)
+        for i, (name, colour, size, x, y, sound) in enumerate(
+            [("hand-bell", "red", "small", 0.8, 0.2, loud), ("drum", "blue", "large", 0.1, 0.5, soft)], start=1
+        )
+    )
+    facts = Facts(objects, Reference("sight", "class", "drum", 2, "The drum"))
+    assert facts.sentences("seen", "fixed") == ["Seen: left middle large blue drum, right top small red hand bell."]
+    assert facts.sentences("heard", "fixed") == ["Heard: early soft slow long drum, midway loud fast short hand bell."]
+    silent = Facts((replace(objects[0], sound=None),), facts.reference)
+    assert silent.sentences("heard", "fixed") == ["Heard: nothing."]
 
 
 def test_corrections_are_minimal(big_world):

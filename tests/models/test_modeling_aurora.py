@@ -115,9 +115,8 @@ def test_seg_state_is_at_the_token_in_training_and_generation(model, cot_rows, p
             output = model.policy(input_ids=ids[:, : len(prompt)], use_cache=True, **media)
             for t in range(len(prompt), ids.size(1)):
                 output = model.policy(input_ids=ids[:, t : t + 1], cache=output.cache, use_cache=True)
-    generated, has_seg, known = gather_seg_states(
-        states, torch.tensor([completion]), torch.ones(1, len(completion)), processor.seg_token_id
-    )
+    written = processor.find_seg_positions(torch.tensor([completion]), torch.ones(1, len(completion)))
+    generated, has_seg, known = gather_seg_states(states, written)
     assert has_seg.all()
     assert known.all()
     torch.testing.assert_close(generated[0], hidden[0, position[0]], atol=1e-4, rtol=1e-4)

@@ -1,7 +1,8 @@
 """The true reasoning about a reference, sentence by sentence.
 
-A path says what is seen, what is heard, which object follows from that, and its class. Every sentence comes from a
-small set of wordings, so that a sentence is true exactly when it is in the set of true ones.
+A path says what is seen, what is heard, which object follows from that, and its class. In the fixed format it lists
+all that there is to see and to hear; in the flexible one it says what the reference asks about. Every sentence comes
+from a small set of wordings, so that a sentence is true exactly when it is in the set of true ones.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 
 from ...prompts import NULL_CLASS, display_class
 from .references import RULES, Reference, word_reference
-from .scene import SceneObject
+from .scene import SceneObject, Sound
 
 STYLES = ("flexible", "fixed")
 KINDS = ("seen", "heard", "inference", "class")
@@ -61,13 +62,13 @@ class Facts:
         `null_reasons`, the inference that nothing fits says why.
         """
         fixed = style == "fixed"
+        if fixed and kind in ("seen", "heard"):
+            return [_FIXED[kind].format(list=", ".join(self._listed(kind)) or "nothing")]
         if kind == "seen":
             text = _join(self._describe(o) for o in sorted(self.objects, key=lambda o: o.x))
-            return [wording.format(list=text) for wording in ([_FIXED[kind]] if fixed else _SEEN)]
+            return [wording.format(list=text) for wording in _SEEN]
         if kind == "heard":
             heard = self._heard()
-            if fixed:
-                return [_FIXED[kind].format(list=heard or "nothing")]
             return [wording.format(list=heard) for wording in _HEARD] if heard else list(_SILENCE)
         if kind == "inference":
             texts = [self.null_reason()] if null_reasons and self.target is None else self._inferences()
@@ -84,6 +85,21 @@ class Facts:
         wording = _NULL_REASONS.get(self.reference.rule, _NULL_REASON_OF_SOUND)
         return wording.format(value=display_class(self.reference.value or ""))
 
+    def _listed(self, kind: str) -> list[str]:
+        """All that there is to say about each object, wanted or not: `left top small red drum`."""
+        if kind == "seen":
+            objects = sorted(self.objects, key=lambda o: o.x)
+            return [f"{o.column} {o.row} {o.size} {o.colour} {display_class(o.class_name)}" for o in objects]
+        return [
+            f"{sound.onset} {sound.loudness} {sound.rhythm} {sound.duration} {display_class(o.class_name)}"
+            for o, sound in self._sounds()
+        ]
+
+    def _sounds(self) -> list[tuple[SceneObject, Sound]]:
+        """The sounding objects with their sounds, in the order in which they start."""
+        sounding = [(o, o.sound) for o in self.objects if o.sound is not None]
+        return sorted(sounding, key=lambda pair: pair[1].onset_seconds)
+
     def _describe(self, scene_object: SceneObject) -> str:
         """`a drum on the left`; with its colour, its size or its row where the reference asks for that."""
         colour = f"{scene_object.colour} " if self.reference.rule == "colour" else ""
@@ -97,13 +113,10 @@ class Facts:
 
     def _heard(self) -> str:
         """The sounding objects in the order in which they start, with what the reference compares."""
-        sounding = sorted(
-            (o for o in self.objects if o.sound is not None), key=lambda o: o.sound.onset_seconds if o.sound else 0.0
-        )
         step = {"loudest": "loudness", "fastest": "rhythm", "shortest": "duration"}.get(self.reference.rule)
         names = []
-        for scene_object in sounding:
-            quality = f"{getattr(scene_object.sound, step)} " if step else ""
+        for scene_object, sound in self._sounds():
+            quality = f"{getattr(sound, step)} " if step else ""
             names.append(f"the {quality}{display_class(scene_object.class_name)}")
         return ", then ".join(names) if len(names) != 1 else f"only {names[0]}"
 

@@ -1,0 +1,59 @@
+"""Several targets in one answer: where their `[SEG]` stand, and the union of their masks."""
+
+import torch
+import torch.nn.functional as F
+
+
+def find_target_positions(
+    token_ids: torch.Tensor,
+    mask: torch.Tensor,
+    seg_token_id: int,
+    sentence_end_ids: torch.Tensor,
+    max_targets: int,
+) -> torch.Tensor:
+    """
+    Where the first `[SEG]` of the final answer stand: the last sentence that holds any.
+
+    Args:
+        token_ids (`torch.Tensor` of shape `(B, L)`): ids as the model sees them, media tokens expanded.
+        mask (`torch.Tensor` of shape `(B, L)`): true where a `[SEG]` counts (the completion).
+        seg_token_id (`int`): id of `[SEG]`.
+        sentence_end_ids (`torch.Tensor` of shape `(E,)`): ids of the tokens in which a sentence ends.
+        max_targets (`int`): how many count, K.
+
+    Returns:
+        `torch.Tensor` of shape `(B, K)`, long: positions in ascending order, then -1 where a row has fewer.
+    """
+    counts = mask.bool()
+    hits = (token_ids == seg_token_id) & counts
+    index = torch.arange(token_ids.size(1), device=token_ids.device)
+    last = torch.where(hits, index, -1).amax(dim=1, keepdim=True)
+    ends = torch.isin(token_ids, sentence_end_ids.to(token_ids.device)) & counts & (index < last)
+    begin = torch.where(ends, index, -1).amax(dim=1, keepdim=True)
+    nowhere = token_ids.size(1)
+    places = torch.where(hits & (index > begin), index, nowhere)
+    places = F.pad(places, (0, max_targets), value=nowhere).topk(max_targets, dim=1, largest=False).values
+    return places.masked_fill(places == nowhere, -1)
+
+
+def union_logits(mask_logits: torch.Tensor, has_seg: torch.Tensor) -> torch.Tensor:
+    """
+    The mask of an answer: at each pixel the highest logit of its targets.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(B, K, T, h, w)`): of each target.
+        has_seg (`torch.Tensor` of shape `(B, K)`, bool): which of them the answer has. Where it has none, the first
+            dummy stands for the mask that no loss and no score looks at.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T, h, w)`.
+    """
+    first = torch.arange(has_seg.size(1), device=has_seg.device) == 0
+    counts = has_seg | (first & ~has_seg.any(dim=1, keepdim=True))
+    lowest = torch.finfo(mask_logits.dtype).min
+    return mask_logits.masked_fill(~counts[:, :, None, None, None], lowest).amax(dim=1)
+
+
+def along_rows(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Values of rows `(B,)` in a shape that goes with positions `(B,)`, or `(B, K)` where there are several."""
+    return values.view(-1, *[1] * (positions.dim() - 1))
