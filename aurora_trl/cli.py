@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="of the projector's weights (default: 0)")
 
     command = add("run", _run, "Run a chain of phases; run again, it skips what is done and continues what was cut.")
-    command.add_argument("pipeline", metavar="PIPELINE.yaml")
+    command.add_argument("pipeline", metavar="PIPELINE.yaml", help="the chain, such as recipes/tiny/pipeline.yaml")
     command.add_argument("--output_dir", "--output-dir", help="in place of the YAML's")
     command.add_argument("--seed", type=int, help="in place of the YAML's")
     command.add_argument("--num_processes", "--num-processes", type=int, help="GPUs of each training step")
@@ -104,19 +104,25 @@ def build_parser() -> argparse.ArgumentParser:
         _evaluate,
         "Score a checkpoint by a protocol; torchrun or accelerate launch share the work out to several processes.",
     )
-    command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder")
+    command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder, or a Hub repository")
     command.add_argument("--data", required=True, help="a dataset's folder or file")
     _add_format(command)
     command.add_argument("--splits", nargs="+", help="(default: those whose name starts with test)")
-    command.add_argument("--protocol", default="refavs", help="refavs (default), aurora, avsbench, simtoken, ...")
-    command.add_argument("--swaps", nargs="*", default=[], help="modalities to take from another clip (first split)")
+    command.add_argument(
+        "--protocol",
+        default="refavs",
+        help="refavs (default), aurora, avsbench, simtoken, per_frame, davis, avss, reasonseg",
+    )
+    command.add_argument(
+        "--swaps", nargs="*", default=[], help="of audio, video, reference: take it from another clip (first split)"
+    )
     command.add_argument("--output", required=True, help="new folder for metrics.json, answers.jsonl, report.md")
     command.add_argument("--max-rows", type=int, help="rows per split, the first ones")
     _add_generation(command)
 
     command = add("report", _report, "Write the report of a chain from its evaluations and training logs.")
     command.add_argument("root", metavar="DIR", help="the chain's output folder, with eval/PHASE and PHASE in it")
-    command.add_argument("--phases", nargs="+", required=True, help="in order")
+    command.add_argument("--phases", nargs="+", required=True, help="the phases to show, in order")
     command.add_argument("--data", required=True, help="the dataset that was evaluated on")
     _add_format(command)
 
@@ -144,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("repo_id", metavar="REPO_ID", help="namespace/name; made where it does not exist")
     command.add_argument("--evaluation", metavar="DIR", help="what `aurora evaluate` wrote, for the card's scores")
     command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
-    command.add_argument("--revision", help="branch")
+    command.add_argument("--revision", help="branch to push to (default: main)")
 
     add_data_commands(add, _add_format)
     add_annotation_commands(add, _add_format, _add_generation)
@@ -152,7 +158,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_format(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--format", help="refavs, avsbench, reasonseg, json, parquet (default: what the files show)")
+    command.add_argument(
+        "--format",
+        help="refavs, avsbench, reasonseg, json, or parquet, which is also for a Hub repository (default: what the "
+        "files show)",
+    )
     command.add_argument("--subset", help="of AVSBench: s4, ms3, avss")
 
 

@@ -24,7 +24,12 @@ def add_annotation_commands(add: AddCommand, add_format: AddFlags, add_generatio
     _add_data_step(command, "the rows: a dataset's folder or a JSONL file")
     command.add_argument("--split", default="train", help="of a folder (default: train)")
     add_format(command)
-    command.add_argument("--style", default="flexible", choices=["flexible", "fixed"])
+    command.add_argument(
+        "--style",
+        default="flexible",
+        choices=["flexible", "fixed"],
+        help="free order and wording, or four parts in a set order (default: flexible)",
+    )
     command.add_argument(
         "--null-answers",
         action="store_true",
@@ -33,7 +38,7 @@ def add_annotation_commands(add: AddCommand, add_format: AddFlags, add_generatio
     _add_annotator(command)
 
     command = add("mine", _mine, "Find the training rows that a model gets wrong.")
-    command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder")
+    command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder, or a Hub repository")
     _add_data_step(command, "the rows: a dataset's folder or a JSONL file")
     command.add_argument("--split", default="train", help="of a folder (default: train)")
     add_format(command)
@@ -48,7 +53,10 @@ def add_annotation_commands(add: AddCommand, add_format: AddFlags, add_generatio
         "--max-rows", type=int, default=1505, help="correct this many of a seeded shuffle (default: the paper's 1505)"
     )
     command.add_argument(
-        "--plain-per-reflective", type=float, default=3500 / 1505, help="(default: the paper's 3,500 to 1,505)"
+        "--plain-per-reflective",
+        type=float,
+        default=3500 / 1505,
+        help="plain rows to a corrected one (default: the paper's 3,500 to 1,505)",
     )
     command.add_argument("--corrected", help="also write the corrected paths alone to this file")
     _add_annotator(command)

@@ -44,6 +44,7 @@ from aurora_trl.data.schema import FEATURES
 from aurora_trl.data.synthetic import SyntheticAnnotator, world_corpus, write_world
 from aurora_trl.models import SamConfig
 from aurora_trl.models.policies.base import place_features, text_position_ids
+from aurora_trl.models.policies.causal import CausalPolicy
 from aurora_trl.models.tiny import tiny_tokenizer
 from aurora_trl.training.rewards import class_reward, format_reward, iou_reward
 
@@ -126,13 +127,11 @@ class GlimpseModel(GlimpsePreTrainedModel):
         )
 
 
-class GlimpseForConditionalGeneration(GlimpsePreTrainedModel, GenerationMixin):
-    """The policy."""
+class GlimpseForConditionalGeneration(CausalPolicy, GlimpsePreTrainedModel, GenerationMixin):
+    """The policy. Its head, and how media reach `generate`, are those of the library's own ones."""
 
     media_inputs = ("frames",)
     media_embeds = ("frame_embeds",)
-    lora_target_modules = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
-    supports_shared_prefix = True  # rotary positions, and a language model that takes 4D masks
 
     def __init__(self, config: GlimpseConfig):
         super().__init__(config)
@@ -142,9 +141,6 @@ class GlimpseForConditionalGeneration(GlimpsePreTrainedModel, GenerationMixin):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
 
     @property
     def media_token_ids(self) -> tuple[int, ...]:
@@ -170,7 +166,7 @@ class GlimpseForConditionalGeneration(GlimpsePreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         frames: torch.Tensor | None = None,
         frame_embeds: torch.Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         outputs = self.model(
@@ -181,20 +177,7 @@ class GlimpseForConditionalGeneration(GlimpsePreTrainedModel, GenerationMixin):
             frame_embeds=frame_embeds,
             **kwargs,
         )
-        logits = self.lm_head(outputs.last_hidden_state[:, -logits_to_keep:])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, cache=outputs.cache)
-
-    def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, cache: Any | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        media = {name: kwargs.pop(name, None) for name in (*self.media_inputs, *self.media_embeds)}
-        inputs = super().prepare_inputs_for_generation(input_ids, cache=cache, **kwargs)
-        if cache is None or cache.get_seq_length() == 0:  # with the prompt only
-            inputs.update({name: value for name, value in media.items() if value is not None})
-        return inputs
+        return self.score_tokens(outputs, labels, logits_to_keep)
 
 
 class GlimpseProcessor(ProcessorMixin):

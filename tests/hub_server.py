@@ -1,7 +1,7 @@
-"""A small Hub on 127.0.0.1 for tests: the routes that `huggingface_hub` uses to create, push to and read a model.
+"""A small Hub on 127.0.0.1 for tests: what `huggingface_hub` uses to create, push to and read a model or a dataset.
 
-Repositories are kept in memory, one branch each. Files of 1 MB and more, and safetensors of any size, go through LFS
-with its basic transfer, as on the real Hub without Xet.
+Repositories are kept in memory, one branch each, a dataset's under `datasets/org/name`. Files of 1 MB and more, and
+safetensors and Parquet files of any size, go through LFS with its basic transfer, as on the real Hub without Xet.
 """
 
 import base64
@@ -10,10 +10,13 @@ import json
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_test"
+_KINDS = ("models", "datasets")
+_LFS_SUFFIXES = (".safetensors", ".parquet")
 
 
 @dataclass
@@ -37,13 +40,21 @@ class Repository:
         entry: dict[str, Any] = {
             "type": "file",
             "path": path,
-            "rfilename": path,
             "size": len(self.files[path]),
             "oid": self.oid(path),
         }
         if path in self.lfs:
             entry["lfs"] = {"oid": self.lfs[path], "size": len(self.files[path]), "pointerSize": 134}
         return entry
+
+    def tree(self, folder: str, recursive: bool) -> list[dict[str, Any]]:
+        """What lies in a folder (`""`, or ending in a slash): files and folders, at any depth or right in it."""
+        found = [path for path in sorted(self.files) if path.startswith(folder)]
+        parents = {str(parent) for path in found for parent in PurePosixPath(path).parents}
+        folders = sorted(parent for parent in parents if parent != "." and parent.startswith(folder))
+        entries = [{"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in folders]
+        entries += [self.entry(path) for path in found]
+        return [entry for entry in entries if recursive or "/" not in entry["path"][len(folder) :]]
 
 
 class HubServer:
@@ -83,10 +94,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(
                 {"type": "user", "name": "tester", "fullname": "tester", "orgs": [], "auth": {"type": "access"}}
             )
-        elif parts[:2] == ["api", "models"] and len(parts) >= 4:
-            self._model_info("/".join(parts[2:4]), parts[4:])
-        elif len(parts) > 4 and parts[2] == "resolve":
-            self._resolve("/".join(parts[:2]), "/".join(parts[4:]))
+        elif parts[0] == "api" and len(parts) >= 4 and parts[1] in _KINDS:
+            self._info(_name(parts), parts[4:])
+        elif "resolve" in parts[2:4]:
+            at = parts.index("resolve", 2)
+            self._resolve("/".join(parts[:at]), "/".join(parts[at + 2 :]))
         else:
             self._unknown()
 
@@ -98,10 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._create(json.loads(body))
         elif parts == ["api", "validate-yaml"]:
             self._json({"errors": [], "warnings": []})
-        elif parts[:2] == ["api", "models"] and parts[4:5] == ["preupload"]:
-            self._preupload("/".join(parts[2:4]), json.loads(body))
-        elif parts[:2] == ["api", "models"] and parts[4:5] == ["commit"]:
-            self._commit("/".join(parts[2:4]), body)
+        elif parts[0] == "api" and parts[4:5] == ["preupload"] and parts[1] in _KINDS:
+            self._preupload(_name(parts), json.loads(body))
+        elif parts[0] == "api" and parts[4:5] == ["commit"] and parts[1] in _KINDS:
+            self._commit(_name(parts), body)
         elif parts[-4:] == ["info", "lfs", "objects", "batch"]:
             self._lfs_batch(json.loads(body))
         else:
@@ -123,6 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": "Invalid username or password."}, 401)
             return
         name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
+        if wanted.get("type") == "dataset":
+            name = f"datasets/{name}"
         known = name in self.server_hub.repositories
         self.server_hub.repositories.setdefault(name, Repository())
         self._json({"url": f"{self.server_hub.endpoint}/{name}", "name": name}, 409 if known else 200)
@@ -133,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = []
         for file in wanted["files"]:
-            large = file["size"] >= 1_000_000 or file["path"].endswith(".safetensors")
+            large = file["size"] >= 1_000_000 or file["path"].endswith(_LFS_SUFFIXES)
             oid = repository.oid(file["path"]) if file["path"] in repository.files else None
             files.append({"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False})
             files[-1]["oid"] = oid
@@ -168,20 +182,20 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.server_hub.endpoint}/{name}/commit/{repository.sha}"
         self._json({"success": True, "commitUrl": url, "commitOid": repository.sha, "pullRequestUrl": None})
 
-    def _model_info(self, name: str, rest: list[str]) -> None:
+    def _info(self, name: str, rest: list[str]) -> None:
         repository = self._repository(name)
         if repository is None:
             return
-        entries = [repository.entry(path) for path in sorted(repository.files)]
         if rest[:1] == ["tree"]:
-            folder = "".join(f"{part}/" for part in rest[2:])
-            inside = [entry for entry in entries if entry["path"].startswith(folder)]
-            if inside or not folder:
+            inside = repository.tree("".join(f"{part}/" for part in rest[2:]), "recursive=true" in self.path.lower())
+            if inside or not rest[2:]:
                 self._json(inside)
             else:
                 self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
         elif not rest or rest[0] == "revision":
-            info = {"id": name, "modelId": name, "sha": repository.sha, "siblings": entries, "tags": []}
+            name = name.removeprefix("datasets/")
+            siblings = [{"rfilename": path} for path in sorted(repository.files)]
+            info = {"id": name, "modelId": name, "sha": repository.sha, "siblings": siblings, "tags": []}
             self._json({"_id": "0", "private": False, "downloads": 0, "likes": 0, **info})
         else:
             self._unknown()
@@ -232,3 +246,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+
+def _name(parts: list[str]) -> str:
+    """A repository's name from `api/KIND/org/name/...`."""
+    name = "/".join(parts[2:4])
+    return name if parts[1] == "models" else f"{parts[1]}/{name}"

@@ -42,6 +42,45 @@ for repo, folder in zip(sys.argv[2::2], sys.argv[3::2]):
     print("drawn share of", repo, round(float((found > 0).float().mean()), 4))
 """
 
+SHARE = """
+import sys, torch
+from pathlib import Path
+import datasets
+from datasets import load_dataset
+from huggingface_hub import HfApi, constants
+from aurora_trl import AuroraProcessor
+from aurora_trl.data import DataError, find_source, load_json
+from aurora_trl.data.collator import ClipLoader, SFTCollator
+
+rows, folder, checkpoint = sys.argv[1:]
+HfApi().create_repo("org/clips", repo_type="dataset")
+HfApi().upload_folder(repo_id="org/clips", folder_path=folder, repo_type="dataset")
+
+own = load_json(rows)
+plain = load_dataset("org/clips")
+assert plain["train"]["reference"] == own["reference"]
+media = load_dataset("org/clips", "media", split="media")
+assert set(plain["train"][0]["frames"]) <= set(media["path"])
+
+source = find_source("org/clips", "parquet")
+assert source.splits() == ["train"]
+pushed = source.load("train")
+files = [Path(name) for row in pushed for name in (*row["frames"], row["audio"], *(row["masks"] or ()))]
+assert all(file.is_relative_to(datasets.config.HF_DATASETS_CACHE) and file.is_file() for file in files)
+collator = SFTCollator(ClipLoader(AuroraProcessor.from_pretrained(checkpoint)))
+batches = [collator(dataset.to_list()) for dataset in (own, pushed)]
+assert batches[0].keys() == batches[1].keys() and "audio_values" in batches[0]
+for name, value in batches[0].items():
+    assert not isinstance(value, torch.Tensor) or torch.equal(value, batches[1][name]), name
+
+for endpoint in (constants.ENDPOINT, "http://127.0.0.1:9"):  # the server, and where nobody listens
+    constants.ENDPOINT = endpoint
+    try:
+        find_source("org/none", "parquet").splits()
+    except DataError as error:
+        print(error)
+"""
+
 
 @pytest.fixture(scope="module")
 def hub():
@@ -124,6 +163,34 @@ def test_pushed_from_training_and_loaded_from_the_hub(run, hub, checkpoint, worl
     assert shares[0] != shares[1]  # training changed the masks, so the comparison can fail
 
     assert "(10, 48, 48)" in out
+    assert hub.unknown == []
+
+
+@pytest.mark.slow
+def test_a_dataset_is_shared_over_the_hub(run, hub, checkpoint, cot_rows):
+    """Exported by command, pushed with the client, loaded by `datasets` and by us, trained on by its name."""
+    rows = save_json(cot_rows.select(range(4)), run.folder / "few.jsonl")
+    assert main(["export", str(rows), "--output", str(run.folder / "packed")]) == 0
+    script = run.folder / "share.py"
+    script.write_text(SHARE)
+    errors = run(script, rows, "packed", checkpoint).splitlines()
+    assert errors[0].startswith("org/none: no such folder, and no dataset of that name on the Hub")
+    assert errors[1].startswith("org/none: no such folder, and the Hub can not be asked for it: ")
+    assert sorted(hub.repositories["datasets/org/clips"].lfs) == ["media/00000.parquet", "rows/train.parquet"]
+    recipe = {
+        "model_name_or_path": str(checkpoint),
+        "dataset_path": "org/clips",
+        "dataset_format": "parquet",
+        "output_dir": "from_hub",
+        "max_steps": 1,
+        "per_device_train_batch_size": 2,
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+    }
+    (run.folder / "hub.yaml").write_text(yaml.safe_dump(recipe))
+    run(REPOSITORY / "recipes" / "sft.py", "--config", "hub.yaml")
+    assert json.loads((run.folder / "from_hub" / "trainer_state.json").read_text())["global_step"] == 1
     assert hub.unknown == []
 
 

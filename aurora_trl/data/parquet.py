@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
 from .jsonl import map_paths
 from .schema import COLUMNS, FEATURES, DataError
 
 ROWS_FOLDER, MEDIA_FOLDER = "rows", "media"
+_HUB_SECONDS = 20.0
+_ROW_GROUP_BYTES = 16 << 20
 _MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("content", pa.binary())])
 _CARD = """\
 ---
@@ -41,7 +44,7 @@ that the rows name it with.
 ```python
 from aurora_trl.data import load_parquet
 
-rows = load_parquet("{name}", "{split}")
+rows = load_parquet("{name}", "{split}")  # this folder, or the name of its repository on the Hub
 ```
 """
 
@@ -50,8 +53,8 @@ def save_parquet(splits: Mapping[str, Dataset], folder: str | Path, *, shard_meg
     """
     Write rows with all their media to Parquet files: `rows/SPLIT.parquet`, `media/NUMBER.parquet` and a card.
 
-    Each file is stored once, however many rows use it. The folder can be pushed to the Hub as it is
-    (`hf upload --repo-type dataset NAME FOLDER`).
+    Each file is stored once, however many rows use it, and few are in memory at a time. The folder can be pushed to
+    the Hub as it is (`hf upload ORG/NAME FOLDER --repo-type dataset`).
 
     Args:
         splits (`Mapping[str, Dataset]`): rows by split, with the columns of `aurora_trl.data.schema`.
@@ -88,17 +91,33 @@ def save_parquet(splits: Mapping[str, Dataset], folder: str | Path, *, shard_meg
 
 
 def _write_media(folder: Path, names: Mapping[str, str], shard_bytes: int) -> None:
-    shard: list[dict[str, Any]] = []
-    size = number = 0
+    """A row group at a time: that is what the writer holds, and what `datasets` will hold when it reads the files."""
+    groups = _read_groups(names, min(_ROW_GROUP_BYTES, shard_bytes))
+    group = next(groups, None)
+    number = 0
+    while group:
+        size = 0
+        with pq.ParquetWriter(folder / f"{number:05d}.parquet", _MEDIA_SCHEMA, use_dictionary=False) as writer:
+            while group and size < shard_bytes:
+                writer.write_table(pa.Table.from_pylist(group, _MEDIA_SCHEMA))
+                size += sum(len(entry["content"]) for entry in group)
+                group = next(groups, None)
+        number += 1
+
+
+def _read_groups(names: Mapping[str, str], group_bytes: int) -> Iterator[list[dict[str, Any]]]:
+    """Files in groups, each as large as asked for, or larger by a part of its last file."""
+    group: list[dict[str, Any]] = []
+    size = 0
     for file, name in names.items():
         content = Path(file).read_bytes()
-        shard.append({"path": name, "content": content})
+        group.append({"path": name, "content": content})
         size += len(content)
-        if size >= shard_bytes:
-            pq.write_table(pa.Table.from_pylist(shard, _MEDIA_SCHEMA), folder / f"{number:05d}.parquet")
-            shard, size, number = [], 0, number + 1
-    if shard:
-        pq.write_table(pa.Table.from_pylist(shard, _MEDIA_SCHEMA), folder / f"{number:05d}.parquet")
+        if size >= group_bytes:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None = None) -> Dataset:
@@ -144,14 +163,25 @@ def list_parquet_splits(path: str | Path) -> list[str]:
     if Path(path).is_dir():
         files = [str(file.relative_to(path)) for file in (Path(path) / ROWS_FOLDER).glob("*.parquet")]
     else:
-        try:
-            files = HfApi().list_repo_files(str(path), repo_type="dataset")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: no such folder, and no dataset on the Hub: {error}") from None
+        files = _hub_files(str(path))
     names = [match[1] for file in sorted(files) if (match := re.fullmatch(rf"{ROWS_FOLDER}/(.+)\.parquet", file))]
     if not names:
         raise DataError(f"{path}: it has no {ROWS_FOLDER}/SPLIT.parquet; `aurora export` writes such a dataset")
     return names
+
+
+def _hub_files(name: str) -> list[str]:
+    """The paths of a dataset's files on the Hub."""
+    try:
+        info = HfApi().dataset_info(name, timeout=_HUB_SECONDS)
+    except RepositoryNotFoundError:
+        raise DataError(
+            f"{name}: no such folder, and no dataset of that name on the Hub; if it is private, log in with "
+            "`hf auth login`"
+        ) from None
+    except (HTTPError, OSError, ValueError) as error:  # no network, offline mode, not a name
+        raise DataError(f"{name}: no such folder, and the Hub can not be asked for it: {error}") from None
+    return [sibling.rfilename for sibling in info.siblings or ()]
 
 
 def _file_name(path: str | Path) -> str:

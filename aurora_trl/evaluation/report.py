@@ -65,7 +65,7 @@ def write_report(
         "# Report\n",
         f"Scores by the protocol `{rules.name}`: {rules.description}. {', '.join(rules.scores)}: higher is better. S, "
         "on references that match nothing: the root of the share of pixels that were drawn all the same, lower is "
-        "better.\n",
+        "better. null_accuracy, on the same: the share of answers that say that nothing fits.\n",
         "## What each phase brought\n",
         _phase_table(metrics),
         "## What the answers look like\n",
@@ -87,9 +87,9 @@ def write_report(
 
 
 def shown_scores(protocol: str, split: str) -> tuple[str, ...]:
-    """The scores of a split that a report shows: where no reference matches anything, S alone says something."""
+    """The scores of a split that a report shows: where no reference matches anything, J and F say nothing."""
     rules = get_protocol(protocol)
-    return ("S",) if split == NULL_SPLIT and "J" in rules.scores else rules.scores
+    return ("S", "null_accuracy") if split == NULL_SPLIT and "J" in rules.scores else rules.scores
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -9,18 +9,20 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import ModulesToSaveWrapper
 from peft.utils.save_and_load import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers.integrations import deepspeed as hf_deepspeed
 from transformers.utils import cached_file
+
+from .partitioned import copy_tensors, gathered, is_partitioned
 
 if TYPE_CHECKING:
     from .modeling_aurora import AuroraModel
@@ -53,6 +55,15 @@ class AdapterRecord:
 def find_adapter(name: str, **hub_kwargs: Any) -> str | None:
     """Path of the `adapter_config.json` of a folder or Hub repository, or None where it holds no adapter."""
     return _find(name, ADAPTER_CONFIG_FILE, **hub_kwargs)
+
+
+def find_weight_names(name: str, **hub_kwargs: Any) -> set[str]:
+    """Names of the weights in a checkpoint's safetensors, read without the weights; empty where there are none."""
+    names: set[str] = set()
+    for path in _weight_files(name, **hub_kwargs):
+        with safe_open(path, "pt") as file:
+            names |= set(file.keys())
+    return names
 
 
 def describe_base(name: str, **hub_kwargs: Any) -> AdapterRecord:
@@ -88,7 +99,7 @@ def describe_base(name: str, **hub_kwargs: Any) -> AdapterRecord:
     return AdapterRecord(name, hashlib.sha256(settings.encode()).hexdigest(), digest.hexdigest())
 
 
-def gather_replaced_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+def gather_replaced_weights(model: PeftModel, *, keep: bool = True) -> dict[str, torch.Tensor]:
     """
     The weights that are neither the base's nor the adapter's: taken from a teacher, then frozen.
 
@@ -96,21 +107,24 @@ def gather_replaced_weights(model: PeftModel) -> dict[str, torch.Tensor]:
 
     Args:
         model (`PeftModel`): around an AuroraModel.
+        keep (`bool`, *optional*, defaults to `True`): whether this process needs them; one that writes nothing only
+            helps to gather.
 
     Returns:
-        `dict[str, torch.Tensor]`: by their names in the base, on the CPU.
+        `dict[str, torch.Tensor]`: by their names in the base, on the CPU; empty where they are not kept.
     """
     aurora: AuroraModel = model.get_base_model()
     # One that trains is in PEFT's file, and goes by another name here.
     named = {**dict(aurora.named_parameters()), **dict(aurora.named_buffers())}
-    found = {name: value for name, value in named.items() if name in aurora.replaced_weights}
-    parts = [value for value in found.values() if hasattr(value, "ds_id")]
-    if not parts:
-        return {name: value.detach().cpu().contiguous() for name, value in found.items()}
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(parts):
-        return {name: value.detach().cpu().clone() for name, value in found.items()}
+    weights = {}
+    for name, value in named.items():
+        if name in aurora.replaced_weights:
+            with gathered([value]):
+                if keep:
+                    # What is in parts is gone after the block.
+                    whole = value.detach().clone() if is_partitioned([value]) else value.detach()
+                    weights[name] = whole.cpu().contiguous()
+    return weights
 
 
 def save_adapter(
@@ -136,6 +150,9 @@ def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None
     """
     Load a base and put an adapter on it, unmerged.
 
+    Under ZeRO-3 the base is loaded in parts, as any other checkpoint. PEFT's own weights, and its copies of what
+    trained in full, are whole on every process until a trainer's engine splits them.
+
     Args:
         name (`str` or `Path`): an adapter's folder or Hub repository.
         base_model_name_or_path (`str`, *optional*): where the base is, if not where it was in training.
@@ -147,13 +164,9 @@ def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None
     Raises:
         `ValueError`: where the base is missing or another one, or the adapter is not whole.
     """
-    with _whole_weights():
-        return _load_adapter(str(name), base_model_name_or_path, kwargs)
-
-
-def _load_adapter(name: str, base_model_name_or_path: str | None, kwargs: dict[str, Any]) -> PeftModel:
     from .modeling_aurora import AuroraModel
 
+    name = str(name)
     hub_kwargs = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
     base_kwargs = {key: value for key, value in hub_kwargs.items() if key not in ("revision", "subfolder")}
     record_file = _find(name, RECORD_FILE, **hub_kwargs)
@@ -168,12 +181,7 @@ def _load_adapter(name: str, base_model_name_or_path: str | None, kwargs: dict[s
     replaced_file = _find(name, REPLACED_FILE, **hub_kwargs)
     if replaced_file is not None:
         replaced = load_file(replaced_file)
-        missing = sorted(set(replaced) - set(model.state_dict()))
-        if missing:
-            raise ValueError(
-                f"{replaced_file}: {missing[0]} is no weight of {base}; the adapter is of another version"
-            )
-        model.load_state_dict(replaced, strict=False)
+        copy_tensors(replaced, model, str(replaced_file))
         model.replaced_weights = set(replaced)
     config_file = find_adapter(name, **hub_kwargs)
     weights_file = _find(name, ADAPTER_WEIGHTS_FILE, **hub_kwargs)
@@ -203,24 +211,35 @@ def load_merged(name: str | Path, **kwargs: Any) -> "AuroraModel":
     """
     Load an adapter merged into its base: an AuroraModel like any other. The arguments are those of `load_adapter`.
 
-    `W x + s B (A x)` becomes `(W + s B A) x`: the same masks, logits that differ by rounding.
+    `W x + s B (A x)` becomes `(W + s B A) x`: the same masks, logits that differ by rounding. Under ZeRO-3 no process
+    holds the base: one weight at a time is brought together, merged, and split again.
     """
-    model = load_adapter(name, **kwargs).merge_and_unload()
+    adapted = load_adapter(name, **kwargs)
+    if is_partitioned(adapted.parameters()):
+        _merge_in_parts(adapted)
+    model = adapted.merge_and_unload()
     # What is trained on it next names this folder, and finds its base through it.
     model.name_or_path = model.config.name_or_path = str(name)
     model.replaced_weights = set()
     return model
 
 
-@contextmanager
-def _whole_weights() -> Iterator[None]:
-    """Under ZeRO-3 `from_pretrained` loads a model in parts, to which no adapter can be added: load it whole."""
-    reference = hf_deepspeed._hf_deepspeed_config_weak_ref
-    hf_deepspeed._hf_deepspeed_config_weak_ref = None
-    try:
-        yield
-    finally:
-        hf_deepspeed._hf_deepspeed_config_weak_ref = reference
+@torch.no_grad()
+def _merge_in_parts(adapted: PeftModel) -> None:
+    """Merge an adapter into a base that ZeRO-3 has split, which PEFT does not (0.21); it has the layers to unload."""
+    written: set[int] = set()
+    for name, module in list(adapted.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            with gathered(module.get_base_layer().parameters()):
+                module.merge()
+        elif isinstance(module, ModulesToSaveWrapper):
+            original = {id(parameter) for parameter in module.original_module.parameters()}
+            # Weights that were tied have trained apart: the second of them stays PEFT's copy.
+            if not original & written:
+                (adapter,) = module.active_adapters
+                copy_tensors(module.modules_to_save[adapter].state_dict(), module.original_module, name)
+                module.modules_to_save[adapter] = module.original_module
+            written |= original
 
 
 def _check_base(name: str, base: str, record: AdapterRecord, hub_kwargs: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from ..prompts import INSTRUCTION
 from .configuration_aurora import AuroraConfig
 from .mask_decoders.published import load_mask_decoder
 from .modeling_aurora import AuroraModel
+from .partitioned import split_the_rest
 from .policies.registry import load_policy
 from .processing_aurora import AuroraProcessor
 
@@ -70,6 +71,7 @@ def load_published(
     )
     model = AuroraModel(config, policy=language, mask_decoder=decoder)
     model.seg_projector.to(language.dtype)
+    split_the_rest(model)  # transformers has loaded the policy in parts under ZeRO-3, and nothing else
     return model.eval(), processor
 
 

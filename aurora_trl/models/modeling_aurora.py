@@ -15,9 +15,10 @@ from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, Generati
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
-from .adapters import HUB_ARGUMENTS, find_adapter, load_merged
+from .adapters import HUB_ARGUMENTS, find_adapter, find_weight_names, load_merged
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder
+from .partitioned import is_partitioned
 from .policies.base import require_policy
 from .shared_prefix import first_of_each, rows_of_clips
 from .targets import along_rows
@@ -136,6 +137,10 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         # checkpoints whether or not it needed them, and would save under other names (5.23).
         model._weight_conversions = []
         name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if name is not None and is_partitioned(model.parameters()):
+            # There transformers takes it on trust that a checkpoint holds nothing else (5.24).
+            hub_kwargs = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+            info["unexpected_keys"] = find_weight_names(str(name), **hub_kwargs) - set(model.state_dict())
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             keys = sorted(str(key) for key in info.get(kind) or ())
             if keys:

@@ -59,7 +59,9 @@ class RecipeArguments:
     """
 
     model_name_or_path: str = field(metadata={"help": "Checkpoint that the phase starts from."})
-    dataset_path: str = field(metadata={"help": "A dataset's folder or file, or a Hub repository of Parquet files."})
+    dataset_path: str = field(
+        metadata={"help": "A dataset's folder or file; with the format `parquet` also a Hub repository."}
+    )
     dataset_format: str | None = field(
         default=None, metadata={"help": "Its format, where its files do not show it.", "choices": list(FORMATS)}
     )

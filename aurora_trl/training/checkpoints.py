@@ -33,7 +33,7 @@ class AuroraCheckpoints(Trainer):
         super()._save(output_dir, state_dict)
         if self._adapter_record is None:
             return
-        replaced = gather_replaced_weights(self.model)  # on every process, whether or not it writes
+        replaced = gather_replaced_weights(self.model, keep=self.args.should_save)  # every process helps
         if self.args.should_save:
             save_adapter(self.model, output_dir or self.args.output_dir, self._adapter_record, replaced)
 

@@ -36,29 +36,6 @@ def shares_prefix(models: Sequence[AuroraModel], args: MaskTrainingArguments) ->
     return not obstacles
 
 
-def copy_weights(source: nn.Module, target: nn.Module) -> set[str]:
-    """
-    Copy all weights of one module into another of the same shape, gathered where ZeRO-3 has split them.
-
-    Returns:
-        `set[str]`: names of the weights that are no longer what they were.
-    """
-    parameters = [*source.parameters(), *target.parameters()]
-    if any(hasattr(parameter, "ds_id") for parameter in parameters):
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0):
-            return _copy_weights(source, target)
-    return _copy_weights(source, target)
-
-
-def _copy_weights(source: nn.Module, target: nn.Module) -> set[str]:
-    weights, before = source.state_dict(), target.state_dict()
-    changed = {name for name, value in weights.items() if not torch.equal(value, before[name].to(value))}
-    target.load_state_dict(weights)
-    return changed
-
-
 def lora_config(model: AuroraModel, arguments: LoraArguments, groups: set[str]) -> LoraConfig | None:
     """
     The adapter of the authors' recipe: LoRA on the language model's attention, `[SEG]`'s rows and whatever else

@@ -63,7 +63,11 @@ class MemoryEstimate:
     Bytes per GPU, and the parameters behind them.
 
     Attributes:
-        weights, gradients, optimizer, activations (`int`): bytes; `teacher`'s weights are among the weights.
+        weights, gradients, optimizer, activations (`int`): bytes; `teacher`'s weights are among the weights. Under
+            ZeRO-3 a rollout brings all weights together on every GPU, in the stead of what a backward pass keeps: the
+            larger of the two is among the activations.
+        loading (`int`): bytes while ZeRO-3 loads the model in parts: one weight at a time is whole, and so is what an
+            adapter adds until training starts. 0 without ZeRO-3: the model is loaded in the host's memory.
         host (`int`): bytes of optimizer states that are kept in the host's memory for this GPU.
         trainable, parameters (`dict[str, int]`): numbers by group.
     """
@@ -72,13 +76,14 @@ class MemoryEstimate:
     gradients: int
     optimizer: int
     activations: int
+    loading: int = 0
     host: int = 0
     trainable: dict[str, int] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
-        """Bytes per GPU."""
+        """Bytes per GPU in a step."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
@@ -110,13 +115,17 @@ def estimate_memory(config: AuroraConfig, setup: TrainingSetup) -> MemoryEstimat
     own_bytes = (config.dtype or torch.float32).itemsize
     width = (2 if setup.bf16 else 4) if deepspeed else own_bytes
     weights = (total + (plain if setup.teacher else 0)) * width // (shares if stage >= 3 else 1)
+    added, largest = total - plain, max(parameter.numel() for parameter in model.parameters())
+    loading = weights + (added - added // shares + largest) * width if stage >= 3 else 0
     gradients = trainable * width // (shares if stage >= 2 else 1)
+    rollout = total * width - total * width // shares if stage >= 3 and setup.num_generations > 1 else 0
     optimizer = trainable * (12 if deepspeed else 2 * own_bytes) // (shares if stage >= 1 else 1)
     return MemoryEstimate(
         weights=weights,
         gradients=gradients,
         optimizer=0 if setup.offload_optimizer else optimizer,
-        activations=_activations(config, setup),
+        activations=_activations(config, setup, rollout),
+        loading=loading,
         host=optimizer if setup.offload_optimizer else 0,
         trainable=_count_by_group(aurora, trained_only=True),
         parameters=parameters,
@@ -131,7 +140,7 @@ def _count_by_group(model: AuroraModel, *, trained_only: bool) -> dict[str, int]
     }
 
 
-def _activations(config: AuroraConfig, setup: TrainingSetup) -> int:
+def _activations(config: AuroraConfig, setup: TrainingSetup, rollout: int) -> int:
     """The larger of training and generation, with the mask decoder and one pass of SAM's encoder."""
     text: Any = config.get_text_config()
     width = 2 if setup.bf16 else 4
@@ -147,7 +156,7 @@ def _activations(config: AuroraConfig, setup: TrainingSetup) -> int:
     logits = min(rows, _LOGIT_ROWS) * text.vocab_size * (width + 2 * 4)
     cache = rows * text.num_hidden_layers * keys_and_values * width if setup.num_generations > 1 else 0
     masks = _mask_activations(config.mask_decoder_config, setup, width)
-    return max(layers + logits, cache) + masks
+    return max(layers + logits, cache + rollout) + masks
 
 
 def _mask_activations(sam: PretrainedConfig, setup: TrainingSetup, width: int) -> int:

@@ -236,6 +236,8 @@ def _memory_line(memory: MemoryEstimate, setup: TrainingSetup) -> str:
     ]
     host = f"; {memory.host / GIGABYTE:.1f} GB of optimizer in the host's memory" if memory.host else ""
     notes = ["the teacher's among the weights"] if setup.teacher else []
+    if memory.loading > memory.total:
+        notes.append(f"{memory.loading / GIGABYTE:.0f} GB while the model is loaded")
     if setup.groups & {"vision_tower", "audio_tower", "connector"}:
         notes.append("what the trained towers keep is not counted")
     note = f" ({'; '.join(notes)})" if notes else ""

@@ -13,6 +13,7 @@ from ..data.collator import ClipLoader, SFTCollator, TeacherCollator
 from ..data.sampler import ClipGroupSampler
 from ..data.schema import DataError, count_targets, require_few_targets
 from ..models.modeling_aurora import AuroraModel, add_mask_head
+from ..models.partitioned import copy_tensors
 from ..models.processing_aurora import AuroraProcessor
 from ..models.targets import union_logits
 from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
@@ -21,7 +22,7 @@ from .data_wait import DataWaitLog
 from .feature_cache import FeatureCaching
 from .feature_maker import teacher_row_key
 from .losses import seg_distillation_loss
-from .mask_training import capture_outputs, copy_weights, mask_iou, mask_losses, shares_prefix, unwrap_aurora
+from .mask_training import capture_outputs, mask_iou, mask_losses, shares_prefix, unwrap_aurora
 from .sft_config import AuroraSFTConfig
 from .target_losses import target_losses
 
@@ -68,7 +69,10 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         eval_dataset = None if eval_dataset is None else with_targets(eval_dataset, args.targets, max_targets)
         aurora = unwrap_aurora(model)
         if teacher is not None and args.use_teacher_mask_decoder:
-            changed = copy_weights(teacher.mask_decoder, aurora.mask_decoder)
+            decoder = teacher.mask_decoder.state_dict(keep_vars=True)
+            changed = copy_tensors(
+                decoder, aurora.mask_decoder, f"the teacher's mask decoder ({teacher.name_or_path})"
+            )
             aurora.replaced_weights |= {f"mask_decoder.{name}" for name in changed}
         aurora.set_trainable(args.trainable_groups())
         self.loader = ClipLoader(processing_class, args.media_cache_clips)

@@ -1,6 +1,6 @@
 """What the speed-ups are worth, as ratios taken in one run: `make bench`.
 
-    python tests/benchmarks/bench.py [--only grpo sft parts memory growth] [--repeats 3]
+    python tests/benchmarks/bench.py [--only grpo sft parts checks memory growth] [--repeats 3]
 
 Each pair does the same work twice, the plain way and ours, in turn; a ratio is that of the medians. The table at the
 end goes into the README, and the seconds beside it into a JSON file.
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import checks
 import grpo
 import parts
 import scale
@@ -22,7 +23,7 @@ import sft
 import torch
 from setting import Ratio, bench_rows
 
-SUITES = {"grpo": grpo.run, "sft": sft.run, "parts": parts.run, "memory": scale.run}
+SUITES = {"grpo": grpo.run, "sft": sft.run, "parts": parts.run, "checks": checks.run, "memory": scale.run}
 
 
 def machine() -> str:

@@ -77,8 +77,8 @@ def test_the_page_works(tmp_path, monkeypatch, processor, capsys):
             exec(compile(block, str(PAGE), "exec"), {})
     assert printed.getvalue().split("\n")[:2] == ["the dog that barks", "json ['train'] 5"]
     assert (tmp_path / "cache" / "aurora_trl").is_dir()
-    recipe = RecipeArguments(model_name_or_path="x", **yaml.safe_load(blocks("yaml")[0]))
-    assert recipe.dataset_path == "mine/rows.jsonl"
+    recipes = [RecipeArguments(model_name_or_path="x", **yaml.safe_load(block)) for block in blocks("yaml")]
+    assert [recipe.dataset_path for recipe in recipes] == ["mine/rows.jsonl", "org/clips"]
     (tmp_path / "mine" / "several.jsonl").write_text(blocks("json")[1])
     assert main(["check-data", "mine/several.jsonl"]) == 0
     several = load_json("mine/several.jsonl").to_list()

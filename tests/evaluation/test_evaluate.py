@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from aurora_trl.cli import main
 from aurora_trl.data import load_refavs
 from aurora_trl.data.masks import encode_rle, load_masks
 from aurora_trl.evaluation.evaluate import evaluate_model
@@ -30,6 +31,18 @@ def test_metrics_and_answers(model, processor, world, rows, annotator, tmp_path)
     assert [answer["swap"] for answer in answers] == [None] * 6 + ["audio"] * 3
     assert len(answers[0]["masks"]) == 10
     assert answers[0]["kind"] in ("sight", "hearing", "both")
+
+
+def test_null_references_have_s_and_null_accuracy_side_by_side(checkpoint, world, tmp_path, capsys):
+    arguments = ["--splits", "test_n", "--max-rows", "3", "--max-new-tokens", "3", "--output", str(tmp_path / "out")]
+    assert main(["evaluate", str(checkpoint), "--data", str(world), *arguments]) == 0
+    scores = json.loads((tmp_path / "out" / "metrics.json").read_text())["splits"]["test_n"]
+    s, null_accuracy = f"{scores['S']:.3f}", f"{scores['null_accuracy']:.3f}"
+    name = checkpoint.name
+    assert f"{name} test_n: S {s}, null_accuracy {null_accuracy} (protocol refavs)" in capsys.readouterr().out
+    report = (tmp_path / "out" / "report.md").read_text()
+    header = "| phase | test_n S | test_n null_accuracy |\n| --- | ---: | ---: |\n"
+    assert f"{header}| {name} | {s} | {null_accuracy} |" in report
 
 
 def test_report_shows_answers(model, processor, world, rows, annotator, tmp_path):

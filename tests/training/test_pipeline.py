@@ -1,6 +1,8 @@
 """The chain: skipped when done, resumed when cut, run again when changed, and nothing lost."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -157,14 +159,14 @@ def test_another_folder_and_seed_reach_the_training_steps():
     assert not own.configs
 
 
-@pytest.fixture
-def small_chain(tmp_path):
-    """The tiny recipe with smaller numbers: the same steps, commands and YAMLs."""
+SMALL_STEPS = {"pretrain": 4, "teacher": 4, "sft": 6, "reflective": 2, "grpo": 2}
+SMALL_FLAGS = {"--clips": "20", "--max-rows": "8", "--max-new-tokens": "16", "--batch-size": "8"}
+
+
+def write_small_recipe(folder):
+    """The tiny recipe with smaller numbers: the same steps, commands and YAMLs. Returns the chain."""
     source = REPOSITORY / "recipes" / "tiny"
-    folder = tmp_path / "recipe"
-    folder.mkdir()
-    small = {"pretrain": 4, "teacher": 4, "sft": 6, "reflective": 2, "grpo": 2}
-    for name, steps in small.items():
+    for name, steps in SMALL_STEPS.items():
         content = yaml.safe_load((source / f"{name}.yaml").read_text())
         content.update(max_steps=steps, save_steps=2, per_device_train_batch_size=4, logging_steps=1, warmup_steps=0)
         content.update({"max_completion_length": 12} if name == "grpo" else {})
@@ -173,18 +175,25 @@ def small_chain(tmp_path):
     for step in chain["steps"]:
         if "run" in step:
             words = step["run"].split()
-            for flag, value in (
-                ("--clips", "20"),
-                ("--max-rows", "8"),
-                ("--max-new-tokens", "16"),
-                ("--batch-size", "8"),
-            ):
+            for flag, value in SMALL_FLAGS.items():
                 if flag in words:
                     words[words.index(flag) + 1] = value
             if words[1] == "evaluate":
                 words += ["--max-rows", "6"]
+            if words[1] == "tiny-model":
+                words += ["--tower-steps", "2"]
             step["run"] = " ".join(words)
-        else:
+    return chain
+
+
+@pytest.fixture
+def small_chain(tmp_path):
+    """The small recipe's pipeline, whose steps find their scripts from any folder."""
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    chain = write_small_recipe(folder)
+    for step in chain["steps"]:
+        if "train" in step:
             step["train"] = str(REPOSITORY / step["train"])
     (folder / "pipeline.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
     return folder / "pipeline.yaml"
@@ -216,3 +225,27 @@ def test_the_four_phases_end_to_end(small_chain, tmp_path):
     again = subprocess.run([*command, "--seed", "2"], capture_output=True, text=True, timeout=100)
     assert again.returncode == 0
     assert "accelerate launch" not in again.stderr
+
+
+@pytest.mark.slow
+def test_grpo_without_arguments_takes_the_tiny_recipe_and_makes_what_it_needs(tmp_path):
+    """In a copy of the repository, whose tiny recipe is small and short: its GRPO starts from the first weights."""
+    for name in ("aurora_trl", "recipes"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    tiny = tmp_path / "recipes" / "tiny"
+    chain = write_small_recipe(tiny)
+    grpo = yaml.safe_load((tiny / "grpo.yaml").read_text())
+    (tiny / "grpo.yaml").write_text(yaml.safe_dump({**grpo, "model_name_or_path": "outputs/tiny/base"}))
+    chain["steps"] = [step for step in chain["steps"] if step["name"] in ("data", "base", "cot", "grpo")]
+    chain["steps"][-1]["needs"] = ["data", "base"]
+    (tiny / "pipeline.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
+    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "recipes/grpo.py"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for line in ("[1/2] data: about", "aurora synth outputs/tiny/data --clips 20 ", "[2/2] base: about"):
+        assert line in result.stderr
+    made = tmp_path / "outputs" / "tiny"
+    assert {path.name for path in made.iterdir()} == {".pipeline", "data", "base", "grpo"}  # not what it does not need
+    assert json.loads((made / "grpo" / "trainer_state.json").read_text())["global_step"] == 2
+    assert yaml.safe_load((made / "grpo" / "recipe.yaml").read_text())["model_name_or_path"] == "outputs/tiny/base"

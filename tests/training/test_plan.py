@@ -75,6 +75,28 @@ def test_zero_stages_by_hand(model):
     assert (plain.gradients, plain.optimizer) == (4 * trained, 8 * trained)
 
 
+def test_a_rollout_under_zero3_holds_all_weights():
+    """TRL gathers the model on every process to generate; supervised training does not."""
+    config = published_config("DAMO-NLP-SG/VideoLLaMA2.1-7B-AV", "sam_vit_h_4b8939.pth", 224)
+    grpo = {"num_generations": 4, "batch_size": 4, "num_processes": 8}
+    whole = estimate(config, **grpo).weights
+    parts = estimate(config, zero_stage=3, **grpo)
+    assert parts.weights == whole // 8
+    assert whole < parts.weights + parts.activations < 1.2 * whole
+    sft = {**grpo, "num_generations": 1}
+    assert estimate(config, zero_stage=3, **sft).activations == estimate(config, **sft).activations
+
+
+def test_loading_under_zero3_by_hand(model):
+    """A part of everything, the copies of what trains whole, and the largest weight of all."""
+    copies = sum(estimate(model.config).trainable.values())
+    largest = max(parameter.numel() for parameter in model.parameters())
+    memory = estimate(model.config, zero_stage=3, num_processes=4)
+    assert memory.loading == pytest.approx(memory.weights + 2 * (copies * 3 / 4 + largest), abs=8)
+    assert memory.loading < memory.total
+    assert estimate(model.config).loading == 0  # in the host's memory
+
+
 def test_activations_grow_with_what_they_depend_on(model):
     base = estimate(model.config).activations
     assert base < estimate(model.config, gradient_checkpointing=False).activations

@@ -109,6 +109,66 @@ class Client(Protocol):
         ...
 
 
+class RemoteClient:
+    """
+    A model behind an endpoint: its address, its key and its settings. Sub-classes ask it.
+
+    Args:
+        model (`str`): its name there.
+        base_url (`str`, *optional*): another endpoint of the same protocol than the service's own.
+        key_variable (`str`, *optional*): environment variable with the key. For the service's own endpoint the first
+            of its usual ones that is set; none for another, so that a key is never sent to a stranger.
+        temperature (`float`, *optional*): of the sampling; the server's by default.
+        max_output_tokens (`int`, *optional*): longest answer, the model's own thoughts included; the class says how
+            long by default.
+        timeout_seconds (`float`, *optional*, defaults to 120.0): an answer that takes longer is asked for again.
+
+    Raises:
+        `DataError`: where the package or the key is missing, or the URL holds one.
+    """
+
+    service: str
+    own_url: str | None = None
+    key_variables: tuple[str, ...]
+    max_output_tokens: int
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        key_variable: str | None = None,
+        temperature: float | None = None,
+        max_output_tokens: int | None = None,
+        timeout_seconds: float = 120.0,
+    ):
+        url = check_base_url(base_url) if base_url else self.own_url
+        own = next((name for name in self.key_variables if os.environ.get(name)), self.key_variables[0])
+        variable = key_variable or (own if base_url is None else None)
+        self._key = read_key(variable) if variable else None
+        self.model, self.temperature = model, temperature
+        if max_output_tokens is not None:
+            self.max_output_tokens = max_output_tokens
+        self.settings: dict[str, Any] = {
+            "annotator": f"{self.service}:{model}",
+            "base_url": url,
+            "temperature": temperature,
+            "max_output_tokens": self.max_output_tokens,
+        }
+        self._connect(url, timeout_seconds)
+
+    def _connect(self, url: str | None, timeout_seconds: float) -> None:
+        """
+        Make the package's own client, which must not retry: the run does, it knows how many answers it waits for and
+        what the others were told.
+        """
+        raise NotImplementedError
+
+    def _shown(self, error: object) -> str:
+        """An error as one line, without the key."""
+        return hide_key(error, self._key)
+
+
 def read_key(variable: str) -> str:
     """
     A key from the environment.

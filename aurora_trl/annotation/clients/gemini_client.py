@@ -3,85 +3,40 @@
 import importlib
 import importlib.util
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from ...data.schema import DataError
 from ..parts import Part, Picture
-from .base import (
-    Rejected,
-    Reply,
-    Transient,
-    Unusable,
-    Usage,
-    check_base_url,
-    hide_key,
-    read_key,
-    retry_after_seconds,
-    without_key,
-)
-
-KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+from .base import Rejected, RemoteClient, Reply, Transient, Unusable, Usage, retry_after_seconds, without_key
 
 
-class GeminiClient:
-    """
-    A Gemini model.
+class GeminiClient(RemoteClient):
+    """A Gemini model, such as `gemini-2.5-pro` (the paper's for corrections); see [`RemoteClient`]."""
 
-    Args:
-        model (`str`): its name, such as `gemini-2.5-pro` (the paper's for corrections).
-        base_url (`str`, *optional*): another endpoint of the same protocol.
-        key_variable (`str`, *optional*): environment variable with the key. `GEMINI_API_KEY` or `GOOGLE_API_KEY` for
-            Google's own endpoint; none for another, so that its key is never sent to a stranger.
-        temperature (`float`, *optional*): of the sampling; the server's by default.
-        max_output_tokens (`int`, *optional*, defaults to 8192): longest answer, with the model's own thoughts.
-        timeout_seconds (`float`, *optional*, defaults to 120.0): an answer that takes longer is asked for again.
-
-    Raises:
-        `DataError`: where the package or the key is missing, or the URL holds one.
-    """
-
+    service = "gemini"
+    key_variables = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+    max_output_tokens = 8192  # its thoughts count
     picture_tokens = 258.0
     sound_tokens_per_second = 32.0
     seconds_per_request = 15.0
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str | None = None,
-        key_variable: str | None = None,
-        temperature: float | None = None,
-        max_output_tokens: int = 8192,
-        timeout_seconds: float = 120.0,
-    ):
+    def _connect(self, url: str | None, timeout_seconds: float) -> None:
         try:
             from google import genai
             from google.genai import errors, types
         except ImportError:
             raise DataError("a Gemini annotator needs `pip install aurora-trl[annotate]`") from None
-        own = next((name for name in KEY_VARIABLES if os.environ.get(name)), KEY_VARIABLES[0])
-        variable = key_variable or (own if base_url is None else None)
-        self._key = read_key(variable) if variable else None
         self._errors, self._types = errors, types
         self._client = genai.Client(
             api_key=self._key or "none",
             vertexai=False,
             http_options=types.HttpOptions(
-                base_url=check_base_url(base_url) if base_url else None,
+                base_url=url,
                 timeout=int(timeout_seconds * 1000),
-                # Retries are the run's: it knows how many answers it waits for and what the others were told.
                 retry_options=types.HttpRetryOptions(attempts=1),
             ),
         )
-        self.model, self.temperature, self.max_output_tokens = model, temperature, max_output_tokens
-        self.settings: dict[str, Any] = {
-            "annotator": f"gemini:{model}",
-            "base_url": base_url,
-            "temperature": temperature,
-            "max_output_tokens": max_output_tokens,
-        }
 
     def complete(self, parts: Sequence[Part], *, seed: int, request_id: str) -> Reply:
         """See [`Client`]; the service takes no request id."""
@@ -98,9 +53,9 @@ class GeminiClient:
         except self._errors.APIError as error:
             raise self._status_error(error) from None
         except _transport_errors() as error:
-            raise Transient(f"{type(error).__name__}: {hide_key(error, self._key)}") from None
+            raise Transient(f"{type(error).__name__}: {self._shown(error)}") from None
         except (ValidationError, json.JSONDecodeError, self._errors.UnknownApiResponseError) as error:
-            raise Unusable(f"the server's answer can not be read: {hide_key(error, self._key)}") from None
+            raise Unusable(f"the server's answer can not be read: {self._shown(error)}") from None
         return self._read(response)
 
     def _content(self, part: Part) -> Any:
@@ -111,7 +66,7 @@ class GeminiClient:
         return self._types.Part.from_bytes(data=part.wav, mime_type="audio/wav")
 
     def _status_error(self, error: Any) -> Exception:
-        message = hide_key(error, self._key)
+        message = self._shown(error)
         if error.code in (408, 429) or error.code >= 500:
             headers = getattr(error.response, "headers", None) or {}
             return Transient(message, retry_after_seconds(headers) or _retry_delay(error.details))

@@ -6,71 +6,27 @@ from typing import Any
 
 from ...data.schema import DataError
 from ..parts import Part, Picture
-from .base import (
-    Rejected,
-    Reply,
-    Transient,
-    Unusable,
-    Usage,
-    check_base_url,
-    hide_key,
-    read_key,
-    retry_after_seconds,
-    without_key,
-)
-
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
-DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+from .base import Rejected, RemoteClient, Reply, Transient, Unusable, Usage, hide_key, retry_after_seconds, without_key
 
 
-class OpenAIClient:
-    """
-    A model behind an OpenAI-compatible endpoint, through the `openai` package.
+class OpenAIClient(RemoteClient):
+    """A model behind an OpenAI-compatible endpoint, through the `openai` package; see [`RemoteClient`]."""
 
-    Args:
-        model (`str`): its name there.
-        base_url (`str`, *optional*): the endpoint; OpenAI's by default.
-        key_variable (`str`, *optional*): environment variable with the key. `OPENAI_API_KEY` for OpenAI's own
-            endpoint; none for another, so that its key is never sent to a stranger.
-        temperature (`float`, *optional*): of the sampling; the server's by default.
-        max_output_tokens (`int`, *optional*, defaults to 1024): longest answer.
-        timeout_seconds (`float`, *optional*, defaults to 120.0): an answer that takes longer is asked for again.
-
-    Raises:
-        `DataError`: where the package or the key is missing, or the URL holds one.
-    """
-
+    service = "openai"
+    own_url = "https://api.openai.com/v1"
+    key_variables = ("OPENAI_API_KEY",)
+    max_output_tokens = 1024
     picture_tokens = 800.0
     sound_tokens_per_second = 25.0
     seconds_per_request = 6.0
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str | None = None,
-        key_variable: str | None = None,
-        temperature: float | None = None,
-        max_output_tokens: int = 1024,
-        timeout_seconds: float = 120.0,
-    ):
+    def _connect(self, url: str | None, timeout_seconds: float) -> None:
         try:
             import openai
         except ImportError:
             raise DataError("an OpenAI-compatible annotator needs `pip install aurora-trl[annotate]`") from None
-        url = check_base_url(base_url or DEFAULT_BASE_URL)
-        variable = key_variable or (DEFAULT_KEY_VARIABLE if base_url is None else None)
-        self._key = read_key(variable) if variable else None
         self._openai = openai
-        # Retries are the run's: it knows how many answers it waits for and what the others were told.
         self._client = openai.OpenAI(api_key=self._key or "none", base_url=url, timeout=timeout_seconds, max_retries=0)
-        self.model, self.temperature, self.max_output_tokens = model, temperature, max_output_tokens
-        self.settings: dict[str, Any] = {
-            "annotator": f"openai:{model}",
-            "base_url": url,
-            "temperature": temperature,
-            "max_output_tokens": max_output_tokens,
-        }
 
     def complete(self, parts: Sequence[Part], *, seed: int, request_id: str) -> Reply:
         """See [`Client`]."""
@@ -93,9 +49,6 @@ class OpenAIClient:
         except ValueError as error:
             raise Unusable(f"the server's answer is not JSON: {self._shown(error)}") from None
         return _read(completion, self._key)
-
-    def _shown(self, error: object) -> str:
-        return hide_key(error, self._key)
 
     def _status_error(self, error: Any) -> Exception:
         status, message = error.status_code, self._shown(error)

@@ -26,6 +26,9 @@ sequence, the one before it the batch; after the prompt they count on by one. Wi
 and several completions in one row (`supports_shared_prefix`), and read a prompt once for several generations: the
 policy's `forward` names `position_ids` in its signature.
 
+Where the language model is one of transformers' usual kind, `CausalPolicy` in `causal.py` brings the loss, the head's
+accessors and the way of media into `generate`.
+
 The config has `video_token_id`, the token of a clip's place, and `get_text_config()`.
 """
 

@@ -8,6 +8,7 @@ from transformers import AddedToken, PreTrainedModel
 
 from ...data.schema import DataError
 from ...prompts import SEG_TOKEN
+from ..partitioned import full_shape, gathered
 
 
 def require_chat_tokenizer(tokenizer: Any, source: str) -> None:
@@ -64,8 +65,9 @@ def init_token_rows(policy: PreTrainedModel, tokenizer: Any, new_tokens: Sequenc
         return
     ids = tokenizer.convert_tokens_to_ids(list(new_tokens))
     num_trained = min(ids)
-    if max(ids) >= policy.get_input_embeddings().weight.size(0):
+    if max(ids) >= full_shape(policy.get_input_embeddings().weight)[0]:
         policy.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     tables = {policy.get_input_embeddings().weight, policy.get_output_embeddings().weight}  # one where they are tied
     for table in tables:
-        table[ids] = table[:num_trained].float().mean(dim=0).to(table.dtype)
+        with gathered([table]):
+            table[ids] = table[:num_trained].float().mean(dim=0).to(table.dtype)

@@ -10,6 +10,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
 
 from ..base import must_run, place_features, text_position_ids
+from ..causal import CausalPolicy
 
 
 @dataclass
@@ -221,28 +222,13 @@ class QwenBackbone:
         )
 
 
-class QwenPolicy:
+class QwenPolicy(CausalPolicy):
     """
     Mixed into a causal language model whose `model` is a [`QwenBackbone`].
     """
 
     media_inputs: tuple[str, ...] = ("pixel_patches", "pixel_grid", "audio_features", "audio_lengths")
     media_embeds: tuple[str, ...] = ("visual_embeds", "visual_grid", "audio_embeds", "audio_frames")
-    # LoRA goes on the language model's attention only; the audio tower has layers of these names too.
-    lora_target_modules = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
-    supports_shared_prefix = True
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-
-    config: Any
-    model: Any
-    lm_head: nn.Linear
-    loss_function: Any
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        self.lm_head = value
 
     def position_ids(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **media: torch.Tensor
@@ -291,24 +277,7 @@ class QwenPolicy:
             audio_frames=audio_frames,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, cache=outputs.cache, hidden_states=outputs.hidden_states
-        )
-
-    def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, cache: Any | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Media go in with the prompt; later steps find them in the cache."""
-        media = {name: kwargs.pop(name, None) for name in (*self.media_inputs, *self.media_embeds)}
-        inputs = super().prepare_inputs_for_generation(input_ids, cache=cache, **kwargs)  # type: ignore[misc]
-        if cache is None or cache.get_seq_length() == 0:
-            inputs.update({name: value for name, value in media.items() if value is not None})
-        return inputs
+        return self.score_tokens(outputs, labels, logits_to_keep)
 
     def _prepare_position_ids_for_generation(
         self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any]

@@ -17,7 +17,9 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from ...partitioned import full_shape
 from ..base import must_run, place_features, text_position_ids
+from ..causal import CausalPolicy
 from .configuration_videollama2 import VideoLlama2Config
 from .modeling_beats import BeatsAttention, BeatsModel, WeightNormConv1d
 from .modeling_stc import STCConnector
@@ -52,11 +54,6 @@ def refuse_float16(dtype: torch.dtype) -> None:
         )
 
 
-def _full_shape(parameter: torch.Tensor) -> torch.Size:
-    """The shape of a parameter, also where ZeRO-3 holds it in parts."""
-    return getattr(parameter, "ds_shape", parameter.shape)
-
-
 class VideoLlama2PreTrainedModel(PreTrainedModel):
     config_class = VideoLlama2Config
     base_model_prefix = "model"
@@ -69,7 +66,7 @@ class VideoLlama2PreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.get_text_config().initializer_range
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
-            fan_in = math.prod(_full_shape(module.weight)[1:])
+            fan_in = math.prod(full_shape(module.weight)[1:])
             init.normal_(module.weight, std=min(1.0, 1.0 / math.sqrt(fan_in)))
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -79,7 +76,7 @@ class VideoLlama2PreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, WeightNormConv1d):
-            init.normal_(module.direction, std=math.sqrt(4.0 / (module.kernel * _full_shape(module.bias)[0])))
+            init.normal_(module.direction, std=math.sqrt(4.0 / (module.kernel * full_shape(module.bias)[0])))
             init.ones_(module.length)
             init.zeros_(module.bias)
         elif isinstance(module, BeatsAttention):
@@ -218,7 +215,7 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         )
 
 
-class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, GenerationMixin):
+class VideoLlama2ForConditionalGeneration(CausalPolicy, VideoLlama2PreTrainedModel, GenerationMixin):
     """
     The policy.
 
@@ -229,10 +226,6 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
     # What `encode_media` takes, and what it makes of it: one entry per clip along the first dimension.
     media_inputs = ("pixel_values_videos", "audio_values", "audio_lengths")
     media_embeds = ("video_embeds", "audio_embeds", "audio_sizes")
-    # LoRA goes on the language model's attention only; the towers have layers of these names too.
-    lora_target_modules = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
-    supports_shared_prefix = True
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
     def __init__(self, config: VideoLlama2Config):
         super().__init__(config)
@@ -245,12 +238,6 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        self.lm_head = value
 
     @property
     def media_token_ids(self) -> tuple[int, ...]:
@@ -301,24 +288,7 @@ class VideoLlama2ForConditionalGeneration(VideoLlama2PreTrainedModel, Generation
             audio_sizes=audio_sizes,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, cache=outputs.cache, hidden_states=outputs.hidden_states
-        )
-
-    def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, cache: Any | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Media go in with the prompt; later steps find them in the cache."""
-        media = {name: kwargs.pop(name, None) for name in (*self.media_inputs, *self.media_embeds)}
-        inputs = super().prepare_inputs_for_generation(input_ids, cache=cache, **kwargs)
-        if cache is None or cache.get_seq_length() == 0:
-            inputs.update({name: value for name, value in media.items() if value is not None})
-        return inputs
+        return self.score_tokens(outputs, labels, logits_to_keep)
 
 
 AutoModel.register(VideoLlama2Config, VideoLlama2Model)
