@@ -24,6 +24,7 @@ from ..data.collator import ClipLoader, TeacherCollator, clip_key
 from ..data.features import FeatureStore, clip_digest, content_key, file_digest, tensor_digest
 from ..data.schema import DataError
 from ..models.modeling_aurora import AuroraModel
+from ..models.partitioned import is_partitioned
 from ..models.processing_aurora import AuroraProcessor
 from ..progress import Progress
 from ..prompts import build_prompt, teacher_target
@@ -92,12 +93,12 @@ def whole_weights(modules: Iterable[nn.Module]) -> AbstractContextManager[Any]:
     Bring together what ZeRO-3 has split, on all processes at once. Each then holds it whole, and may run the modules
     on its own.
     """
-    parameters = [parameter for module in modules for parameter in module.parameters()]
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+    split = [p for module in modules for p in module.parameters() if is_partitioned([p])]
+    if not split:
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(parameters)
+    return deepspeed.zero.GatheredParameters(split)
 
 
 # Rows of clips, by `clip_key` and `teacher_row_key`.
