@@ -20,16 +20,15 @@ def main() -> None:
         eval_dataset = recipe.load_eval(config)
         model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
-        teacher = None
-        if config.teacher_model_name_or_path is not None:
-            teacher = AuroraModel.from_pretrained(config.teacher_model_name_or_path)
+        teacher_name = config.teacher_model_name_or_path
         trainer = AuroraSFTTrainer(
             model=model,
             args=config,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processor,
-            teacher=teacher,
+            # No name for it here: with `feature_cache` the trainer lets go of it.
+            teacher=None if teacher_name is None else AuroraModel.from_pretrained(teacher_name),
             peft_config=lora_config(model, lora, config.trainable_groups()),
         )
     except (ValueError, OSError) as error:

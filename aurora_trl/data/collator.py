@@ -11,6 +11,7 @@ from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, teacher_target
+from .features import MaskFeatures
 from .masks import NO_TARGET, load_masks, load_target_masks, mask_indices
 from .media import NO_FRAME, MediaCache, load_audio, load_frames
 from .schema import require_few_targets
@@ -29,15 +30,25 @@ class ClipLoader:
         processor (`AuroraProcessor`): makes the inputs.
         cache_clips (`int`, *optional*, defaults to 0): how many clips to keep in memory, least recently used out
             first. A clip of 10 frames takes about 1 MB at 64 px, 250 MB at 1024 px.
+
+    Attributes:
+        mask_inputs (`bool`): whether clips come with what the mask decoder needs of them.
     """
 
     def __init__(self, processor: AuroraProcessor, cache_clips: int = 0):
         self.processor = processor
+        self.mask_inputs = True
+        self._mask_features: MaskFeatures | None = None
         self._clips = MediaCache(cache_clips)
         self._masks = MediaCache(8 * cache_clips)
 
+    def use_mask_features(self, features: MaskFeatures) -> None:
+        """From now on clips come with `mask_embeddings` `(T, E, h, w)` in place of `mask_frames`."""
+        self._mask_features = features
+        self._clips = MediaCache(self._clips.size)  # those in memory have frames
+
     def clip(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """The row's clip as [`AuroraProcessor.process_clip`] returns it, with `frame_size` `(2,)` in pixels."""
+        """The row's clip as [`AuroraProcessor.process_clip`] makes it, with `frame_size` `(2,)` in pixels."""
         return self._clips.get(clip_key(row), lambda: self._load_clip(row))
 
     def _load_clip(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -45,7 +56,10 @@ class ClipLoader:
         sampling_rate = self.processor.policy_processor.sampling_rate
         # A policy without a rate does not hear: its rows' sound is not read.
         waveform = None if sampling_rate is None else load_audio(row, sampling_rate=sampling_rate)
-        clip = self.processor.process_clip(frames, waveform)
+        kept = self._mask_features if self.mask_inputs else None
+        clip = self.processor.process_clip(frames, waveform, with_mask_frames=self.mask_inputs and kept is None)
+        if kept is not None:
+            clip["mask_embeddings"] = kept.read(clip_key(row))
         clip["frame_size"] = torch.tensor(frames.shape[1:3])
         return clip
 
@@ -98,7 +112,10 @@ class ClipLoader:
 
 
 def stack_clips(clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The inputs of C clips: the policy's own media inputs and `mask_frames` `(C, T, 3, S, S)`, see `stack_media`."""
+    """
+    The inputs of C clips, see `stack_media`: the policy's own media inputs and `mask_frames` `(C, T, 3, S, S)`, or
+    `mask_embeddings` `(C, T, E, h, w)` where they are kept.
+    """
     return stack_media([{name: value for name, value in clip.items() if name != "frame_size"} for clip in clips])
 
 
@@ -126,10 +143,14 @@ class SFTCollator:
         keep_rows (`bool`, *optional*, defaults to `False`): put the rows themselves into the batch as `rows`.
         share_prefix (`bool`, *optional*, defaults to `False`): where rows share a clip, say in `prefix_lengths` `(C,)`
             how many tokens their prompts begin with in common, for a forward that reads them once.
+        with_masks (`bool`, *optional*, defaults to `True`): read the rows' target masks.
     """
 
-    def __init__(self, loader: ClipLoader, keep_rows: bool = False, share_prefix: bool = False):
+    def __init__(
+        self, loader: ClipLoader, keep_rows: bool = False, share_prefix: bool = False, with_masks: bool = True
+    ):
         self.loader = loader
+        self.with_masks = with_masks
         self.keep_rows = keep_rows
         self.share_prefix = share_prefix
 
@@ -144,13 +165,10 @@ class SFTCollator:
             "input_ids": pad_ids(input_ids, processor.tokenizer.pad_token_id),
             "attention_mask": pad_ids([[1] * len(ids) for ids in input_ids], 0),
             "labels": pad_ids(labels, IGNORE_INDEX),
-            "masks": torch.stack([self.loader.masks(row) for row in rows]),
             "clip_index": torch.tensor(clip_index),
             **stack_clips(clips),
         }
         batch["seg_positions"] = processor.find_seg_positions(batch["input_ids"], batch["labels"] != IGNORE_INDEX)
-        if processor.max_targets > 1:
-            batch["target_masks"] = torch.stack([self.loader.target_masks(row) for row in rows])
         if self.share_prefix and len(clips) < len(rows):
             lengths = _prefix_lengths(prompts, clip_index)
             # As many segments for each clip as the largest has: where clips have few, or little in common, plain rows
@@ -159,6 +177,10 @@ class SFTCollator:
             shared = len(clips) * (max(lengths) + max(Counter(clip_index).values()) * longest)
             if shared < batch["input_ids"].numel():
                 batch["prefix_lengths"] = torch.tensor(lengths)
+        if self.with_masks:
+            batch["masks"] = torch.stack([self.loader.masks(row) for row in rows])
+        if self.with_masks and processor.max_targets > 1:
+            batch["target_masks"] = torch.stack([self.loader.target_masks(row) for row in rows])
         if self.keep_rows:
             batch["rows"] = rows
         return batch
@@ -188,13 +210,13 @@ class TeacherCollator:
     """
 
     def __init__(self, loader: ClipLoader, targets: str = "answer", share_prefix: bool = False):
-        self._collate = SFTCollator(loader, share_prefix=share_prefix)
+        self._collate = SFTCollator(loader, share_prefix=share_prefix, with_masks=False)
         self._targets = targets
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = self._collate([{**row, "target": teacher_target(row, self._targets)} for row in rows])
         batch["seg_positions"] = batch["seg_positions"].view(len(rows), -1)[:, 0]
-        unused = ("labels", "masks", "target_masks", "mask_frames")
+        unused = ("labels", "mask_frames", "mask_embeddings")
         return {name: value for name, value in batch.items() if name not in unused}
 
 

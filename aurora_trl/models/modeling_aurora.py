@@ -375,12 +375,13 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         """
         num_clips, num_frames = mask_frames.shape[:2]
         parameters = list(self.mask_decoder.image_encoder.parameters())
-        frames = mask_frames.flatten(0, 1).to(parameters[0].dtype)
+        # One memory layout in and out: a clip's features are then the same to the bit whoever asks for them.
+        frames = mask_frames.flatten(0, 1).to(parameters[0].dtype).contiguous()
         # Any, not the first: a PEFT wrapper keeps a frozen original beside the copy that trains.
         trains = any(parameter.requires_grad for parameter in parameters)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             embeddings = self.mask_decoder.encode(frames)
-        return embeddings.unflatten(0, (num_clips, num_frames))
+        return embeddings.contiguous().unflatten(0, (num_clips, num_frames))
 
     def project(self, seg_states: torch.Tensor) -> torch.Tensor:
         """States at `[SEG]` `(N, H)` to the features that prompt the decoder `(N, E)`."""

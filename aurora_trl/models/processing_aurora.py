@@ -163,18 +163,21 @@ class AuroraProcessor(ProcessorMixin):
 
     # Media
 
-    def process_clip(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
+    def process_clip(
+        self, frames: np.ndarray, waveform: np.ndarray | None, *, with_mask_frames: bool = True
+    ) -> dict[str, torch.Tensor]:
         """
         Args:
             frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB frames.
             waveform (`np.ndarray` of shape `(samples,)`, float32, *optional*): mono sound at the policy's rate.
+            with_mask_frames (`bool`, *optional*, defaults to `True`): make `mask_frames`.
 
         Returns:
             `dict`: the policy's media inputs, and `mask_frames` `(T, 3, S, S)` for the mask decoder.
         """
         shown = frames if self.policy_frames is None else frames[frame_indices(len(frames), self.policy_frames)]
         media = self.policy_processor.process_media(shown, waveform)
-        return {**media, "mask_frames": self.process_mask_frames(frames)}
+        return {**media, "mask_frames": self.process_mask_frames(frames)} if with_mask_frames else media
 
     def process_mask_frames(self, frames: np.ndarray) -> torch.Tensor:
         """Frames `(T, H, W, 3)` uint8 as the mask decoder sees them: `(T, 3, S, S)` float32, normalised, padded."""

@@ -21,6 +21,7 @@ from ..models.shared_prefix import first_of_each, shared_rows
 from ..models.targets import along_rows, union_logits
 from .checkpoints import AuroraCheckpoints
 from .data_wait import DataWaitLog
+from .feature_cache import FeatureCaching
 from .grpo_config import AuroraGRPOConfig
 from .mask_training import mask_iou, mask_losses, shares_prefix, unwrap_aurora
 from .target_losses import target_losses
@@ -88,7 +89,7 @@ def regroup(batches: list[dict[str, Any]], prompt_index: torch.Tensor) -> list[d
     return [{name: parts[i] for name, parts in columns.items()} for i in range(len(batches))]
 
 
-class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GRPOTrainer):
+class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrainer):
     r"""
     TRL's [`~trl.GRPOTrainer`] for clips, with masks (AURORA, section 3.3): the rewards see the masks that the
     completions decode to, and the loss is `GRPO + bce + dice` (equation 8). With text rewards only and the mask
@@ -197,9 +198,15 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GRPOTrainer):
         clip_order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         clips = [rows[keys.index(key)]["clip"] for key in clip_order]
         media = {name: value.to(device) for name, value in stack_clips(clips).items()}
-        mask_inputs = {"mask_frames": media.pop("mask_frames")}
+        kept = media.pop("mask_embeddings", None)
+        # In the precision that DeepSpeed gives the weights, which they may not have had when the features were made.
+        mask_inputs = (
+            {"mask_frames": media.pop("mask_frames")}
+            if kept is None
+            else {"mask_embeddings": self._prepare_input(kept)}
+        )
         with self._whole_model(), self.accelerator.autocast():
-            if self.args.freeze_mask_encoder:
+            if self.args.freeze_mask_encoder and kept is None:
                 mask_inputs = {"mask_embeddings": self.aurora.encode_masks(mask_inputs["mask_frames"])}
             if self._media_frozen:
                 media = self.aurora.base_model.encode_media(**media).as_inputs()

@@ -1,6 +1,7 @@
 """The settings that every phase shares: mask losses, frozen parts, media."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .arguments import FREEZE_FLAGS
 
@@ -20,6 +21,11 @@ class MaskTrainingArguments:
             policy supports it: a prompt for all its completions in GRPO, a clip for all its references in a supervised
             batch (see `group_by_clip`). The results are those of reading it each time.
         media_cache_clips (`int`, *optional*, defaults to 0): clips kept in memory by each loading process.
+        feature_cache (`str`, *optional*): a folder, the same for all processes, in which what frozen models make of
+            clips is kept between epochs, runs and phases: the mask encoder's image features, and in SFT the teacher's
+            `[SEG]` features. What it lacks is made before training; then neither model is run, and the teacher takes
+            no memory on the device. Files are named after the weights and the media that they were made from: changed
+            ones are made anew, and any number of runs may share a folder. By default nothing is kept.
         max_targets (`int`, *optional*): how many objects an answer may draw, each with a `[SEG]` of its own, as in `It
             is [SEG] and [SEG].` The checkpoint keeps it; by default it is what the checkpoint says, and 1 in the
             paper.
@@ -42,6 +48,9 @@ class MaskTrainingArguments:
         default=True, metadata={"help": "Read once what rows begin with in common, where the policy supports it."}
     )
     media_cache_clips: int = field(default=0, metadata={"help": "Clips kept in memory by each loading process."})
+    feature_cache: str | None = field(
+        default=None, metadata={"help": "Folder to keep the features of frozen models in; none are kept by default."}
+    )
     max_targets: int | None = field(
         default=None, metadata={"help": "Objects that an answer may draw; as the checkpoint says by default."}
     )
@@ -51,6 +60,9 @@ class MaskTrainingArguments:
         for name in ("mask_bce_loss_weight", "mask_dice_loss_weight", "media_cache_clips"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        folder = self.feature_cache
+        if folder is not None and (not folder or (Path(folder).exists() and not Path(folder).is_dir())):
+            raise ValueError(f"`feature_cache` must name a folder, got {folder!r}")
         if self.max_targets is not None and self.max_targets < 1:
             raise ValueError(f"`max_targets` must be at least 1, got {self.max_targets}")
 

@@ -199,7 +199,8 @@ class _Checker:
             num_generations=getattr(config, "num_generations", 1) or 1,
             gradient_checkpointing=bool(config.gradient_checkpointing),
             bf16=bool(config.bf16),
-            teacher=getattr(config, "teacher_model_name_or_path", None) is not None,
+            # With its features on disk it is gone before the first step.
+            teacher=getattr(config, "teacher_model_name_or_path", None) is not None and config.feature_cache is None,
             max_targets=config.max_targets or model.max_targets,
         )
         try:

@@ -19,13 +19,15 @@ from ..models.targets import union_logits
 from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
 from .checkpoints import AuroraCheckpoints
 from .data_wait import DataWaitLog
+from .feature_cache import FeatureCaching
+from .feature_maker import teacher_row_key
 from .losses import seg_distillation_loss
 from .mask_training import capture_outputs, mask_iou, mask_losses, shares_prefix, unwrap_aurora
 from .sft_config import AuroraSFTConfig
 from .target_losses import target_losses
 
 
-class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SFTTrainer):
+class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTrainer):
     r"""
     TRL's [`~trl.SFTTrainer`] with masks and feature distillation (AURORA, sections 3.1, 3.2 and 6.3).
 
@@ -74,21 +76,21 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SFTTrainer):
             aurora.replaced_weights |= {f"mask_decoder.{name}" for name in changed}
         aurora.set_trainable(args.trainable_groups())
         self.loader = ClipLoader(processing_class, args.media_cache_clips)
-        self.teacher = None
-        if teacher is not None and args.distillation_loss_weight > 0:
+        self._distils = teacher is not None and args.distillation_loss_weight > 0
+        if teacher is not None and self._distils:
             if max_targets > 1 and not any(text.count(SEG_TOKEN) == 1 for text in train_dataset["target"]):
                 raise ValueError(
                     f"no row's target has a single {SEG_TOKEN}, and the teacher's feature is that of one: set "
                     "`distillation_loss_weight: 0.0`, or leave out the teacher"
                 )
             self.teacher = teacher.requires_grad_(False).eval()
-            share = shares_prefix([self.teacher], args)
-            self._teacher_collator = TeacherCollator(self.loader, args.teacher_targets, share_prefix=share)
+            self._teacher_shares_prefix = shares_prefix([self.teacher], args)
+            self._teacher_collator = TeacherCollator(self.loader, args.teacher_targets, self._teacher_shares_prefix)
         super().__init__(
             model=model,
             args=args,
             data_collator=SFTCollator(
-                self.loader, keep_rows=self.teacher is not None, share_prefix=shares_prefix([aurora], args)
+                self.loader, keep_rows=self._distils, share_prefix=shares_prefix([aurora], args)
             ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -98,13 +100,21 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SFTTrainer):
             peft_config=peft_config,
         )
         add_mask_head(unwrap_aurora(self.model))
-        self._teacher_features: dict[str, torch.Tensor] = {}
-        if self.teacher is not None:
+        if self.teacher is not None and args.feature_cache is None:
             # Under ZeRO-3 its weights are split, and an engine has to gather them.
             deepspeed = self.is_deepspeed_enabled
             self._run_teacher = (
-                prepare_deepspeed(teacher, self.accelerator) if deepspeed else self.teacher.to(self.args.device)
+                prepare_deepspeed(self.teacher, self.accelerator) if deepspeed else self.teacher.to(self.args.device)
             )
+
+    @property
+    def _runs_mask_head(self) -> bool:
+        """Whether a step projects states at `[SEG]` and decodes masks."""
+        return self.args.uses_mask_losses or self._distils
+
+    @property
+    def _needs_mask_features(self) -> bool:
+        return self._runs_mask_head and super()._needs_mask_features
 
     def compute_loss(
         self,
@@ -115,7 +125,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SFTTrainer):
     ) -> torch.Tensor:
         """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
         rows, masks, target_masks = inputs.pop("rows", None), inputs.pop("masks"), inputs.pop("target_masks", None)
-        if not (self.args.uses_mask_losses or self.teacher is not None):
+        if not self._runs_mask_head:
             inputs.pop("seg_positions"), inputs.pop("mask_frames")
             return self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
@@ -136,7 +146,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SFTTrainer):
             # The teacher has one feature: it is that of an answer with one [SEG].
             features, has_seg = features[:, 0], has_seg.sum(dim=1) == 1
         metrics["iou"] = mask_iou(mask_logits, masks).mean()
-        if self.teacher is not None:
+        if self._distils:
             distance = seg_distillation_loss(features, self.teacher_features(rows), weights=has_seg)
             distillation = distance * has_seg.float().mean()
             extra = extra + self.args.distillation_loss_weight * distillation
@@ -159,7 +169,9 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SFTTrainer):
             return masks, target_masks
         generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
         frames = torch.randperm(num_frames, generator=generator)[:count].sort().values.to(masks.device)
-        inputs["mask_frames"] = inputs["mask_frames"][:, frames]
+        for name in ("mask_frames", "mask_embeddings"):
+            if name in inputs:
+                inputs[name] = inputs[name][:, frames]
         return masks[:, frames], None if target_masks is None else target_masks[:, :, frames]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
@@ -180,15 +192,21 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SFTTrainer):
         Returns:
             `torch.Tensor` of shape `(B, E)`.
         """
-        assert self.teacher is not None
-        new = [row for row in rows if row["id"] not in self._teacher_features]
+        known, keys = self._kept.teacher, [teacher_row_key(row, self.args.teacher_targets) for row in rows]
+        new = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
+        if new and self.args.feature_cache is not None:
+            row_id = next(iter(new.values()))["id"]
+            raise DataError(
+                f"row {row_id!r}: {self.args.feature_cache} has no teacher feature of it; give the trainer the "
+                "dataset that it is from, as `train_dataset` or `eval_dataset`"
+            )
         if new:
-            batch = {name: value.to(self.args.device) for name, value in self._teacher_collator(new).items()}
+            batch = self._teacher_collator(list(new.values()))
+            batch = {name: value.to(self.args.device) for name, value in batch.items()}
             with self.accelerator.autocast():
                 features = self._run_teacher(**batch, logits_to_keep=1).seg_features
-            for row, feature in zip(new, features.float(), strict=True):
-                self._teacher_features[row["id"]] = feature
-        return torch.stack([self._teacher_features[row["id"]] for row in rows])
+            known.update(zip(new, features.float(), strict=True))
+        return torch.stack([known[key] for key in keys]).to(self.args.device)
 
 
 def with_targets(dataset: Dataset, targets: str, max_targets: int = 1) -> Dataset:

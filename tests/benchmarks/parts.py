@@ -1,12 +1,15 @@
-"""The parts: F, decoding, loading."""
+"""The parts: F, decoding, loading, features from disk."""
 
+import tempfile
 from typing import Any
 
 import torch
 from datasets import Dataset
 from setting import Ratio, bench_model, bench_processor, compare
 
+from aurora_trl import AuroraModel
 from aurora_trl.data.collator import ClipLoader, SFTCollator
+from aurora_trl.data.features import FeatureStore
 from aurora_trl.evaluation.metrics import f_score
 
 
@@ -21,6 +24,22 @@ def naive_f(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         recall = true_positive / (masks.sum((1, 2)) + 1e-20)
         curves.append(1.3 * precision * recall / (0.3 * precision + recall))
     return torch.nan_to_num(torch.stack(curves), nan=0.0).mean(1).max()
+
+
+def from_disk(model: AuroraModel, *, repeats: int) -> Ratio:
+    """The mask encoder's features of one clip."""
+    frames = torch.randn(1, 10, 3, 224, 224)
+
+    @torch.no_grad()
+    def computed() -> Any:
+        return model.encode_masks(frames)
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = FeatureStore(folder)
+        store.write("clip", computed()[0])
+        return compare(
+            "a clip's SAM features from disk / computed", computed, lambda: store.read("clip"), repeats=repeats
+        )
 
 
 def run(rows: Dataset, *, repeats: int = 3) -> list[Ratio]:
@@ -67,4 +86,5 @@ def run(rows: Dataset, *, repeats: int = 3) -> list[Ratio]:
             repeats=repeats,
             bound=0.10,  # two workers load while one step runs: half of it is waited for at most
         ),
+        from_disk(model, repeats=repeats),
     ]

@@ -7,7 +7,7 @@ VideoLLaMA2.1-7B-AV with SAM ViT-H at 224 px. Attention weighs more than there: 
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,12 @@ def step_of(trainer: Any) -> Callable[[], object]:
     trainer.model_wrapped = trainer.model
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
-    batches = iter(trainer.get_train_dataloader())
+
+    def endless() -> Iterator[Any]:
+        while True:
+            yield from trainer.get_train_dataloader()
+
+    batches = endless()
 
     def step() -> object:
         loss = trainer.training_step(trainer.model, next(batches), None)

@@ -1,6 +1,7 @@
-"""An SFT step with masks and distillation against TRL's own without."""
+"""An SFT step with masks, and with distillation, against TRL's own without."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,21 +67,31 @@ def stock_step(rows: Dataset, folder: Path, batch_size: int) -> Any:
     return step_of(trainer)
 
 
-def our_step(rows: Dataset, folder: Path, batch_size: int) -> Any:
+def our_trainer(
+    rows: Dataset, folder: Path, batch_size: int, *, distilled: bool, kept: bool = False
+) -> AuroraSFTTrainer:
+    """Ours, with the features of all rows in `folder` where they are to be kept."""
     processor = bench_processor()
     args = AuroraSFTConfig(
         output_dir=str(folder),
         media_cache_clips=100,
         group_by_clip=batch_size > 1,
+        feature_cache=str(folder / "features") if kept else None,
         **settings(batch_size),
     )
-    teacher = bench_model(processor)
+    teacher = bench_model(processor) if distilled else None
     trainer = AuroraSFTTrainer(bench_model(processor), args, rows, processing_class=processor, teacher=teacher)
-    # A feature is kept once it is known: here every step has to make its own, as in a first epoch.
+    trainer.keep_features(rows)
+    return trainer
+
+
+def first_epoch_step(rows: Dataset, folder: Path, batch_size: int) -> Callable[[], object]:
+    """A step that needs the teacher's features of rows that have not come before, and keeps none on disk."""
+    trainer = our_trainer(rows, folder, batch_size, distilled=True)
     step = step_of(trainer)
 
     def first_epoch() -> object:
-        trainer._teacher_features.clear()
+        trainer._kept.teacher.clear()
         return step()
 
     return first_epoch
@@ -89,9 +100,18 @@ def our_step(rows: Dataset, folder: Path, batch_size: int) -> Any:
 def run(rows: Dataset, *, repeats: int = 3) -> list[Ratio]:
     """Compare steps of one reference, and of four about one clip."""
     ratios = []
-    with tempfile.TemporaryDirectory() as folder:
-        for batch_size, name in ((1, "one reference"), (4, "four references about a clip")):
-            name = f"SFT step with masks and distillation / stock TRL without, {name}"
-            stock, ours = (make(rows, Path(folder), batch_size) for make in (stock_step, our_step))
-            ratios.append(compare(name, stock, ours, repeats=repeats, bound=BOUND))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for batch_size, what in ((1, "one reference"), (4, "four references about a clip")):
+            stock = stock_step(rows, folder, batch_size)
+            kinds = {
+                "masks": step_of(our_trainer(rows, folder, batch_size, distilled=False)),
+                "masks and distillation, features kept on disk": step_of(
+                    our_trainer(rows, folder, batch_size, distilled=True, kept=True)
+                ),
+                "masks and distillation, first epoch and none kept": first_epoch_step(rows, folder, batch_size),
+            }
+            for kind, ours in kinds.items():
+                title = f"SFT step with {kind} / stock TRL without, {what}"
+                ratios.append(compare(title, stock, ours, repeats=repeats, bound=BOUND))
     return ratios

@@ -12,7 +12,8 @@ from conftest import REPOSITORY
 from published_checkpoints import small_sam2_video
 
 from aurora_trl import AuroraConfig, AuroraModel, AuroraProcessor
-from aurora_trl.data import save_json
+from aurora_trl.data import load_json, save_json
+from aurora_trl.data.features import clip_digest
 from aurora_trl.models import ClipMemory
 from aurora_trl.models.mask_decoders.published import load_mask_decoder
 
@@ -121,3 +122,33 @@ def test_a_memory_across_frames_does_not_hang(how, option, checkpoint, rows_file
     options = [option, "per_device_train_batch_size=2"]
     losses = launch(how, "sft", tmp_path / "base", rows_file, tmp_path / "run", *options)
     assert torch.isfinite(losses).all()
+
+
+def feature_files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_processes_share_a_feature_cache(checkpoint, rows_file, processor, one_process, tmp_path):
+    """Two fill a folder, each with its share of the clips, and train as one does without it; GRPO finds all there."""
+    cache, files = tmp_path / "cache", []
+    for phase in ("sft", "grpo"):
+        settings = ["per_device_train_batch_size=2", f'feature_cache="{cache}"']
+        losses = launch("ddp", phase, checkpoint, rows_file, tmp_path / phase, *settings)
+        torch.testing.assert_close(losses, one_process[phase], atol=1e-4, rtol=0)
+        files.append(feature_files(cache))
+    distinct = {clip_digest(row, processor.num_frames, sound=False) for row in load_json(rows_file)}
+    assert len(files[0]) == len(distinct)
+    assert files[0] == files[1]
+
+
+def test_zero3_shares_a_feature_cache(checkpoint, rows_file, tmp_path):
+    """The weights of teacher and mask encoder are split, and each process runs them on clips of its own."""
+    settings = ["per_device_train_batch_size=2", "learning_rate=1e-4"]
+    plain = launch("zero3", "sft", checkpoint, rows_file, tmp_path / "plain", "teacher", *settings)
+    settings.append(f'feature_cache="{tmp_path / "cache"}"')
+    kept = launch("zero3", "sft", checkpoint, rows_file, tmp_path / "kept", "teacher", *settings)
+    torch.testing.assert_close(kept, plain, atol=1e-4, rtol=0)
+    files = feature_files(tmp_path / "cache")
+    losses = launch("zero3", "grpo", checkpoint, rows_file, tmp_path / "grpo", *settings)
+    assert torch.isfinite(losses).all()
+    assert feature_files(tmp_path / "cache") == files

@@ -246,6 +246,15 @@ def test_what_is_wrong_is_named(changes, message, write, capsys):
     assert captured.err.strip().splitlines()[-1].startswith("error: ")
 
 
+def test_a_teacher_whose_features_are_kept_takes_no_memory(write, checkpoint, tmp_path):
+    teacher = {"teacher_model_name_or_path": str(checkpoint)}
+    weights = [
+        check_pipeline(load_pipeline(write(recipe={**teacher, **more})))[-1].memory.weights
+        for more in ({}, {"feature_cache": str(tmp_path / "features")})
+    ]
+    assert weights[0] == 2 * weights[1]
+
+
 def test_the_tiny_recipe_in_another_folder(tmp_path):
     """Its YAMLs, moved, are not on disk yet."""
     plans = check_pipeline(load_pipeline(REPOSITORY / "recipes" / "tiny" / "pipeline.yaml", tmp_path / "new", 5))

@@ -152,6 +152,12 @@ def test_a_teacher_knows_one_feature(checkpoint, pairs, processor, tmp_path):
         trainer.compute_loss(trainer.model, trainer.data_collator(chosen))
         assert (trainer._metrics["train"]["distillation_loss"][-1] > 0) == counts
     assert trainer.teacher_features(rows[:2]).shape == (2, 64)
+    settings = {"max_targets": 2, "feature_cache": str(tmp_path / "features")}
+    kept = sft(AuroraModel.from_pretrained(checkpoint), pairs, processor, tmp_path / "c", teacher, **settings)
+    kept.keep_features(pairs)
+    torch.testing.assert_close(kept.teacher_features(rows), trainer.teacher_features(rows))
+    losses = [each.compute_loss(each.model, each.data_collator(rows[:4])) for each in (trainer, kept)]
+    torch.testing.assert_close(losses[1], losses[0])
     several = pairs.filter(lambda row: row["target"].count(SEG_TOKEN) == 2)
     with pytest.raises(ValueError, match=r"no row's target has a single \[SEG\]"):
         sft(AuroraModel.from_pretrained(checkpoint), several, processor, tmp_path / "b", teacher, max_targets=2)
