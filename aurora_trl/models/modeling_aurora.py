@@ -1,12 +1,8 @@
 """The composite model: an audio-visual policy whose state at `[SEG]` prompts a mask decoder."""
 
 import copy
-import functools
 import math
-import types
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +14,7 @@ from transformers.modeling_outputs import ModelOutput
 from .adapters import HUB_ARGUMENTS, find_adapter, find_weight_names, load_merged
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder
+from .mask_head import AuroraOutput, capture_hidden_states
 from .partitioned import is_partitioned
 from .policies.base import require_policy
 from .shared_prefix import first_of_each, rows_of_clips
@@ -33,26 +30,6 @@ SEG_INPUTS = (
     "mask_embeddings",
     "clip_index",
 )
-
-
-class AuroraOutput(ModelOutput):
-    """
-    What the policy, or TRL's fused head in its place, returned, and the mask head's outputs beside it.
-
-    The inner output's own class has no place for more keys, and DDP takes an output apart and builds it again from its
-    class and keys. A value that is not there reads as None.
-    """
-
-    def __init__(self, mapping: Mapping[str, Any] | None = None, /, **values: Any):
-        # Past `ModelOutput.__init__`, which allows dataclasses only: with fields that are fixed.
-        OrderedDict.__init__(self)
-        for name, value in {**(mapping or {}), **values}.items():
-            self[name] = value
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return None
 
 
 class AuroraModel(PreTrainedModel, GenerationMixin):
@@ -427,64 +404,6 @@ def _adapter_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         return None
     hub_kwargs = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
     return str(name) if followed or find_adapter(str(name), **hub_kwargs) is not None else None
-
-
-def find_seg_positions(token_ids: torch.Tensor, mask: torch.Tensor, seg_token_id: int) -> torch.Tensor:
-    """
-    Where the last `[SEG]` of each row stands.
-
-    Args:
-        token_ids (`torch.Tensor` of shape `(B, L)`): ids as the model sees them, media tokens expanded.
-        mask (`torch.Tensor` of shape `(B, L)`): true where a `[SEG]` counts (the completion).
-        seg_token_id (`int`): id of `[SEG]`.
-
-    Returns:
-        `torch.Tensor` of shape `(B,)`, long: the position, or -1 where a row has none.
-    """
-    hits = (token_ids == seg_token_id) & mask.bool()
-    index = torch.arange(token_ids.size(1), device=token_ids.device)
-    return torch.where(hits, index, -1).amax(dim=1)
-
-
-@contextmanager
-def capture_hidden_states(model: AuroraModel, states_from: int = 0) -> Iterator[list[torch.Tensor]]:
-    """
-    Collect the backbone's `last_hidden_state` of each forward inside the block, `(B, L, H)` each.
-
-    Args:
-        model (`AuroraModel`): the model.
-        states_from (`int`, *optional*, defaults to 0): leave out the places before; the head does not see them either.
-    """
-    states: list[torch.Tensor] = []
-
-    def keep(_module: nn.Module, _args: Any, output: ModelOutput) -> ModelOutput:
-        if states_from:
-            output.last_hidden_state = output.last_hidden_state[:, states_from:]
-        states.append(output.last_hidden_state)
-        return output
-
-    handle = model.base_model.register_forward_hook(keep)
-    try:
-        yield states
-    finally:
-        handle.remove()
-
-
-def add_mask_head(model: AuroraModel) -> None:
-    """
-    Make a patched `model.forward` take the mask inputs and return the mask outputs of [`AuroraModel.forward`].
-
-    TRL's trainers replace `forward` on the instance with a fused head that runs the backbone and returns
-    log-probabilities; it knows nothing of masks. A trainer of ours calls this after `super().__init__()`.
-    """
-    inner = model.forward
-
-    # The signature stays visible: `generate` validates its keywords against it.
-    @functools.wraps(type(model).forward)
-    def forward_with_masks(self: AuroraModel, *args: Any, **kwargs: Any) -> ModelOutput:
-        return self._forward_with_masks(inner, args, kwargs)
-
-    model.forward = types.MethodType(forward_with_masks, model)  # type: ignore[method-assign]
 
 
 AutoModel.register(AuroraConfig, AuroraModel)

@@ -1,7 +1,24 @@
-"""Several targets in one answer: where their `[SEG]` stand, and the union of their masks."""
+"""Where `[SEG]` stands in an answer, one or several, and the union of several masks."""
 
 import torch
 import torch.nn.functional as F
+
+
+def find_seg_positions(token_ids: torch.Tensor, mask: torch.Tensor, seg_token_id: int) -> torch.Tensor:
+    """
+    Where the last `[SEG]` of each row stands.
+
+    Args:
+        token_ids (`torch.Tensor` of shape `(B, L)`): ids as the model sees them, media tokens expanded.
+        mask (`torch.Tensor` of shape `(B, L)`): true where a `[SEG]` counts (the completion).
+        seg_token_id (`int`): id of `[SEG]`.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`, long: the position, or -1 where a row has none.
+    """
+    hits = (token_ids == seg_token_id) & mask.bool()
+    index = torch.arange(token_ids.size(1), device=token_ids.device)
+    return torch.where(hits, index, -1).amax(dim=1)
 
 
 def find_target_positions(

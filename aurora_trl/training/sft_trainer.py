@@ -12,7 +12,8 @@ from trl.models import prepare_deepspeed
 from ..data.collator import ClipLoader, SFTCollator, TeacherCollator
 from ..data.sampler import ClipGroupSampler
 from ..data.schema import DataError, count_targets, require_few_targets
-from ..models.modeling_aurora import AuroraModel, add_mask_head
+from ..models.mask_head import add_mask_head
+from ..models.modeling_aurora import AuroraModel
 from ..models.partitioned import copy_tensors
 from ..models.processing_aurora import AuroraProcessor
 from ..models.targets import union_logits

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, GenerationConfig
 from aurora_trl import AuroraModel, AuroraProcessor
 from aurora_trl.data.collator import ClipLoader, SFTCollator, pad_ids
 from aurora_trl.inference import answer_rows, gather_seg_states, record_last_states
-from aurora_trl.models.modeling_aurora import find_seg_positions
+from aurora_trl.models.targets import find_seg_positions
 
 
 def forward_inputs(rows, processor, loader=None):

@@ -14,8 +14,7 @@ from aurora_trl.data.masks import decode_rle, load_masks
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.scoring import describe_answer
 from aurora_trl.inference import Answer, answer_rows
-from aurora_trl.models.modeling_aurora import find_seg_positions
-from aurora_trl.models.targets import union_logits
+from aurora_trl.models.targets import find_seg_positions, union_logits
 from aurora_trl.segment import write_segmentation
 
 TWO = "So the target is the drum. It is [SEG] and [SEG]."

@@ -11,7 +11,7 @@ from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTT
 from aurora_trl.data.collator import ClipLoader, clip_key
 from aurora_trl.data.schema import FEATURES, DataError
 from aurora_trl.inference import answer_rows
-from aurora_trl.models.modeling_aurora import find_seg_positions
+from aurora_trl.models.targets import find_seg_positions
 from aurora_trl.prompts import SEG_TOKEN, answer_sentence
 from aurora_trl.training.mask_training import mask_iou
 from aurora_trl.training.rewards import completion_text, format_reward, iou_reward

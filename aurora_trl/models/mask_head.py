@@ -1,0 +1,74 @@
+"""The mask head's place in a forward: what it reads of the backbone, and how it gets into a patched forward."""
+
+import functools
+import types
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+
+
+class AuroraOutput(ModelOutput):
+    """
+    What the policy, or TRL's fused head in its place, returned, and the mask head's outputs beside it.
+
+    The inner output's own class has no place for more keys, and DDP takes an output apart and builds it again from its
+    class and keys. A value that is not there reads as None.
+    """
+
+    def __init__(self, mapping: Mapping[str, Any] | None = None, /, **values: Any):
+        # Past `ModelOutput.__init__`, which allows dataclasses only: with fields that are fixed.
+        OrderedDict.__init__(self)
+        for name, value in {**(mapping or {}), **values}.items():
+            self[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return None
+
+
+@contextmanager
+def capture_hidden_states(model: PreTrainedModel, states_from: int = 0) -> Iterator[list[torch.Tensor]]:
+    """
+    Collect the backbone's `last_hidden_state` of each forward inside the block, `(B, L, H)` each.
+
+    Args:
+        model (`AuroraModel`): the model.
+        states_from (`int`, *optional*, defaults to 0): leave out the places before; the head does not see them either.
+    """
+    states: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: ModelOutput) -> ModelOutput:
+        if states_from:
+            output.last_hidden_state = output.last_hidden_state[:, states_from:]
+        states.append(output.last_hidden_state)
+        return output
+
+    handle = model.base_model.register_forward_hook(keep)
+    try:
+        yield states
+    finally:
+        handle.remove()
+
+
+def add_mask_head(model: PreTrainedModel) -> None:
+    """
+    Make a patched `model.forward` take the mask inputs and return the mask outputs of [`AuroraModel.forward`].
+
+    TRL's trainers replace `forward` on the instance with a fused head that runs the backbone and returns
+    log-probabilities; it knows nothing of masks. A trainer of ours calls this after `super().__init__()`.
+    """
+    inner = model.forward
+
+    # The signature stays visible: `generate` validates its keywords against it.
+    @functools.wraps(type(model).forward)
+    def forward_with_masks(self: Any, *args: Any, **kwargs: Any) -> ModelOutput:
+        return self._forward_with_masks(inner, args, kwargs)
+
+    model.forward = types.MethodType(forward_with_masks, model)  # type: ignore[method-assign]

@@ -1,0 +1,64 @@
+"""What the completions of a rollout share, and how they stay together when it is shuffled and split."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class ClipBank:
+    """
+    The media of one rollout, once per distinct clip.
+
+    Attributes:
+        policy_inputs (`dict[str, torch.Tensor]`): per clip; encoded where the towers and the connector are frozen.
+        mask_inputs (`dict[str, torch.Tensor]`): `mask_embeddings` `(C, T, E, h, w)`, or `mask_frames` where the mask
+            encoder trains.
+        clip_index (`torch.Tensor` of shape `(B,)`): the clip of each completion.
+        prompt_index (`torch.Tensor` of shape `(B,)`): the distinct prompt of each completion.
+        prompt_ids (`list[list[int]]`): each completion's prompt as the model sees it.
+        masks (`torch.Tensor` of shape `(B, T, M, M)`): the target of each completion.
+        target_masks (`torch.Tensor` of shape `(B, K, T, M, M)`, *optional*): its objects apart, where completions may
+            have several `[SEG]`.
+    """
+
+    policy_inputs: dict[str, torch.Tensor]
+    mask_inputs: dict[str, torch.Tensor]
+    clip_index: torch.Tensor
+    prompt_index: torch.Tensor
+    prompt_ids: list[list[int]]
+    masks: torch.Tensor
+    target_masks: torch.Tensor | None
+
+    def forward_inputs(self, samples: torch.Tensor, with_masks: bool) -> dict[str, torch.Tensor]:
+        """What `AuroraModel.forward` needs of these completions' clips, one entry per distinct clip."""
+        used, clip_index = self.clip_index[samples].unique(return_inverse=True)
+        inputs = {**self.policy_inputs, **(self.mask_inputs if with_masks else {})}
+        return {"clip_index": clip_index, **{name: value[used] for name, value in inputs.items()}}
+
+
+def regroup(batches: list[dict[str, Any]], prompt_index: torch.Tensor) -> list[dict[str, Any]]:
+    """
+    Bring the completions of a prompt together, in the order in which the prompts first come.
+
+    Args:
+        batches (`list[dict]`): equal parts of a shuffled rollout, each with `sample_index`.
+        prompt_index (`torch.Tensor` of shape `(B,)`): the distinct prompt of each sample.
+
+    Returns:
+        `list[dict]`: the same completions in parts of the same size.
+    """
+    prompts = prompt_index[torch.cat([batch["sample_index"] for batch in batches])].tolist()
+    turn = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    order = torch.tensor([turn[prompt] for prompt in prompts]).argsort(stable=True)
+
+    def ordered(values: list[Any]) -> list[Any]:
+        """One column's parts; a scalar, such as the number of tokens, is the whole rollout's."""
+        if not isinstance(values[0], torch.Tensor) or values[0].dim() == 0:
+            return values
+        column = torch.cat(values)
+        return list(column[order.to(column.device)].split(len(values[0])))
+
+    columns = {name: ordered([batch[name] for batch in batches]) for name in batches[0]}
+    return [{name: parts[i] for name, parts in columns.items()} for i in range(len(batches))]
