@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import yaml
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import TrainingArguments
 from trl import TrlParser
 
@@ -56,6 +56,9 @@ class RecipeArguments:
         eval_split (`str`, *optional*): split to evaluate on during training; none by default.
         eval_dataset_path (`str`, *optional*): where the evaluation split is, if not in `dataset_path`.
         max_train_samples, max_eval_samples (`int`, *optional*): use the first rows of a seeded shuffle only.
+        repeat_null_rows (`int`, *optional*, defaults to 1): how often a reference that matches nothing comes in an
+            epoch of training. They are rare (4 % in Ref-AVS), and few of them are outvoted: a model that may answer
+            that nothing matches needs more to learn when.
     """
 
     model_name_or_path: str = field(metadata={"help": "Checkpoint that the phase starts from."})
@@ -77,12 +80,17 @@ class RecipeArguments:
     eval_dataset_path: str | None = field(default=None, metadata={"help": "Where the evaluation split is."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use this many rows of a seeded shuffle."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on this many rows."})
+    repeat_null_rows: int = field(
+        default=1, metadata={"help": "How often a row that matches nothing comes in an epoch of training."}
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_train_samples", "max_eval_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
+        if self.repeat_null_rows < 1:
+            raise ValueError(f"`repeat_null_rows` must be at least 1, got {self.repeat_null_rows}")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 shown = ", ".join(choice for choice in known if choice)
@@ -99,13 +107,12 @@ class RecipeArguments:
         Raises:
             `DataError`: where there are none, or one that can not be used and is not to be skipped.
         """
-        return self._load(
-            self.dataset_path,
-            self.train_split,
-            self.max_train_samples,
-            config,
-            f"{config.output_dir}/skipped_train.jsonl",
-        )
+        record = f"{config.output_dir}/skipped_train.jsonl"
+        rows = self._load(self.dataset_path, self.train_split, self.max_train_samples, config, record)
+        if self.repeat_null_rows == 1:
+            return rows
+        null_rows = rows.select([i for i, is_null in enumerate(rows["is_null"]) if is_null])
+        return concatenate_datasets([rows, *[null_rows] * (self.repeat_null_rows - 1)])
 
     def load_eval(self, config: TrainingArguments) -> Dataset | None:
         """The rows to evaluate on during training, as `load_train` has them; None where `eval_split` names none."""

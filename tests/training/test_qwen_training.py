@@ -53,7 +53,7 @@ def grpo_trainer(model, processor, rows: Dataset, folder: Path, peft_config=None
         output_dir=str(folder),
         num_generations=2,
         max_completion_length=8,
-        temperature=2.0,
+        temperature=1.3,
         top_p=1.0,
         **{**SETTINGS, **settings},
     )

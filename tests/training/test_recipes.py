@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -277,3 +278,21 @@ def test_unknown_reward(checkpoint, world, tmp_path, monkeypatch, capsys):
         grpo.main()
     assert error.value.code == 1
     assert "unknown reward function `iuo_reward`" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_null_rows_can_come_more_often(world, tmp_path):
+    flags = ["--model_name_or_path", "m", "--dataset_path", str(world), "--output_dir", str(tmp_path / "out")]
+    flags += ["--use_cpu", "true", "--bf16", "false"]
+    counts = []
+    for repeats in ([], ["--repeat_null_rows", "5"]):
+        recipe, _, config = parse_recipe((RecipeArguments, LoraArguments, AuroraSFTConfig), [*flags, *repeats])
+        counts.append(Counter(recipe.load_train(config)["is_null"]))
+    assert counts[0][True] > 0
+    assert counts[1] == {True: 5 * counts[0][True], False: counts[0][False]}
+
+
+def test_null_rows_come_at_least_once(capsys):
+    flags = ["--model_name_or_path", "m", "--dataset_path", "d", "--output_dir", "o", "--repeat_null_rows", "0"]
+    with pytest.raises(SystemExit):
+        parse_recipe((RecipeArguments, LoraArguments, AuroraSFTConfig), [*flags, "--use_cpu", "true"])
+    assert "repeat_null_rows" in capsys.readouterr().err
