@@ -1,4 +1,4 @@
-"""How a training step grows with G, with prompt, completion and frames: what it holds in memory, and its time."""
+"""How a training step grows with G, prompt, completion, frames and image: what it holds in memory, and its time."""
 
 import math
 import time
@@ -11,6 +11,8 @@ from datasets import Dataset
 from setting import Ratio, bench_model, bench_processor
 from transformers import Qwen2Config, Qwen2Model
 
+from aurora_trl.models.configuration_aurora import SamConfig
+from aurora_trl.models.mask_decoders import build_mask_decoder
 from aurora_trl.models.shared_prefix import ATTENTION_NAME, shared_rows
 
 PROMPT, COMPLETION = 2380, 150
@@ -117,12 +119,19 @@ def growth(repeats: int = 2) -> list[dict[str, Any]]:
     def mask_encoder(frames: int) -> Any:
         return aurora.encode_masks(torch.randn(1, frames, 3, 224, 224))
 
+    def mask_encoder_at(side: int) -> Callable[[], Any]:
+        sizes = {**aurora.config.mask_decoder_config.to_dict(), "image_size": side}
+        decoder = build_mask_decoder(SamConfig(**sizes))
+        frames = torch.randn(2, 3, side, side)
+        return torch.no_grad()(lambda: decoder.encode(frames))
+
     ranges: dict[str, tuple[list[int], Callable[[int], Callable[[], Any]]]] = {
         "training step, G": ([4, 8, 16, 32], lambda size: step(size, PROMPT, COMPLETION)),
         "training step, tokens of the prompt": ([600, 1200, 2400, 4800], lambda size: step(4, size, COMPLETION)),
         "training step, tokens of a completion": ([75, 150, 300, 600], lambda size: step(4, PROMPT, size)),
         "vision tower and connector, frames": ([4, 8, 16], lambda size: lambda: towers(size)),
         "mask encoder, frames": ([5, 10, 20], lambda size: lambda: mask_encoder(size)),
+        "mask encoder, side of the image in pixels": ([224, 448, 896], mask_encoder_at),
     }
     results = []
     for name, (sizes, make) in ranges.items():
