@@ -172,11 +172,12 @@ def _picture_section(
     first = answers[0]["split"]
     ranked = [a for a in answers if a["swap"] is None and a["split"] == first and a["id"] in rows]
     ranked.sort(key=lambda answer: -answer["j"])
-    middle = max(0, len(ranked) // 2 - num_pictures // 2)
+    middle = len(ranked) // 2
+    outwards = [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: abs(i - middle))]
     groups = {
-        "Good": ranked[:num_pictures],
-        "Typical": ranked[middle : middle + num_pictures],
-        "Bad": ranked[-num_pictures:],
+        "Good": of_distinct_classes(ranked, num_pictures),
+        "Typical": of_distinct_classes(outwards, num_pictures),
+        "Bad": of_distinct_classes(ranked[::-1], num_pictures),
     }
     parts = [f"On {first}. Orange: the model's mask. Green outline: the true one.\n"]
     for title, group in groups.items():
@@ -188,3 +189,12 @@ def _picture_section(
             parts.append(f"> {answer['completion']}\n")
             parts.append(f"![{answer['reference']}](pictures/{name})\n")
     return parts
+
+
+def of_distinct_classes(answers: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The first answers about another class each, then whatever comes first: the easiest class is not all there is."""
+    first_of_class: dict[str, dict[str, Any]] = {}
+    for answer in answers:
+        first_of_class.setdefault(answer["class_name"], answer)
+    chosen = list(first_of_class.values())[:count]
+    return [*chosen, *(answer for answer in answers if answer not in chosen)][:count]

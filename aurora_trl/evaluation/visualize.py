@@ -74,9 +74,22 @@ def overlay_masks(frame: np.ndarray, predicted: np.ndarray, target: np.ndarray |
     return image.round().astype(np.uint8)
 
 
+def smooth(values: Sequence[float]) -> np.ndarray:
+    """
+    Means over windows of a tenth of the curve, cut off at its ends.
+
+    Args:
+        values (`Sequence[float]`): one per logged step.
+    """
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index, half = np.arange(len(values)), len(values) // 20
+    start, end = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    return (sums[end] - sums[start]) / (end - start)
+
+
 def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: str | Path) -> Path | None:
     """
-    Draw logged values against the step, one panel per value.
+    Draw logged values against the step, one panel per value: as logged faintly, and smoothed.
 
     Args:
         states (`Sequence[tuple[str, Path]]`): title and `trainer_state.json` of each phase.
@@ -103,7 +116,8 @@ def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: 
         axis.axis("off")
     for axis, (name, curves) in zip(axes.flat, series.items(), strict=False):
         for title, x, y in curves:
-            axis.plot(x, y, linewidth=1.2, label=title)
+            (line,) = axis.plot(x, y, linewidth=0.8, alpha=0.35)
+            axis.plot(x, smooth(y), linewidth=1.4, label=title, color=line.get_color())
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)

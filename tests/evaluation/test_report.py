@@ -1,0 +1,23 @@
+"""What a report shows of many answers and long curves."""
+
+import numpy as np
+
+from aurora_trl.evaluation.report import of_distinct_classes
+from aurora_trl.evaluation.visualize import smooth
+
+
+def test_pictures_are_of_distinct_classes_first():
+    answers = [{"class_name": name, "j": j} for j, name in enumerate(["drum", "drum", "bell", "drum", "harp"])]
+    assert [a["j"] for a in of_distinct_classes(answers, 2)] == [0, 2]
+    assert [a["j"] for a in of_distinct_classes(answers, 4)] == [0, 2, 4, 1]
+    assert [a["j"] for a in of_distinct_classes(answers[:2], 3)] == [0, 1]
+    assert of_distinct_classes([], 3) == []
+
+
+def test_smoothing_by_hand():
+    values = [0.0, 10.0] * 20  # windows of two steps on either side
+    smoothed = smooth(values)
+    assert smoothed[0] == np.mean(values[:3])
+    assert smoothed[20] == np.mean(values[18:23])
+    assert smoothed[-1] == np.mean(values[-3:])
+    assert smooth([3.0]) == [3.0]
