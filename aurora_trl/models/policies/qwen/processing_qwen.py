@@ -62,14 +62,8 @@ class QwenFrames:
             self.tokenizer.chat_template = chat_template
 
 
-class QwenVLPolicyProcessor(QwenFrames, Qwen2_5_VLProcessor):
-    r"""
-    Processor of [`QwenVLPolicy`]. It does not hear.
-
-    Args:
-        image_processor, tokenizer, video_processor, chat_template: as in transformers.
-        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees.
-    """
+class QwenSilentProcessor(QwenFrames):
+    """Mixed into a processor of transformers for a policy that sees and does not hear."""
 
     sampling_rate = None
 
@@ -81,9 +75,19 @@ class QwenVLPolicyProcessor(QwenFrames, Qwen2_5_VLProcessor):
         chat_template: str | None = None,
         seconds_per_frame: float = 1.0,
     ):
-        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
+        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)  # type: ignore[call-arg]
         self.seconds_per_frame = seconds_per_frame
         self._share_chat_template(chat_template)
+
+
+class QwenVLPolicyProcessor(QwenSilentProcessor, Qwen2_5_VLProcessor):
+    r"""
+    Processor of [`QwenVLPolicy`]. It does not hear.
+
+    Args:
+        image_processor, tokenizer, video_processor, chat_template: as in transformers.
+        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees.
+    """
 
     def process_media(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
         """See [`~aurora_trl.models.policies.base.PolicyProcessor`]; the sound is left out."""
@@ -94,7 +98,7 @@ class QwenVLPolicyProcessor(QwenFrames, Qwen2_5_VLProcessor):
         return self.expand_frames(ids, media)
 
 
-class Qwen3VLPolicyProcessor(QwenFrames, Qwen3VLProcessor):
+class Qwen3VLPolicyProcessor(QwenSilentProcessor, Qwen3VLProcessor):
     r"""
     Processor of [`Qwen3VLPolicy`]. It does not hear. Each step in time of a clip stands between ends of its own in the
     prompt, after the time in words.
@@ -103,20 +107,6 @@ class Qwen3VLPolicyProcessor(QwenFrames, Qwen3VLProcessor):
         image_processor, tokenizer, video_processor, chat_template: as in transformers.
         seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees.
     """
-
-    sampling_rate = None
-
-    def __init__(
-        self,
-        image_processor: Any = None,
-        tokenizer: Any = None,
-        video_processor: Any = None,
-        chat_template: str | None = None,
-        seconds_per_frame: float = 1.0,
-    ):
-        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
-        self.seconds_per_frame = seconds_per_frame
-        self._share_chat_template(chat_template)
 
     @property
     def video_max_pixels(self) -> int:
