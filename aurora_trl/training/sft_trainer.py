@@ -78,6 +78,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         aurora.set_trainable(args.trainable_groups())
         self.loader = ClipLoader(processing_class, args.media_cache_clips)
         self._distils = teacher is not None and args.distillation_loss_weight > 0
+        reads_masks = args.uses_mask_losses or self._distils
+        self.loader.mask_inputs = reads_masks
         if teacher is not None and self._distils:
             if max_targets > 1 and not any(text.count(SEG_TOKEN) == 1 for text in train_dataset["target"]):
                 raise ValueError(
@@ -91,7 +93,10 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
             model=model,
             args=args,
             data_collator=SFTCollator(
-                self.loader, keep_rows=self._distils, share_prefix=shares_prefix([aurora], args)
+                self.loader,
+                keep_rows=self._distils,
+                share_prefix=shares_prefix([aurora], args),
+                with_masks=reads_masks,
             ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -125,9 +130,10 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
-        rows, masks, target_masks = inputs.pop("rows", None), inputs.pop("masks"), inputs.pop("target_masks", None)
+        rows, masks = inputs.pop("rows", None), inputs.pop("masks", None)
+        target_masks = inputs.pop("target_masks", None)
         if not self._runs_mask_head:
-            inputs.pop("seg_positions"), inputs.pop("mask_frames")
+            inputs.pop("seg_positions"), inputs.pop("mask_frames", None)
             return self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )

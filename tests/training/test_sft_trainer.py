@@ -269,3 +269,12 @@ def test_null_answers_are_learnt_without_a_mask(checkpoint, rows, world, process
     bad = drawn.select(range(1)).remove_columns("target").add_column("target", [null["target"][0]])
     with pytest.raises(DataError, match=r"its target holds no \[SEG\]"):
         build(AuroraModel.from_pretrained(checkpoint), bad, processor, tmp_path)
+
+
+def test_text_alone_reads_no_masks(checkpoint, cot_rows, processor, tmp_path):
+    """Where no step decodes, neither the mask decoder's frames are made nor the target masks read."""
+    off = {"mask_bce_loss_weight": 0.0, "mask_dice_loss_weight": 0.0}
+    for settings, given in (({}, True), (off, False)):
+        trainer = build(AuroraModel.from_pretrained(checkpoint), cot_rows, processor, tmp_path, **settings)
+        batch = next(iter(trainer.get_train_dataloader()))
+        assert ("masks" in batch, "mask_frames" in batch) == (given, given)
