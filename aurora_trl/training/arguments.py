@@ -14,6 +14,7 @@ from trl import TrlParser
 
 from ..data.avsbench import SUBSETS
 from ..data.formats import FORMATS
+from ..data.schema import DataError
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
 
 ON_BAD_SAMPLE = ("error", "skip")
@@ -105,13 +106,19 @@ class RecipeArguments:
                 in its `output_dir` names those that were left out.
 
         Raises:
-            `DataError`: where there are none, or one that can not be used and is not to be skipped.
+            `DataError`: where there are none, or one that can not be used and is not to be skipped; where
+                `repeat_null_rows` is set and none matches nothing.
         """
         record = f"{config.output_dir}/skipped_train.jsonl"
         rows = self._load(self.dataset_path, self.train_split, self.max_train_samples, config, record)
         if self.repeat_null_rows == 1:
             return rows
         null_rows = rows.select([i for i, is_null in enumerate(rows["is_null"]) if is_null])
+        if not len(null_rows):
+            raise DataError(
+                f"{self.dataset_path}: `repeat_null_rows` is {self.repeat_null_rows}, and no row of "
+                f"{self.train_split!r} has a reference that matches nothing; leave it out"
+            )
         return concatenate_datasets([rows, *[null_rows] * (self.repeat_null_rows - 1)])
 
     def load_eval(self, config: TrainingArguments) -> Dataset | None:

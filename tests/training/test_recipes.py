@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from layouts import write_ms3, write_s4
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig
-from aurora_trl.data import load_refavs, save_json
+from aurora_trl.data import DataError, load_refavs, save_json
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe, save_recipe
 from aurora_trl.training.pipeline import load_pipeline
 
@@ -289,6 +289,9 @@ def test_null_rows_can_come_more_often(world, tmp_path):
         counts.append(Counter(recipe.load_train(config)["is_null"]))
     assert counts[0][True] > 0
     assert counts[1] == {True: 5 * counts[0][True], False: counts[0][False]}
+    recipe.train_split = "test_s"
+    with pytest.raises(DataError, match="`repeat_null_rows` is 5, and no row of 'test_s'"):
+        recipe.load_train(config)
 
 
 def test_null_rows_come_at_least_once(capsys):
