@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("output", metavar="DIR", help="new folder")
     command.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
     command.add_argument("--world", metavar="DIR", help="a synthetic world that teaches the towers to see and hear")
-    command.add_argument("--tower-steps", type=int, default=2000, help="steps of that (default: 2000)")
+    command.add_argument("--tower-steps", type=int, help="steps of that (default: 2000)")
 
     command = add("init", _init, "Build a model from a published policy and a published SAM, to start training from.")
     command.add_argument("policy", metavar="POLICY", help="folder or Hub repository: DAMO-NLP-SG/VideoLLaMA2.1-7B-AV")
@@ -199,11 +199,12 @@ def _tiny_model(arguments: argparse.Namespace) -> None:
     from .models.tiny import create_tiny_checkpoint
 
     _require_new(Path(arguments.output))
-    if arguments.tower_steps < 1:
-        raise ValueError(f"--tower-steps is {arguments.tower_steps}; use at least 1")
-    create_tiny_checkpoint(
-        arguments.output, seed=arguments.seed, world=arguments.world, tower_steps=arguments.tower_steps
-    )
+    settings = {}
+    if arguments.tower_steps is not None:
+        if arguments.world is None or arguments.tower_steps < 1:
+            raise ValueError(f"`--tower-steps` {arguments.tower_steps}: use at least 1, with `--world`")
+        settings["tower_steps"] = arguments.tower_steps
+    create_tiny_checkpoint(arguments.output, seed=arguments.seed, world=arguments.world, **settings)
     say(f"{arguments.output}: a tiny checkpoint")
 
 

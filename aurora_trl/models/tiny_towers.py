@@ -1,11 +1,12 @@
 """Towers that see and hear before the first phase, as those of a published policy do.
 
 SigLIP and BEATs come trained on millions of images and sounds; the demo's start from random numbers. Taught through
-the language model alone, they were the demo's bottleneck: after 600 steps it named half the colours, and rows,
-loudness and rhythm at chance. Here linear heads on the connectors' outputs, thrown away afterwards, ask directly what
-stands where and what sounds how, which takes a minute. The phases then train with frozen towers, as the paper's do.
+the language model alone, they were the demo's bottleneck: after 600 steps it named half the colours, and rows and
+loudness at chance. Here linear heads on the connectors' outputs, thrown away afterwards, ask directly what stands
+where and what sounds how. The phases then train with frozen towers, as the paper's do.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from ..data.synthetic.labels import IGNORED, PLACE_LABELS, SOUND_LABELS, SOUND_STEPS, place_labels, sound_labels
+from ..progress import Progress
 from .modeling_aurora import AuroraModel
 from .processing_aurora import AuroraProcessor
 
 _STEPS_WEIGHT = 0.3  # of each quality of a sound, beside which sounds there are
-_LOG_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,17 @@ def load_labelled_clips(
 
     annotator, loader = SyntheticAnnotator(world), ClipLoader(processor)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {clip_key(row): row for row in load_refavs(world, split)}
+    loader.mask_inputs = False
+    chosen = list(rows.values())[:max_clips]
+    progress = Progress(len(chosen), unit="clips")
     clips, places, sounds = [], [], []
-    for row in tqdm(list(rows.values())[:max_clips], desc=f"reading {split}", mininterval=5):
+    for row in chosen:
         objects = annotator.facts(row).objects
         clip = loader.clip(row)
         clips.append({name: clip[name] for name in ("pixel_values_videos", "audio_values")})
         places.append(place_labels(objects, side))
         sounds.append(sound_labels(objects))
+        progress.step(f"reading {split}")
     return LabelledClips(**stack_clips(clips), places=torch.stack(places), sounds=torch.stack(sounds))
 
 
@@ -185,18 +189,18 @@ def train_towers(
         return heads(first, features.audio_embeds, clips)
 
     model.train()
-    progress = tqdm(range(steps), desc="towers", mininterval=5)
-    for step in progress:
+    progress = Progress(steps, unit="steps")
+    for _ in range(steps):
         loss, right = ask(train.select(torch.randint(len(train), (batch_size,), generator=generator)))
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % _LOG_STEPS == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}", colour=f"{right['colour']:.2f}")
+        progress.step(f"towers, loss {loss.item():.2f}, colour {right['colour']:.2f}")
     model.eval()
     with torch.no_grad():
         _, right = ask(val)
-    tqdm.write("towers, right on val: " + ", ".join(f"{name} {share:.2f}" for name, share in right.items()))
+    answers = ", ".join(f"{name} {share:.2f}" for name, share in right.items())
+    sys.stderr.write(f"    towers, right on val: {answers}\n")
     return right
