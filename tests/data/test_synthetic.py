@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from aurora_trl.data.synthetic.references import RULES, Reference
 from aurora_trl.data.synthetic.scene import SEEN_CLASSES, UNSEEN_CLASSES, SceneObject, Sound
 from aurora_trl.data.validation import check_dataset
 from aurora_trl.models.tiny import tiny_tokenizer
-from aurora_trl.prompts import ends_with_answer, extract_class, normalize_class
+from aurora_trl.prompts import REFLECTION_TRIGGERS, ends_with_answer, extract_class, normalize_class
 
 SPLITS = ("train", "val", "test_s", "test_u", "test_n")
 
@@ -207,6 +208,10 @@ def test_words_are_tokens(big_world):
             # `[SEG]` and the space before it; a word that seldom starts a text may take two there.
             assert len(ids) <= len(text.split()) + marks + 4
             assert ends_with_answer(tokenizer.decode(ids, skip_special_tokens=True))
+    for trigger in REFLECTION_TRIGGERS:  # behind a sentence, as reflective answers have it
+        words = re.findall(r"\w+|[^\w\s]", trigger)
+        behind = len(tokenizer(f"the drum. {trigger}")["input_ids"]) - len(tokenizer("the drum.")["input_ids"])
+        assert behind == len(words)
     odd = "Ünïcödé 文字 \n\t tokens!"
     assert tokenizer.decode(tokenizer(odd)["input_ids"]) == odd
     assert json.loads(json.dumps(tokenizer.convert_tokens_to_ids("[SEG]"))) == len(tokenizer) - 1

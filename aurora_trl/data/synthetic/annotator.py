@@ -149,8 +149,9 @@ def world_corpus() -> list[str]:
 
 def _prompt_texts() -> Iterator[str]:
     yield prompts.INSTRUCTION.format(reference="")
-    yield from prompts.REFLECTION_TRIGGERS
-    yield prompts.ANSWER.replace(prompts.SEG_TOKEN, "")
+    # Behind a sentence, as an answer has them: a tokenizer takes the space before a word as part of it.
+    yield from (f". {trigger}" for trigger in prompts.REFLECTION_TRIGGERS)
+    yield from (before + prompts.ANSWER.replace(prompts.SEG_TOKEN, "") for before in ("", ". "))
     yield "".join(f" the target is {prompts.display_class(name)}." for name in (*CLASSES, "null"))
 
 
