@@ -58,6 +58,11 @@ def add_annotation_commands(add: AddCommand, add_format: AddFlags, add_generatio
         default=3500 / 1505,
         help="plain rows to a corrected one (default: the paper's 3,500 to 1,505)",
     )
+    command.add_argument(
+        "--read-mistakes",
+        action="store_true",
+        help="let the wrong path be read only: what is learnt begins at the trigger (the paper learns it, too)",
+    )
     command.add_argument("--corrected", help="also write the corrected paths alone to this file")
     _add_annotator(command)
 
@@ -199,7 +204,13 @@ def _correct(arguments: argparse.Namespace) -> None:
     if result is None:
         return
     ratio = arguments.plain_per_reflective
-    rows = build_reflective_rows(result.pairs, plain, plain_per_reflective=ratio, seed=arguments.seed)
+    rows = build_reflective_rows(
+        result.pairs,
+        plain,
+        plain_per_reflective=ratio,
+        learn_mistakes=not arguments.read_mistakes,
+        seed=arguments.seed,
+    )
     files = [(rows, arguments.output)]
     if arguments.corrected:
         files.append(([corrected for _, corrected in result.pairs], arguments.corrected))

@@ -130,8 +130,8 @@ def cot_target(reasoning: str, answer: str = ANSWER) -> str:
 
 
 def reflective_target(wrong: str, trigger: str, corrected: str, answer: str = ANSWER) -> str:
-    """A wrong path, a trigger, the corrected path, one answer at the end (AURORA, equation 3)."""
-    return cot_target(f"{strip_answer(wrong)} {trigger.strip()} {strip_answer(corrected)}", answer)
+    """A wrong path, which may be empty, a trigger, the corrected path, one answer at the end (AURORA, equation 3)."""
+    return cot_target(f"{strip_answer(wrong)} {trigger.strip()} {strip_answer(corrected)}".strip(), answer)
 
 
 def strip_answer(text: str) -> str:

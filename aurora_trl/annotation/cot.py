@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import DataError, count_targets
+from ..data.schema import DataError, count_targets, with_target
 from ..progress import Progress
 from ..prompts import NULL_ANSWER, answer_sentence, cot_target
 from .annotators import Annotator, ChatAnnotator
@@ -45,7 +45,7 @@ def annotate_rows(
     """
     for row in rows:
         annotation = as_annotation(annotator.reasoning(row, style=style, seed=seed))
-        yield {**row, "target": cot_target(annotation.text, answer_sentence(count_targets(row)))}
+        yield with_target(row, cot_target(annotation.text, answer_sentence(count_targets(row))))
 
 
 def annotate_file(
@@ -101,7 +101,7 @@ def annotate_file(
         return NULL_ANSWER if null_answers and row.get("is_null") else answer_sentence(count_targets(row))
 
     written = [
-        {**row, "target": cot_target(run.accepted[row["id"]]["text"], answer(row))}
+        with_target(row, cot_target(run.accepted[row["id"]]["text"], answer(row)))
         for row in rows
         if row["id"] in run.accepted
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from ..data.collator import ClipLoader
 from ..data.masks import mask_indices
 from ..data.media import NO_FRAME
-from ..data.schema import DataError
+from ..data.schema import DataError, with_target
 from ..inference import Answer, answer_rows
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
@@ -131,7 +131,7 @@ def mine_file(
             through[record["id"]] = record
             hard += record["hard"]
             progress.step(f"{hard} hard")
-    hard_rows = [{**row, "target": through[row["id"]]["completion"]} for row in rows if through[row["id"]]["hard"]]
+    hard_rows = [with_target(row, through[row["id"]]["completion"]) for row in rows if through[row["id"]]["hard"]]
     if hard_rows:
         save_keeping_previous(hard_rows, output)
     return len(hard_rows)
@@ -148,7 +148,7 @@ def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
     iou = iou_reward([None], [answer.completion], [logits], [masks])[0]
     named = extract_class(answer.completion)
     correct = named == normalize_class(answer.row["class_name"])
-    return MinedAnswer({**answer.row, "target": answer.completion}, iou, named, correct)
+    return MinedAnswer(with_target(answer.row, answer.completion), iou, named, correct)
 
 
 def checkpoint_digest(checkpoint: str | Path) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..data.schema import DataError, count_targets
-from ..prompts import REFLECTION_TRIGGERS, answer_sentence, reflective_target
+from ..prompts import REFLECTION_TRIGGERS, answer_sentence, reflective_target, strip_answer
 
 # 1,505 reflective paths among 3,500 plain ones.
 PLAIN_PER_REFLECTIVE = 3500 / 1505
@@ -16,6 +16,7 @@ def build_reflective_rows(
     plain_rows: Sequence[dict[str, Any]],
     *,
     plain_per_reflective: float = PLAIN_PER_REFLECTIVE,
+    learn_mistakes: bool = True,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """
@@ -25,6 +26,8 @@ def build_reflective_rows(
         pairs (`Iterable[tuple[dict, dict]]`): hard rows and their corrected ones, as `correct_rows` yields them.
         plain_rows (`Sequence[dict]`): rows with a chain of thought as `target`.
         plain_per_reflective (`float`, *optional*): plain rows for each reflective one; the paper's 3,500 for 1,505.
+        learn_mistakes (`bool`, *optional*, defaults to `True`): learn to write the wrong path, too, as the paper does.
+            Otherwise it is the row's `prefill`: what is learnt begins at the trigger.
         seed (`int`, *optional*, defaults to 0): of triggers, choice and order.
 
     Returns:
@@ -34,19 +37,13 @@ def build_reflective_rows(
         `DataError`: where there is no reflective path to build.
     """
     rng = random.Random(seed)
-    reflective = [
-        {
-            **wrong,
-            "id": f"{wrong['id']}#reflective",
-            "target": reflective_target(
-                wrong["target"],
-                rng.choice(REFLECTION_TRIGGERS),
-                corrected["target"],
-                answer_sentence(count_targets(wrong)),
-            ),
-        }
-        for wrong, corrected in pairs
-    ]
+    reflective = []
+    for wrong, corrected in pairs:
+        mistake, trigger = strip_answer(wrong["target"]), rng.choice(REFLECTION_TRIGGERS)
+        answer = answer_sentence(count_targets(wrong))
+        target = reflective_target(mistake if learn_mistakes else "", trigger, corrected["target"], answer)
+        prefill = None if learn_mistakes else mistake
+        reflective.append({**wrong, "id": f"{wrong['id']}#reflective", "target": target, "prefill": prefill})
     if not reflective:
         raise DataError("no hard sample with a correction: mine more rows, or raise the IoU below which one is hard")
     count = min(len(plain_rows), round(plain_per_reflective * len(reflective)))

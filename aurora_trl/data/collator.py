@@ -14,7 +14,7 @@ from ..prompts import build_prompt, teacher_target
 from .features import MaskFeatures
 from .masks import NO_TARGET, load_masks, load_target_masks, mask_indices
 from .media import NO_FRAME, MediaCache, load_audio, load_frames
-from .schema import require_few_targets
+from .schema import require_few_targets, with_target
 
 
 def clip_key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -158,9 +158,11 @@ class SFTCollator:
         processor = self.loader.processor
         clips, clip_index = self.loader.distinct_clips(rows)
         prompts = [processor.prompt_ids(row, clips[i]) for row, i in zip(rows, clip_index, strict=True)]
-        completions = [processor.completion_ids(row["target"]) for row in rows]
-        input_ids = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-        labels = [[IGNORE_INDEX] * len(p) + c for p, c in zip(prompts, completions, strict=True)]
+        input_ids, labels = [], []
+        for prompt, row in zip(prompts, rows, strict=True):
+            prefill, target = processor.answer_ids(row)
+            input_ids.append(prompt + prefill + target)
+            labels.append([IGNORE_INDEX] * len(prompt + prefill) + target)
         batch: dict[str, Any] = {
             "input_ids": pad_ids(input_ids, processor.tokenizer.pad_token_id),
             "attention_mask": pad_ids([[1] * len(ids) for ids in input_ids], 0),
@@ -214,7 +216,7 @@ class TeacherCollator:
         self._targets = targets
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = self._collate([{**row, "target": teacher_target(row, self._targets)} for row in rows])
+        batch = self._collate([with_target(row, teacher_target(row, self._targets)) for row in rows])
         batch["seg_positions"] = batch["seg_positions"].view(len(rows), -1)[:, 0]
         unused = ("labels", "mask_frames", "mask_embeddings")
         return {name: value for name, value in batch.items() if name not in unused}

@@ -38,6 +38,7 @@ def load_json(path: str | Path) -> Dataset:
     | `class_name` | the object's class, for the class reward |
     | `is_null` | true where the reference matches nothing: no masks are needed |
     | `target` | the text to learn; `aurora annotate` writes it |
+    | `prefill` | what the answer begins with, before `target`: the model reads it and does not learn to write it |
     | `split` | `train` where it is missing |
 
     Paths are relative to the file's folder, or absolute. Only `id`, `reference` and one of `frames` and `video` are

@@ -109,6 +109,7 @@ def _build_row(
         "masks": masks,
         "num_targets": None,
         "target": None,
+        "prefill": None,
     }
 
 

@@ -24,6 +24,7 @@ FEATURES = Features(
         "masks": List(Value("string")),
         "num_targets": Value("int32"),  # how many objects the reference is about; None: one, or as many as have masks
         "target": Value("string"),  # the text to learn, where the phase has one
+        "prefill": Value("string"),  # what the answer begins with, before `target`: read, and not learnt
     }
 )
 COLUMNS = tuple(FEATURES)
@@ -31,6 +32,11 @@ COLUMNS = tuple(FEATURES)
 
 class DataError(ValueError):
     """Bad input. The message is one line that names the file, row or key and the way out."""
+
+
+def with_target(row: dict[str, Any], target: str) -> dict[str, Any]:
+    """The row with another text to learn, which is the whole answer."""
+    return {**row, "target": target, "prefill": None}
 
 
 def split_mask(mask: str) -> list[str | None] | None:

@@ -152,6 +152,14 @@ class AuroraProcessor(ProcessorMixin):
         """The ids of an answer, with the end-of-turn token."""
         return self.tokenizer(target, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
 
+    def answer_ids(self, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+        """The ids of a row's `prefill`, which is read only, and of its `target` with the end-of-turn token."""
+        prefill, target = (row.get("prefill") or "").strip(), row["target"]
+        if not prefill:
+            return [], self.completion_ids(target)
+        ids = self.tokenizer(prefill, add_special_tokens=False)["input_ids"]
+        return ids, self.completion_ids(f" {target.lstrip()}")
+
     def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
         """The tokenizer's `batch_decode`."""
         return self.tokenizer.batch_decode(*args, **kwargs)

@@ -258,7 +258,7 @@ def _answer_tokens(config: Any, rows: list[dict[str, Any]]) -> int:
         return config.max_completion_length or 256
     if config.targets in _ANSWER_TOKENS:
         return _ANSWER_TOKENS[config.targets]
-    longest = max((len(row["target"] or "") for row in rows), default=_LONGEST_TARGET)
+    longest = max((len(row["prefill"] or "") + len(row["target"] or "") for row in rows), default=_LONGEST_TARGET)
     return -(-longest // _CHARACTERS_PER_TOKEN)
 
 

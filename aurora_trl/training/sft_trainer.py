@@ -233,7 +233,7 @@ def with_targets(dataset: Dataset, targets: str, max_targets: int = 1) -> Datase
     rows = dataset.select_columns(about)
     require_few_targets(rows, max_targets)
     if targets != "row":
-        columns = [name for name in dataset.column_names if name != "target"]
+        columns = [name for name in dataset.column_names if name not in ("target", "prefill")]
         return dataset.select_columns(columns).add_column(
             "target", [teacher_target(row, targets, count_targets(row)) for row in rows]
         )

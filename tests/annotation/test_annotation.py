@@ -16,7 +16,7 @@ from aurora_trl.annotation.mining import score_answer
 from aurora_trl.data import DataError
 from aurora_trl.data.collator import ClipLoader
 from aurora_trl.inference import Answer
-from aurora_trl.prompts import REFLECTION_TRIGGERS, ends_with_answer, extract_class, normalize_class
+from aurora_trl.prompts import REFLECTION_TRIGGERS, ends_with_answer, extract_class, normalize_class, strip_answer
 
 
 def test_chains_of_thought(rows, annotator):
@@ -93,6 +93,12 @@ def test_mined_corrected_and_mixed(model, cot_rows, processor, annotator):
         assert sum(trigger in row["target"] for trigger in REFLECTION_TRIGGERS) == 1
         assert row["target"].count("[SEG]") == 1
         assert extract_class(row["target"]) == normalize_class(row["class_name"])
+    read = build_reflective_rows(pairs, cot_rows.to_list(), plain_per_reflective=2.0, learn_mistakes=False, seed=3)
+    wrong = {row["id"]: strip_answer(row["target"]) for row in hard}
+    for learnt, row in zip(mixed, read, strict=True):  # the same mix; where the wrong path stands differs
+        assert learnt["id"] == row["id"]
+        assert learnt["target"] == " ".join(filter(None, (row.get("prefill"), row["target"])))
+        assert row.get("prefill") == wrong.get(row["id"].removesuffix("#reflective") if "#" in row["id"] else None)
     with pytest.raises(DataError, match="no hard sample"):
         build_reflective_rows([], cot_rows.to_list())
 

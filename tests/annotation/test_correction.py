@@ -86,6 +86,10 @@ def test_the_command_mixes_and_reports(hard_rows, cot_rows, world, tmp_path, cap
     assert main([*command, "--plain-per-reflective", "1"]) == 0  # nothing is asked; the mix is another
     assert len(load_json(output)) == 10
     assert (tmp_path / "reflective.jsonl.previous").read_bytes() == before
+    assert main([*command, "--read-mistakes"]) == 0
+    prefilled = [row for row in load_json(output) if row["prefill"]]
+    assert {row["id"] for row in prefilled} == {row["id"] for row in reflective}
+    assert all(row["target"].startswith(REFLECTION_TRIGGERS) for row in prefilled)
     few = [*command[:-1], str(tmp_path / "few.jsonl"), "--max-rows", "2", "--plain-per-reflective", "0"]
     assert main(few) == 0
     assert "2 of 5 rows, drawn by seed" in capsys.readouterr().out

@@ -30,6 +30,24 @@ def test_sft_batch(cot_rows, processor):
     assert torch.equal(batch["attention_mask"].bool(), batch["input_ids"] != tokenizer.pad_token_id)
 
 
+def test_a_prefill_is_read_and_not_learnt(cot_rows, processor):
+    """The ids are those of the whole answer; labels and `[SEG]` are the target's alone."""
+    row = cot_rows[0]
+    said = "I hear the drum. Therefore the target is the drum. It is [SEG]."
+    collate = SFTCollator(ClipLoader(processor))
+    batch = collate([{**row, "prefill": f"{said} ", "target": f"Wait. {row['target']}"}])
+    whole = collate([{**row, "target": f"{said} Wait. {row['target']}"}])
+    assert torch.equal(batch["input_ids"], whole["input_ids"])
+    labels = batch["labels"][0]
+    learnt = processor.tokenizer.decode(labels[labels >= 0])
+    assert learnt == f" Wait. {row['target']}{processor.tokenizer.eos_token}"
+    assert torch.equal(batch["seg_positions"], whole["seg_positions"])
+    batch = collate([{**row, "prefill": said, "target": "Wait."}])
+    assert batch["seg_positions"].tolist() == [-1]
+    teacher = TeacherCollator(ClipLoader(processor))
+    assert torch.equal(teacher([{**row, "prefill": said}])["input_ids"], teacher([row])["input_ids"])
+
+
 def test_null_rows_have_empty_masks(rows, processor, world):
     from aurora_trl.data import load_refavs
 
