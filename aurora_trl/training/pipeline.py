@@ -22,7 +22,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -32,6 +31,7 @@ from typing import Any
 import yaml
 
 from ..data.schema import DataError
+from .child import run_command
 
 STEP_KEYS = {"name", "run", "train", "config", "accelerate", "makes", "needs", "minutes"}
 
@@ -306,7 +306,7 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     started = time.time()
     # The commands of this environment, whether or not it is activated.
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    code = subprocess.run(step.command, env={**os.environ, "PATH": search_path}).returncode
+    code = run_command(step.command, {**os.environ, "PATH": search_path})
     if code != 0 or not step.makes.exists():
         reason = f"ended with exit code {code}" if code else f"did not make {step.makes}"
         raise DataError(f"step `{step.name}` {reason}; mend it and run the same command again: it continues here")

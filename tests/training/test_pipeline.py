@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from conftest import REPOSITORY
@@ -45,6 +47,14 @@ def log(pipeline):
     return (pipeline.output_dir / "log").read_text()
 
 
+def is_running(pid):
+    """Whether there is such a process, and not just what its parent has not taken note of."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_done_is_skipped(tmp_path, capsys):
     pipeline = write_chain(tmp_path)
     run_pipeline(pipeline)
@@ -76,6 +86,27 @@ def test_a_failure_stops_the_chain_and_the_same_command_continues(tmp_path):
     (tmp_path / "fail_b").unlink()
     run_pipeline(pipeline)
     assert log(pipeline) == "abbc"
+
+
+def test_what_a_step_started_ends_with_the_chain(tmp_path):
+    """A SIGTERM to `aurora run` alone, as `kill` sends it."""
+    sleeper = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(100)"
+    script, file = tmp_path / "launcher.py", tmp_path / "chain.yaml"
+    script.write_text(f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {sleeper!r}, sys.argv[1]])\n")
+    pid = tmp_path / "pid"
+    step = {"name": "a", "run": f"{sys.executable} {script} {pid}", "makes": "a.txt"}
+    file.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "seed": 1, "steps": [step]}))
+    chain = subprocess.Popen([sys.executable, "-m", "aurora_trl.cli", "run", str(file)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (pid.is_file() and pid.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    chain.terminate()
+    assert b"step `a` ended with exit code -15" in chain.communicate(timeout=60)[1]
+    assert chain.returncode == 1
+    while is_running(int(pid.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_data_step_continues_from_its_journal_but_not_with_other_settings(tmp_path):

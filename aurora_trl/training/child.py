@@ -1,0 +1,40 @@
+"""Commands that a chain runs, and that must not outlive it."""
+
+import contextlib
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+
+import psutil
+
+
+def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """
+    Run a command to its end.
+
+    A Ctrl-C reaches all processes of a terminal, a SIGTERM (from `kill`, `docker stop`) this one alone: it is passed
+    on to all that the command has started, launchers and training processes. Otherwise they would train on, and the
+    chain, run again, would write where they write.
+
+    Args:
+        command (`Sequence[str]`): the command and its arguments.
+        environment (`Mapping[str, str]`): its environment.
+
+    Returns:
+        `int`: its exit code; negative where a signal ended it.
+    """
+    child = subprocess.Popen(list(command), env=dict(environment))
+
+    def end_all(_number: int, _frame: object) -> None:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+
+    if threading.current_thread() is not threading.main_thread():  # only the main one receives signals
+        return child.wait()
+    before = signal.signal(signal.SIGTERM, end_all)
+    try:
+        return child.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
