@@ -141,6 +141,11 @@ def strip_answer(text: str) -> str:
     return _ANSWER_PATTERN.sub("", text).replace(SEG_TOKEN, "").strip()
 
 
+def is_reflective(text: str) -> bool:
+    """Whether a text takes back what it said before, with one of `REFLECTION_TRIGGERS`."""
+    return any(trigger in text for trigger in REFLECTION_TRIGGERS)
+
+
 def is_null_answer(text: str) -> bool:
     """Whether a text asks for no mask and its final sentence is `Nothing fits`; a final full stop is fine."""
     return SEG_TOKEN not in text and _NULL_ANSWER_PATTERN.search(text) is not None

@@ -25,6 +25,7 @@ _MEANS = {
     "format_accuracy": "format_correct",
     "null_accuracy": "null_correct",
     "seg_share": "has_seg",
+    "reflective_share": "reflective",
     "mean_tokens": "num_tokens",
 }
 

@@ -19,6 +19,7 @@ GRPO_CURVES = (
     "completions/mean_length",
     "iou",
     "seg_share",
+    "reflective_share",
     "loss",
 )
 REPORT_FILE = "report.md"
@@ -114,11 +115,12 @@ def _answer_table(metrics: Mapping[str, dict[str, Any]]) -> str:
         for split, scores in content["splits"].items():
             shares = [
                 "" if scores.get(name) is None else f"{scores[name]:.2f}"
-                for name in ("class_accuracy", "format_accuracy", "null_accuracy", "seg_share")
+                for name in ("class_accuracy", "format_accuracy", "null_accuracy", "seg_share", "reflective_share")
             ]
             lines.append([f"{phase}, {split}", str(scores["rows"]), *shares, f"{scores['mean_tokens']:.0f}"])
     return _table(
-        ["phase, split", "rows", "right class", "right format", "null or not", "with [SEG]", "tokens"], lines
+        ["phase, split", "rows", "right class", "right format", "null or not", "with [SEG]", "reflective", "tokens"],
+        lines,
     )
 
 

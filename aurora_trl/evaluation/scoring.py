@@ -12,7 +12,14 @@ from ..data.masks import encode_rle, frame_size, load_masks, mask_indices
 from ..data.media import NO_FRAME
 from ..data.schema import DataError
 from ..inference import Answer
-from ..prompts import ends_with_answer, extract_class, is_null_answer, normalize_class, says_nothing_fits
+from ..prompts import (
+    ends_with_answer,
+    extract_class,
+    is_null_answer,
+    is_reflective,
+    normalize_class,
+    says_nothing_fits,
+)
 from .metrics import Protocol, SegmentationMetrics, SemanticMetrics
 from .metrics.distributed import gather_shares
 
@@ -50,6 +57,7 @@ def describe_answer(answer: Answer, num_frames: int, max_targets: int = 1) -> di
         # Of a null row, whether the answer says that nothing fits; of any other, whether it does not.
         "null_correct": says_nothing_fits(answer.completion) == bool(row.get("is_null")),
         "has_seg": answer.mask_logits is not None,
+        "reflective": is_reflective(answer.completion),
         "masks": [encode_rle(mask) for mask in drawn.numpy()],
     }
 

@@ -19,12 +19,14 @@ from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import first_of_each, shared_rows
 from ..models.targets import along_rows, union_logits
+from ..prompts import is_reflective
 from .checkpoints import AuroraCheckpoints
 from .clip_bank import ClipBank, regroup
 from .data_wait import DataWaitLog
 from .feature_cache import FeatureCaching
 from .grpo_config import AuroraGRPOConfig
 from .mask_training import mask_iou, mask_losses, shares_prefix, unwrap_aurora
+from .rewards import completion_text
 from .target_losses import target_losses
 
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
@@ -203,7 +205,9 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         for row, sample_logits, drawn in zip(inputs, logits, has_seg.tolist(), strict=True):
             row["pred_masks"] = sample_logits if drawn else None
         iou = torch.where(has_seg, mask_iou(logits, bank.masks), 0.0)
-        self._log_gathered({"iou": iou.mean(), "seg_share": has_seg.float().mean()})
+        reflective = [is_reflective(completion_text(completion)) for completion in completions]
+        shares = {"seg_share": has_seg, "reflective_share": torch.tensor(reflective, device=iou.device)}
+        self._log_gathered({"iou": iou.mean(), **{name: share.float().mean() for name, share in shares.items()}})
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     @torch.no_grad()

@@ -10,7 +10,8 @@ from aurora_trl.data.masks import encode_rle, load_masks
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.metrics import SegmentationMetrics
 from aurora_trl.evaluation.report import write_report
-from aurora_trl.inference import swap_modality
+from aurora_trl.evaluation.scoring import describe_answer
+from aurora_trl.inference import Answer, swap_modality
 
 
 def test_metrics_and_answers(model, processor, world, rows, annotator, tmp_path):
@@ -26,6 +27,7 @@ def test_metrics_and_answers(model, processor, world, rows, annotator, tmp_path)
     # Nor does it ever say that nothing fits, which is right on the three rows that match something alone.
     assert metrics["splits"]["test_n"]["null_accuracy"] == 0.0
     assert metrics["splits"]["train"]["null_accuracy"] == 1.0
+    assert metrics["splits"]["train"]["reflective_share"] == 0.0
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [answer["split"] for answer in answers] == ["train"] * 3 + ["test_n"] * 3 + ["train"] * 3
     assert [answer["swap"] for answer in answers] == [None] * 6 + ["audio"] * 3
@@ -43,6 +45,13 @@ def test_null_references_have_s_and_null_accuracy_side_by_side(checkpoint, world
     report = (tmp_path / "out" / "report.md").read_text()
     header = "| phase | test_n S | test_n null_accuracy |\n| --- | ---: | ---: |\n"
     assert f"{header}| {name} | {s} | {null_accuracy} |" in report
+
+
+def test_an_answer_that_takes_back_what_it_said_is_reflective(rows):
+    said = ["The target is the drum.", "Hold on, I should verify this.", "The target is the bell. It is [SEG]."]
+    for completion, reflective in ((" ".join(said), True), (said[-1], False), (f"Hold on. {said[-1]}", False)):
+        answer = describe_answer(Answer(rows[0], completion, None, 9), num_frames=10)
+        assert answer["reflective"] is reflective
 
 
 def test_report_shows_answers(model, processor, world, rows, annotator, tmp_path):

@@ -116,10 +116,12 @@ def test_what_the_paper_plots_is_logged(drawing_checkpoint, cot_rows, processor,
         "completions/mean_length",
         "iou",
         "seg_share",
+        "reflective_share",
         "mask_bce_loss",
         "mask_dice_loss",
     } <= keys
     assert logged(trainer, "seg_share")[0][0] > 0.5
+    assert logged(trainer, "reflective_share")[0][0] == 0.0
 
 
 def test_rewards_see_the_masks_that_the_answers_decode_to(drawing_checkpoint, cot_rows, processor, tmp_path):
