@@ -97,7 +97,8 @@ def mask_note(result: Segmentation) -> str:
 
 def write_overlay(result: Segmentation, row: dict[str, Any], path: str | Path) -> None:
     """
-    Write an MP4 of the frames that have a mask, tinted, each until the middle of the way to the next, with the sound.
+    Write an MP4 of the frames that have a mask, each until the middle of the way to the next, with the sound. Of
+    several objects each has its own tint.
 
     The pictures are those that the masks belong to: a mask held over a moving picture would lie beside its object.
 
@@ -107,7 +108,8 @@ def write_overlay(result: Segmentation, row: dict[str, Any], path: str | Path) -
     """
     # The same frames that the model saw, without those that pad a short clip.
     frames = load_frames(row, num_frames=max(len(result.masks), 1))
-    pictures = [overlay_masks(frame, mask) for frame, mask in zip(frames, result.masks, strict=True)]
+    planes = result.masks if result.target_masks is None else result.target_masks.swapaxes(0, 1)
+    pictures = [overlay_masks(frame, masks) for frame, masks in zip(frames, planes, strict=True)]
     height, width = (side - side % 2 for side in pictures[0].shape[:2])  # yuv420p wants even sides
     wave = load_audio(row, sampling_rate=SOUND_RATE)
     seconds = result.frame_seconds or [(i + 0.5) * SECONDS_PER_IMAGE for i in range(len(pictures))]

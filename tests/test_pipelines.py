@@ -150,6 +150,21 @@ def test_an_overlay_of_odd_size_without_sound(tmp_path):
         assert (container.streams.video[0].width, container.streams.video[0].height) == (62, 46)
 
 
+def test_the_overlay_tells_objects_apart(tmp_path):
+    Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / "0.png")
+    targets = np.zeros((2, 1, 48, 64), np.uint8)
+    targets[0, 0, 8:24, 8:40] = targets[1, 0, 16:40, 24:56] = 1
+    union = targets.max(axis=0)
+    result = Segmentation("r", "It is [SEG] and [SEG].", None, union, True, [0], None, 1, target_masks=targets)
+    write_segmentation(result, {"video": None, "frames": [str(tmp_path / "0.png")], "audio": None}, tmp_path / "out")
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as container:
+        picture = next(container.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+    warmth = picture[:, :, 0] - picture[:, :, 2]
+    first, second = targets[:, 0].astype(bool)
+    assert ((warmth > 60) == first).mean() > 0.93  # orange, and on top where both are
+    assert ((warmth < -60) == (second & ~first)).mean() > 0.93  # blue
+
+
 @pytest.mark.skipif("AURORA_REAL_DATA" not in os.environ, reason="AURORA_REAL_DATA names no folder of real clips")
 def test_the_command_on_real_clips(checkpoint, tmp_path, capsys):
     clips = sorted((Path(os.environ["AURORA_REAL_DATA"]) / "clips").glob("*.mp4"))
