@@ -203,6 +203,15 @@ def test_caps_stop_the_run_and_a_higher_one_continues(backend, some_rows, tmp_pa
     assert_all_written(some_rows, output)
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """A shell starts what runs in the background with interrupts ignored, and the tests may run there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupt_keeps_the_answers_under_way(backend, some_rows, tmp_path):
     output = tmp_path / "cot.jsonl"
 
