@@ -31,11 +31,22 @@ class ClipBank:
     masks: torch.Tensor
     target_masks: torch.Tensor | None
 
-    def forward_inputs(self, samples: torch.Tensor, with_masks: bool) -> dict[str, torch.Tensor]:
-        """What `AuroraModel.forward` needs of these completions' clips, one entry per distinct clip."""
+    def forward_inputs(
+        self, samples: torch.Tensor, with_masks: bool, frames: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """
+        What `AuroraModel.forward` needs of completions' clips, one entry per distinct clip.
+
+        Args:
+            samples (`torch.Tensor` of shape `(B,)`): the completions.
+            with_masks (`bool`): whether masks are to be decoded.
+            frames (`torch.Tensor`, *optional*): in which frames; all by default.
+        """
         used, clip_index = self.clip_index[samples].unique(return_inverse=True)
-        inputs = {**self.policy_inputs, **(self.mask_inputs if with_masks else {})}
-        return {"clip_index": clip_index, **{name: value[used] for name, value in inputs.items()}}
+        inputs = {name: value[used] for name, value in self.policy_inputs.items()}
+        for name, value in self.mask_inputs.items() if with_masks else ():
+            inputs[name] = value[used] if frames is None else value[used[:, None], frames]
+        return {"clip_index": clip_index, **inputs}
 
 
 def regroup(batches: list[dict[str, Any]], prompt_index: torch.Tensor) -> list[dict[str, Any]]:

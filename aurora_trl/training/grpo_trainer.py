@@ -25,7 +25,7 @@ from .clip_bank import ClipBank, regroup
 from .data_wait import DataWaitLog
 from .feature_cache import FeatureCaching
 from .grpo_config import AuroraGRPOConfig
-from .mask_training import mask_iou, mask_losses, shares_prefix, unwrap_aurora
+from .mask_training import draw_mask_frames, mask_iou, mask_losses, shares_prefix, unwrap_aurora
 from .rewards import completion_text
 from .target_losses import target_losses
 
@@ -268,7 +268,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         labels = input_ids.masked_fill(attention_mask == 0, IGNORE_INDEX)
         labels[:, :-completion_length] = IGNORE_INDEX
         with_masks = self._masks_train
-        inputs = self._bank.forward_inputs(samples, with_masks)
+        inputs = self._bank.forward_inputs(samples, with_masks, self._mask_frames)
         positions = None
         if with_masks:
             positions = self.processing_class.find_seg_positions(input_ids, labels != IGNORE_INDEX)
@@ -305,7 +305,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         ids, valid = input_ids[:, -completion_length:], attention_mask[:, -completion_length:]
         labels = F.pad(ids.masked_fill(valid == 0, IGNORE_INDEX), (0, 1), value=IGNORE_INDEX)
         with_masks = self._masks_train
-        inputs = self._bank.forward_inputs(samples[first], with_masks)
+        inputs = self._bank.forward_inputs(samples[first], with_masks, self._mask_frames)
         seg_positions = None
         if with_masks:
             # Among the segment's places, of which the first belongs to the prompt.
@@ -332,6 +332,12 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         """Whether a forward decodes masks: those that are learned from do."""
         return torch.is_grad_enabled() and self.args.uses_mask_losses
 
+    @property
+    def _mask_frames(self) -> torch.Tensor | None:
+        """The frames of this step's mask losses; None where it is all of them."""
+        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, self._bank.masks.size(1))
+        return None if frames is None else frames.to(self._bank.masks.device)
+
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, plus the mask terms of the same forward (AURORA, equation 8)."""
         self._samples = inputs["sample_index"]
@@ -341,10 +347,12 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         if mask_logits is None:
             return loss
         masks, has_seg = self._bank.masks[inputs["sample_index"]], seg_positions >= 0
+        frames = slice(None) if self._mask_frames is None else self._mask_frames
+        masks = masks[:, frames]
         if self._bank.target_masks is None:
             extra, metrics = mask_losses(mask_logits, masks, has_seg, self.args)
         else:
-            target_masks = self._bank.target_masks[inputs["sample_index"]]
+            target_masks = self._bank.target_masks[inputs["sample_index"]][:, :, frames]
             extra, metrics = target_losses(mask_logits, masks, target_masks, has_seg, self.args)
         self._log_gathered(metrics)
         steps = self.current_gradient_accumulation_steps if self._mode == "train" else 1

@@ -14,6 +14,8 @@ class MaskTrainingArguments:
     Args:
         mask_bce_loss_weight (`float`, *optional*, defaults to 1.0) and
         mask_dice_loss_weight (`float`, *optional*, defaults to 1.0): weights of the mask losses (equations 6-8).
+        mask_frames_per_step (`int`, *optional*): frames of each clip that a step's mask losses are about, drawn anew
+            each time; all by default. The policy, and GRPO's rewards, see all frames in any case.
         freeze_vision_tower, freeze_audio_tower, freeze_connector, freeze_language_model, freeze_seg_projector,
         freeze_mask_encoder, freeze_mask_decoder (`bool`): parts that do not train. By default the towers, their
             connector and the mask decoder's image encoder.
@@ -33,6 +35,9 @@ class MaskTrainingArguments:
 
     mask_bce_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the masks' binary cross-entropy."})
     mask_dice_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the masks' dice loss."})
+    mask_frames_per_step: int | None = field(
+        default=None, metadata={"help": "Frames of each clip in a step's mask losses; all by default."}
+    )
     freeze_vision_tower: bool = field(default=True, metadata={"help": "Do not train the vision tower."})
     freeze_audio_tower: bool = field(default=True, metadata={"help": "Do not train the audio tower."})
     freeze_connector: bool = field(
@@ -63,6 +68,8 @@ class MaskTrainingArguments:
         folder = self.feature_cache
         if folder is not None and (not folder or (Path(folder).exists() and not Path(folder).is_dir())):
             raise ValueError(f"`feature_cache` must name a folder, got {folder!r}")
+        if self.mask_frames_per_step is not None and self.mask_frames_per_step < 1:
+            raise ValueError(f"`mask_frames_per_step` must be at least 1, got {self.mask_frames_per_step}")
         if self.max_targets is not None and self.max_targets < 1:
             raise ValueError(f"`max_targets` must be at least 1, got {self.max_targets}")
 

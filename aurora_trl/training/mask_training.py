@@ -73,6 +73,25 @@ def lora_config(model: AuroraModel, arguments: LoraArguments, groups: set[str]) 
     )
 
 
+def draw_mask_frames(args: MaskTrainingArguments, seed: int, step: int, num_frames: int) -> torch.Tensor | None:
+    """
+    The frames that a step's mask losses are about: the same on all ranks, and again after a resume.
+
+    Args:
+        args (`MaskTrainingArguments`): says how many, in `mask_frames_per_step`.
+        seed (`int`), step (`int`): the run's seed and the optimizer step.
+        num_frames (`int`): frames of a clip.
+
+    Returns:
+        `torch.Tensor` or `None`: indices in ascending order; None where it is all of them.
+    """
+    count = args.mask_frames_per_step
+    if count is None or count >= num_frames:
+        return None
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return torch.randperm(num_frames, generator=generator)[:count].sort().values
+
+
 def mask_losses(
     mask_logits: torch.Tensor, masks: torch.Tensor, has_seg: torch.Tensor, args: MaskTrainingArguments
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -26,8 +26,6 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
             3.1); freeze it with `freeze_mask_decoder`.
         group_by_clip (`bool`, *optional*, defaults to `False`): draw clips at random and keep the references about one
             clip next to each other, so that a batch pays for its media once.
-        mask_frames_per_step (`int`, *optional*): frames of each clip that the mask decoder sees in a training step,
-            drawn anew each time; all by default. The policy sees all frames in any case.
         targets (`str`, *optional*, defaults to `"row"`): `"row"` learns each row's `target`; `"answer"` learns
             `It is [SEG].` alone, as the paper's teacher does; `"class"` learns the class sentence and `It is [SEG].`,
             as the authors' code has it.
@@ -41,9 +39,6 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
     teacher_model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint of the teacher."})
     use_teacher_mask_decoder: bool = field(default=True, metadata={"help": "Take over the teacher's mask decoder."})
     group_by_clip: bool = field(default=False, metadata={"help": "Put references about one clip into one batch."})
-    mask_frames_per_step: int | None = field(
-        default=None, metadata={"help": "Frames of each clip that the mask decoder sees in a step; all by default."}
-    )
     targets: str = field(default="row", metadata={"help": "What to learn.", "choices": list(TARGETS)})
 
     teacher_targets: str = field(
@@ -64,8 +59,6 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
         for name in ("ce_loss_weight", "distillation_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
-        if self.mask_frames_per_step is not None and self.mask_frames_per_step < 1:
-            raise ValueError(f"`mask_frames_per_step` must be at least 1, got {self.mask_frames_per_step}")
         if self.targets not in TARGETS:
             raise ValueError(f"`targets` must be one of {', '.join(TARGETS)}, got {self.targets!r}")
         if self.teacher_targets not in TEACHER_TARGETS:

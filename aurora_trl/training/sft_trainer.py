@@ -23,7 +23,7 @@ from .data_wait import DataWaitLog
 from .feature_cache import FeatureCaching
 from .feature_maker import teacher_row_key
 from .losses import seg_distillation_loss
-from .mask_training import capture_outputs, mask_iou, mask_losses, shares_prefix, unwrap_aurora
+from .mask_training import capture_outputs, draw_mask_frames, mask_iou, mask_losses, shares_prefix, unwrap_aurora
 from .sft_config import AuroraSFTConfig
 from .target_losses import target_losses
 
@@ -170,12 +170,11 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
     def _draw_mask_frames(
         self, inputs: dict[str, Any], masks: torch.Tensor, target_masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Keep the frames that the mask decoder sees in this step: the same on all ranks, and again after a resume."""
-        count, num_frames = self.args.mask_frames_per_step, masks.size(1)
-        if count is None or count >= num_frames or not self.model.training:
+        """Keep the frames that the mask decoder sees in this step."""
+        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, masks.size(1))
+        if frames is None or not self.model.training:
             return masks, target_masks
-        generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
-        frames = torch.randperm(num_frames, generator=generator)[:count].sort().values.to(masks.device)
+        frames = frames.to(masks.device)
         for name in ("mask_frames", "mask_embeddings"):
             if name in inputs:
                 inputs[name] = inputs[name][:, frames]

@@ -9,7 +9,7 @@ from trl import GRPOConfig, GRPOTrainer
 from aurora_trl import AuroraGRPOConfig, AuroraModel
 from aurora_trl.data.collator import ClipLoader, RolloutCollator, clip_key
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import lora_config, unwrap_aurora
+from aurora_trl.training.mask_training import draw_mask_frames, lora_config, mask_losses, unwrap_aurora
 from aurora_trl.training.rewards import completion_text, format_reward
 
 
@@ -191,6 +191,38 @@ def test_media_once_per_rollout(drawing_checkpoint, cot_rows, processor, tmp_pat
     # 8 completions are 2 prompts: at most 2 clips per rollout, and the second step uses the first one's.
     assert 0 < clips["audio"] <= 2
     assert clips["mask"] == 10 * clips["audio"]
+
+
+@pytest.mark.parametrize("freeze_mask_encoder", [True, False])
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_mask_losses_of_drawn_frames(
+    freeze_mask_encoder, shared_prefix, drawing_checkpoint, cot_rows, processor, tmp_path, monkeypatch
+):
+    """`mask_frames_per_step`: the mask losses are those of the frames that are drawn, the rewards those of all."""
+    settings = {"max_steps": 1, "freeze_mask_encoder": freeze_mask_encoder, "shared_prefix": shared_prefix}
+    seen = []
+
+    def spy(mask_logits, masks, has_seg, args):
+        seen.append((mask_logits.detach(), masks, has_seg))
+        return mask_losses(mask_logits, masks, has_seg, args)
+
+    monkeypatch.setattr("aurora_trl.training.grpo_trainer.mask_losses", spy)
+    trainers = []
+    for frames in (None, 3):
+        model = AuroraModel.from_pretrained(drawing_checkpoint)
+        folder = tmp_path / str(frames)
+        trainers.append(build(model, cot_rows, processor, folder, mask_frames_per_step=frames, **settings))
+        trainers[-1].train()
+    (all_logits, all_masks, has_seg), (logits, masks, _) = seen
+    drawn = draw_mask_frames(trainers[1].args, trainers[1].args.seed, 0, 10)
+    assert drawn.shape == (3,) and all_logits.size(1) == 10
+    torch.testing.assert_close(logits, all_logits[:, drawn], atol=1e-5, rtol=1e-4)
+    assert torch.equal(masks, all_masks[:, drawn])
+    rewards = [logged(trainer, "reward", "iou", "seg_share")[0] for trainer in trainers]
+    assert rewards[0] == rewards[1]
+    expected = mask_losses(all_logits[:, drawn], all_masks[:, drawn], has_seg, trainers[1].args)[1]
+    for name, value in expected.items():
+        assert logged(trainers[1], name)[0][0] == pytest.approx(float(value), abs=1e-4)
 
 
 @pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"bf16": True}], ids=str)
