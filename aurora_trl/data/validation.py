@@ -3,11 +3,13 @@
 import json
 import os
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +22,10 @@ from .refavs import NULL_CLASS
 from .schema import DataError, check_row, split_mask
 
 _SHOWN_SKIPS = 20
+# Clips that show whether files are waited for.
+_TRIED_CLIPS = 64
 Value = TypeVar("Value")
+Clip = list[tuple[int, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ def find_problems(
         rows (`Sequence[dict]`): dataset rows.
         thorough (`bool`, *optional*, defaults to `True`): decode every file; otherwise headers and ends of files are
             read, and empty masks, silence and damage inside a file are not seen.
-        workers (`int`, *optional*): threads that read; as many as there are cores by default.
+        workers (`int`, *optional*): threads that read; by default as many as there are cores, or one where headers
+            are all that is read and they come from memory.
         min_sound_seconds (`float`, *optional*, defaults to 1.0): a shorter sound is a problem.
         on_clip (`Callable`, *optional*): called with the number of rows that a clip settles.
         limit (`int`, *optional*): stop after so many.
@@ -71,7 +77,7 @@ def find_problems(
     """
     problems: list[Problem] = []
     first: dict[str, int] = {}
-    clips: dict[tuple[Any, ...], list[tuple[int, dict[str, Any]]]] = {}
+    clips: dict[tuple[Any, ...], Clip] = {}
     for place, row in enumerate(rows):
         if row["id"] in first:
             text = f"row {row['id']!r}: its id occurs twice; give each row its own"
@@ -80,20 +86,37 @@ def find_problems(
         key = (tuple(row.get("frames") or ()), row.get("video"), row.get("audio"))
         clips.setdefault(key, []).append((place, row))
 
-    def check(clip: list[tuple[int, dict[str, Any]]]) -> list[Problem]:
+    def check(clip: Clip) -> list[Problem]:
         return _ClipChecker(thorough, min_sound_seconds).check(clip)
 
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        # Files are read without Python's lock: threads are enough, and the rows need not be copied.
-        for clip, found in zip(clips.values(), pool.map(check, clips.values()), strict=True):
-            problems += found
-            if on_clip is not None:
-                on_clip(len(clip))
-            if limit is not None and len(problems) >= limit:
-                pool.shutdown(cancel_futures=True)
-                break
+    for clip, found in zip(clips.values(), _check_clips(check, clips.values(), thorough, workers), strict=True):
+        problems += found
+        if on_clip is not None:
+            on_clip(len(clip))
+        if limit is not None and len(problems) >= limit:
+            break
     problems.sort(key=lambda problem: problem.rows[0])
     return problems if limit is None else problems[:limit]
+
+
+def _check_clips(
+    check: Callable[[Clip], list[Problem]], clips: Iterable[Clip], thorough: bool, workers: int | None
+) -> Iterator[list[Problem]]:
+    """Each clip's problems, in order."""
+    rest = iter(clips)
+    if workers is None and not thorough:
+        start, start_work = time.perf_counter(), time.thread_time()
+        yield from [check(clip) for clip in islice(rest, _TRIED_CLIPS)]
+        if time.thread_time() - start_work > 0.5 * (time.perf_counter() - start):
+            # Headers in memory are Python's own work: threads would wait for its lock, and be slower than one.
+            yield from map(check, rest)
+            return
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        # Files are decoded and waited for without Python's lock: threads are enough, and no rows are copied.
+        try:
+            yield from pool.map(check, rest)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def check_dataset(rows: Sequence[dict[str, Any]], *, limit: int = 20) -> list[str]:
@@ -208,7 +231,7 @@ class _ClipChecker:
         self.min_sound_seconds = min_sound_seconds
         self._seen: dict[tuple[str, ...], Any] = {}
 
-    def check(self, clip: list[tuple[int, dict[str, Any]]]) -> list[Problem]:
+    def check(self, clip: Clip) -> list[Problem]:
         """The problems of `(place, row)` pairs; one that several rows share comes once, with all of them."""
         found: dict[tuple[str, str], list[int]] = {}
         for place, row in clip:

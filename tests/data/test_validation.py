@@ -169,6 +169,22 @@ def test_more_workers_find_the_same(copy):
     assert sum(done) == 2 * len(rows)
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_headers_are_checked_alike_where_files_are_waited_for(waits, rows, tmp_path, monkeypatch):
+    """More clips than are tried before it is decided how to read the rest, each with a frame that is missing."""
+    if waits:
+        monkeypatch.setattr("aurora_trl.data.validation.time.thread_time", lambda: 0.0)
+    clips = []
+    for i in range(100):
+        row = rows[0]
+        clips.append({**row, "id": str(i), "frames": [str(tmp_path / f"{i}.jpg"), *row["frames"][1:]]})
+    found = find_problems(clips, thorough=False)
+    assert [problem.rows for problem in found] == [(i,) for i in range(100)]
+    assert all(f"{i}.jpg: no such frame" in problem.text for i, problem in enumerate(found))
+    for limit in (3, 80):
+        assert find_problems(clips, thorough=False, limit=limit) == found[:limit]
+
+
 def test_classes_of_the_splits():
     assert check_classes("val", ["dog", "null", None], ["dog", "cat"]) == []
     problem = check_classes("val", ["dog", "wolf", "wolf"], ["dog"])[0]

@@ -215,7 +215,8 @@ def test_mask_losses_of_drawn_frames(
         trainers[-1].train()
     (all_logits, all_masks, has_seg), (logits, masks, _) = seen
     drawn = draw_mask_frames(trainers[1].args, trainers[1].args.seed, 0, 10)
-    assert drawn.shape == (3,) and all_logits.size(1) == 10
+    assert drawn.shape == (3,)
+    assert all_logits.size(1) == 10
     torch.testing.assert_close(logits, all_logits[:, drawn], atol=1e-5, rtol=1e-4)
     assert torch.equal(masks, all_masks[:, drawn])
     rewards = [logged(trainer, "reward", "iou", "seg_share")[0] for trainer in trainers]
