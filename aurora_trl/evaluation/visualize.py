@@ -97,7 +97,7 @@ def smooth(values: Sequence[float]) -> np.ndarray:
 
 def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: str | Path) -> Path | None:
     """
-    Draw logged values against the step, one panel per value: as logged faintly, and smoothed.
+    Draw logged values against the step, one panel per value: as logged faintly, and smoothed. A phase has one colour.
 
     Args:
         states (`Sequence[tuple[str, Path]]`): title and `trainer_state.json` of each phase.
@@ -117,6 +117,7 @@ def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: 
                 series.setdefault(name, []).append((title, list(steps), list(values)))
     if not series:
         return None
+    colors = {title: f"C{position % 10}" for position, (title, _) in enumerate(states)}
     columns = min(3, len(series))
     rows = -(-len(series) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.6 * rows), squeeze=False)
@@ -124,8 +125,8 @@ def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: 
         axis.axis("off")
     for axis, (name, curves) in zip(axes.flat, series.items(), strict=False):
         for title, x, y in curves:
-            (line,) = axis.plot(x, y, linewidth=0.8, alpha=0.35)
-            axis.plot(x, smooth(y), linewidth=1.4, label=title, color=line.get_color())
+            axis.plot(x, y, linewidth=0.8, alpha=0.35, color=colors[title])
+            axis.plot(x, smooth(y), linewidth=1.4, label=title, color=colors[title])
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
