@@ -117,7 +117,7 @@ def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: 
                 series.setdefault(name, []).append((title, list(steps), list(values)))
     if not series:
         return None
-    colors = {title: f"C{position % 10}" for position, (title, _) in enumerate(states)}
+    colors = {title: f"C{position}" for position, (title, _) in enumerate(states)}
     columns = min(3, len(series))
     rows = -(-len(series) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.6 * rows), squeeze=False)

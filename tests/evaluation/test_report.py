@@ -1,9 +1,12 @@
 """What a report shows of many answers and long curves."""
 
+import json
+
 import numpy as np
+from PIL import Image
 
 from aurora_trl.evaluation.report import of_distinct_classes
-from aurora_trl.evaluation.visualize import smooth
+from aurora_trl.evaluation.visualize import draw_curves, smooth
 
 
 def test_pictures_are_of_distinct_classes_first():
@@ -21,3 +24,16 @@ def test_smoothing_by_hand():
     assert smoothed[20] == np.mean(values[18:23])
     assert smoothed[-1] == np.mean(values[-3:])
     assert smooth([3.0]) == [3.0]
+
+
+def test_a_phase_has_one_color_in_all_panels(tmp_path):
+    states = []
+    for phase, names in (("teacher", ["loss"]), ("sft", ["loss", "distillation_loss"])):
+        history = [{"step": step, **dict.fromkeys(names, float(step))} for step in range(1, 6)]
+        state = tmp_path / f"{phase}.json"
+        state.write_text(json.dumps({"log_history": history}))
+        states.append((phase, state))
+    picture = draw_curves(states, ["distillation_loss"], tmp_path / "curves.png")
+    colors = set(map(tuple, np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3).tolist()))
+    assert (255, 127, 14) in colors  # the second of matplotlib's cycle
+    assert (31, 119, 180) not in colors  # the first, the teacher's
