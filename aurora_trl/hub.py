@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from .data.schema import DataError
+from .errors import DataError
 from .models.adapters import RECORD_FILE
 from .training.arguments import RECIPE_FILE
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ..data.collator import clip_key
 from ..data.media import MediaCache
-from ..data.schema import DataError
+from ..errors import DataError
 from .checks import clean_text
 from .clients.base import Client, Unusable, Usage
 from .engine import Annotation

@@ -9,7 +9,8 @@ from typing import Any
 from ..data.collator import ClipLoader
 from ..data.masks import mask_indices
 from ..data.media import NO_FRAME
-from ..data.schema import DataError, with_target
+from ..data.schema import with_target
+from ..errors import DataError
 from ..inference import Answer, answer_rows
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor

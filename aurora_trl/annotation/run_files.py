@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.jsonl import save_json
-from ..data.schema import DataError
+from ..errors import DataError
 from .journal import beside
 
 _DECIDING = ("id", "reference", "class_name", "is_null", "target")

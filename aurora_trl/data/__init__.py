@@ -1,12 +1,13 @@
 """Datasets of reasoning segmentation: one row is one reference about one clip."""
 
+from ..errors import DataError
 from .avsbench import load_avsbench
 from .formats import find_source
 from .jsonl import load_json, save_json
 from .parquet import load_parquet, save_parquet
 from .reasonseg import load_reasonseg
 from .refavs import load_refavs
-from .schema import COLUMNS, FEATURES, DataError
+from .schema import COLUMNS, FEATURES
 
 __all__ = [
     "COLUMNS",

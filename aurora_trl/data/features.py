@@ -14,8 +14,8 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..errors import DataError
 from .media import NO_FRAME, frame_indices, split_moment
-from .schema import DataError
 
 logger = logging.getLogger(__name__)
 

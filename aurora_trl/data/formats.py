@@ -8,13 +8,13 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from ..errors import DataError
 from . import avsbench, refavs
 from .avsbench import load_avsbench
 from .jsonl import load_json
 from .parquet import ROWS_FOLDER, list_parquet_splits, load_parquet
 from .reasonseg import load_reasonseg
 from .refavs import load_refavs
-from .schema import DataError
 
 FORMATS = ("refavs", "avsbench", "reasonseg", "json", "parquet")
 _REFAVS_COLUMNS = {"vid", "uid", "split", "fid", "exp"}

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
+from ..errors import DataError
 from .media import NO_FRAME, frame_indices, load_frames, split_moment
-from .schema import DataError, count_targets, split_mask
+from .schema import count_targets, split_mask
 
 Polygons = Sequence[Sequence[Sequence[float]]]
 OFFICIAL_SIZE = 256

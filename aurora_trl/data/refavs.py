@@ -9,7 +9,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from .schema import FEATURES, DataError
+from ..errors import DataError
+from .schema import FEATURES
 
 SPLITS = ("train", "val", "test_s", "test_u", "test_n")
 NUM_FRAMES = 10

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ..data.avsbench import load_class_maps, load_class_names
 from ..data.masks import encode_rle, frame_size, load_masks, mask_indices
 from ..data.media import NO_FRAME
-from ..data.schema import DataError
+from ..errors import DataError
 from ..inference import Answer
 from ..prompts import (
     ends_with_answer,

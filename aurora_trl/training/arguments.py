@@ -14,8 +14,8 @@ from trl import TrlParser
 
 from ..data.avsbench import SUBSETS
 from ..data.formats import FORMATS
-from ..data.schema import DataError
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
+from ..errors import DataError
 
 ON_BAD_SAMPLE = ("error", "skip")
 _CHOICES: dict[str, tuple[str | None, ...]] = {

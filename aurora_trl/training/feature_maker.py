@@ -22,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..data.collator import ClipLoader, TeacherCollator, clip_key
 from ..data.features import FeatureStore, clip_digest, content_key, file_digest, tensor_digest
-from ..data.schema import DataError
+from ..errors import DataError
 from ..models.modeling_aurora import AuroraModel
 from ..models.partitioned import is_partitioned
 from ..models.processing_aurora import AuroraProcessor

@@ -30,7 +30,7 @@ from typing import Any
 
 import yaml
 
-from ..data.schema import DataError
+from ..errors import DataError
 from .child import run_command
 
 STEP_KEYS = {"name", "run", "train", "config", "accelerate", "makes", "needs", "minutes"}

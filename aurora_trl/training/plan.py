@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..data.schema import DataError
+from ..errors import DataError
 from .arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
 from .grpo_config import AuroraGRPOConfig
 from .memory import GIGABYTE, MemoryEstimate, TrainingSetup, estimate_memory

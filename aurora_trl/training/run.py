@@ -9,7 +9,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data.schema import DataError
+from ..errors import DataError
 from .arguments import fail
 
 

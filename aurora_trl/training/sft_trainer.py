@@ -11,7 +11,8 @@ from trl.models import prepare_deepspeed
 
 from ..data.collator import ClipLoader, SFTCollator, TeacherCollator
 from ..data.sampler import ClipGroupSampler
-from ..data.schema import DataError, count_targets, require_few_targets
+from ..data.schema import count_targets, require_few_targets
+from ..errors import DataError
 from ..models.mask_head import add_mask_head
 from ..models.modeling_aurora import AuroraModel
 from ..models.partitioned import copy_tensors

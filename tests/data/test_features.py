@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aurora_trl.data.features import FeatureStore, MaskFeatures, clip_digest
-from aurora_trl.data.schema import DataError
+from aurora_trl.errors import DataError
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -15,8 +15,9 @@ from aurora_trl.data.collator import ClipLoader, RolloutCollator, SFTCollator, T
 from aurora_trl.data.jsonl import save_json
 from aurora_trl.data.masks import NO_TARGET, encode_rle, load_masks, load_target_masks
 from aurora_trl.data.parquet import save_parquet
-from aurora_trl.data.schema import COLUMNS, FEATURES, DataError, count_targets
+from aurora_trl.data.schema import COLUMNS, FEATURES, count_targets
 from aurora_trl.data.validation import find_problems
+from aurora_trl.errors import DataError
 from aurora_trl.prompts import ends_with_answer
 
 TEXT = "It is [SEG] and [SEG]."

@@ -21,7 +21,7 @@ from aurora_trl import (
 )
 from aurora_trl.cli import main
 from aurora_trl.data.collator import ClipLoader, SFTCollator
-from aurora_trl.data.schema import DataError
+from aurora_trl.errors import DataError
 from aurora_trl.inference import answer_rows
 from aurora_trl.models import ClipMemory, Sam2MaskDecoder, Sam2VideoMaskDecoder, SamMaskDecoder, load_published
 from aurora_trl.models.policies.registry import load_policy, register_policy_loader

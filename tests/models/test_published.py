@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, Qwen2Config
 
 from aurora_trl.data.collator import pad_ids
 from aurora_trl.data.media import load_audio
-from aurora_trl.data.schema import DataError
+from aurora_trl.errors import DataError
 from aurora_trl.models.checkpoints import check_keys
 from aurora_trl.models.policies.base import stack_media
 from aurora_trl.models.policies.registry import load_policy

@@ -10,7 +10,7 @@ from published_checkpoints import small_sam
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5OmniProcessor
 
-from aurora_trl.data.schema import DataError
+from aurora_trl.errors import DataError
 from aurora_trl.models import AuroraModel, load_published
 from aurora_trl.models.policies.base import stack_media
 from aurora_trl.models.policies.qwen import (

@@ -9,7 +9,8 @@ from grpo_helpers import build, logged
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.data.collator import ClipLoader, clip_key
-from aurora_trl.data.schema import FEATURES, DataError
+from aurora_trl.data.schema import FEATURES
+from aurora_trl.errors import DataError
 from aurora_trl.inference import answer_rows
 from aurora_trl.models.targets import find_seg_positions
 from aurora_trl.prompts import SEG_TOKEN, answer_sentence

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from ...data.schema import DataError
+from ...errors import DataError
 from ..parts import Part
 
 

@@ -12,7 +12,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from ...data.schema import DataError
+from ...errors import DataError
 from ..parts import SAMPLING_RATE, Part, Picture, Sound
 from .base import Reply, Unusable, Usage
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
-from ...data.schema import DataError
+from ...errors import DataError
 from ..checkpoints import (
     build_from_weights,
     check_keys,

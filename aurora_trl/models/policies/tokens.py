@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AddedToken, PreTrainedModel
 
-from ...data.schema import DataError
+from ...errors import DataError
 from ...prompts import SEG_TOKEN
 from ..partitioned import full_shape, gathered
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2Config, SiglipVisionConfig
 from transformers.utils import logging
 
-from ....data.schema import DataError
+from ....errors import DataError
 from ....prompts import AUDIO_TOKEN, VIDEO_TOKEN
 from ...checkpoints import (
     build_from_weights,
