@@ -92,7 +92,7 @@ def _check_data(arguments: argparse.Namespace) -> None:
 
 def _known_classes(root: str, split: str, trained: Sequence[str]) -> set[str]:
     """The classes that a split of Ref-AVS may have: those of training, and in the unseen one those that it adds."""
-    from .data.refavs import UNSEEN_CLASSES, UNSEEN_SPLIT
+    from .data.formats.refavs import UNSEEN_CLASSES, UNSEEN_SPLIT
 
     if (Path(root) / "world.json").is_file():
         # A small synthetic world need not show all of its classes in training.

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from .data.collator import ClipLoader
-from .data.media import NO_FRAME, frame_indices
+from .data.media.loading import NO_FRAME, frame_indices
+from .data.media.video import index_video
 from .data.schema import check_row
-from .data.video import index_video
 from .inference import answer_rows
 from .models.modeling_aurora import AuroraModel
 from .models.processing_aurora import AuroraProcessor

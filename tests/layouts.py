@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from aurora_trl.data.avsbench import class_palette
+from aurora_trl.data.formats.avsbench import class_palette
 
 SIZE = (24, 32)  # height, width
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..data.collator import clip_key
-from ..data.media import MediaCache
+from ..data.media.loading import MediaCache
 from ..errors import DataError
 from .checks import clean_text
 from .clients.base import Client, Unusable, Usage

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.collator import ClipLoader
-from ..data.masks import mask_indices
-from ..data.media import NO_FRAME
+from ..data.media.loading import NO_FRAME
+from ..data.media.masks import mask_indices
 from ..data.schema import with_target
 from ..errors import DataError
 from ..inference import Answer, answer_rows

@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from ..data.media import load_audio, load_frames
+from ..data.media.loading import load_audio, load_frames
 
 SAMPLING_RATE = 16_000
 # A clip of 10 s is looked at once per second, as the policy does; fewer frames are taken from these.

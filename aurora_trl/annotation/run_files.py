@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.jsonl import save_json
+from ..data.formats.jsonl import save_json
 from ..errors import DataError
 from .journal import beside
 

@@ -12,8 +12,8 @@ from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, teacher_target
 from .features import MaskFeatures
-from .masks import NO_TARGET, load_masks, load_target_masks, mask_indices
-from .media import NO_FRAME, MediaCache, load_audio, load_frames
+from .media.loading import NO_FRAME, MediaCache, load_audio, load_frames
+from .media.masks import NO_TARGET, load_masks, load_target_masks, mask_indices
 from .schema import require_few_targets, with_target
 
 

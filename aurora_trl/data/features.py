@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import DataError
-from .media import NO_FRAME, frame_indices, split_moment
+from .media.loading import NO_FRAME, frame_indices, split_moment
 
 logger = logging.getLogger(__name__)
 

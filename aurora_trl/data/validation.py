@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 from datasets import Dataset
 
 from ..errors import DataError
-from .files import MIN_SOUND_SECONDS, Fault, check_image, check_sound, check_track, check_video, group_frames
-from .masks import decode_polygons, decode_rle, load_masks
-from .media import load_frames
-from .refavs import NULL_CLASS
+from .formats.refavs import NULL_CLASS
+from .media.checks import MIN_SOUND_SECONDS, Fault, check_image, check_sound, check_track, check_video, group_frames
+from .media.loading import load_frames
+from .media.masks import decode_polygons, decode_rle, load_masks
 from .schema import check_row, split_mask
 
 _SHOWN_SKIPS = 20

@@ -13,8 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ..data.masks import decode_rle, load_masks, mask_indices
-from ..data.media import load_frames
+from ..data.media.loading import load_frames
+from ..data.media.masks import decode_rle, load_masks, mask_indices
 
 # Of the objects that an answer draws: orange where there is one. None is near the outline's green.
 _TINTS = ((255, 120, 0), (0, 140, 255), (230, 60, 200), (255, 225, 0), (130, 80, 255), (255, 60, 60))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.utils import cached_file
 
-from ..data.media import frame_indices
+from ..data.media.loading import frame_indices
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
 from .configuration_aurora import AuroraConfig, SamConfig
 from .targets import find_seg_positions, find_target_positions

@@ -12,8 +12,8 @@ from datasets import Dataset, concatenate_datasets
 from transformers import TrainingArguments
 from trl import TrlParser
 
-from ..data.avsbench import SUBSETS
-from ..data.formats import FORMATS
+from ..data.formats.avsbench import SUBSETS
+from ..data.formats.registry import FORMATS
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
 from ..errors import DataError
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..data.masks import has_target
+from ..data.media.masks import has_target
 from ..models.modeling_aurora import AuroraModel
 from ..models.shared_prefix import allow_shared_prefix
 from .arguments import LoraArguments

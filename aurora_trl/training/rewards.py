@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..data.masks import has_target
+from ..data.media.masks import has_target
 from ..prompts import ends_with_answer, extract_class, is_null_answer, normalize_class
 
 RewardFunction = Callable[..., list[float]]

@@ -6,7 +6,7 @@ from layouts import write_s4
 
 from aurora_trl.data import load_avsbench
 from aurora_trl.data.collator import ClipLoader, RolloutCollator, SFTCollator, TeacherCollator, clip_key
-from aurora_trl.data.masks import NO_TARGET, has_target
+from aurora_trl.data.media.masks import NO_TARGET, has_target
 from aurora_trl.data.sampler import ClipGroupSampler
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from aurora_trl import AuroraModel, AuroraPipeline, AuroraProcessor
 from aurora_trl.annotation import mine_rows
 from aurora_trl.data.collator import ClipLoader, SFTCollator, clip_key
-from aurora_trl.data.masks import decode_rle, load_masks
+from aurora_trl.data.media.masks import decode_rle, load_masks
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.scoring import describe_answer
 from aurora_trl.inference import Answer, answer_rows

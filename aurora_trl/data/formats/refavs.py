@@ -9,8 +9,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..errors import DataError
-from .schema import FEATURES
+from ...errors import DataError
+from ..schema import FEATURES
 
 SPLITS = ("train", "val", "test_s", "test_u", "test_n")
 NUM_FRAMES = 10

@@ -6,9 +6,9 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..errors import DataError
-from .masks import encode_polygons
-from .schema import COLUMNS, FEATURES
+from ...errors import DataError
+from ..media.masks import encode_polygons
+from ..schema import COLUMNS, FEATURES
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _KEYS = ("id", "image", "query", "polygons", "rle", "class_name", "split", "is_null")

@@ -8,8 +8,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..errors import DataError
-from .schema import COLUMNS, FEATURES, count_targets, split_mask
+from ...errors import DataError
+from ..schema import COLUMNS, FEATURES, count_targets, split_mask
 
 _REQUIRED = ("id", "reference")
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -10,9 +10,9 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from ..errors import DataError
-from ..prompts import SOUNDING_REFERENCE
-from .schema import COLUMNS, FEATURES
+from ...errors import DataError
+from ...prompts import SOUNDING_REFERENCE
+from ..schema import COLUMNS, FEATURES
 
 SUBSETS = ("s4", "ms3", "avss")
 SPLITS = ("train", "val", "test")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from ..errors import DataError
+from ...errors import DataError
 
 try:
     import decord

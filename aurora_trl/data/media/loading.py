@@ -11,7 +11,7 @@ import soundfile
 import soxr
 from PIL import Image
 
-from ..errors import DataError
+from ...errors import DataError
 from .video import index_video, read_frames, read_track
 
 Value = TypeVar("Value")

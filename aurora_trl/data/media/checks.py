@@ -7,8 +7,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from ..errors import DataError
-from .media import read_sound, split_moment
+from ...errors import DataError
+from .loading import read_sound, split_moment
 from .video import index_video, read_frames, read_track
 
 MIN_SOUND_SECONDS = 1.0

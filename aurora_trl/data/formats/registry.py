@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..errors import DataError
+from ...errors import DataError
 from . import avsbench, refavs
 from .avsbench import load_avsbench
 from .jsonl import load_json

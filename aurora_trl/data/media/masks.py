@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from ..errors import DataError
-from .media import NO_FRAME, frame_indices, load_frames, split_moment
-from .schema import count_targets, split_mask
+from ...errors import DataError
+from ..schema import count_targets, split_mask
+from .loading import NO_FRAME, frame_indices, load_frames, split_moment
 
 Polygons = Sequence[Sequence[Sequence[float]]]
 OFFICIAL_SIZE = 256

@@ -13,9 +13,9 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
-from ..errors import DataError
+from ...errors import DataError
+from ..schema import COLUMNS, FEATURES
 from .jsonl import map_paths
-from .schema import COLUMNS, FEATURES
 
 ROWS_FOLDER, MEDIA_FOLDER = "rows", "media"
 _HUB_SECONDS = 20.0
