@@ -267,7 +267,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from .evaluation.evaluate import evaluate_model, process_state
     from .evaluation.metrics import get_protocol
     from .evaluation.report import shown_scores, write_report
-    from .inference import MODALITIES, load
+    from .generation.answers import MODALITIES, load
 
     unknown = sorted(set(arguments.swaps) - set(MODALITIES))
     if unknown:
@@ -343,8 +343,8 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _segment(arguments: argparse.Namespace) -> None:
-    from .pipelines import AuroraPipeline
-    from .segment import write_segmentation
+    from .generation.pipeline import AuroraPipeline
+    from .generation.segment import write_segmentation
 
     output = Path(arguments.output)
     _require_new(output)

@@ -159,7 +159,7 @@ def _annotate(arguments: argparse.Namespace) -> None:
 
 def _mine(arguments: argparse.Namespace) -> None:
     from .annotation import mine_file
-    from .inference import load
+    from .generation.answers import load
     from .training.arguments import load_rows
 
     rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed, **_get_format(arguments))

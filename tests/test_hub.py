@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoProcessor
 import aurora_trl
 from aurora_trl import AuroraModel, AuroraProcessor
 from aurora_trl.data import load_json
-from aurora_trl.data.collator import ClipLoader, SFTCollator
+from aurora_trl.generation.collators import ClipLoader, SFTCollator
 
 def logits(model, processor):
     batch = SFTCollator(ClipLoader(processor))(load_json(sys.argv[1]).to_list()[:2])
@@ -50,7 +50,7 @@ from datasets import load_dataset
 from huggingface_hub import HfApi, constants
 from aurora_trl import AuroraProcessor
 from aurora_trl.data import DataError, find_source, load_json
-from aurora_trl.data.collator import ClipLoader, SFTCollator
+from aurora_trl.generation.collators import ClipLoader, SFTCollator
 
 rows, folder, checkpoint = sys.argv[1:]
 HfApi().create_repo("org/clips", repo_type="dataset")

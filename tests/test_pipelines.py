@@ -16,8 +16,8 @@ from aurora_trl.cli import main
 from aurora_trl.data import DataError
 from aurora_trl.data.media.masks import decode_rle
 from aurora_trl.evaluation.evaluate import evaluate_model
-from aurora_trl.pipelines import Segmentation
-from aurora_trl.segment import write_segmentation
+from aurora_trl.generation.pipeline import Segmentation
+from aurora_trl.generation.segment import write_segmentation
 
 
 @pytest.fixture(scope="module")

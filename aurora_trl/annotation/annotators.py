@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..data.collator import clip_key
 from ..data.media.loading import MediaCache
+from ..data.schema import clip_key
 from ..errors import DataError
 from .checks import clean_text
 from .clients.base import Client, Unusable, Usage

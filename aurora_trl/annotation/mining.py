@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.collator import ClipLoader
 from ..data.media.loading import NO_FRAME
 from ..data.media.masks import mask_indices
 from ..data.schema import with_target
 from ..errors import DataError
-from ..inference import Answer, answer_rows
+from ..generation.answers import Answer, answer_rows
+from ..generation.collators import ClipLoader
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..progress import Progress
@@ -58,7 +58,7 @@ def mine_rows(
     Let a model answer its training rows.
 
     Args:
-        model, processor: from [`~aurora_trl.inference.load`].
+        model, processor: from [`~aurora_trl.generation.answers.load`].
         rows (`Sequence[dict]`): dataset rows with masks.
         batch_size (`int`, *optional*, defaults to 16): rows per forward.
         max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
@@ -88,7 +88,7 @@ def mine_file(
     by row, with its IoU and class: cut short, the same call continues.
 
     Args:
-        model, processor: from [`~aurora_trl.inference.load`].
+        model, processor: from [`~aurora_trl.generation.answers.load`].
         rows (`Sequence[dict]`): dataset rows with masks and distinct ids.
         output (`str` or `Path`): JSONL file.
         checkpoint (`str` or `Path`): where the model is from; a run is not continued with another.

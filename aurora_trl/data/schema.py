@@ -32,6 +32,11 @@ FEATURES = Features(
 COLUMNS = tuple(FEATURES)
 
 
+def clip_key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What makes two rows show the same clip: their media files."""
+    return (tuple(row.get("frames") or ()), row.get("video"), row.get("audio"))
+
+
 def with_target(row: dict[str, Any], target: str) -> dict[str, Any]:
     """The row with another text to learn, which is the whole answer."""
     return {**row, "target": target, "prefill": None}

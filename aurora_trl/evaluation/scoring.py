@@ -11,7 +11,7 @@ from ..data.formats.avsbench import load_class_maps, load_class_names
 from ..data.media.loading import NO_FRAME
 from ..data.media.masks import encode_rle, frame_size, load_masks, mask_indices
 from ..errors import DataError
-from ..inference import Answer
+from ..generation.answers import Answer
 from ..prompts import (
     ends_with_answer,
     extract_class,

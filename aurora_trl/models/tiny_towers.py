@@ -66,8 +66,9 @@ def load_labelled_clips(
         `DataError`: where the folder is not a synthetic world, or media are missing or broken.
     """
     from ..data import load_refavs
-    from ..data.collator import ClipLoader, clip_key, stack_clips
+    from ..data.schema import clip_key
     from ..data.synthetic import SyntheticAnnotator
+    from ..generation.collators import ClipLoader, stack_clips
 
     annotator, loader = SyntheticAnnotator(world), ClipLoader(processor)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {clip_key(row): row for row in load_refavs(world, split)}

@@ -7,8 +7,8 @@ from datasets import Dataset
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..data.collator import ClipLoader
-from ..data.features import MaskFeatures
+from ..generation.collators import ClipLoader
+from ..generation.feature_store import MaskFeatures
 from ..models.modeling_aurora import AuroraModel
 from .feature_maker import FeatureMaker, KeptFeatures
 from .mask_training import unwrap_aurora

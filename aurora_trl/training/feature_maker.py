@@ -20,9 +20,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ..data.collator import ClipLoader, TeacherCollator, clip_key
-from ..data.features import FeatureStore, clip_digest, content_key, file_digest, tensor_digest
+from ..data.schema import clip_key
 from ..errors import DataError
+from ..generation.collators import ClipLoader, TeacherCollator
+from ..generation.feature_store import FeatureStore, clip_digest, content_key, file_digest, tensor_digest
 from ..models.modeling_aurora import AuroraModel
 from ..models.partitioned import is_partitioned
 from ..models.processing_aurora import AuroraProcessor

@@ -11,9 +11,10 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..data.collator import IGNORE_INDEX, ClipLoader, RolloutCollator, clip_key, pad_ids, stack_clips
-from ..data.schema import require_few_targets
-from ..inference import gather_seg_states, read_states, record_last_states
+from ..data.schema import clip_key, require_few_targets
+from ..generation.answers import gather_seg_states, read_states, record_last_states
+from ..generation.clip_bank import ClipBank, regroup
+from ..generation.collators import IGNORE_INDEX, ClipLoader, RolloutCollator, pad_ids, stack_clips
 from ..models.mask_head import add_mask_head
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
@@ -21,7 +22,6 @@ from ..models.shared_prefix import first_of_each, shared_rows
 from ..models.targets import along_rows, union_logits
 from ..prompts import is_reflective
 from .checkpoints import AuroraCheckpoints
-from .clip_bank import ClipBank, regroup
 from .data_wait import DataWaitLog
 from .feature_cache import FeatureCaching
 from .grpo_config import AuroraGRPOConfig

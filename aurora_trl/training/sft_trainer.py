@@ -9,10 +9,10 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed
 
-from ..data.collator import ClipLoader, SFTCollator, TeacherCollator
-from ..data.sampler import ClipGroupSampler
 from ..data.schema import count_targets, require_few_targets
 from ..errors import DataError
+from ..generation.collators import ClipLoader, SFTCollator, TeacherCollator
+from ..generation.group_sampler import ClipGroupSampler
 from ..models.mask_head import add_mask_head
 from ..models.modeling_aurora import AuroraModel
 from ..models.partitioned import copy_tensors

@@ -5,9 +5,10 @@ from datasets import Dataset
 from layouts import write_s4
 
 from aurora_trl.data import load_avsbench
-from aurora_trl.data.collator import ClipLoader, RolloutCollator, SFTCollator, TeacherCollator, clip_key
 from aurora_trl.data.media.masks import NO_TARGET, has_target
-from aurora_trl.data.sampler import ClipGroupSampler
+from aurora_trl.data.schema import clip_key
+from aurora_trl.generation.collators import ClipLoader, RolloutCollator, SFTCollator, TeacherCollator
+from aurora_trl.generation.group_sampler import ClipGroupSampler
 
 
 def test_sft_batch(cot_rows, processor):

@@ -7,8 +7,8 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-from aurora_trl.data.features import FeatureStore, MaskFeatures, clip_digest
 from aurora_trl.errors import DataError
+from aurora_trl.generation.feature_store import FeatureStore, MaskFeatures, clip_digest
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

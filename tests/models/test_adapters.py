@@ -19,7 +19,7 @@ from aurora_trl import (
     AuroraSFTTrainer,
 )
 from aurora_trl.cli import main
-from aurora_trl.data.collator import ClipLoader, SFTCollator
+from aurora_trl.generation.collators import ClipLoader, SFTCollator
 from aurora_trl.models.adapters import REPLACED_FILE, describe_base, load_adapter
 from aurora_trl.models.tiny import create_tiny_checkpoint
 from aurora_trl.training.arguments import LoraArguments

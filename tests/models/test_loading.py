@@ -20,9 +20,9 @@ from aurora_trl import (
     AuroraSFTTrainer,
 )
 from aurora_trl.cli import main
-from aurora_trl.data.collator import ClipLoader, SFTCollator
 from aurora_trl.errors import DataError
-from aurora_trl.inference import answer_rows
+from aurora_trl.generation.answers import answer_rows
+from aurora_trl.generation.collators import ClipLoader, SFTCollator
 from aurora_trl.models import ClipMemory, Sam2MaskDecoder, Sam2VideoMaskDecoder, SamMaskDecoder, load_published
 from aurora_trl.models.policies.registry import load_policy, register_policy_loader
 from aurora_trl.models.policies.videollama2.published import load_videollama2

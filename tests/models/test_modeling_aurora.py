@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, GenerationConfig
 
 from aurora_trl import AuroraModel, AuroraProcessor
-from aurora_trl.data.collator import ClipLoader, SFTCollator, pad_ids
-from aurora_trl.inference import answer_rows, gather_seg_states, record_last_states
+from aurora_trl.generation.answers import answer_rows, gather_seg_states, record_last_states
+from aurora_trl.generation.collators import ClipLoader, SFTCollator, pad_ids
 from aurora_trl.models.targets import find_seg_positions
 
 

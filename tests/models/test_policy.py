@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram
 
-from aurora_trl.data.collator import ClipLoader, SFTCollator
+from aurora_trl.generation.collators import ClipLoader, SFTCollator
 from aurora_trl.models.policies.videollama2 import VideoLlama2Processor
 
 

@@ -8,7 +8,7 @@ from conftest import REPOSITORY
 from transformers import Qwen2Config
 
 from aurora_trl import AuroraConfig, AuroraModel
-from aurora_trl.data.collator import ClipLoader, SFTCollator
+from aurora_trl.generation.collators import ClipLoader, SFTCollator
 from aurora_trl.models.policies.base import place_features, stack_media, text_position_ids
 
 

@@ -10,8 +10,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from aurora_trl.data.collator import ClipLoader, SFTCollator, pad_ids
-from aurora_trl.inference import answer_rows
+from aurora_trl.generation.answers import answer_rows
+from aurora_trl.generation.collators import ClipLoader, SFTCollator, pad_ids
 from aurora_trl.models.modeling_aurora import AuroraModel
 from aurora_trl.models.policies.base import stack_media
 from aurora_trl.models.processing_aurora import AuroraProcessor

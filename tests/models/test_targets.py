@@ -9,13 +9,14 @@ from PIL import Image
 
 from aurora_trl import AuroraModel, AuroraPipeline, AuroraProcessor
 from aurora_trl.annotation import mine_rows
-from aurora_trl.data.collator import ClipLoader, SFTCollator, clip_key
 from aurora_trl.data.media.masks import decode_rle, load_masks
+from aurora_trl.data.schema import clip_key
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.scoring import describe_answer
-from aurora_trl.inference import Answer, answer_rows
+from aurora_trl.generation.answers import Answer, answer_rows
+from aurora_trl.generation.collators import ClipLoader, SFTCollator
+from aurora_trl.generation.segment import write_segmentation
 from aurora_trl.models.targets import find_seg_positions, union_logits
-from aurora_trl.segment import write_segmentation
 
 TWO = "So the target is the drum. It is [SEG] and [SEG]."
 

@@ -16,7 +16,7 @@ from PIL import Image
 from test_sft_trainer import build, losses
 
 from aurora_trl import AuroraModel, AuroraSFTConfig
-from aurora_trl.data.collator import clip_key
+from aurora_trl.data.schema import clip_key
 from aurora_trl.errors import DataError
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.mask_training import lora_config, unwrap_aurora

@@ -11,7 +11,7 @@ from transformers import Sam2Config, Sam2VideoConfig
 
 from aurora_trl.cli import main
 from aurora_trl.data import DataError
-from aurora_trl.data.collator import ClipLoader
+from aurora_trl.generation.collators import ClipLoader
 from aurora_trl.models import AuroraConfig, Sam2MaskConfig, Sam2VideoMaskConfig
 from aurora_trl.models.mask_decoders import build_mask_decoder
 from aurora_trl.training.arguments import LoraArguments

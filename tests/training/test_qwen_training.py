@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import Trainer
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor, AuroraSFTConfig
-from aurora_trl.data.collator import SFTCollator
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.mask_training import lora_config, unwrap_aurora
 from aurora_trl.training.rewards import class_reward, completion_text, format_reward, iou_reward

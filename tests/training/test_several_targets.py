@@ -8,10 +8,10 @@ from datasets import Dataset
 from grpo_helpers import build, logged
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
-from aurora_trl.data.collator import ClipLoader, clip_key
-from aurora_trl.data.schema import FEATURES
+from aurora_trl.data.schema import FEATURES, clip_key
 from aurora_trl.errors import DataError
-from aurora_trl.inference import answer_rows
+from aurora_trl.generation.answers import answer_rows
+from aurora_trl.generation.collators import ClipLoader
 from aurora_trl.models.targets import find_seg_positions
 from aurora_trl.prompts import SEG_TOKEN, answer_sentence
 from aurora_trl.training.mask_training import mask_iou

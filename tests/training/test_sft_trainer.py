@@ -11,8 +11,8 @@ from trl import SFTConfig, SFTTrainer
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.annotation import WorldAnnotator, annotate_file
 from aurora_trl.data import load_json
-from aurora_trl.data.collator import ClipLoader, SFTCollator
 from aurora_trl.errors import DataError
+from aurora_trl.generation.collators import ClipLoader, SFTCollator
 from aurora_trl.prompts import SEG_TOKEN, is_null_answer
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.mask_training import lora_config, unwrap_aurora

@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
-from .collator import clip_key
+from ..data.schema import clip_key
 
 
 class ClipGroupSampler(Sampler[int]):

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .data.collator import ClipLoader
-from .data.media.loading import NO_FRAME, frame_indices
-from .data.media.video import index_video
-from .data.schema import check_row
-from .inference import answer_rows
-from .models.modeling_aurora import AuroraModel
-from .models.processing_aurora import AuroraProcessor
-from .prompts import extract_class
+from ..data.media.loading import NO_FRAME, frame_indices
+from ..data.media.video import index_video
+from ..data.schema import check_row
+from ..models.modeling_aurora import AuroraModel
+from ..models.processing_aurora import AuroraProcessor
+from ..prompts import extract_class
+from .answers import answer_rows
+from .collators import ClipLoader
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from .data.collator import ClipLoader, clip_key, pad_ids, stack_clips
-from .models.modeling_aurora import AuroraModel
-from .models.processing_aurora import AuroraProcessor
-from .models.targets import along_rows, union_logits
+from ..data.schema import clip_key
+from ..models.modeling_aurora import AuroraModel
+from ..models.processing_aurora import AuroraProcessor
+from ..models.targets import along_rows, union_logits
+from .collators import ClipLoader, pad_ids, stack_clips
 
 MODALITIES = ("audio", "video", "reference")
 

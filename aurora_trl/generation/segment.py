@@ -10,10 +10,10 @@ import av
 import numpy as np
 from PIL import Image
 
-from .data.media.loading import load_audio, load_frames
-from .data.media.masks import encode_rle
-from .evaluation.visualize import overlay_masks
-from .pipelines import Segmentation
+from ..data.media.loading import load_audio, load_frames
+from ..data.media.masks import encode_rle
+from ..evaluation.visualize import overlay_masks
+from .pipeline import Segmentation
 
 OVERLAY_FPS = 10
 SOUND_RATE = 44_100

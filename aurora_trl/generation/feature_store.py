@@ -14,8 +14,8 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..data.media.loading import NO_FRAME, frame_indices, split_moment
 from ..errors import DataError
-from .media.loading import NO_FRAME, frame_indices, split_moment
 
 logger = logging.getLogger(__name__)
 

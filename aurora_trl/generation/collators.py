@@ -7,19 +7,14 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ..data.media.loading import NO_FRAME, MediaCache, load_audio, load_frames
+from ..data.media.masks import NO_TARGET, load_masks, load_target_masks, mask_indices
+from ..data.schema import clip_key, require_few_targets, with_target
 from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, teacher_target
-from .features import MaskFeatures
-from .media.loading import NO_FRAME, MediaCache, load_audio, load_frames
-from .media.masks import NO_TARGET, load_masks, load_target_masks, mask_indices
-from .schema import require_few_targets, with_target
-
-
-def clip_key(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What makes two rows show the same clip: their media files."""
-    return (tuple(row.get("frames") or ()), row.get("video"), row.get("audio"))
+from .feature_store import MaskFeatures
 
 
 class ClipLoader:
