@@ -361,7 +361,7 @@ def _segment(arguments: argparse.Namespace) -> None:
 
 def _merge(arguments: argparse.Namespace) -> None:
     from .models import AuroraProcessor
-    from .models.adapters import find_adapter, load_merged
+    from .models.checkpoints.adapters import find_adapter, load_merged
 
     output = Path(arguments.output)
     _require_new(output)
@@ -374,7 +374,7 @@ def _merge(arguments: argparse.Namespace) -> None:
 
 
 def _push(arguments: argparse.Namespace) -> None:
-    from .hub import push
+    from .models.checkpoints.hub import push
 
     say(
         push(

@@ -15,7 +15,7 @@ from hub_server import TOKEN, HubServer
 
 from aurora_trl.cli import main
 from aurora_trl.data import DataError, save_json
-from aurora_trl.hub import CARD_MARK, check_base_is_public, push, write_model_card
+from aurora_trl.models.checkpoints.hub import CARD_MARK, check_base_is_public, push, write_model_card
 
 COMPARE = """
 import sys, torch

@@ -10,8 +10,8 @@ import torch
 
 from ..data.schema import clip_key
 from ..models.modeling_aurora import AuroraModel
+from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
-from ..models.targets import along_rows, union_logits
 from .collators import ClipLoader, pad_ids, stack_clips
 
 MODALITIES = ("audio", "video", "reference")

@@ -1,8 +1,8 @@
 """Models. Importing this package registers them with the Auto classes of transformers."""
 
 from . import policies
+from .checkpoints.from_parts import load_published
 from .configuration_aurora import AuroraConfig, SamConfig
-from .loading import load_published
 from .mask_decoders import (
     ClipMemory,
     Sam2MaskConfig,

@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 from ..data.media.loading import frame_indices
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
 from .configuration_aurora import AuroraConfig, SamConfig
-from .targets import find_seg_positions, find_target_positions
+from .objects import find_seg_positions, find_target_positions
 
 SETTINGS_FILE = "aurora_processor.json"
 _SENTENCE_END = frozenset(".!?…\n")

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from .targets import along_rows
+from .objects import along_rows
 
 ATTENTION_NAME = "aurora_shared_prefix"
 IGNORE_INDEX = -100  # of labels: not learned

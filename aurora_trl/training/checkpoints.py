@@ -9,8 +9,14 @@ from peft import PeftModel
 from transformers import Trainer
 from transformers.utils import CONFIG_NAME
 
-from ..hub import CARD_FILE, check_base_is_public, is_foreign_card, write_model_card
-from ..models.adapters import ADAPTER_FILES, AdapterRecord, describe_base, gather_replaced_weights, save_adapter
+from ..models.checkpoints.adapters import (
+    ADAPTER_FILES,
+    AdapterRecord,
+    describe_base,
+    gather_replaced_weights,
+    save_adapter,
+)
+from ..models.checkpoints.hub import CARD_FILE, check_base_is_public, is_foreign_card, write_model_card
 from .mask_training import unwrap_aurora
 
 

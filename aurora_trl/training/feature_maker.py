@@ -24,8 +24,8 @@ from ..data.schema import clip_key
 from ..errors import DataError
 from ..generation.collators import ClipLoader, TeacherCollator
 from ..generation.feature_store import FeatureStore, clip_digest, content_key, file_digest, tensor_digest
+from ..models.checkpoints.zero3 import is_partitioned
 from ..models.modeling_aurora import AuroraModel
-from ..models.partitioned import is_partitioned
 from ..models.processing_aurora import AuroraProcessor
 from ..progress import Progress
 from ..prompts import build_prompt, teacher_target

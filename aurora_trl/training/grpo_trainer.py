@@ -17,9 +17,9 @@ from ..generation.clip_bank import ClipBank, regroup
 from ..generation.collators import IGNORE_INDEX, ClipLoader, RolloutCollator, pad_ids, stack_clips
 from ..models.mask_head import add_mask_head
 from ..models.modeling_aurora import AuroraModel
+from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import first_of_each, shared_rows
-from ..models.targets import along_rows, union_logits
 from ..prompts import is_reflective
 from .checkpoints import AuroraCheckpoints
 from .data_wait import DataWaitLog

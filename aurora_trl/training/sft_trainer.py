@@ -13,11 +13,11 @@ from ..data.schema import count_targets, require_few_targets
 from ..errors import DataError
 from ..generation.collators import ClipLoader, SFTCollator, TeacherCollator
 from ..generation.group_sampler import ClipGroupSampler
+from ..models.checkpoints.zero3 import copy_tensors
 from ..models.mask_head import add_mask_head
 from ..models.modeling_aurora import AuroraModel
-from ..models.partitioned import copy_tensors
+from ..models.objects import union_logits
 from ..models.processing_aurora import AuroraProcessor
-from ..models.targets import union_logits
 from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
 from .checkpoints import AuroraCheckpoints
 from .data_wait import DataWaitLog

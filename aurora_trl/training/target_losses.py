@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
 from ..data.media.masks import has_target
-from ..models.targets import union_logits
+from ..models.objects import union_logits
 from .losses import pairwise_mask_losses
 from .mask_config import MaskTrainingArguments
 from .mask_training import weighted_mask_losses

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, GenerationConfig
 from aurora_trl import AuroraModel, AuroraProcessor
 from aurora_trl.generation.answers import answer_rows, gather_seg_states, record_last_states
 from aurora_trl.generation.collators import ClipLoader, SFTCollator, pad_ids
-from aurora_trl.models.targets import find_seg_positions
+from aurora_trl.models.objects import find_seg_positions
 
 
 def forward_inputs(rows, processor, loader=None):

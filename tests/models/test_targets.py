@@ -16,7 +16,7 @@ from aurora_trl.evaluation.scoring import describe_answer
 from aurora_trl.generation.answers import Answer, answer_rows
 from aurora_trl.generation.collators import ClipLoader, SFTCollator
 from aurora_trl.generation.segment import write_segmentation
-from aurora_trl.models.targets import find_seg_positions, union_logits
+from aurora_trl.models.objects import find_seg_positions, union_logits
 
 TWO = "So the target is the drum. It is [SEG] and [SEG]."
 

@@ -12,7 +12,7 @@ from aurora_trl.data.schema import FEATURES, clip_key
 from aurora_trl.errors import DataError
 from aurora_trl.generation.answers import answer_rows
 from aurora_trl.generation.collators import ClipLoader
-from aurora_trl.models.targets import find_seg_positions
+from aurora_trl.models.objects import find_seg_positions
 from aurora_trl.prompts import SEG_TOKEN, answer_sentence
 from aurora_trl.training.mask_training import mask_iou
 from aurora_trl.training.rewards import completion_text, format_reward, iou_reward

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.data import save_json
 from aurora_trl.generation.collators import ClipLoader, SFTCollator
-from aurora_trl.models.adapters import REPLACED_FILE, load_adapter
+from aurora_trl.models.checkpoints.adapters import REPLACED_FILE, load_adapter
 from aurora_trl.models.tiny import create_tiny_checkpoint
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.mask_training import lora_config

@@ -23,8 +23,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.data import load_json
 from aurora_trl.generation.collators import ClipLoader, SFTCollator
-from aurora_trl.models.adapters import load_adapter
-from aurora_trl.models.partitioned import full_shape, gathered
+from aurora_trl.models.checkpoints.adapters import load_adapter
+from aurora_trl.models.checkpoints.zero3 import full_shape, gathered
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.mask_training import lora_config
 

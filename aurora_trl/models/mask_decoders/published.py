@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from ...errors import DataError
-from ..checkpoints import (
+from ..checkpoints.weight_files import (
     build_from_weights,
     check_keys,
     count_modules,

@@ -8,7 +8,7 @@ from transformers import AddedToken, PreTrainedModel
 
 from ...errors import DataError
 from ...prompts import SEG_TOKEN
-from ..partitioned import full_shape, gathered
+from ..checkpoints.zero3 import full_shape, gathered
 
 
 def require_chat_tokenizer(tokenizer: Any, source: str) -> None:

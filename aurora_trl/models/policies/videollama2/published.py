@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from ....errors import DataError
 from ....prompts import AUDIO_TOKEN, VIDEO_TOKEN
-from ...checkpoints import (
+from ...checkpoints.weight_files import (
     build_from_weights,
     count_modules,
     find_checkpoint,

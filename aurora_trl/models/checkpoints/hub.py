@@ -7,11 +7,12 @@ from typing import Any
 
 import yaml
 
-from .errors import DataError
-from .models.adapters import RECORD_FILE
-from .training.arguments import RECIPE_FILE
+from ...errors import DataError
+from .adapters import RECORD_FILE
 
 CARD_FILE = "README.md"
+# The settings of a phase, in its output folder.
+RECIPE_FILE = "recipe.yaml"
 # A card without this line was written by someone else, and is left as it is.
 CARD_MARK = "<!-- Written by aurora_trl; `aurora push` writes it again. Take this line out to keep your changes. -->"
 TAGS = ("aurora", "reasoning-segmentation", "audio-visual-segmentation", "trl")

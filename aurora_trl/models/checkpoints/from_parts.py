@@ -1,18 +1,20 @@
 """An AuroraModel and its processor from published parts."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..prompts import INSTRUCTION
-from .configuration_aurora import AuroraConfig
-from .mask_decoders import ClipMemory
-from .mask_decoders.published import load_mask_decoder
-from .modeling_aurora import AuroraModel
-from .partitioned import split_the_rest
-from .policies.registry import load_policy
-from .processing_aurora import AuroraProcessor
+from ...prompts import INSTRUCTION
+from ..configuration_aurora import AuroraConfig, model_class
+from ..mask_decoders import ClipMemory
+from ..mask_decoders.published import load_mask_decoder
+from ..policies.registry import load_policy
+from ..processing_aurora import AuroraProcessor
+from .zero3 import split_the_rest
+
+if TYPE_CHECKING:
+    from ..modeling_aurora import AuroraModel
 
 # Side of the masks that losses and rewards compare: what SAM's decoder gives at its published 1024 pixels.
 MASK_TARGET_SIZE = 256
@@ -29,7 +31,7 @@ def load_published(
     policy_frames: int | None = None,
     instruction: str = INSTRUCTION,
     **processor_settings: Any,
-) -> tuple[AuroraModel, AuroraProcessor]:
+) -> "tuple[AuroraModel, AuroraProcessor]":
     """
     Build the composite model from a published policy and a published SAM; only the projector between them is new.
 
@@ -73,7 +75,7 @@ def load_published(
         dtype=language.dtype,
         attn_implementation={},  # the parts keep what they were built with; without it transformers sets None
     )
-    model = AuroraModel(config, policy=language, mask_decoder=decoder)
+    model: AuroraModel = model_class()(config, policy=language, mask_decoder=decoder)
     model.seg_projector.to(language.dtype)
     split_the_rest(model)  # transformers has loaded the policy in parts under ZeRO-3, and nothing else
     return model.eval(), processor

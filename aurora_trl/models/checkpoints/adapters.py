@@ -22,10 +22,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers.utils import cached_file
 
-from .partitioned import copy_tensors, gathered, is_partitioned
+from ..configuration_aurora import model_class
+from .zero3 import copy_tensors, gathered, is_partitioned
 
 if TYPE_CHECKING:
-    from .modeling_aurora import AuroraModel
+    from ..modeling_aurora import AuroraModel
 
 ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 RECORD_FILE, REPLACED_FILE = "aurora_adapter.json", "aurora_replaced.safetensors"
@@ -164,8 +165,6 @@ def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None
     Raises:
         `ValueError`: where the base is missing or another one, or the adapter is not whole.
     """
-    from .modeling_aurora import AuroraModel
-
     name = str(name)
     hub_kwargs = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
     base_kwargs = {key: value for key, value in hub_kwargs.items() if key not in ("revision", "subfolder")}
@@ -177,7 +176,7 @@ def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None
     record = AdapterRecord(**json.loads(Path(record_file).read_text()))
     base = str(base_model_name_or_path or record.base_model_name_or_path)
     _check_base(name, base, record, base_kwargs)
-    model = AuroraModel.from_pretrained(base, **base_kwargs, **kwargs)
+    model: AuroraModel = model_class().from_pretrained(base, **base_kwargs, **kwargs)
     replaced_file = _find(name, REPLACED_FILE, **hub_kwargs)
     if replaced_file is not None:
         replaced = load_file(replaced_file)
