@@ -196,7 +196,7 @@ def _env(arguments: argparse.Namespace) -> None:
 
 
 def _tiny_model(arguments: argparse.Namespace) -> None:
-    from .models.tiny import create_tiny_checkpoint
+    from .tiny.videollama2 import create_tiny_checkpoint
 
     _require_new(Path(arguments.output))
     settings = {}

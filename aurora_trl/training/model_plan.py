@@ -107,7 +107,7 @@ def _from_command(step: Step) -> ModelPlan | None:
 @cache
 def _tiny_plan() -> ModelPlan:
     from ..data.synthetic import world_corpus
-    from ..models.tiny import tiny_config, tiny_processor
+    from ..tiny.videollama2 import tiny_config, tiny_processor
 
     processor = tiny_processor(world_corpus())
     return ModelPlan("the tiny model", tiny_config(processor), _media_tokens(processor), processor.num_frames)

@@ -6,7 +6,7 @@ from aurora_trl import AuroraModel, AuroraProcessor
 from aurora_trl.cli import main
 from aurora_trl.data.synthetic.labels import IGNORED, place_labels, sound_labels
 from aurora_trl.data.synthetic.scene import SEEN_CLASSES, SceneObject, Sound
-from aurora_trl.models.tiny_towers import train_towers
+from aurora_trl.tiny.towers import train_towers
 
 
 def instrument(class_name, colour, x, y, sound=None, size="small", radius=0.11):

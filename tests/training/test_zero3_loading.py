@@ -17,7 +17,7 @@ from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTT
 from aurora_trl.data import save_json
 from aurora_trl.generation.collators import ClipLoader, SFTCollator
 from aurora_trl.models.checkpoints.adapters import REPLACED_FILE, load_adapter
-from aurora_trl.models.tiny import create_tiny_checkpoint
+from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.mask_training import lora_config
 

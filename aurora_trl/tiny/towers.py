@@ -17,9 +17,9 @@ from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
 from ..data.synthetic.labels import IGNORED, PLACE_LABELS, SOUND_LABELS, SOUND_STEPS, place_labels, sound_labels
+from ..models.modeling_aurora import AuroraModel
+from ..models.processing_aurora import AuroraProcessor
 from ..progress import Progress
-from .modeling_aurora import AuroraModel
-from .processing_aurora import AuroraProcessor
 
 _STEPS_WEIGHT = 0.3  # of each quality of a sound, beside which sounds there are
 

@@ -8,11 +8,9 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
-from ...configuration_aurora import AuroraConfig, SamConfig
-from ...modeling_aurora import AuroraModel
-from ...processing_aurora import AuroraProcessor
-from ...tiny import tiny_tokenizer
-from . import (
+from ..models.configuration_aurora import AuroraConfig, SamConfig
+from ..models.modeling_aurora import AuroraModel
+from ..models.policies.qwen import (
     Qwen3VLPolicyConfig,
     Qwen3VLPolicyProcessor,
     QwenOmniPolicyConfig,
@@ -20,6 +18,8 @@ from . import (
     QwenVLPolicyConfig,
     QwenVLPolicyProcessor,
 )
+from ..models.processing_aurora import AuroraProcessor
+from .videollama2 import tiny_tokenizer
 
 VL_TOKENS = {
     "image_token": "<|image_pad|>",

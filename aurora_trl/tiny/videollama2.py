@@ -9,11 +9,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast as TokenizerFast
 from transformers import Qwen2Config, SiglipVisionConfig, set_seed
 
+from ..models.configuration_aurora import AuroraConfig, SamConfig
+from ..models.modeling_aurora import AuroraModel
+from ..models.policies.videollama2 import BeatsConfig, VideoLlama2Config, VideoLlama2Processor
+from ..models.processing_aurora import AuroraProcessor
 from ..prompts import AUDIO_TOKEN, SEG_TOKEN, VIDEO_TOKEN
-from .configuration_aurora import AuroraConfig, SamConfig
-from .modeling_aurora import AuroraModel
-from .policies.videollama2 import BeatsConfig, VideoLlama2Config, VideoLlama2Processor
-from .processing_aurora import AuroraProcessor
 
 PAD_TOKEN, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
@@ -258,7 +258,7 @@ def create_tiny_checkpoint(
     look_back(model)
     place_patches(model)
     if world is not None:
-        from .tiny_towers import train_towers
+        from .towers import train_towers
 
         train_towers(model, processor, world, steps=tower_steps, seed=seed)
     model.save_pretrained(output_dir)
