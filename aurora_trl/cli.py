@@ -14,7 +14,7 @@ from .cli_common import say
 from .cli_data import add_data_commands
 
 if TYPE_CHECKING:
-    from .training.pipeline import Pipeline
+    from .chain.definition import Pipeline
 
 _PACKAGES = [
     "aurora-trl",
@@ -239,7 +239,8 @@ def _init(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from .training.pipeline import load_pipeline, run_pipeline
+    from .chain.definition import load_pipeline
+    from .chain.runner import run_pipeline
 
     pipeline = load_pipeline(arguments.pipeline, arguments.output_dir, arguments.seed, arguments.num_processes)
     run_pipeline(pipeline, only=arguments.only, before=arguments.before, dry_run=arguments.dry_run)
@@ -248,10 +249,10 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _check_plan(pipeline: "Pipeline") -> None:
-    from .training.plan import check_pipeline
+    from .chain.dry_run import check_pipeline
 
     problems: list[str] = []
-    for plan in check_pipeline(pipeline):
+    for plan in check_pipeline(pipeline, build_parser()):
         for line in [*plan.lines, *(f"problem: {problem}" for problem in plan.problems)]:
             say(f"{plan.step.name}: {line}")
         problems += plan.problems

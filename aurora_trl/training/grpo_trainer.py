@@ -21,13 +21,13 @@ from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import first_of_each, shared_rows
 from ..prompts import is_reflective
-from .checkpoints import AuroraCheckpoints
 from .data_wait import DataWaitLog
-from .feature_cache import FeatureCaching
+from .features.cache import FeatureCaching
 from .grpo_config import AuroraGRPOConfig
 from .mask_training import draw_mask_frames, mask_iou, mask_losses, shares_prefix, unwrap_aurora
+from .object_losses import target_losses
 from .rewards import completion_text
-from .target_losses import target_losses
+from .saving import AuroraCheckpoints
 
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
 # completion, and the mask logits.

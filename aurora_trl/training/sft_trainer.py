@@ -19,14 +19,14 @@ from ..models.modeling_aurora import AuroraModel
 from ..models.objects import union_logits
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
-from .checkpoints import AuroraCheckpoints
 from .data_wait import DataWaitLog
-from .feature_cache import FeatureCaching
-from .feature_maker import teacher_row_key
+from .features.cache import FeatureCaching
+from .features.maker import teacher_row_key
 from .losses import seg_distillation_loss
 from .mask_training import capture_outputs, draw_mask_frames, mask_iou, mask_losses, shares_prefix, unwrap_aurora
+from .object_losses import target_losses
+from .saving import AuroraCheckpoints
 from .sft_config import AuroraSFTConfig
-from .target_losses import target_losses
 
 
 class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTrainer):

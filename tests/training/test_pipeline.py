@@ -13,8 +13,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from aurora_trl.chain.definition import load_pipeline
+from aurora_trl.chain.runner import run_pipeline
 from aurora_trl.data import DataError
-from aurora_trl.training.pipeline import load_pipeline, run_pipeline
 
 
 def write_chain(folder, **changes):

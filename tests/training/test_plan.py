@@ -9,18 +9,18 @@ from conftest import REPOSITORY
 from peft import get_peft_model
 from transformers import Sam2Config, Sam2VideoConfig
 
-from aurora_trl.cli import main
+from aurora_trl.chain.definition import load_pipeline
+from aurora_trl.chain.dry_run import check_pipeline
+from aurora_trl.chain.memory_estimate import TrainingSetup, estimate_memory
+from aurora_trl.chain.planned_model import plan_model
+from aurora_trl.chain.published_sizes import published_config, video_llama2_tokens
+from aurora_trl.cli import build_parser, main
 from aurora_trl.data import DataError
 from aurora_trl.generation.collators import ClipLoader
 from aurora_trl.models import AuroraConfig, Sam2MaskConfig, Sam2VideoMaskConfig
 from aurora_trl.models.mask_decoders import build_mask_decoder
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.full_size import published_config, video_llama2_tokens
 from aurora_trl.training.mask_training import lora_config
-from aurora_trl.training.memory import TrainingSetup, estimate_memory
-from aurora_trl.training.model_plan import plan_model
-from aurora_trl.training.pipeline import load_pipeline
-from aurora_trl.training.plan import check_pipeline
 
 GROUPS = {"language_model", "seg_projector", "mask_decoder"}
 SETUP = TrainingSetup(
@@ -250,7 +250,7 @@ def test_what_is_wrong_is_named(changes, message, write, capsys):
 def test_a_teacher_whose_features_are_kept_takes_no_memory(write, checkpoint, tmp_path):
     teacher = {"teacher_model_name_or_path": str(checkpoint)}
     weights = [
-        check_pipeline(load_pipeline(write(recipe={**teacher, **more})))[-1].memory.weights
+        check_pipeline(load_pipeline(write(recipe={**teacher, **more})), build_parser())[-1].memory.weights
         for more in ({}, {"feature_cache": str(tmp_path / "features")})
     ]
     assert weights[0] == 2 * weights[1]
@@ -258,7 +258,9 @@ def test_a_teacher_whose_features_are_kept_takes_no_memory(write, checkpoint, tm
 
 def test_the_tiny_recipe_in_another_folder(tmp_path):
     """Its YAMLs, moved, are not on disk yet."""
-    plans = check_pipeline(load_pipeline(REPOSITORY / "recipes" / "tiny" / "pipeline.yaml", tmp_path / "new", 5))
+    plans = check_pipeline(
+        load_pipeline(REPOSITORY / "recipes" / "tiny" / "pipeline.yaml", tmp_path / "new", 5), build_parser()
+    )
     assert not [problem for plan in plans for problem in plan.problems]
     assert {plan.step.name for plan in plans if plan.memory} == {"pretrain", "teacher", "sft", "reflective", "grpo"}
 
@@ -267,7 +269,7 @@ def test_the_published_recipe():
     """What is missing here is the data and the weights, and nothing else; every phase fits a GPU of 80 GB."""
     for processes, longest in ((1, 60), (8, 48)):
         pipeline = load_pipeline(REPOSITORY / "recipes" / "videollama2" / "pipeline.yaml", num_processes=processes)
-        plans = check_pipeline(pipeline)
+        plans = check_pipeline(pipeline, build_parser())
         for plan in plans[1:]:  # the first step needs files that only a user has
             assert all("data/refavs" in problem for problem in plan.problems)
         totals = {plan.step.name: plan.memory.total / 1024**3 for plan in plans if plan.memory}

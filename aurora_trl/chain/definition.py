@@ -19,19 +19,14 @@ these replaced is written to `<output_dir>/configs` and used instead.
 
 import hashlib
 import json
-import os
 import shlex
-import shutil
-import sys
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..errors import DataError
-from .child import run_command
 
 STEP_KEYS = {"name", "run", "train", "config", "accelerate", "makes", "needs", "minutes"}
 
@@ -87,6 +82,10 @@ class Pipeline:
             if step.name == name:
                 return step
         raise DataError(f"{self.file}: no step `{name}`; it has {', '.join(step.name for step in self.steps)}")
+
+    def needed(self, step: Step) -> set[str]:
+        """Names of all steps that a step stands on."""
+        return set(step.needs).union(*(self.needed(self.step(name)) for name in step.needs))
 
     def fingerprint(self, step: Step) -> str:
         """Changes when the step's command or YAML does, or those of a step that it needs."""
@@ -231,118 +230,3 @@ def _resolved(settings: dict[str, Any], own: dict[str, Any], used: dict[str, Any
         inside = isinstance(value, str) and (value + "/").startswith(own["output_dir"] + "/")
         moved[key] = used["output_dir"] + value[len(own["output_dir"]) :] if inside else value
     return yaml.safe_dump({**moved, "seed": used["seed"]}, sort_keys=False)
-
-
-def run_pipeline(
-    pipeline: Pipeline, *, only: str | None = None, before: str | None = None, dry_run: bool = False
-) -> None:
-    """
-    Run what is not done yet.
-
-    Args:
-        pipeline (`Pipeline`): the chain.
-        only (`str`, *optional*): run this step alone.
-        before (`str`, *optional*): stop before this step, and leave out those that it does not need.
-        dry_run (`bool`, *optional*, defaults to `False`): say what would be run.
-
-    Raises:
-        `DataError`: where a step fails, or where `only` needs what is not there.
-    """
-    steps = pipeline.steps
-    if only is not None:
-        steps = [pipeline.step(only)]
-        missing = [name for name in steps[0].needs if pipeline.state(pipeline.step(name)) != "done"]
-        if missing:
-            raise DataError(f"step `{only}` needs {', '.join(missing)}, not done yet: run without `--only` first")
-    if before is not None:
-        wanted = _needed(pipeline, pipeline.step(before))
-        steps = [step for step in steps if step.name in wanted]
-    todo = [step for step in steps if pipeline.state(step) != "done"]
-    if not dry_run:
-        for path, text in pipeline.configs.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    started, expected = time.time(), 0.0
-    for number, step in enumerate(steps, 1):
-        left = sum(other.minutes for other in todo if other not in steps[: number - 1])
-        # The estimate follows this machine: what was done so far took so much longer, or shorter, than expected.
-        pace = (time.time() - started) / 60 / expected if expected > 0.5 else 1.0
-        _say(
-            f"[{number}/{len(steps)}] {step.name}: "
-            + ("done" if step not in todo else f"about {left * pace:.0f} min left")
-        )
-        if step not in todo:
-            continue
-        _say("    " + shlex.join(step.command))
-        if not dry_run:
-            _run_step(pipeline, step)
-            expected += step.minutes
-    _say(
-        f"{pipeline.output_dir}: {'nothing was run' if dry_run else 'done'} in {(time.time() - started) / 60:.1f} min"
-    )
-
-
-def _needed(pipeline: Pipeline, step: Step) -> set[str]:
-    """Names of all steps that a step stands on."""
-    names = set(step.needs)
-    for name in step.needs:
-        names |= _needed(pipeline, pipeline.step(name))
-    return names
-
-
-def _run_step(pipeline: Pipeline, step: Step) -> None:
-    """Run one step, keep what an earlier run with other settings left, record the outcome."""
-    record = pipeline.record(step)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    is_new = pipeline.state(step) == "new"
-    if step.makes.exists() and (is_new or step.config is None):
-        _keep_as_previous(step.makes)
-    if is_new:
-        # A data step that was cut short continues from what it left beside its output, but not with other settings.
-        for path in _beside(step.makes):
-            _keep_as_previous(path)
-    state = {"fingerprint": pipeline.fingerprint(step), "finished": False, "seconds": None}
-    _write_record(record, state)
-    started = time.time()
-    # The commands of this environment, whether or not it is activated.
-    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    code = run_command(step.command, {**os.environ, "PATH": search_path})
-    if code != 0 or not step.makes.exists():
-        reason = f"ended with exit code {code}" if code else f"did not make {step.makes}"
-        raise DataError(f"step `{step.name}` {reason}; mend it and run the same command again: it continues here")
-    _write_record(record, {**state, "finished": True, "seconds": round(time.time() - started, 1)})
-
-
-def _beside(makes: Path) -> list[Path]:
-    """What a data step leaves beside its JSONL file: `cot.journal.jsonl`, `reflective.report.json`."""
-    if makes.suffix != ".jsonl":
-        return []
-    return [path for path in makes.parent.glob(f"{makes.stem}.*.json*") if path.suffix in (".json", ".jsonl")]
-
-
-def _keep_as_previous(path: Path) -> None:
-    previous = path.with_name(path.name + ".previous")
-    if previous.exists():
-        shutil.rmtree(previous) if previous.is_dir() else previous.unlink()
-    path.rename(previous)
-
-
-def _write_record(record: Path, content: dict[str, Any]) -> None:
-    temporary = record.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(record)
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
-def describe(pipeline: Pipeline) -> list[dict[str, Any]]:
-    """The steps as plain values, with their state and the seconds they took; the report reads it."""
-    rows = []
-    for step in pipeline.steps:
-        record = pipeline.record(step)
-        content = json.loads(record.read_text()) if record.exists() else {}
-        rows.append({**asdict(step), "state": pipeline.state(step), "seconds": content.get("seconds")})
-    return rows

@@ -11,8 +11,8 @@ from transformers import AutoConfig
 
 from ..models.configuration_aurora import AuroraConfig
 from ..models.processing_aurora import AuroraProcessor
-from .full_size import published_config, video_llama2_tokens
-from .pipeline import Pipeline, Step
+from .definition import Pipeline, Step
+from .published_sizes import published_config, video_llama2_tokens
 
 _UPSTREAM_AUDIO_SECONDS = 30.0
 

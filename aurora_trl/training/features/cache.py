@@ -7,11 +7,11 @@ from datasets import Dataset
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..generation.collators import ClipLoader
-from ..generation.feature_store import MaskFeatures
-from ..models.modeling_aurora import AuroraModel
-from .feature_maker import FeatureMaker, KeptFeatures
-from .mask_training import unwrap_aurora
+from ...generation.collators import ClipLoader
+from ...generation.feature_store import MaskFeatures
+from ...models.modeling_aurora import AuroraModel
+from ..mask_training import unwrap_aurora
+from .maker import FeatureMaker, KeptFeatures
 
 logger = get_logger(__name__)
 
@@ -65,7 +65,7 @@ class FeatureCaching(Trainer):
             *datasets (`Dataset`): rows with the columns of `aurora_trl.data.schema`.
 
         Raises:
-            `DataError`: see [`~aurora_trl.training.feature_maker.FeatureMaker`].
+            `DataError`: see [`~aurora_trl.training.features.maker.FeatureMaker`].
         """
         if self._maker is None:
             return

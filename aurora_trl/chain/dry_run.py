@@ -1,5 +1,6 @@
 """`aurora run --dry-run`: whether a chain could run, and what its phases need, before anything does."""
 
+import argparse
 import contextlib
 import io
 import re
@@ -13,12 +14,12 @@ from typing import Any
 import yaml
 
 from ..errors import DataError
-from .arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
-from .grpo_config import AuroraGRPOConfig
-from .memory import GIGABYTE, MemoryEstimate, TrainingSetup, estimate_memory
-from .model_plan import ModelPlan, option, plan_model
-from .pipeline import Pipeline, Step
-from .sft_config import AuroraSFTConfig
+from ..training.arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
+from ..training.grpo_config import AuroraGRPOConfig
+from ..training.sft_config import AuroraSFTConfig
+from .definition import Pipeline, Step
+from .memory_estimate import GIGABYTE, MemoryEstimate, TrainingSetup, estimate_memory
+from .planned_model import ModelPlan, option, plan_model
 
 CONFIGS: dict[str, type] = {"sft": AuroraSFTConfig, "grpo": AuroraGRPOConfig}
 # The arguments of a data step that name what it reads.
@@ -49,24 +50,25 @@ class StepPlan:
     memory: MemoryEstimate | None = None
 
 
-def check_pipeline(pipeline: Pipeline) -> list[StepPlan]:
+def check_pipeline(pipeline: Pipeline, parser: argparse.ArgumentParser) -> list[StepPlan]:
     """
     Check every step: files, configs, datasets, and what training needs of memory.
 
     Args:
         pipeline (`Pipeline`): from `load_pipeline`.
+        parser (`argparse.ArgumentParser`): of the `aurora` command, which reads the arguments of the data steps.
 
     Returns:
         `list[StepPlan]`: in the chain's order; nothing has been run or written.
     """
-    return [_Checker(pipeline, step).check() for step in pipeline.steps]
+    return [_Checker(pipeline, step, parser).check() for step in pipeline.steps]
 
 
 class _Checker:
     """Collects what is wrong with one step."""
 
-    def __init__(self, pipeline: Pipeline, step: Step):
-        self.pipeline, self.step = pipeline, step
+    def __init__(self, pipeline: Pipeline, step: Step, parser: argparse.ArgumentParser):
+        self.pipeline, self.step, self.parser = pipeline, step, parser
         self.plan = StepPlan(step)
 
     def check(self) -> StepPlan:
@@ -82,12 +84,10 @@ class _Checker:
             if shutil.which(words[0]) is None:
                 self.plan.problems.append(f"{words[0]}: no such command")
             return
-        from ..cli import build_parser
-
         said = io.StringIO()
         try:
             with contextlib.redirect_stderr(said):
-                arguments = build_parser().parse_args(words[1:])
+                arguments = self.parser.parse_args(words[1:])
         except SystemExit:
             self.plan.problems.append(said.getvalue().strip().splitlines()[-1])
             return
@@ -101,7 +101,7 @@ class _Checker:
         makers = self._makers(path)
         if makers:
             maker = makers[-1]
-            if maker.name not in _needed(self.pipeline, self.step):
+            if maker.name not in self.pipeline.needed(self.step):
                 self.plan.problems.append(f"{key} {path} is what step `{maker.name}` makes: name it under `needs`")
         elif not Path(path).exists() and not (is_model and self._is_hub_name(path)):
             self.plan.problems.append(f"{key} {path}: no such file or folder, and no earlier step makes it")
@@ -285,13 +285,6 @@ def _written(pipeline: Pipeline, config_file: Path) -> Any:
         file = Path(folder) / config_file.name
         file.write_text(text)
         yield file
-
-
-def _needed(pipeline: Pipeline, step: Step) -> set[str]:
-    names = set(step.needs)
-    for name in step.needs:
-        names |= _needed(pipeline, pipeline.step(name))
-    return names
 
 
 def _count(number: int) -> str:

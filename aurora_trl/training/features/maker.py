@@ -20,15 +20,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ..data.schema import clip_key
-from ..errors import DataError
-from ..generation.collators import ClipLoader, TeacherCollator
-from ..generation.feature_store import FeatureStore, clip_digest, content_key, file_digest, tensor_digest
-from ..models.checkpoints.zero3 import is_partitioned
-from ..models.modeling_aurora import AuroraModel
-from ..models.processing_aurora import AuroraProcessor
-from ..progress import Progress
-from ..prompts import build_prompt, teacher_target
+from ...data.schema import clip_key
+from ...errors import DataError
+from ...generation.collators import ClipLoader, TeacherCollator
+from ...generation.feature_store import FeatureStore, clip_digest, content_key, file_digest, tensor_digest
+from ...models.checkpoints.zero3 import is_partitioned
+from ...models.modeling_aurora import AuroraModel
+from ...models.processing_aurora import AuroraProcessor
+from ...progress import Progress
+from ...prompts import build_prompt, teacher_target
 
 # References that the teacher reads at once; more of one clip come in several calls.
 _ROWS_PER_CALL = 8
