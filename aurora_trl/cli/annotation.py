@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .cli_common import AddCommand, AddFlags, say
+from .common import AddCommand, add_format, add_generation, say
 
 _ANNOTATOR_HELP = (
     "synthetic:DIR (a synthetic world's truth), qwen-omni:CHECKPOINT (a local Qwen2.5-Omni), openai:MODEL (OpenAI, or "
@@ -11,14 +11,12 @@ _ANNOTATOR_HELP = (
 )
 
 
-def add_annotation_commands(add: AddCommand, add_format: AddFlags, add_generation: AddFlags) -> None:
+def add_annotation_commands(add: AddCommand) -> None:
     """
     Add the sub-commands to the parser.
 
     Args:
         add (`Callable`): adds a sub-command by name, function and text.
-        add_format (`Callable`): adds the flags of a dataset's format to one.
-        add_generation (`Callable`): adds the flags of generation to one.
     """
     command = add("annotate", _annotate, "Write chains of thought for a dataset.")
     _add_data_step(command, "the rows: a dataset's folder or a JSONL file")
@@ -106,7 +104,7 @@ def _get_format(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _get_annotator(arguments: argparse.Namespace, null_reasons: bool = False) -> Any:
-    from .annotation import get_annotator
+    from ..annotation import get_annotator
 
     return get_annotator(
         arguments.annotator,
@@ -120,7 +118,7 @@ def _get_annotator(arguments: argparse.Namespace, null_reasons: bool = False) ->
 
 
 def _get_limits(arguments: argparse.Namespace) -> Any:
-    from .annotation import RunLimits
+    from ..annotation import RunLimits
 
     return RunLimits(
         # The world's truth is written faster by one thread than by several that wait for each other.
@@ -136,8 +134,8 @@ def _get_limits(arguments: argparse.Namespace) -> Any:
 
 
 def _annotate(arguments: argparse.Namespace) -> None:
-    from .annotation import annotate_file
-    from .training.arguments import load_rows
+    from ..annotation import annotate_file
+    from ..training.arguments import load_rows
 
     limits = _get_limits(arguments)
     summary = annotate_file(
@@ -158,9 +156,9 @@ def _annotate(arguments: argparse.Namespace) -> None:
 
 
 def _mine(arguments: argparse.Namespace) -> None:
-    from .annotation import mine_file
-    from .generation.answers import load
-    from .training.arguments import load_rows
+    from ..annotation import mine_file
+    from ..generation.answers import load
+    from ..training.arguments import load_rows
 
     rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed, **_get_format(arguments))
     rows = rows.filter(lambda row: not row["is_null"]).to_list()
@@ -181,9 +179,9 @@ def _mine(arguments: argparse.Namespace) -> None:
 
 
 def _correct(arguments: argparse.Namespace) -> None:
-    from .annotation import build_reflective_rows, correct_file
-    from .annotation.run_files import save_keeping_previous
-    from .data import load_json
+    from ..annotation import build_reflective_rows, correct_file
+    from ..annotation.run_files import save_keeping_previous
+    from ..data import load_json
 
     limits = _get_limits(arguments)
     plain = load_json(arguments.plain).to_list()

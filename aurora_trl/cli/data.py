@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from .cli_common import AddCommand, AddFlags, say
+from .common import AddCommand, add_format, say
 
 
-def add_data_commands(add: AddCommand, add_format: AddFlags) -> None:
+def add_data_commands(add: AddCommand) -> None:
     """
     Add the sub-commands to the parser.
 
     Args:
         add (`Callable`): adds a sub-command by name, function and text.
-        add_format (`Callable`): adds the flags of a dataset's format to one.
     """
     command = add("synth", _synth, "Write a synthetic world in the Ref-AVS layout.")
     command.add_argument("root", metavar="DIR", help="new folder")
@@ -39,7 +38,7 @@ def add_data_commands(add: AddCommand, add_format: AddFlags) -> None:
 
 
 def _synth(arguments: argparse.Namespace) -> None:
-    from .data.synthetic import write_world
+    from ..data.synthetic import write_world
 
     root = write_world(
         arguments.root,
@@ -52,9 +51,9 @@ def _synth(arguments: argparse.Namespace) -> None:
 
 
 def _check_data(arguments: argparse.Namespace) -> None:
-    from .data import DataError, find_source
-    from .data.validation import Problem, check_classes, find_problems, summarize
-    from .progress import Progress
+    from ..data import DataError, find_source
+    from ..data.validation import Problem, check_classes, find_problems, summarize
+    from ..progress import Progress
 
     source = find_source(arguments.path, arguments.format, arguments.subset)
     splits, problems = {}, {}
@@ -92,19 +91,19 @@ def _check_data(arguments: argparse.Namespace) -> None:
 
 def _known_classes(root: str, split: str, trained: Sequence[str]) -> set[str]:
     """The classes that a split of Ref-AVS may have: those of training, and in the unseen one those that it adds."""
-    from .data.formats.refavs import UNSEEN_CLASSES, UNSEEN_SPLIT
+    from ..data.formats.refavs import UNSEEN_CLASSES, UNSEEN_SPLIT
 
     if (Path(root) / "world.json").is_file():
         # A small synthetic world need not show all of its classes in training.
-        from .data.synthetic import scene
+        from ..data.synthetic import scene
 
         return set(scene.UNSEEN_CLASSES if split == UNSEEN_SPLIT else scene.SEEN_CLASSES)
     return {*trained, *(UNSEEN_CLASSES if split == UNSEEN_SPLIT else ())}
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from .data import find_source, save_parquet
-    from .data.validation import require_valid
+    from ..data import find_source, save_parquet
+    from ..data.validation import require_valid
 
     source = find_source(arguments.path, arguments.format, arguments.subset)
     splits = {split: source.load(split) for split in arguments.splits or source.splits()}
