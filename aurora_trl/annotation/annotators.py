@@ -13,7 +13,7 @@ from .engine import Annotation
 from .failures import world_failure_kind
 from .instructions import correction_request, instructions_digest, reasoning_request
 from .parsing import parse_correction
-from .parts import Part, Sound, clip_parts
+from .request_parts import Part, Sound, clip_parts
 
 ANNOTATORS = "synthetic:DIR, qwen-omni:CHECKPOINT, openai:MODEL or gemini:MODEL"
 

@@ -10,13 +10,13 @@ from ..data.media.loading import NO_FRAME
 from ..data.media.masks import mask_indices
 from ..data.schema import with_target
 from ..errors import DataError
+from ..evaluation.iou import mask_iou
 from ..generation.answers import Answer, answer_rows
-from ..generation.collators import ClipLoader
+from ..generation.clip_loader import ClipLoader
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..progress import Progress
 from ..prompts import extract_class, normalize_class
-from ..training.rewards import iou_reward
 from .journal import Journal
 from .run_files import require_distinct_ids, rows_digest, save_keeping_previous
 
@@ -146,7 +146,7 @@ def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
     if logits is not None:
         # Into the geometry of the target: the decoder's square, which the frame fills from the top left.
         logits = _pad_square(logits[scored], max(logits.shape[-2:]))
-    iou = iou_reward([None], [answer.completion], [logits], [masks])[0]
+    iou = 0.0 if logits is None else float(mask_iou(logits, masks))
     named = extract_class(answer.completion)
     correct = named == normalize_class(answer.row["class_name"])
     return MinedAnswer(with_target(answer.row, answer.completion), iou, named, correct)

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from ..models import AuroraModel, Sam2MaskConfig, Sam2VideoMaskConfig
 from ..models.configuration_aurora import AuroraConfig
 from ..training.arguments import LoraArguments
-from ..training.mask_training import lora_config
+from ..training.lora import lora_config
 
 GIGABYTE = 1024**3
 # Tokens whose logits the fused head holds at a time, with their gradient and a copy in float32.

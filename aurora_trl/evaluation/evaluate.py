@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..generation.answers import answer_rows, swap_modality
-from ..generation.collators import ClipLoader
+from ..generation.clip_loader import ClipLoader
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..progress import Progress

@@ -12,7 +12,7 @@ from ..data.schema import clip_key
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
-from .collators import ClipLoader, pad_ids, stack_clips
+from .clip_loader import ClipLoader, pad_ids, stack_clips
 
 MODALITIES = ("audio", "video", "reference")
 

@@ -16,7 +16,7 @@ from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
 from .answers import answer_rows
-from .collators import ClipLoader
+from .clip_loader import ClipLoader
 
 
 @dataclass(frozen=True)

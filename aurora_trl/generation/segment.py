@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..data.media.loading import load_audio, load_frames
 from ..data.media.masks import encode_rle
-from ..evaluation.visualize import overlay_masks
+from .overlay import overlay_masks
 from .pipeline import Segmentation
 
 OVERLAY_FPS = 10

@@ -68,7 +68,7 @@ def load_labelled_clips(
     from ..data import load_refavs
     from ..data.schema import clip_key
     from ..data.synthetic import SyntheticAnnotator
-    from ..generation.collators import ClipLoader, stack_clips
+    from ..generation.clip_loader import ClipLoader, stack_clips
 
     annotator, loader = SyntheticAnnotator(world), ClipLoader(processor)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {clip_key(row): row for row in load_refavs(world, split)}

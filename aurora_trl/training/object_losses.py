@@ -9,7 +9,7 @@ from ..data.media.masks import has_target
 from ..models.objects import union_logits
 from .losses import pairwise_mask_losses
 from .mask_config import MaskTrainingArguments
-from .mask_training import weighted_mask_losses
+from .mask_losses import weighted_mask_losses
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from ..models.checkpoints.adapters import (
     save_adapter,
 )
 from ..models.checkpoints.hub import CARD_FILE, check_base_is_public, is_foreign_card, write_model_card
-from .mask_training import unwrap_aurora
+from .lora import unwrap_aurora
 
 
 class AuroraCheckpoints(Trainer):

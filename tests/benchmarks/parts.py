@@ -9,7 +9,8 @@ from setting import Ratio, bench_model, bench_processor, compare
 
 from aurora_trl import AuroraModel
 from aurora_trl.evaluation.metrics import f_score
-from aurora_trl.generation.collators import ClipLoader, SFTCollator
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.generation.feature_store import FeatureStore
 
 

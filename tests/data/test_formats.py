@@ -28,7 +28,7 @@ from aurora_trl.data.media.loading import load_audio, load_frames
 from aurora_trl.data.media.masks import encode_rle, load_masks, mask_indices
 from aurora_trl.data.validation import check_dataset
 from aurora_trl.evaluation.metrics import PROTOCOLS, SegmentationMetrics, SemanticMetrics
-from aurora_trl.generation.collators import ClipLoader
+from aurora_trl.generation.clip_loader import ClipLoader
 
 AVSBENCH = {"s4": write_s4, "ms3": write_ms3, "avss": write_avss}
 

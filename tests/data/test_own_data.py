@@ -16,7 +16,7 @@ from test_video import write_clip
 from aurora_trl.cli import main
 from aurora_trl.data import load_json
 from aurora_trl.data.schema import COLUMNS, count_targets
-from aurora_trl.generation.collators import ClipLoader
+from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.training.arguments import RecipeArguments
 
 PAGE = REPOSITORY / "aurora_trl" / "data" / "README.md"

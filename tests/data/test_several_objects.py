@@ -17,7 +17,8 @@ from aurora_trl.data.media.masks import NO_TARGET, encode_rle, load_masks, load_
 from aurora_trl.data.schema import COLUMNS, FEATURES, count_targets
 from aurora_trl.data.validation import find_problems
 from aurora_trl.errors import DataError
-from aurora_trl.generation.collators import ClipLoader, RolloutCollator, SFTCollator, TeacherCollator
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import RolloutCollator, SFTCollator, TeacherCollator
 from aurora_trl.prompts import ends_with_answer
 
 TEXT = "It is [SEG] and [SEG]."

@@ -16,7 +16,8 @@ from aurora_trl.data.media.loading import load_audio, load_frames, split_moment
 from aurora_trl.data.media.masks import encode_rle, frame_size
 from aurora_trl.data.media.video import READERS, index_video, read_frames, read_track
 from aurora_trl.data.validation import check_dataset, find_problems
-from aurora_trl.generation.collators import ClipLoader, SFTCollator
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
 
 REAL = os.environ.get("AURORA_REAL_DATA")
 needs_real_data = pytest.mark.skipif(REAL is None, reason="AURORA_REAL_DATA names no folder with real clips")

@@ -19,11 +19,12 @@ from aurora_trl import (
     AuroraSFTTrainer,
 )
 from aurora_trl.cli import main
-from aurora_trl.generation.collators import ClipLoader, SFTCollator
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.models.checkpoints.adapters import REPLACED_FILE, describe_base, load_adapter
 from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import lora_config
+from aurora_trl.training.lora import lora_config
 from aurora_trl.training.rewards import format_reward, iou_reward
 
 SETTINGS = {

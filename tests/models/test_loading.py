@@ -22,12 +22,13 @@ from aurora_trl import (
 from aurora_trl.cli import main
 from aurora_trl.errors import DataError
 from aurora_trl.generation.answers import answer_rows
-from aurora_trl.generation.collators import ClipLoader, SFTCollator
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.models import ClipMemory, Sam2MaskDecoder, Sam2VideoMaskDecoder, SamMaskDecoder, load_published
 from aurora_trl.models.policies.registry import load_policy, register_policy_loader
 from aurora_trl.models.policies.videollama2.published import load_videollama2
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import lora_config
+from aurora_trl.training.lora import lora_config
 from aurora_trl.training.rewards import format_reward, iou_reward
 
 SETTINGS = {

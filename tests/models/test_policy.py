@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram
 
-from aurora_trl.generation.collators import ClipLoader, SFTCollator
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.models.policies.videollama2 import VideoLlama2Processor
 
 

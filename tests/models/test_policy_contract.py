@@ -8,7 +8,8 @@ from conftest import REPOSITORY
 from transformers import Qwen2Config
 
 from aurora_trl import AuroraConfig, AuroraModel
-from aurora_trl.generation.collators import ClipLoader, SFTCollator
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.models.policies.base import place_features, stack_media, text_position_ids
 
 
@@ -62,13 +63,15 @@ def test_positions_are_those_of_a_plain_forward(model, cot_rows, processor):
 
 
 SHARED = (
-    "data/collator.py",
-    "inference.py",
+    "generation/answers.py",
+    "generation/clip_loader.py",
+    "generation/collators.py",
     "models/modeling_aurora.py",
     "models/processing_aurora.py",
     "models/shared_prefix.py",
     "training/grpo_trainer.py",
-    "training/mask_training.py",
+    "training/lora.py",
+    "training/mask_losses.py",
     "training/sft_trainer.py",
 )
 

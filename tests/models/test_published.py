@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, Qwen2Config
 
 from aurora_trl.data.media.loading import load_audio
 from aurora_trl.errors import DataError
-from aurora_trl.generation.collators import pad_ids
+from aurora_trl.generation.clip_loader import pad_ids
 from aurora_trl.models.checkpoints.weight_files import check_keys
 from aurora_trl.models.policies.base import stack_media
 from aurora_trl.models.policies.registry import load_policy

@@ -11,7 +11,8 @@ from transformers import (
 )
 
 from aurora_trl.generation.answers import answer_rows
-from aurora_trl.generation.collators import ClipLoader, SFTCollator, pad_ids
+from aurora_trl.generation.clip_loader import ClipLoader, pad_ids
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.models.modeling_aurora import AuroraModel
 from aurora_trl.models.policies.base import stack_media
 from aurora_trl.models.processing_aurora import AuroraProcessor

@@ -19,7 +19,7 @@ from aurora_trl import AuroraModel, AuroraSFTConfig
 from aurora_trl.data.schema import clip_key
 from aurora_trl.errors import DataError
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import lora_config, unwrap_aurora
+from aurora_trl.training.lora import lora_config, unwrap_aurora
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from aurora_trl.data.media.masks import NO_TARGET
-from aurora_trl.training.mask_training import mask_iou, mask_losses
+from aurora_trl.evaluation.iou import mask_iou
+from aurora_trl.training.mask_losses import mask_losses
 from aurora_trl.training.rewards import iou_reward
 
 WEIGHTS = SimpleNamespace(mask_bce_loss_weight=1.0, mask_dice_loss_weight=1.0)

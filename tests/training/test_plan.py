@@ -16,11 +16,11 @@ from aurora_trl.chain.planned_model import plan_model
 from aurora_trl.chain.published_sizes import published_config, video_llama2_tokens
 from aurora_trl.cli import build_parser, main
 from aurora_trl.data import DataError
-from aurora_trl.generation.collators import ClipLoader
+from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.models import AuroraConfig, Sam2MaskConfig, Sam2VideoMaskConfig
 from aurora_trl.models.mask_decoders import build_mask_decoder
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import lora_config
+from aurora_trl.training.lora import lora_config
 
 GROUPS = {"language_model", "seg_projector", "mask_decoder"}
 SETUP = TrainingSetup(

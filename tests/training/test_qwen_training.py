@@ -11,7 +11,7 @@ from transformers import Trainer
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor, AuroraSFTConfig
 from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import lora_config, unwrap_aurora
+from aurora_trl.training.lora import lora_config, unwrap_aurora
 from aurora_trl.training.rewards import class_reward, completion_text, format_reward, iou_reward
 from aurora_trl.training.sft_trainer import AuroraSFTTrainer
 

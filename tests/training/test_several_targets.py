@@ -10,11 +10,11 @@ from grpo_helpers import build, logged
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.data.schema import FEATURES, clip_key
 from aurora_trl.errors import DataError
+from aurora_trl.evaluation.iou import mask_iou
 from aurora_trl.generation.answers import answer_rows
-from aurora_trl.generation.collators import ClipLoader
+from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.models.objects import find_seg_positions
 from aurora_trl.prompts import SEG_TOKEN, answer_sentence
-from aurora_trl.training.mask_training import mask_iou
 from aurora_trl.training.rewards import completion_text, format_reward, iou_reward
 
 SETTINGS = {

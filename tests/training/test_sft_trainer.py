@@ -12,10 +12,11 @@ from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTT
 from aurora_trl.annotation import WorldAnnotator, annotate_file
 from aurora_trl.data import load_json
 from aurora_trl.errors import DataError
-from aurora_trl.generation.collators import ClipLoader, SFTCollator
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.prompts import SEG_TOKEN, is_null_answer
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import lora_config, unwrap_aurora
+from aurora_trl.training.lora import lora_config, unwrap_aurora
 
 SETTINGS = {
     "per_device_train_batch_size": 4,

@@ -7,7 +7,7 @@ import torch
 
 from aurora_trl.data.media.masks import NO_TARGET
 from aurora_trl.training.losses import mask_bce_loss, mask_dice_loss, pairwise_mask_losses
-from aurora_trl.training.mask_training import mask_losses
+from aurora_trl.training.mask_losses import mask_losses
 from aurora_trl.training.object_losses import match_targets, target_losses
 
 WEIGHTS = SimpleNamespace(mask_bce_loss_weight=1.0, mask_dice_loss_weight=1.0)

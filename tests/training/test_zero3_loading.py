@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.data import save_json
-from aurora_trl.generation.collators import ClipLoader, SFTCollator
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.models.checkpoints.adapters import REPLACED_FILE, load_adapter
 from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import lora_config
+from aurora_trl.training.lora import lora_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 SCRIPT = Path(__file__).with_name("zero3_loading.py")

@@ -22,11 +22,12 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.data import load_json
-from aurora_trl.generation.collators import ClipLoader, SFTCollator
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.models.checkpoints.adapters import load_adapter
 from aurora_trl.models.checkpoints.zero3 import full_shape, gathered
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import lora_config
+from aurora_trl.training.lora import lora_config
 
 SETTINGS: dict[str, Any] = {
     "max_steps": 2,

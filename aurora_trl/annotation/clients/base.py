@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from ...errors import DataError
-from ..parts import Part
+from ..request_parts import Part
 
 
 @dataclass(frozen=True)

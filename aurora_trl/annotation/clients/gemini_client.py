@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import DataError
-from ..parts import Part, Picture
+from ..request_parts import Part, Picture
 from .base import Rejected, RemoteClient, Reply, Transient, Unusable, Usage, retry_after_seconds, without_key
 
 

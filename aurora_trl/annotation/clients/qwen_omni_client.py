@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ...errors import DataError
-from ..parts import SAMPLING_RATE, Part, Picture, Sound
+from ..request_parts import SAMPLING_RATE, Part, Picture, Sound
 from .base import Reply, Unusable, Usage
 
 _BLOCKS: dict[type, str] = {str: "text", Picture: "image", Sound: "audio"}

@@ -7,10 +7,10 @@ from datasets import Dataset
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ...generation.collators import ClipLoader
+from ...generation.clip_loader import ClipLoader
 from ...generation.feature_store import MaskFeatures
 from ...models.modeling_aurora import AuroraModel
-from ..mask_training import unwrap_aurora
+from ..lora import unwrap_aurora
 from .maker import FeatureMaker, KeptFeatures
 
 logger = get_logger(__name__)

@@ -22,7 +22,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ...data.schema import clip_key
 from ...errors import DataError
-from ...generation.collators import ClipLoader, TeacherCollator
+from ...generation.clip_loader import ClipLoader
+from ...generation.collators import TeacherCollator
 from ...generation.feature_store import FeatureStore, clip_digest, content_key, file_digest, tensor_digest
 from ...models.checkpoints.zero3 import is_partitioned
 from ...models.modeling_aurora import AuroraModel
