@@ -1,4 +1,8 @@
-"""Datasets of reasoning segmentation: one row is one reference about one clip."""
+"""Datasets of reasoning segmentation: one row is one reference about one clip.
+
+Their formats, their media and their checks, and a synthetic world. It may import `prompts` and `errors`; it knows no
+model.
+"""
 
 from ..errors import DataError
 from .formats.avsbench import load_avsbench

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from quick import QUICK
 from transformers import Trainer
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor, AuroraSFTConfig
@@ -18,14 +19,7 @@ from aurora_trl.training.sft_trainer import AuroraSFTTrainer
 SETTINGS = {
     "per_device_train_batch_size": 4,
     "max_steps": 2,
-    "learning_rate": 1e-2,
-    "logging_steps": 1,
-    "report_to": "none",
-    "save_strategy": "no",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "seed": 5,
+    **QUICK,
 }
 TOWERS = {"freeze_vision_tower": False, "freeze_audio_tower": False, "freeze_connector": False}
 

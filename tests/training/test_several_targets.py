@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from grpo_helpers import build, logged
+from quick import QUICK
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.data.schema import FEATURES, clip_key
@@ -20,14 +21,7 @@ from aurora_trl.training.rewards import completion_text, format_reward, iou_rewa
 SETTINGS = {
     "per_device_train_batch_size": 4,
     "max_steps": 2,
-    "learning_rate": 1e-2,
-    "logging_steps": 1,
-    "report_to": "none",
-    "save_strategy": "no",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "seed": 5,
+    **QUICK,
 }
 TEXT = "So the target is {name}. {answer}"
 

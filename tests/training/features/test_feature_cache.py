@@ -13,7 +13,7 @@ from datasets import Dataset
 from grpo_helpers import build as build_grpo
 from grpo_helpers import logged
 from PIL import Image
-from test_sft_trainer import build, losses
+from sft_helpers import build, losses
 
 from aurora_trl import AuroraModel, AuroraSFTConfig
 from aurora_trl.data.schema import clip_key

@@ -11,7 +11,7 @@ import soundfile
 import yaml
 from conftest import REPOSITORY
 from PIL import Image
-from test_video import write_clip
+from videos import write_clip
 
 from aurora_trl.cli import main
 from aurora_trl.data import load_json

@@ -1,8 +1,9 @@
-"""A GRPO trainer with small numbers, for the tests beside this file."""
+"""A GRPO trainer with small numbers."""
 
 from pathlib import Path
 
 from datasets import Dataset
+from quick import QUICK
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraProcessor
 from aurora_trl.training.rewards import class_reward, completion_text, format_reward, iou_reward
@@ -12,14 +13,7 @@ SETTINGS = {
     "num_generations": 2,
     "max_completion_length": 12,
     "max_steps": 2,
-    "learning_rate": 1e-2,
-    "logging_steps": 1,
-    "report_to": "none",
-    "save_strategy": "no",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "seed": 5,
+    **QUICK,
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from published_checkpoints import small_sam, small_sam2, small_sam2_video, write_videollama2
-from test_qwen_published import write_published
+from published_qwen import write_published
 from transformers import TrainerCallback
 
 from aurora_trl import (
