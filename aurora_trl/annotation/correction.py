@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import count_targets, with_target
+from ..data.schema import count_objects, with_target
 from ..prompts import answer_sentence, cot_target, strip_answer
 from .annotators import Annotator
 from .checks import find_problem
@@ -63,7 +63,7 @@ def correct_rows(hard_rows: Iterable[dict[str, Any]], annotator: Any) -> Iterato
 
 
 def _corrected(row: dict[str, Any], text: str) -> dict[str, Any]:
-    return with_target(row, cot_target(text, answer_sentence(count_targets(row))))
+    return with_target(row, cot_target(text, answer_sentence(count_objects(row))))
 
 
 def correction_problem(row: dict[str, Any], annotation: Annotation) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import count_targets, with_target
+from ..data.schema import count_objects, with_target
 from ..errors import DataError
 from ..progress import Progress
 from ..prompts import NULL_ANSWER, answer_sentence, cot_target
@@ -46,7 +46,7 @@ def annotate_rows(
     """
     for row in rows:
         annotation = as_annotation(annotator.reasoning(row, style=style, seed=seed))
-        yield with_target(row, cot_target(annotation.text, answer_sentence(count_targets(row))))
+        yield with_target(row, cot_target(annotation.text, answer_sentence(count_objects(row))))
 
 
 def annotate_file(
@@ -99,7 +99,7 @@ def annotate_file(
         return None
 
     def answer(row: dict[str, Any]) -> str:
-        return NULL_ANSWER if null_answers and row.get("is_null") else answer_sentence(count_targets(row))
+        return NULL_ANSWER if null_answers and row.get("is_null") else answer_sentence(count_objects(row))
 
     written = [
         with_target(row, cot_target(run.accepted[row["id"]]["text"], answer(row)))

@@ -201,7 +201,7 @@ class _Checker:
             bf16=bool(config.bf16),
             # With its features on disk it is gone before the first step.
             teacher=getattr(config, "teacher_model_name_or_path", None) is not None and config.feature_cache is None,
-            max_targets=config.max_targets or model.max_targets,
+            max_objects=config.max_objects or model.max_objects,
         )
         try:
             memory = estimate_memory(model.config, setup)

@@ -28,14 +28,14 @@ class Answer:
         mask_logits (`torch.Tensor` of shape `(T, H', W')` or `None`): logits with the frame's aspect ratio, on the
             CPU; None where the answer holds no `[SEG]`, their union where it holds several that count.
         num_tokens (`int`): length of the completion, the end-of-turn token included.
-        target_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
+        object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
     """
 
     row: dict[str, Any]
     completion: str
     mask_logits: torch.Tensor | None
     num_tokens: int
-    target_logits: torch.Tensor | None = None
+    object_logits: torch.Tensor | None = None
 
 
 def load(model_dir: str | Path, device: str | torch.device | None = None) -> tuple[AuroraModel, AuroraProcessor]:
@@ -224,11 +224,11 @@ def answer_batch(
 def _restore_answers(
     processor: AuroraProcessor, mask_logits: torch.Tensor, has_seg: torch.Tensor, sizes: Sequence[tuple[int, ...]]
 ) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
-    """`mask_logits` and `target_logits` of each [`Answer`]; decoded were `(B, T, h, w)` or `(B, K, T, h, w)`."""
-    target_logits = mask_logits if mask_logits.dim() == 5 else None
+    """`mask_logits` and `object_logits` of each [`Answer`]; decoded were `(B, T, h, w)` or `(B, K, T, h, w)`."""
+    object_logits = mask_logits if mask_logits.dim() == 5 else None
     counts = has_seg.long()
-    if target_logits is not None:
-        mask_logits, counts = union_logits(target_logits, has_seg), has_seg.sum(dim=1)
+    if object_logits is not None:
+        mask_logits, counts = union_logits(object_logits, has_seg), has_seg.sum(dim=1)
 
     def restore(logits: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         return processor.restore_masks(logits, (size[0], size[1])).cpu()
@@ -237,8 +237,8 @@ def _restore_answers(
     for i, (count, size) in enumerate(zip(counts.tolist(), sizes, strict=True)):
         union = restore(mask_logits[i], size) if count else None
         each = None
-        if target_logits is not None and count > 1:
-            each = torch.stack([restore(logits, size) for logits in target_logits[i, :count]])
+        if object_logits is not None and count > 1:
+            each = torch.stack([restore(logits, size) for logits in object_logits[i, :count]])
         drawn.append((union, each))
     return drawn
 

@@ -7,8 +7,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data.media.loading import NO_FRAME, MediaCache, load_audio, load_frames
-from ..data.media.masks import NO_TARGET, load_masks, load_target_masks, mask_indices
-from ..data.schema import clip_key, require_few_targets
+from ..data.media.masks import NO_TARGET, load_masks, load_object_masks, mask_indices
+from ..data.schema import clip_key, require_few_objects
 from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
 from .feature_store import MaskFeatures
@@ -73,28 +73,28 @@ class ClipLoader:
         key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"] or ())
         return self._masks.get(key, lambda: self._load_masks(row))
 
-    def target_masks(self, row: dict[str, Any]) -> torch.Tensor:
+    def object_masks(self, row: dict[str, Any]) -> torch.Tensor:
         """
-        The masks of the row's objects, each apart: `(max_targets, T, M, M)` uint8 as in `masks`. All `NO_TARGET` past
+        The masks of the row's objects, each apart: `(max_objects, T, M, M)` uint8 as in `masks`. All `NO_TARGET` past
         the last object, and altogether where the row has its objects' masks together.
 
         Raises:
             `DataError`: where the row is about more objects than an answer may have.
         """
-        key = ("targets", row.get("is_null"), *(row["masks"] or ()))
-        return self._masks.get(key, lambda: self._load_target_masks(row))
+        key = ("objects", row.get("is_null"), *(row["masks"] or ()))
+        return self._masks.get(key, lambda: self._load_object_masks(row))
 
-    def _load_target_masks(self, row: dict[str, Any]) -> torch.Tensor:
+    def _load_object_masks(self, row: dict[str, Any]) -> torch.Tensor:
         indices = mask_indices(row, self.processor.num_frames)
-        require_few_targets([row], self.processor.max_targets)
-        planes = load_target_masks(row, indices=indices)
+        require_few_objects([row], self.processor.max_objects)
+        planes = load_object_masks(row, indices=indices)
         each = [] if planes is None else [self.processor.process_masks(masks) for masks in planes]
         size = self.processor.mask_target_size
-        targets = torch.full((self.processor.max_targets, len(indices), size, size), NO_TARGET, dtype=torch.uint8)
-        for target, masks in zip(targets, each, strict=False):
-            target.copy_(masks)
-        targets[:, torch.tensor(indices) == NO_FRAME] = NO_TARGET
-        return targets
+        objects = torch.full((self.processor.max_objects, len(indices), size, size), NO_TARGET, dtype=torch.uint8)
+        for own, masks in zip(objects, each, strict=False):
+            own.copy_(masks)
+        objects[:, torch.tensor(indices) == NO_FRAME] = NO_TARGET
+        return objects
 
     def _load_masks(self, row: dict[str, Any]) -> torch.Tensor:
         indices = mask_indices(row, self.processor.num_frames)

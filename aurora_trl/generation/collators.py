@@ -18,8 +18,8 @@ class SFTCollator:
 
     A call with rows returns `input_ids`, `attention_mask`, `labels` `(B, L)`, the media inputs of the C distinct
     clips, `clip_index` `(B,)` that says which clip a row shows, `masks` `(B, T, M, M)` uint8 and `seg_positions`
-    `(B,)`. With the processor's `max_targets` K above 1 these are `(B, K)`, and there are `target_masks`
-    `(B, K, T, M, M)`, see [`ClipLoader.target_masks`].
+    `(B,)`. With the processor's `max_objects` K above 1 these are `(B, K)`, and there are `object_masks`
+    `(B, K, T, M, M)`, see [`ClipLoader.object_masks`].
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -64,8 +64,8 @@ class SFTCollator:
                 batch["prefix_lengths"] = torch.tensor(lengths)
         if self.with_masks:
             batch["masks"] = torch.stack([self.loader.masks(row) for row in rows])
-        if self.with_masks and processor.max_targets > 1:
-            batch["target_masks"] = torch.stack([self.loader.target_masks(row) for row in rows])
+        if self.with_masks and processor.max_objects > 1:
+            batch["object_masks"] = torch.stack([self.loader.object_masks(row) for row in rows])
         if self.keep_rows:
             batch["rows"] = rows
         return batch
@@ -108,7 +108,7 @@ class TeacherCollator:
 class RolloutCollator:
     """
     Rows for [`AuroraGRPOTrainer`], which TRL keeps as a list: each gets its `prompt`, its `clip` and its target masks
-    in place of their paths, read by the data loader's workers; `target_masks` too, where answers may have several.
+    in place of their paths, read by the data loader's workers; `object_masks` too, where answers may have several.
     Rows of one batch that show one clip share its tensors.
 
     Args:
@@ -120,7 +120,7 @@ class RolloutCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         clips: dict[tuple[Any, ...], dict[str, torch.Tensor]] = {}
-        several = self.loader.processor.max_targets > 1
+        several = self.loader.processor.max_objects > 1
         masks: dict[str, dict[str, torch.Tensor]] = {}
         out = []
         for row in rows:
@@ -130,7 +130,7 @@ class RolloutCollator:
             if row["id"] not in masks:
                 masks[row["id"]] = {"masks": self.loader.masks(row)}
                 if several:
-                    masks[row["id"]]["target_masks"] = self.loader.target_masks(row)
+                    masks[row["id"]]["object_masks"] = self.loader.object_masks(row)
             prompt = build_prompt(row, self.loader.processor.instruction)
             out.append({**row, "prompt": prompt, "clip": clips[key], **masks[row["id"]]})
         return out

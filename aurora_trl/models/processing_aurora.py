@@ -12,9 +12,10 @@ from transformers import AutoProcessor, ProcessorMixin
 from transformers.utils import cached_file
 
 from ..data.media.loading import frame_indices
+from ..data.schema import with_current_names
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
 from .configuration_aurora import AuroraConfig, SamConfig
-from .objects import find_seg_positions, find_target_positions
+from .objects import find_object_positions, find_seg_positions
 
 SETTINGS_FILE = "aurora_processor.json"
 _SENTENCE_END = frozenset(".!?…\n")
@@ -38,11 +39,11 @@ class AuroraProcessor(ProcessorMixin):
         instruction (`str`, *optional*): the user turn's text, with the place `{reference}`.
         keep_aspect_ratio (`bool`, *optional*, defaults to `True`): pad the mask decoder's frames to a square;
             otherwise they are stretched to one.
-        max_targets (`int`, *optional*, defaults to 1): how many objects an answer may draw, each with a `[SEG]` of its
+        max_objects (`int`, *optional*, defaults to 1): how many objects an answer may draw, each with a `[SEG]` of its
             own; their union is the answer's mask. With 1, as in the paper, the last `[SEG]` counts.
 
     Raises:
-        `ValueError`: where the tokenizer has no `[SEG]` token, or `max_targets` is less than 1.
+        `ValueError`: where the tokenizer has no `[SEG]` token, or `max_objects` is less than 1.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class AuroraProcessor(ProcessorMixin):
         policy_frames: int | None = None,
         instruction: str = INSTRUCTION,
         keep_aspect_ratio: bool = True,
-        max_targets: int = 1,
+        max_objects: int = 1,
     ):
         defaults = SamConfig()
         self.policy_processor = policy_processor
@@ -68,9 +69,9 @@ class AuroraProcessor(ProcessorMixin):
         self.policy_frames = policy_frames
         self.instruction = instruction
         self.keep_aspect_ratio = keep_aspect_ratio
-        if max_targets < 1:
-            raise ValueError(f"`max_targets` must be at least 1, got {max_targets}")
-        self.max_targets = max_targets
+        if max_objects < 1:
+            raise ValueError(f"`max_objects` must be at least 1, got {max_objects}")
+        self.max_objects = max_objects
         self._sentence_end_ids: torch.Tensor | None = None
         if SEG_TOKEN not in self.tokenizer.get_vocab():
             raise ValueError(
@@ -114,19 +115,19 @@ class AuroraProcessor(ProcessorMixin):
             mask (`torch.Tensor` of shape `(B, L)`): true where a `[SEG]` counts (the completion).
 
         Returns:
-            `torch.Tensor`, long: the last one of each row `(B,)`; with `max_targets` above 1 the first of the final
-            answer, `(B, max_targets)`. -1 where there is none.
+            `torch.Tensor`, long: the last one of each row `(B,)`; with `max_objects` above 1 the first of the final
+            answer, `(B, max_objects)`. -1 where there is none.
         """
-        if self.max_targets == 1:
+        if self.max_objects == 1:
             return find_seg_positions(token_ids, mask, self.seg_token_id)
-        return find_target_positions(token_ids, mask, self.seg_token_id, self.sentence_end_ids, self.max_targets)
+        return find_object_positions(token_ids, mask, self.seg_token_id, self.sentence_end_ids, self.max_objects)
 
-    def with_max_targets(self, max_targets: int | None) -> "AuroraProcessor":
-        """This processor, or a copy that differs in `max_targets`; None leaves it as it is."""
-        if max_targets in (None, self.max_targets):
+    def with_max_objects(self, max_objects: int | None) -> "AuroraProcessor":
+        """This processor, or a copy that differs in `max_objects`; None leaves it as it is."""
+        if max_objects in (None, self.max_objects):
             return self
         changed = copy.copy(self)
-        changed.max_targets = max_targets
+        changed.max_objects = max_objects
         return changed
 
     # Text
@@ -236,7 +237,7 @@ class AuroraProcessor(ProcessorMixin):
             "policy_frames": self.policy_frames,
             "instruction": self.instruction,
             "keep_aspect_ratio": self.keep_aspect_ratio,
-            "max_targets": self.max_targets,
+            "max_objects": self.max_objects,
         }
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
@@ -268,7 +269,7 @@ class AuroraProcessor(ProcessorMixin):
         file = cached_file(name, SETTINGS_FILE, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
         if file is None:
             raise ValueError(f"{name}: {SETTINGS_FILE} is missing; this is not a checkpoint of an AuroraModel")
-        settings = json.loads(Path(file).read_text())
+        settings = with_current_names(json.loads(Path(file).read_text()), file)
         class_name = settings.pop("policy_processor_class")
         from transformers.models.auto.processing_auto import processor_class_from_name
 

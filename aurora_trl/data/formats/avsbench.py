@@ -30,7 +30,7 @@ def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
     There are no references: each clip asks for what sounds, with the paper's own words. Where only some frames are
     annotated, as in the training splits of S4 and of AVSS's `v1s`, the others have None in `masks`. The masks of AVSS
     are those of all classes together; [`load_class_maps`] reads them apart. The masks of MS3 are those of all that
-    sounds together, and nothing says how many objects that is: `num_targets` is None, which is one `[SEG]` for all.
+    sounds together, and nothing says how many objects that is: `num_objects` is None, which is one `[SEG]` for all.
 
     Args:
         root (`str` or `Path`): folder with the subset's table (`s4_meta_data.csv`, `ms3_meta_data.csv`,

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from ...errors import DataError
-from ..schema import count_targets, split_mask
+from ..schema import count_objects, split_mask
 from .loading import NO_FRAME, frame_indices, load_frames, split_moment
 
 Polygons = Sequence[Sequence[Sequence[float]]]
@@ -67,7 +67,7 @@ def load_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.
     return _read_masks(row["masks"], row, indices)
 
 
-def load_target_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.ndarray | None:
+def load_object_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.ndarray | None:
     """
     The masks of a row's objects, each apart.
 
@@ -84,7 +84,7 @@ def load_target_masks(row: dict[str, Any], indices: Sequence[int] | None = None)
     listed = [None if name is None else split_mask(name) for name in row.get("masks") or ()]
     if row.get("is_null") or not any(listed):
         return None
-    each = [[None if targets is None else targets[n] for targets in listed] for n in range(count_targets(row))]
+    each = [[None if objects is None else objects[n] for objects in listed] for n in range(count_objects(row))]
     planes = [_read_masks(masks, row, indices) for masks in each]
     if len({masks.shape for masks in planes}) > 1:
         raise DataError(f"row {row.get('id')!r}: the masks of its objects differ in size")
