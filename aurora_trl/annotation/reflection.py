@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..data.schema import count_objects
+from ..data.schema import Row, count_objects
 from ..errors import DataError
 from ..prompts import REFLECTION_TRIGGERS, answer_sentence, reflective_target, strip_answer
 
@@ -14,7 +14,7 @@ PLAIN_PER_REFLECTIVE = 3500 / 1505
 
 def build_reflective_rows(
     pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]],
-    plain_rows: Sequence[dict[str, Any]],
+    plain_rows: Sequence[Row],
     *,
     plain_per_reflective: float = PLAIN_PER_REFLECTIVE,
     learn_mistakes: bool = True,

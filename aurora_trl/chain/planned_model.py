@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 from transformers import AutoConfig
 
+from ..data.schema import Row
 from ..models.configuration_aurora import AuroraConfig
 from ..models.processing_aurora import AuroraProcessor
 from .definition import Pipeline, Step
@@ -78,7 +78,7 @@ def _media_tokens(processor: AuroraProcessor) -> int:
     rate = getattr(processor.policy_processor, "sampling_rate", None)
     silence = None if rate is None else np.zeros(10 * rate, np.float32)
     clip = processor.process_clip(np.zeros((processor.num_frames, 360, 640, 3), np.uint8), silence)
-    row: dict[str, Any] = {"reference": "it", "video": "clip.mp4", "audio": None}
+    row: Row = {"reference": "it", "video": "clip.mp4", "audio": None}
     text = processor.tokenizer.apply_chat_template(
         [{"role": "user", "content": processor.instruction.format(reference="it.")}],
         tokenize=False,

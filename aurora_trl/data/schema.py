@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import Features, List, Value
 
@@ -33,6 +33,8 @@ FEATURES = Features(
     }
 )
 COLUMNS = tuple(FEATURES)
+# A row as a mapping: the columns above, and whatever a collator or a trainer puts beside them.
+Row: TypeAlias = dict[str, Any]
 
 # What recipes, checkpoints and rows of earlier versions call them.
 RENAMED = {"max_targets": "max_objects", "num_targets": "num_objects"}
@@ -63,12 +65,12 @@ def _say_renamed(source: str, old: str) -> None:
     logger.warning(f"{source}: `{old}` is called `{RENAMED[old]}` now, and is read as that")
 
 
-def clip_key(row: dict[str, Any]) -> tuple[Any, ...]:
+def clip_key(row: Row) -> tuple[Any, ...]:
     """What makes two rows show the same clip: their media files."""
     return (tuple(row.get("frames") or ()), row.get("video"), row.get("audio"))
 
 
-def with_target(row: dict[str, Any], target: str) -> dict[str, Any]:
+def with_target(row: Row, target: str) -> dict[str, Any]:
     """The row with another text to learn, which is the whole answer."""
     return {**row, "target": target, "prefill": None}
 
@@ -98,7 +100,7 @@ def split_mask(mask: str) -> list[str | None] | None:
     return [json.dumps(item) if isinstance(item, dict) else item for item in masks]
 
 
-def count_objects(row: dict[str, Any]) -> int:
+def count_objects(row: Row) -> int:
     """
     How many objects a row's reference is about.
 
@@ -121,7 +123,7 @@ def count_objects(row: dict[str, Any]) -> int:
     return 1 if row.get("is_null") else said or found or 1
 
 
-def require_few_objects(rows: Iterable[dict[str, Any]], max_objects: int) -> None:
+def require_few_objects(rows: Iterable[Row], max_objects: int) -> None:
     """Raise `DataError` where a row is about more objects than an answer may have."""
     for row in rows:
         count = count_objects(row)
@@ -132,7 +134,7 @@ def require_few_objects(rows: Iterable[dict[str, Any]], max_objects: int) -> Non
             )
 
 
-def check_row(row: dict[str, Any]) -> None:
+def check_row(row: Row) -> None:
     """Raise `DataError` where a row can not be used, whatever its files hold."""
     if not (row.get("reference") or "").strip():
         raise DataError(f"row {row.get('id')!r}: the reference is empty; remove the row or write its reference")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from ..data.formats.avsbench import load_class_maps, load_class_names
 from ..data.media.loading import NO_FRAME
 from ..data.media.masks import encode_rle, frame_size, load_masks, mask_indices
+from ..data.schema import Row
 from ..errors import DataError
 from ..generation.answers import Answer
 from ..prompts import (
@@ -141,7 +142,7 @@ def _class_names(root: str) -> list[str]:
     return load_class_names(root)
 
 
-def scored_frames(row: dict[str, Any], num_frames: int) -> tuple[list[int], list[int]]:
+def scored_frames(row: Row, num_frames: int) -> tuple[list[int], list[int]]:
     """
     The frames of an answer that have a score: what stands past the end of a short clip, or is not annotated, has none.
 

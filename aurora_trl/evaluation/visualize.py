@@ -14,12 +14,13 @@ import numpy as np
 
 from ..data.media.loading import load_frames
 from ..data.media.masks import decode_rle, load_masks, mask_indices
+from ..data.schema import Row
 from ..generation.overlay import overlay_masks
 
 _SHOWN_FRAMES = 5
 
 
-def draw_answer(row: dict[str, Any], answer: dict[str, Any], path: str | Path) -> Path:
+def draw_answer(row: Row, answer: dict[str, Any], path: str | Path) -> Path:
     """
     Draw an answer: the predicted mask filled, the true one as an outline, and below them what the model wrote.
 

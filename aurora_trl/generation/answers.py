@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..data.schema import clip_key
+from ..data.schema import Row, clip_key
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
@@ -31,7 +31,7 @@ class Answer:
         object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
     """
 
-    row: dict[str, Any]
+    row: Row
     completion: str
     mask_logits: torch.Tensor | None
     num_tokens: int
@@ -123,7 +123,7 @@ def read_states(
     return hidden[along_rows(rows, positions), positions.clamp(min=0)]
 
 
-def swap_modality(rows: Sequence[dict[str, Any]], modality: str) -> list[dict[str, Any]]:
+def swap_modality(rows: Sequence[Row], modality: str) -> list[dict[str, Any]]:
     """
     The rows with one modality taken from another row's clip: what a model does not use, it does not miss.
 
@@ -160,7 +160,7 @@ def swap_modality(rows: Sequence[dict[str, Any]], modality: str) -> list[dict[st
 def answer_batch(
     model: AuroraModel,
     processor: AuroraProcessor,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     loader: ClipLoader,
     **generate_kwargs: Any,
 ) -> list[Answer]:
@@ -246,7 +246,7 @@ def _restore_answers(
 def answer_rows(
     model: AuroraModel,
     processor: AuroraProcessor,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     *,
     batch_size: int = 8,
     max_new_tokens: int = 256,

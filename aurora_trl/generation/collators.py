@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..data.schema import clip_key, with_target
+from ..data.schema import Row, clip_key, with_target
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, teacher_target
 from .clip_loader import ClipLoader, pad_ids, stack_clips
@@ -37,7 +37,7 @@ class SFTCollator:
         self.keep_rows = keep_rows
         self.share_prefix = share_prefix
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, rows: list[Row]) -> dict[str, Any]:
         processor = self.loader.processor
         clips, clip_index = self.loader.distinct_clips(rows)
         prompts = [processor.prompt_ids(row, clips[i]) for row, i in zip(rows, clip_index, strict=True)]
@@ -98,7 +98,7 @@ class TeacherCollator:
         self._collate = SFTCollator(loader, share_prefix=share_prefix, with_masks=False)
         self._targets = targets
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         batch = self._collate([with_target(row, teacher_target(row, self._targets)) for row in rows])
         batch["seg_positions"] = batch["seg_positions"].view(len(rows), -1)[:, 0]
         unused = ("labels", "mask_frames", "mask_embeddings")
@@ -118,7 +118,7 @@ class RolloutCollator:
     def __init__(self, loader: ClipLoader):
         self.loader = loader
 
-    def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def __call__(self, rows: list[Row]) -> list[dict[str, Any]]:
         clips: dict[tuple[Any, ...], dict[str, torch.Tensor]] = {}
         several = self.loader.processor.max_objects > 1
         masks: dict[str, dict[str, torch.Tensor]] = {}

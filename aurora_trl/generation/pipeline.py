@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from ..data.media.loading import NO_FRAME, frame_indices
 from ..data.media.video import index_video
-from ..data.schema import check_row
+from ..data.schema import Row, check_row
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
@@ -115,7 +115,7 @@ class AuroraPipeline:
         """
         if (video is None) == (frames is None):
             raise ValueError("give the clip as `video` or as `frames`, and not both")
-        row: dict[str, Any] = {
+        row: Row = {
             "id": str(video or (frames or ["no frames"])[0]),
             "reference": reference,
             "frames": None if frames is None else [str(path) for path in frames],

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..data.media.loading import load_audio, load_frames
 from ..data.media.masks import encode_rle
+from ..data.schema import Row
 from .overlay import overlay_masks
 from .pipeline import Segmentation
 
@@ -21,7 +22,7 @@ SOUND_RATE = 44_100
 SECONDS_PER_IMAGE = 1.0
 
 
-def write_segmentation(result: Segmentation, row: dict[str, Any], output_dir: str | Path) -> dict[str, Any]:
+def write_segmentation(result: Segmentation, row: Row, output_dir: str | Path) -> dict[str, Any]:
     """
     Write an answer to a new folder.
 
@@ -95,7 +96,7 @@ def mask_note(result: Segmentation) -> str:
     return note
 
 
-def write_overlay(result: Segmentation, row: dict[str, Any], path: str | Path) -> None:
+def write_overlay(result: Segmentation, row: Row, path: str | Path) -> None:
     """
     Write an MP4 of the frames that have a mask, each until the middle of the way to the next, with the sound. Of
     several objects each has its own tint.

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from transformers.utils import cached_file
 
 from ..data.media.loading import frame_indices
-from ..data.schema import with_current_names
+from ..data.schema import Row, with_current_names
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
 from .configuration_aurora import AuroraConfig, SamConfig
 from .objects import find_object_positions, find_seg_positions
@@ -132,7 +132,7 @@ class AuroraProcessor(ProcessorMixin):
 
     # Text
 
-    def prompt_ids(self, row: dict[str, Any], clip: dict[str, torch.Tensor]) -> list[int]:
+    def prompt_ids(self, row: Row, clip: dict[str, torch.Tensor]) -> list[int]:
         """
         The prompt as the model sees it, with the clip's places expanded.
 
@@ -153,7 +153,7 @@ class AuroraProcessor(ProcessorMixin):
         """The ids of an answer, with the end-of-turn token."""
         return self.tokenizer(target, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
 
-    def answer_ids(self, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+    def answer_ids(self, row: Row) -> tuple[list[int], list[int]]:
         """The ids of a row's `prefill`, which is read only, and of its `target` with the end-of-turn token."""
         prefill, target = (row.get("prefill") or "").strip(), row["target"]
         if not prefill:

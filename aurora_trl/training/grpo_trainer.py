@@ -11,7 +11,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..data.schema import clip_key, require_few_objects
+from ..data.schema import Row, clip_key, require_few_objects
 from ..evaluation.iou import mask_iou
 from ..generation.answers import gather_seg_states, read_states, record_last_states
 from ..generation.clip_bank import ClipBank, regroup
@@ -139,7 +139,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         return output
 
     @torch.no_grad()
-    def _build_bank(self, rows: list[dict[str, Any]]) -> ClipBank:
+    def _build_bank(self, rows: list[Row]) -> ClipBank:
         """Read each distinct clip's media and, where they are frozen, run the towers and the mask encoder on them."""
         device = self.accelerator.device
         keys = [clip_key(row) for row in rows]
@@ -250,12 +250,11 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         """TRL's keyword list knows images only: run the policy with its clips, and with its masks where they train."""
         batch_size = batch_size or input_ids.size(0)
         forward = self._shared_forward if self._shares_prefix else self._plain_forward
-        log_probs, entropies, seg_outputs = [], [], []
+        outputs = []
         for start in range(0, input_ids.size(0), batch_size):
             rows = slice(start, start + batch_size)
-            outputs = forward(model, self._samples[rows], input_ids[rows], attention_mask[rows], logits_to_keep)
-            for values, collected in zip(outputs, (log_probs, entropies, seg_outputs), strict=True):
-                collected.append(values)
+            outputs.append(forward(model, self._samples[rows], input_ids[rows], attention_mask[rows], logits_to_keep))
+        log_probs, entropies, seg_outputs = zip(*outputs, strict=True)
         self._seg_output = seg_outputs[-1]
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
 

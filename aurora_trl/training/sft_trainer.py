@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed
 
-from ..data.schema import count_objects, require_few_objects
+from ..data.schema import Row, count_objects, require_few_objects
 from ..errors import DataError
 from ..evaluation.iou import mask_iou
 from ..generation.clip_loader import ClipLoader
@@ -193,7 +193,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         return ClipGroupSampler(train_dataset if train_dataset is not None else self.train_dataset, seed)
 
     @torch.no_grad()
-    def teacher_features(self, rows: list[dict[str, Any]]) -> torch.Tensor:
+    def teacher_features(self, rows: list[Row]) -> torch.Tensor:
         """
         The teacher's projected `[SEG]` feature of each row, computed once per row and run.
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ...errors import DataError
 from ...prompts import SOUNDING_REFERENCE
-from ..schema import COLUMNS, FEATURES
+from ..schema import COLUMNS, FEATURES, Row
 
 SUBSETS = ("s4", "ms3", "avss")
 SPLITS = ("train", "val", "test")
@@ -164,7 +164,7 @@ def load_class_names(root: str | Path) -> list[str]:
         raise DataError(f"{path}: not a mapping of class names to numbers: {error}") from None
 
 
-def load_class_maps(row: dict[str, Any], num_classes: int = _NUM_CLASSES) -> np.ndarray:
+def load_class_maps(row: Row, num_classes: int = _NUM_CLASSES) -> np.ndarray:
     """
     The class of each pixel in the annotated frames of an AVSS row, for [`SemanticMetrics`].
 

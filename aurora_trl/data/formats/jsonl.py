@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from ...errors import DataError
-from ..schema import COLUMNS, FEATURES, count_objects, split_mask, with_current_names
+from ..schema import COLUMNS, FEATURES, Row, count_objects, split_mask, with_current_names
 
 _REQUIRED = ("id", "reference")
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -104,7 +104,7 @@ def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any
     return map_paths(row, lambda value: os.path.normpath(folder / value))
 
 
-def save_json(rows: Iterable[dict[str, Any]], path: str | Path) -> Path:
+def save_json(rows: Iterable[Row], path: str | Path) -> Path:
     """
     Write rows to a JSONL file, whole or not at all.
 
@@ -128,7 +128,7 @@ def save_json(rows: Iterable[dict[str, Any]], path: str | Path) -> Path:
     return path
 
 
-def map_paths(row: dict[str, Any], change: Callable[[str], str | Path]) -> dict[str, Any]:
+def map_paths(row: Row, change: Callable[[str], str | Path]) -> dict[str, Any]:
     """The row with each path changed; a mask that is JSON is no path."""
 
     def changed(value: str | None) -> str | None:
