@@ -184,7 +184,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         """Keep the states at `[SEG]` that generation computes anyway."""
-        with record_last_states(self.aurora) as states:
+        # In the precision of training, which has float32 weights beside those of the checkpoint.
+        with record_last_states(self.aurora) as states, self.accelerator.autocast():
             completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
         self._generation_states = states
         return completion_ids, logprobs
