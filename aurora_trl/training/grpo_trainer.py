@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.logging import get_logger
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
@@ -34,6 +35,8 @@ from .object_losses import object_losses
 from .rewards import REWARDS, completion_text, get_reward
 from .saving import AuroraCheckpoints
 from .trainer_inputs import listed, load_model, load_processor, refuse, require_rows
+
+logger = get_logger(__name__)
 
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
 # completion, and the mask logits.
@@ -95,12 +98,19 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         require_rows(train_dataset, eval_dataset)
         model = load_model(model, args.model_init_kwargs, quantization_config)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
+        learnt, given = processing_class.max_answer_tokens, args.max_completion_length
+        if given is not None and learnt is not None and given < learnt:
+            logger.warning(
+                f"`max_completion_length` is {given}, and the model was trained to write answers of up to {learnt} "
+                "tokens: those that are cut earn nothing; leave it out, and the limit follows the checkpoint"
+            )
+        args.max_completion_length = processing_class.answer_limit(given)
         for dataset in (train_dataset, *listed(eval_dataset)):
             about = {"id", "is_null", "masks", "num_objects"}.intersection(dataset.column_names)
             require_few_objects(dataset.select_columns(sorted(about)), processing_class.max_objects)
-        given = args.reward_functions if reward_funcs is None else reward_funcs
-        given = given if isinstance(given, list) else [given]
-        reward_funcs = [get_reward(reward) if reward in REWARDS else reward for reward in given]
+        rewards = args.reward_functions if reward_funcs is None else reward_funcs
+        rewards = rewards if isinstance(rewards, list) else [rewards]
+        reward_funcs = [get_reward(reward) if reward in REWARDS else reward for reward in rewards]
         if peft_config is not None:
             peft_config = complete_adapter(unwrap_aurora(model), peft_config, args.trainable_groups())
         unwrap_aurora(model).set_trainable(args.trainable_groups())

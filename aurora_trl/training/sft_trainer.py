@@ -99,6 +99,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         self._prepare_rows = partial(with_targets, targets=args.targets, max_objects=max_objects)
         train_dataset = map_datasets(train_dataset, self._prepare_rows)
         eval_dataset = map_datasets(eval_dataset, self._prepare_rows)
+        processing_class = processing_class.with_answer_tokens(longest_answer(train_dataset, processing_class))
         aurora = unwrap_aurora(model)
         if teacher is not None and args.use_teacher_mask_decoder:
             decoder = teacher.mask_decoder.state_dict(keep_vars=True)
@@ -288,6 +289,13 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
                 features = self._run_teacher(**batch, logits_to_keep=1).seg_features
             known.update(zip(new, features.float(), strict=True))
         return torch.stack([known[key] for key in keys]).to(self.args.device)
+
+
+def longest_answer(dataset: Dataset, processor: AuroraProcessor) -> int:
+    """The longest answer of a dataset, in tokens: what its rows begin with, what they teach, and the end of turn."""
+    columns = [name for name in ("prefill", "target") if name in dataset.column_names]
+    texts = {tuple(row.items()): row for row in dataset.select_columns(columns)}
+    return max(sum(map(len, processor.answer_ids(row))) for row in texts.values())
 
 
 def with_targets(dataset: Dataset, targets: str, max_objects: int = 1) -> Dataset:
