@@ -1,5 +1,6 @@
 """An order of rows in which those about one clip stand together."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -11,7 +12,8 @@ from ..data.schema import clip_key
 
 class ClipGroupSampler(Sampler[int]):
     """
-    Draws clips at random, and the rows of each clip at random within it.
+    Draws clips at random, and the rows of each clip at random within it. A row that is in the dataset several times is
+    drawn as often, each time as if with another clip.
 
     Args:
         dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`.
@@ -22,9 +24,11 @@ class ClipGroupSampler(Sampler[int]):
         self.seed = seed
         self.epoch = 0
         media = dataset.select_columns([name for name in ("frames", "video", "audio") if name in dataset.column_names])
+        seen: Counter[str] = Counter()
         groups: dict[object, list[int]] = {}
-        for index, row in enumerate(media):
-            groups.setdefault(clip_key(row), []).append(index)
+        for index, (row, name) in enumerate(zip(media, dataset["id"], strict=True)):
+            groups.setdefault((clip_key(row), seen[name]), []).append(index)
+            seen[name] += 1
         self.groups = list(groups.values())
         self.length = len(dataset)
 

@@ -141,6 +141,12 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             peft_config=peft_config,
         )
+        batch = args.per_device_train_batch_size * args.world_size
+        if args.dataloader_drop_last and len(train_dataset) < batch:
+            raise ValueError(
+                f"a batch takes {batch} rows of all processes, and `train_dataset` has {len(train_dataset)}: no step "
+                "would be taken; lower `per_device_train_batch_size`, or leave `dataloader_drop_last` off"
+            )
         add_mask_head(unwrap_aurora(self.model))
         if self.teacher is not None and args.feature_cache is None:
             # Under ZeRO-3 its weights are split, and an engine has to gather them.
