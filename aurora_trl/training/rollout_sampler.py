@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 from trl.trainer.utils import RepeatSampler
 
@@ -14,8 +15,8 @@ class RolloutSampler(RepeatSampler):
     TRL's order, with two differences.
 
     The rows of a rollout come again for each of its micro-steps, though only the first time is anything generated for
-    them: from the second time on row `i` goes by `~i`, and [`RolloutRows`] says so. Each epoch has an order of its own
-    that depends on nothing but the seed: a run that is resumed in a later epoch sees that epoch's questions.
+    them: from the second time on row `i` goes by `~i`, and [`RolloutRows`] says so. The order of an epoch depends on
+    nothing but seed and epoch: a run that is resumed in a later one sees that epoch's questions, not the first's.
     """
 
     @classmethod
@@ -31,9 +32,11 @@ class RolloutSampler(RepeatSampler):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate at the start of each epoch; the first is TRL's own."""
+        """Called by accelerate at the start of each epoch: the order is TRL's, also where the run begins here."""
         if self.shuffle and self.seed is not None:
-            self.generator.manual_seed(self.seed + 100_003 * epoch)
+            self.generator.manual_seed(self.seed)
+            for _ in range(epoch):
+                torch.randperm(self.num_samples, generator=self.generator)
 
     def __iter__(self) -> Iterator[int]:
         rollout = self.batch_size * self.mini_repeat_count
