@@ -15,7 +15,8 @@ from transformers.utils import cached_file
 from ..data.media.loading import frame_indices
 from ..data.media.masks import NO_TARGET
 from ..data.schema import Row, with_current_names
-from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
+from ..errors import DataError
+from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
 from .configuration_aurora import AuroraConfig, SamConfig
 from .objects import find_object_positions, find_seg_positions
 
@@ -177,6 +178,8 @@ class AuroraProcessor(ProcessorMixin):
         Returns:
             `list[int]`: token ids.
         """
+        # A reference is text, whatever stands in it: only the template puts places, turns and the like.
+        row = {**row, "reference": escape_tokens(row["reference"], self.tokenizer.get_added_vocab())}
         text = self.tokenizer.apply_chat_template(
             build_prompt(row, self.instruction), tokenize=False, add_generation_prompt=True
         )
@@ -194,6 +197,20 @@ class AuroraProcessor(ProcessorMixin):
             return [], self.completion_ids(target)
         ids = self.tokenizer(prefill, add_special_tokens=False)["input_ids"]
         return ids, self.completion_ids(f" {target.lstrip()}")
+
+    def require_plain_answer(self, row: Row) -> None:
+        """
+        Raise `DataError` where a row's answer names a token that it can not hold: a place of media, the end of a turn.
+
+        `[SEG]` is what an answer is about, and may stand in it.
+        """
+        text = f"{row.get('prefill') or ''} {row['target']}"
+        found = [name for name in self.tokenizer.get_added_vocab() if name != SEG_TOKEN and name in text]
+        if found:
+            raise DataError(
+                f"row {row.get('id')!r}: its answer holds {found[0]!r}, which is a token of the model and no text; "
+                "write it in another way"
+            )
 
     def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
         """The tokenizer's `batch_decode`."""

@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..data.media.masks import frame_extents
+from ..data.media.masks import frame_extents, has_target
 from ..data.schema import Row, clip_key, require_few_objects
 from ..evaluation.iou import mask_iou
 from ..generation.answers import gather_seg_states, read_states, record_last_states
@@ -409,7 +409,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
     @property
     def _mask_frames(self) -> torch.Tensor | None:
         """The frames of this step's mask losses; None where it is all of them."""
-        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, self._bank.masks.size(1))
+        annotated = has_target(self._bank.masks[self._samples]).any(dim=0)
+        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, annotated)
         return None if frames is None else frames.to(self._bank.masks.device)
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:

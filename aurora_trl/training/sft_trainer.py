@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed
 
+from ..data.media.masks import has_target
 from ..data.schema import Row, count_objects, require_few_objects
 from ..errors import DataError
 from ..evaluation.iou import mask_iou
@@ -253,7 +254,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         self, inputs: dict[str, Any], masks: torch.Tensor, object_masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Keep the frames that the mask decoder sees in this step."""
-        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, masks.size(1))
+        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, has_target(masks).any(dim=0))
         if frames is None or not self.model.training:
             return masks, object_masks
         frames = frames.to(masks.device)
@@ -299,8 +300,10 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
 
 def longest_answer(dataset: Dataset, processor: AuroraProcessor) -> int:
     """The longest answer of a dataset, in tokens: what its rows begin with, what they teach, and the end of turn."""
-    columns = [name for name in ("prefill", "target") if name in dataset.column_names]
-    texts = {tuple(row.items()): row for row in dataset.select_columns(columns)}
+    columns = [name for name in ("id", "prefill", "target") if name in dataset.column_names]
+    texts = {(row.get("prefill"), row["target"]): row for row in dataset.select_columns(columns)}
+    for row in texts.values():
+        processor.require_plain_answer(row)
     return max(sum(map(len, processor.answer_ids(row))) for row in texts.values())
 
 
