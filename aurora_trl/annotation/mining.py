@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.masks import frame_extents, mask_indices
 from ..data.media.loading import NO_FRAME
-from ..data.media.masks import frame_extents, mask_indices
 from ..data.schema import Row, with_target
 from ..errors import DataError
 from ..evaluation.iou import mask_iou

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.utils import cached_file
 
+from ..data.masks import NO_TARGET
 from ..data.media.loading import frame_indices
-from ..data.media.masks import NO_TARGET
 from ..data.schema import Row, with_current_names
 from ..errors import DataError
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens

@@ -20,7 +20,7 @@ from aurora_trl import (
     AuroraSFTTrainer,
 )
 from aurora_trl.cli import main
-from aurora_trl.data.media.masks import NO_TARGET
+from aurora_trl.data.masks import NO_TARGET
 from aurora_trl.errors import DataError
 from aurora_trl.generation.answers import answer_rows
 from aurora_trl.generation.clip_loader import ClipLoader
