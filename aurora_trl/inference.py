@@ -48,9 +48,24 @@ def load(model_dir: str | Path, device: str | torch.device | None = None) -> tup
     Returns:
         `tuple`: the model in eval mode, and its processor.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = AuroraModel.from_pretrained(str(model_dir)).to(device).eval()
-    return model, AuroraProcessor.from_pretrained(model_dir)
+    place = find_device(device)
+    processor = AuroraProcessor.from_pretrained(model_dir)  # first: what is wrong with it is known in a moment
+    return AuroraModel.from_pretrained(str(model_dir)).to(place).eval(), processor
+
+
+def find_device(name: str | torch.device | None = None) -> torch.device:
+    """
+    A device by its name; a GPU where there is one by default.
+
+    Raises:
+        `ValueError`: where it is none, or not in this machine.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's without CUDA is an assertion
+        raise ValueError(f"device {str(name)!r} can not be used: {str(error).splitlines()[0]}; try cpu") from None
+    return device
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from .data.collator import ClipLoader
 from .data.media import NO_FRAME, frame_indices
 from .data.schema import check_row
 from .data.video import index_video
-from .inference import answer_rows
+from .inference import answer_rows, find_device
 from .models.modeling_aurora import AuroraModel
 from .models.processing_aurora import AuroraProcessor
 from .prompts import extract_class
@@ -80,10 +80,10 @@ class AuroraPipeline:
             **kwargs: for [`AuroraModel.from_pretrained`], such as `dtype`, `revision`, `base_model_name_or_path`.
         """
         name = str(pretrained_model_name_or_path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        place = find_device(device)
         files = {k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
-        model = AuroraModel.from_pretrained(name, **kwargs).to(device)
-        return cls(model, AuroraProcessor.from_pretrained(name, **files))
+        processor = AuroraProcessor.from_pretrained(name, **files)  # first: a broken one is known in a moment
+        return cls(AuroraModel.from_pretrained(name, **kwargs).to(place), processor)
 
     def __call__(
         self,
