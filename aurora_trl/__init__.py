@@ -14,12 +14,12 @@ _LAZY = {
     "AuroraSFTTrainer": "training.sft_trainer",
     "AuroraGRPOConfig": "training.grpo_config",
     "AuroraGRPOTrainer": "training.grpo_trainer",
-    "AuroraPipeline": "pipelines",
+    "AuroraPipeline": "generation.pipeline",
 }
 
 if TYPE_CHECKING:
+    from .generation.pipeline import AuroraPipeline
     from .models import AuroraConfig, AuroraModel, AuroraProcessor
-    from .pipelines import AuroraPipeline
     from .training.grpo_config import AuroraGRPOConfig
     from .training.grpo_trainer import AuroraGRPOTrainer
     from .training.sft_config import AuroraSFTConfig

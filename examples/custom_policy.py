@@ -45,7 +45,7 @@ from aurora_trl.data.synthetic import SyntheticAnnotator, world_corpus, write_wo
 from aurora_trl.models import SamConfig
 from aurora_trl.models.policies.base import place_features, text_position_ids
 from aurora_trl.models.policies.causal import CausalPolicy
-from aurora_trl.models.tiny import tiny_tokenizer
+from aurora_trl.tiny.videollama2 import tiny_tokenizer
 from aurora_trl.training.rewards import class_reward, format_reward, iou_reward
 
 

@@ -10,10 +10,11 @@ Flags override the YAML.
 import sys
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor
+from aurora_trl.chain.tiny_phase import tiny_phase_arguments
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
-from aurora_trl.training.mask_training import lora_config
+from aurora_trl.training.launch import finish, prepare_run
+from aurora_trl.training.lora import lora_config
 from aurora_trl.training.rewards import get_reward
-from aurora_trl.training.run import finish, prepare_run, tiny_phase_arguments
 
 
 def main() -> None:

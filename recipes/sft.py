@@ -8,8 +8,8 @@ The phases differ by their YAML alone. Flags override it.
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
-from aurora_trl.training.mask_training import lora_config
-from aurora_trl.training.run import finish, prepare_run
+from aurora_trl.training.launch import finish, prepare_run
+from aurora_trl.training.lora import lora_config
 
 
 def main() -> None:

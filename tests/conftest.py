@@ -16,9 +16,9 @@ from aurora_trl.data import load_refavs
 from aurora_trl.data.schema import FEATURES
 from aurora_trl.data.synthetic import SyntheticAnnotator, world_corpus, write_world
 from aurora_trl.models.modeling_aurora import AuroraModel
-from aurora_trl.models.policies.qwen.tiny import create_tiny_qwen_checkpoint
 from aurora_trl.models.processing_aurora import AuroraProcessor
-from aurora_trl.models.tiny import create_tiny_checkpoint
+from aurora_trl.tiny.qwen import create_tiny_qwen_checkpoint
+from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -1,4 +1,7 @@
-"""Reasoning text for training: written, mined from a model's mistakes, corrected, and mixed."""
+"""Reasoning text for training: written, mined from a model's mistakes, corrected, and mixed.
+
+It may import `evaluation`, and what stands below; no trainer.
+"""
 
 from .annotators import Annotator, ChatAnnotator, WorldAnnotator, get_annotator
 from .correction import correct_file, correct_rows

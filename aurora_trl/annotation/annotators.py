@@ -4,16 +4,16 @@ import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..data.collator import clip_key
-from ..data.media import MediaCache
-from ..data.schema import DataError
+from ..data.media.loading import MediaCache
+from ..data.schema import clip_key
+from ..errors import DataError
 from .checks import clean_text
 from .clients.base import Client, Unusable, Usage
 from .engine import Annotation
 from .failures import world_failure_kind
 from .instructions import correction_request, instructions_digest, reasoning_request
 from .parsing import parse_correction
-from .parts import Part, Sound, clip_parts
+from .request_parts import Part, Sound, clip_parts
 
 ANNOTATORS = "synthetic:DIR, qwen-omni:CHECKPOINT, openai:MODEL or gemini:MODEL"
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import DataError, count_targets, with_target
+from ..data.schema import count_targets, with_target
+from ..errors import DataError
 from ..progress import Progress
 from ..prompts import NULL_ANSWER, answer_sentence, cot_target
 from .annotators import Annotator, ChatAnnotator

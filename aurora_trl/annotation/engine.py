@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from threading import Event, Lock
 from typing import Any
 
-from ..data.schema import DataError
+from ..errors import DataError
 from .clients.base import Rejected, Transient, Unusable, Usage
 from .journal import Journal
 from .limits import Budget, Pacer, RunLimits

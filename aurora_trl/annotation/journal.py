@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ..data.schema import DataError
+from ..errors import DataError
 
 
 def beside(output: str | Path, what: str, suffix: str = ".jsonl") -> Path:

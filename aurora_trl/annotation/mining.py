@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.collator import ClipLoader
-from ..data.masks import mask_indices
-from ..data.media import NO_FRAME
-from ..data.schema import DataError, with_target
-from ..inference import Answer, answer_rows
+from ..data.media.loading import NO_FRAME
+from ..data.media.masks import mask_indices
+from ..data.schema import with_target
+from ..errors import DataError
+from ..evaluation.iou import mask_iou
+from ..generation.answers import Answer, answer_rows
+from ..generation.clip_loader import ClipLoader
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..progress import Progress
 from ..prompts import extract_class, normalize_class
-from ..training.rewards import iou_reward
 from .journal import Journal
 from .run_files import require_distinct_ids, rows_digest, save_keeping_previous
 
@@ -57,7 +58,7 @@ def mine_rows(
     Let a model answer its training rows.
 
     Args:
-        model, processor: from [`~aurora_trl.inference.load`].
+        model, processor: from [`~aurora_trl.generation.answers.load`].
         rows (`Sequence[dict]`): dataset rows with masks.
         batch_size (`int`, *optional*, defaults to 16): rows per forward.
         max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
@@ -87,7 +88,7 @@ def mine_file(
     by row, with its IoU and class: cut short, the same call continues.
 
     Args:
-        model, processor: from [`~aurora_trl.inference.load`].
+        model, processor: from [`~aurora_trl.generation.answers.load`].
         rows (`Sequence[dict]`): dataset rows with masks and distinct ids.
         output (`str` or `Path`): JSONL file.
         checkpoint (`str` or `Path`): where the model is from; a run is not continued with another.
@@ -145,7 +146,7 @@ def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
     if logits is not None:
         # Into the geometry of the target: the decoder's square, which the frame fills from the top left.
         logits = _pad_square(logits[scored], max(logits.shape[-2:]))
-    iou = iou_reward([None], [answer.completion], [logits], [masks])[0]
+    iou = 0.0 if logits is None else float(mask_iou(logits, masks))
     named = extract_class(answer.completion)
     correct = named == normalize_class(answer.row["class_name"])
     return MinedAnswer(with_target(answer.row, answer.completion), iou, named, correct)

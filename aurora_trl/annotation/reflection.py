@@ -4,7 +4,8 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..data.schema import DataError, count_targets
+from ..data.schema import count_targets
+from ..errors import DataError
 from ..prompts import REFLECTION_TRIGGERS, answer_sentence, reflective_target, strip_answer
 
 # 1,505 reflective paths among 3,500 plain ones.

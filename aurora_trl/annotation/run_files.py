@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.jsonl import save_json
-from ..data.schema import DataError
+from ..data.formats.jsonl import save_json
+from ..errors import DataError
 from .journal import beside
 
 _DECIDING = ("id", "reference", "class_name", "is_null", "target")

@@ -1,12 +1,17 @@
-"""Datasets of reasoning segmentation: one row is one reference about one clip."""
+"""Datasets of reasoning segmentation: one row is one reference about one clip.
 
-from .avsbench import load_avsbench
-from .formats import find_source
-from .jsonl import load_json, save_json
-from .parquet import load_parquet, save_parquet
-from .reasonseg import load_reasonseg
-from .refavs import load_refavs
-from .schema import COLUMNS, FEATURES, DataError
+Their formats, their media and their checks, and a synthetic world. It may import `prompts` and `errors`; it knows no
+model.
+"""
+
+from ..errors import DataError
+from .formats.avsbench import load_avsbench
+from .formats.jsonl import load_json, save_json
+from .formats.parquet import load_parquet, save_parquet
+from .formats.reasonseg import load_reasonseg
+from .formats.refavs import load_refavs
+from .formats.registry import find_source
+from .schema import COLUMNS, FEATURES
 
 __all__ = [
     "COLUMNS",

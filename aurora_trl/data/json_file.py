@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .schema import DataError
+from ..errors import DataError
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

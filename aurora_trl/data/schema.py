@@ -1,10 +1,12 @@
-"""The columns of a dataset row, and the error that names a bad one."""
+"""The columns of a dataset row."""
 
 import json
 from collections.abc import Iterable
 from typing import Any
 
 from datasets import Features, List, Value
+
+from ..errors import DataError
 
 # One row is one reference about one clip. Media are paths: they are read when a batch needs them.
 FEATURES = Features(
@@ -30,8 +32,9 @@ FEATURES = Features(
 COLUMNS = tuple(FEATURES)
 
 
-class DataError(ValueError):
-    """Bad input. The message is one line that names the file, row or key and the way out."""
+def clip_key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What makes two rows show the same clip: their media files."""
+    return (tuple(row.get("frames") or ()), row.get("video"), row.get("audio"))
 
 
 def with_target(row: dict[str, Any], target: str) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 from datasets import Dataset
 
-from .files import MIN_SOUND_SECONDS, Fault, check_image, check_sound, check_track, check_video, group_frames
-from .masks import decode_polygons, decode_rle, load_masks
-from .media import load_frames
-from .refavs import NULL_CLASS
-from .schema import DataError, check_row, split_mask
+from ..errors import DataError
+from .formats.refavs import NULL_CLASS
+from .media.checks import MIN_SOUND_SECONDS, Fault, check_image, check_sound, check_track, check_video, group_frames
+from .media.loading import load_frames
+from .media.masks import decode_polygons, decode_rle, load_masks
+from .schema import check_row, clip_key, split_mask
 
 _SHOWN_SKIPS = 20
 # Clips that show whether files are waited for.
@@ -83,7 +84,7 @@ def find_problems(
             text = f"row {row['id']!r}: its id occurs twice; give each row its own"
             problems.append(Problem("duplicate id", text, (place,)))
         first.setdefault(row["id"], place)
-        key = (tuple(row.get("frames") or ()), row.get("video"), row.get("audio"))
+        key = clip_key(row)
         clips.setdefault(key, []).append((place, row))
 
     def check(clip: Clip) -> list[Problem]:

@@ -1,4 +1,7 @@
-"""Official scores, what a model listens to, and the report of a chain."""
+"""Official scores, what a model listens to, and the report of a chain.
+
+It may import `generation`, and what stands below; the trainers and mining take their IoU from here.
+"""
 
 from .metrics import SegmentationMetrics
 

@@ -10,8 +10,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from ..data.collator import ClipLoader
-from ..inference import answer_rows, swap_modality
+from ..generation.answers import answer_rows, swap_modality
+from ..generation.clip_loader import ClipLoader
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..progress import Progress
@@ -48,7 +48,7 @@ def evaluate_model(
     Several processes (`torchrun`, `accelerate launch`) share the batches; the scores are those of one process.
 
     Args:
-        model, processor: from [`~aurora_trl.inference.load`].
+        model, processor: from [`~aurora_trl.generation.answers.load`].
         splits (`Mapping[str, Sequence[dict]]`): rows with masks, by the split's name.
         output_dir (`str` or `Path`): folder for the two files.
         swaps (`Sequence[str]`, *optional*): modalities (`audio`, `video`, `reference`) to take from another clip in

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.refavs import NULL_SPLIT
+from ..data.formats.refavs import NULL_SPLIT
 from .evaluate import ANSWERS_FILE, METRICS_FILE
 from .metrics import get_protocol
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..data.avsbench import load_class_maps, load_class_names
-from ..data.masks import encode_rle, frame_size, load_masks, mask_indices
-from ..data.media import NO_FRAME
-from ..data.schema import DataError
-from ..inference import Answer
+from ..data.formats.avsbench import load_class_maps, load_class_names
+from ..data.media.loading import NO_FRAME
+from ..data.media.masks import encode_rle, frame_size, load_masks, mask_indices
+from ..errors import DataError
+from ..generation.answers import Answer
 from ..prompts import (
     ends_with_answer,
     extract_class,

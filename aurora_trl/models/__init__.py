@@ -1,8 +1,11 @@
-"""Models. Importing this package registers them with the Auto classes of transformers."""
+"""The composite model and its processor: a policy, a projector, a mask decoder; and their checkpoints.
+
+Importing this package registers them with the Auto classes of transformers. It may import `data`.
+"""
 
 from . import policies
+from .checkpoints.from_parts import load_published
 from .configuration_aurora import AuroraConfig, SamConfig
-from .loading import load_published
 from .mask_decoders import (
     ClipMemory,
     Sam2MaskConfig,

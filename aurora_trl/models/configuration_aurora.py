@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import MODEL_MAPPING, AutoConfig, PretrainedConfig
 
 
 class SamConfig(PretrainedConfig):
@@ -105,6 +105,11 @@ class AuroraConfig(PretrainedConfig):
     def image_token_id(self) -> int:
         """The policy's video place, which TRL keeps from being sampled."""
         return self.policy_config.video_token_id
+
+
+def model_class() -> Any:
+    """The composite model's class, as the Auto classes know it: what loads one is not imported by it in a circle."""
+    return MODEL_MAPPING[AuroraConfig]
 
 
 AutoConfig.register(SamConfig.model_type, SamConfig)

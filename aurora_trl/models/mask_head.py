@@ -72,3 +72,14 @@ def add_mask_head(model: PreTrainedModel) -> None:
         return self._forward_with_masks(inner, args, kwargs)
 
     model.forward = types.MethodType(forward_with_masks, model)  # type: ignore[method-assign]
+
+
+@contextmanager
+def capture_outputs(model: nn.Module) -> Iterator[list[Any]]:
+    """Collect what each forward of `model`, wrapped or not, returns in the block: TRL keeps its outputs to itself."""
+    outputs: list[Any] = []
+    handle = model.register_forward_hook(lambda _module, _args, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()

@@ -11,14 +11,14 @@ from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, Generati
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
-from .adapters import find_adapter, load_merged
-from .checkpoint_files import HUB_ARGUMENTS, check_checkpoint, require_finite, require_keys
+from .checkpoints.adapters import find_adapter, load_merged
+from .checkpoints.files import HUB_ARGUMENTS, check_checkpoint, require_finite, require_keys
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder
 from .mask_head import AuroraOutput, capture_hidden_states
+from .objects import along_rows
 from .policies.base import require_policy
 from .shared_prefix import first_of_each, rows_of_clips
-from .targets import along_rows
 
 # The inputs of the mask head, which no policy knows.
 SEG_INPUTS = (
@@ -85,9 +85,9 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         Args:
             policy (`str` or `Path`): folder or Hub repository, such as `DAMO-NLP-SG/VideoLLaMA2.1-7B-AV`.
             mask_decoder (`str` or `Path`): such as `sam_vit_h_4b8939.pth` or `facebook/sam2.1-hiera-large`.
-            **kwargs: see [`~aurora_trl.models.loading.load_published`], which also gives the processor.
+            **kwargs: see [`~aurora_trl.models.checkpoints.from_parts.load_published`], which also gives the processor.
         """
-        from .loading import load_published
+        from .checkpoints.from_parts import load_published
 
         return load_published(policy, mask_decoder, **kwargs)[0]
 
@@ -96,7 +96,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         """As in transformers, except that a weight that is missing, unexpected or of another shape is an error.
 
         The folder of a LoRA phase is loaded merged into its base, which `base_model_name_or_path` names where it is
-        no longer where it was; [`~aurora_trl.models.adapters.load_adapter`] leaves it unmerged.
+        no longer where it was; [`~aurora_trl.models.checkpoints.adapters.load_adapter`] leaves it unmerged.
 
         Raises:
             `ValueError`: names the checkpoint and the first of the keys, or the base that is missing or another one.

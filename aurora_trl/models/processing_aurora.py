@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from transformers import AutoProcessor, ProcessorMixin
 
 from ..data.json_file import read_json
-from ..data.media import frame_indices
-from ..data.schema import DataError
+from ..data.media.loading import frame_indices
+from ..errors import DataError
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
-from .checkpoint_files import HUB_ARGUMENTS, find_file, one_line
+from .checkpoints.files import HUB_ARGUMENTS, find_file, one_line
 from .configuration_aurora import AuroraConfig, SamConfig
+from .objects import find_seg_positions, find_target_positions
 from .policies.tokens import require_chat_tokenizer
-from .targets import find_seg_positions, find_target_positions
 
 SETTINGS_FILE = "aurora_processor.json"
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "processor_config.json", "preprocessor_config.json")

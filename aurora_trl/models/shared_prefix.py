@@ -9,18 +9,21 @@ The attention is computed in two parts, beginning and segments, by transformers'
 square of `G * C`, and no mask of the whole row exists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.logging import get_logger
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from .targets import along_rows
+from .objects import along_rows
+
+logger = get_logger(__name__)
 
 ATTENTION_NAME = "aurora_shared_prefix"
 IGNORE_INDEX = -100  # of labels: not learned
@@ -257,3 +260,22 @@ def allow_shared_prefix(policy: PreTrainedModel) -> str | None:
         return f"it needs the attention `sdpa`, and the language model has `{text_config._attn_implementation}`"
     text_config._attn_implementation = ATTENTION_NAME
     return None
+
+
+def shares_prefix(models: Sequence[Any], wanted: bool) -> bool:
+    """
+    Let models read what rows begin with once.
+
+    Args:
+        models (`list[AuroraModel]`): all that a trainer runs.
+        wanted (`bool`): what its config says.
+
+    Returns:
+        `bool`: whether all of them do; where one can not, a warning says why.
+    """
+    if not wanted:
+        return False
+    obstacles = [reason for model in models if (reason := allow_shared_prefix(model.policy)) is not None]
+    if obstacles:
+        logger.warning(f"`shared_prefix` is of no use here, every row is read from its beginning: {obstacles[0]}")
+    return not obstacles

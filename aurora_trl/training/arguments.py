@@ -12,10 +12,11 @@ from datasets import Dataset, concatenate_datasets
 from transformers import TrainingArguments
 from trl import TrlParser
 
-from ..data.avsbench import SUBSETS
-from ..data.formats import FORMATS
-from ..data.schema import DataError
+from ..data.formats.avsbench import SUBSETS
+from ..data.formats.registry import FORMATS
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
+from ..errors import DataError
+from ..models.checkpoints.hub import RECIPE_FILE
 
 ON_BAD_SAMPLE = ("error", "skip")
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -24,8 +25,6 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "on_bad_sample": ON_BAD_SAMPLE,
 }
 
-# The settings of a phase, in its output folder.
-RECIPE_FILE = "recipe.yaml"
 
 # The parameter groups of `AuroraModel.trainable_modules()`, by the flag that freezes them.
 FREEZE_FLAGS = (

@@ -11,23 +11,26 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..data.collator import IGNORE_INDEX, ClipLoader, RolloutCollator, clip_key, pad_ids, stack_clips
-from ..data.schema import require_few_targets
-from ..inference import gather_seg_states, read_states, record_last_states
+from ..data.schema import clip_key, require_few_targets
+from ..evaluation.iou import mask_iou
+from ..generation.answers import gather_seg_states, read_states, record_last_states
+from ..generation.clip_bank import ClipBank, regroup
+from ..generation.clip_loader import ClipLoader, pad_ids, stack_clips
+from ..generation.collators import RolloutCollator
 from ..models.mask_head import add_mask_head
 from ..models.modeling_aurora import AuroraModel
+from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
-from ..models.shared_prefix import first_of_each, shared_rows
-from ..models.targets import along_rows, union_logits
+from ..models.shared_prefix import IGNORE_INDEX, first_of_each, shared_rows, shares_prefix
 from ..prompts import is_reflective
-from .checkpoints import AuroraCheckpoints
-from .clip_bank import ClipBank, regroup
 from .data_wait import DataWaitLog
-from .feature_cache import FeatureCaching
+from .features.cache import FeatureCaching
 from .grpo_config import AuroraGRPOConfig
-from .mask_training import draw_mask_frames, mask_iou, mask_losses, shares_prefix, unwrap_aurora
+from .lora import unwrap_aurora
+from .mask_losses import draw_mask_frames, mask_losses
+from .object_losses import target_losses
 from .rewards import completion_text
-from .target_losses import target_losses
+from .saving import AuroraCheckpoints
 
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
 # completion, and the mask logits.
@@ -103,7 +106,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
             models.append(self.accelerator.unwrap_model(self.ref_model))
         for patched in models:
             add_mask_head(patched)
-        self._shares_prefix = shares_prefix(models, args)
+        self._shares_prefix = shares_prefix(models, args.shared_prefix)
 
     def _whole_model(self) -> AbstractContextManager[Any]:
         """ZeRO-3 holds the weights in parts outside a training forward: bring them together, as for generation."""

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from ..data.masks import has_target
+from ..evaluation.iou import mask_iou
 from ..prompts import ends_with_answer, extract_class, is_null_answer, normalize_class
 
 RewardFunction = Callable[..., list[float]]
@@ -87,7 +86,10 @@ def iou_reward(
     Returns:
         `list[float]`: one per completion. Two empty masks agree.
     """
-    return [_iou(predicted, target) for predicted, target in zip(pred_masks, masks, strict=True)]
+    return [
+        0.0 if predicted is None else float(mask_iou(predicted, target))
+        for predicted, target in zip(pred_masks, masks, strict=True)
+    ]
 
 
 def format_or_null_reward(
@@ -137,20 +139,6 @@ def iou_or_null_reward(
         for mask, target, completion in zip(pred_masks, masks, completions, strict=True)
     ]
     return iou_reward(prompts, completions, drawn, masks)
-
-
-def _iou(mask_logits: torch.Tensor | None, masks: torch.Tensor) -> float:
-    if mask_logits is None:
-        return 0.0
-    logits = mask_logits.float()
-    if logits.shape[-2:] != masks.shape[-2:]:
-        logits = F.interpolate(logits[:, None], masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    predicted, target = logits > 0, masks.to(logits.device).bool()
-    intersection = (predicted & target).sum((-2, -1)).float()
-    union = (predicted | target).sum((-2, -1)).float()
-    iou = torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
-    annotated = has_target(masks).to(iou.device)
-    return float((iou * annotated).sum() / annotated.sum().clamp(min=1))
 
 
 def get_reward(name: str) -> RewardFunction:

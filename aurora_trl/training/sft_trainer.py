@@ -9,23 +9,28 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed
 
-from ..data.collator import ClipLoader, SFTCollator, TeacherCollator
-from ..data.sampler import ClipGroupSampler
-from ..data.schema import DataError, count_targets, require_few_targets
-from ..models.mask_head import add_mask_head
+from ..data.schema import count_targets, require_few_targets
+from ..errors import DataError
+from ..evaluation.iou import mask_iou
+from ..generation.clip_loader import ClipLoader
+from ..generation.collators import SFTCollator, TeacherCollator
+from ..generation.group_sampler import ClipGroupSampler
+from ..models.checkpoints.zero3 import copy_tensors
+from ..models.mask_head import add_mask_head, capture_outputs
 from ..models.modeling_aurora import AuroraModel
-from ..models.partitioned import copy_tensors
+from ..models.objects import union_logits
 from ..models.processing_aurora import AuroraProcessor
-from ..models.targets import union_logits
+from ..models.shared_prefix import shares_prefix
 from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
-from .checkpoints import AuroraCheckpoints
 from .data_wait import DataWaitLog
-from .feature_cache import FeatureCaching
-from .feature_maker import teacher_row_key
+from .features.cache import FeatureCaching
+from .features.maker import teacher_row_key
+from .lora import unwrap_aurora
 from .losses import seg_distillation_loss
-from .mask_training import capture_outputs, draw_mask_frames, mask_iou, mask_losses, shares_prefix, unwrap_aurora
+from .mask_losses import draw_mask_frames, mask_losses
+from .object_losses import target_losses
+from .saving import AuroraCheckpoints
 from .sft_config import AuroraSFTConfig
-from .target_losses import target_losses
 
 
 class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTrainer):
@@ -87,7 +92,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
                     "`distillation_loss_weight: 0.0`, or leave out the teacher"
                 )
             self.teacher = teacher.requires_grad_(False).eval()
-            self._teacher_shares_prefix = shares_prefix([self.teacher], args)
+            self._teacher_shares_prefix = shares_prefix([self.teacher], args.shared_prefix)
             self._teacher_collator = TeacherCollator(self.loader, args.teacher_targets, self._teacher_shares_prefix)
         super().__init__(
             model=model,
@@ -95,7 +100,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
             data_collator=SFTCollator(
                 self.loader,
                 keep_rows=self._distils,
-                share_prefix=shares_prefix([aurora], args),
+                share_prefix=shares_prefix([aurora], args.shared_prefix),
                 with_masks=reads_masks,
             ),
             train_dataset=train_dataset,

@@ -10,7 +10,7 @@ from aurora_trl.annotation.failures import world_failure_kind
 from aurora_trl.annotation.instructions import FAILURE_KINDS
 from aurora_trl.cli import main
 from aurora_trl.data import load_json, load_refavs, save_json
-from aurora_trl.data.refavs import SPLITS
+from aurora_trl.data.formats.refavs import SPLITS
 from aurora_trl.data.synthetic.annotator import Judgement
 from aurora_trl.prompts import REFLECTION_TRIGGERS, display_class, extract_class, normalize_class
 

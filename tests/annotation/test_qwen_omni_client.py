@@ -22,7 +22,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 
 from aurora_trl.annotation import RunLimits, annotate_file, get_annotator
 from aurora_trl.annotation.clients import Unusable
-from aurora_trl.annotation.parts import clip_parts
+from aurora_trl.annotation.request_parts import clip_parts
 from aurora_trl.data import DataError
 
 MEDIA_TOKENS = {

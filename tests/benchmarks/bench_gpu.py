@@ -26,9 +26,9 @@ from datasets import Dataset
 from setting import bench_model, bench_processor, bench_rows, step_of
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
+from aurora_trl.chain.published_sizes import published_config
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.full_size import published_config
-from aurora_trl.training.mask_training import lora_config
+from aurora_trl.training.lora import lora_config
 
 TIMED = {
     "generation": (AuroraGRPOTrainer, "_generate_single_turn"),

@@ -10,8 +10,9 @@ from setting import Ratio, bench_model, bench_processor, compare, step_of
 from trl import GRPOConfig, GRPOTrainer
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer
-from aurora_trl.data.collator import ClipLoader, RolloutCollator
-from aurora_trl.inference import read_states
+from aurora_trl.generation.answers import read_states
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import RolloutCollator
 from aurora_trl.training.rewards import class_reward, completion_text, format_reward, iou_reward
 
 STOCK_BOUNDS = {3: 0.60, 4: 0.50, 8: 0.35}

@@ -8,9 +8,10 @@ from datasets import Dataset
 from setting import Ratio, bench_model, bench_processor, compare
 
 from aurora_trl import AuroraModel
-from aurora_trl.data.collator import ClipLoader, SFTCollator
-from aurora_trl.data.features import FeatureStore
 from aurora_trl.evaluation.metrics import f_score
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
+from aurora_trl.generation.feature_store import FeatureStore
 
 
 def naive_f(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

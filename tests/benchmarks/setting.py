@@ -23,7 +23,7 @@ from aurora_trl.data.schema import FEATURES
 from aurora_trl.data.synthetic import SyntheticAnnotator, world_corpus, write_world
 from aurora_trl.models.configuration_aurora import SamConfig
 from aurora_trl.models.policies.videollama2 import BeatsConfig, VideoLlama2Config, VideoLlama2Processor
-from aurora_trl.models.tiny import tiny_tokenizer
+from aurora_trl.tiny.videollama2 import tiny_tokenizer
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from setting import Ratio, bench_model, bench_processor, compare, step_of
 from trl import SFTConfig, SFTTrainer
 
 from aurora_trl import AuroraSFTConfig, AuroraSFTTrainer
-from aurora_trl.data.collator import ClipLoader, SFTCollator
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
 
 BOUND = 1.15
 

@@ -11,12 +11,14 @@ from PIL import Image
 
 from aurora_trl.annotation import annotate_rows, build_reflective_rows, correct_rows
 from aurora_trl.data import load_avsbench, load_json, load_parquet
-from aurora_trl.data.collator import ClipLoader, RolloutCollator, SFTCollator, TeacherCollator
-from aurora_trl.data.jsonl import save_json
-from aurora_trl.data.masks import NO_TARGET, encode_rle, load_masks, load_target_masks
-from aurora_trl.data.parquet import save_parquet
-from aurora_trl.data.schema import COLUMNS, FEATURES, DataError, count_targets
+from aurora_trl.data.formats.jsonl import save_json
+from aurora_trl.data.formats.parquet import save_parquet
+from aurora_trl.data.media.masks import NO_TARGET, encode_rle, load_masks, load_target_masks
+from aurora_trl.data.schema import COLUMNS, FEATURES, count_targets
 from aurora_trl.data.validation import find_problems
+from aurora_trl.errors import DataError
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import RolloutCollator, SFTCollator, TeacherCollator
 from aurora_trl.prompts import ends_with_answer
 
 TEXT = "It is [SEG] and [SEG]."

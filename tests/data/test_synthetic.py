@@ -18,8 +18,8 @@ from aurora_trl.data.synthetic.reasoning import Facts
 from aurora_trl.data.synthetic.references import RULES, Reference
 from aurora_trl.data.synthetic.scene import SEEN_CLASSES, UNSEEN_CLASSES, SceneObject, Sound
 from aurora_trl.data.validation import check_dataset
-from aurora_trl.models.tiny import tiny_tokenizer
 from aurora_trl.prompts import REFLECTION_TRIGGERS, ends_with_answer, extract_class, normalize_class
+from aurora_trl.tiny.videollama2 import tiny_tokenizer
 
 SPLITS = ("train", "val", "test_s", "test_u", "test_n")
 

@@ -8,11 +8,11 @@ from layouts import write_avss, write_ms3, write_reasonseg, write_s4
 
 from aurora_trl.cli import main
 from aurora_trl.data import DataError, load_avsbench
-from aurora_trl.data.masks import load_masks
+from aurora_trl.data.media.masks import load_masks
 from aurora_trl.evaluation.metrics import PROTOCOLS
 from aurora_trl.evaluation.report import write_report
 from aurora_trl.evaluation.scoring import ClassScorer, MaskScorer, scored_frames
-from aurora_trl.inference import Answer
+from aurora_trl.generation.answers import Answer
 
 
 @pytest.mark.parametrize(

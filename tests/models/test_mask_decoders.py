@@ -7,7 +7,7 @@ from published_checkpoints import small_sam, small_sam2, small_sam2_video
 from segment_anything.build_sam import sam_model_registry
 from transformers import Sam2VideoConfig
 
-from aurora_trl.data.schema import DataError
+from aurora_trl.errors import DataError
 from aurora_trl.models import AuroraConfig, Sam2MaskConfig, SamConfig
 from aurora_trl.models.mask_decoders import build_mask_decoder
 from aurora_trl.models.mask_decoders.published import load_mask_decoder, sam_config

@@ -26,10 +26,10 @@ from published_checkpoints import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2Config
 
-from aurora_trl.data.collator import pad_ids
-from aurora_trl.data.media import load_audio
-from aurora_trl.data.schema import DataError
-from aurora_trl.models.checkpoints import check_keys
+from aurora_trl.data.media.loading import load_audio
+from aurora_trl.errors import DataError
+from aurora_trl.generation.clip_loader import pad_ids
+from aurora_trl.models.checkpoints.weight_files import check_keys
 from aurora_trl.models.policies.base import stack_media
 from aurora_trl.models.policies.registry import load_policy
 from aurora_trl.models.policies.videollama2 import VideoLlama2ForConditionalGeneration, VideoLlama2Processor

@@ -8,7 +8,7 @@ from published_checkpoints import small_sam, small_sam2, small_sam2_video
 from safetensors.torch import load_file, save_file
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
-from aurora_trl.data.schema import DataError
+from aurora_trl.errors import DataError
 from aurora_trl.models import AuroraConfig, ClipMemory, Sam2VideoMaskConfig
 from aurora_trl.models.mask_decoders.published import load_mask_decoder
 

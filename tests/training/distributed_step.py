@@ -23,7 +23,7 @@ from aurora_trl import (
     AuroraSFTTrainer,
 )
 from aurora_trl.data import load_json
-from aurora_trl.data.collator import SFTCollator
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.training.rewards import class_reward, format_reward, iou_reward
 
 SETTINGS: dict[str, Any] = {

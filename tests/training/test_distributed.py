@@ -13,7 +13,7 @@ from published_checkpoints import small_sam2_video
 
 from aurora_trl import AuroraConfig, AuroraModel, AuroraProcessor
 from aurora_trl.data import load_json, save_json
-from aurora_trl.data.features import clip_digest
+from aurora_trl.generation.feature_store import clip_digest
 from aurora_trl.models import ClipMemory
 from aurora_trl.models.mask_decoders.published import load_mask_decoder
 

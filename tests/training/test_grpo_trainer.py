@@ -7,9 +7,12 @@ from grpo_helpers import SETTINGS, build, letter_reward, logged
 from trl import GRPOConfig, GRPOTrainer
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel
-from aurora_trl.data.collator import ClipLoader, RolloutCollator, clip_key
+from aurora_trl.data.schema import clip_key
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import RolloutCollator
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import draw_mask_frames, lora_config, mask_losses, unwrap_aurora
+from aurora_trl.training.lora import lora_config, unwrap_aurora
+from aurora_trl.training.mask_losses import draw_mask_frames, mask_losses
 from aurora_trl.training.rewards import completion_text, format_reward
 
 

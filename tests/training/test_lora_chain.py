@@ -16,8 +16,8 @@ from conftest import REPOSITORY
 from aurora_trl import AuroraModel, AuroraPipeline
 from aurora_trl.cli import main
 from aurora_trl.data import save_json
-from aurora_trl.models.adapters import load_adapter
-from aurora_trl.models.tiny import create_tiny_checkpoint
+from aurora_trl.models.checkpoints.adapters import load_adapter
+from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
 
 RECIPES = REPOSITORY / "recipes"
 SMALL = (

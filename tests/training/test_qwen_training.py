@@ -6,26 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from quick import QUICK
 from transformers import Trainer
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor, AuroraSFTConfig
-from aurora_trl.data.collator import SFTCollator
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import lora_config, unwrap_aurora
+from aurora_trl.training.lora import lora_config, unwrap_aurora
 from aurora_trl.training.rewards import class_reward, completion_text, format_reward, iou_reward
 from aurora_trl.training.sft_trainer import AuroraSFTTrainer
 
 SETTINGS = {
     "per_device_train_batch_size": 4,
     "max_steps": 2,
-    "learning_rate": 1e-2,
-    "logging_steps": 1,
-    "report_to": "none",
-    "save_strategy": "no",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "seed": 5,
+    **QUICK,
 }
 TOWERS = {"freeze_vision_tower": False, "freeze_audio_tower": False, "freeze_connector": False}
 

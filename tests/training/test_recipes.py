@@ -13,9 +13,9 @@ from conftest import REPOSITORY
 from layouts import write_ms3, write_s4
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig
+from aurora_trl.chain.definition import load_pipeline
 from aurora_trl.data import DataError, load_refavs, save_json
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe, save_recipe
-from aurora_trl.training.pipeline import load_pipeline
 
 RECIPES = REPOSITORY / "recipes"
 TINY = sorted(path for path in (RECIPES / "tiny").glob("*.yaml") if path.name != "pipeline.yaml")

@@ -6,27 +6,22 @@ import pytest
 import torch
 from datasets import Dataset
 from grpo_helpers import build, logged
+from quick import QUICK
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
-from aurora_trl.data.collator import ClipLoader, clip_key
-from aurora_trl.data.schema import FEATURES, DataError
-from aurora_trl.inference import answer_rows
-from aurora_trl.models.targets import find_seg_positions
+from aurora_trl.data.schema import FEATURES, clip_key
+from aurora_trl.errors import DataError
+from aurora_trl.evaluation.iou import mask_iou
+from aurora_trl.generation.answers import answer_rows
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.models.objects import find_seg_positions
 from aurora_trl.prompts import SEG_TOKEN, answer_sentence
-from aurora_trl.training.mask_training import mask_iou
 from aurora_trl.training.rewards import completion_text, format_reward, iou_reward
 
 SETTINGS = {
     "per_device_train_batch_size": 4,
     "max_steps": 2,
-    "learning_rate": 1e-2,
-    "logging_steps": 1,
-    "report_to": "none",
-    "save_strategy": "no",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "seed": 5,
+    **QUICK,
 }
 TEXT = "So the target is {name}. {answer}"
 

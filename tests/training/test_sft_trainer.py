@@ -1,52 +1,22 @@
 """The supervised phases."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import concatenate_datasets
+from sft_helpers import SETTINGS, build, losses
 from trl import SFTConfig, SFTTrainer
 
-from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
+from aurora_trl import AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.annotation import WorldAnnotator, annotate_file
 from aurora_trl.data import load_json
-from aurora_trl.data.collator import ClipLoader, SFTCollator
-from aurora_trl.data.schema import DataError
+from aurora_trl.errors import DataError
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.prompts import SEG_TOKEN, is_null_answer
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.mask_training import lora_config, unwrap_aurora
-
-SETTINGS = {
-    "per_device_train_batch_size": 4,
-    "max_steps": 3,
-    "learning_rate": 1e-2,
-    "logging_steps": 1,
-    "report_to": "none",
-    "save_strategy": "no",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "seed": 5,
-}
-
-
-def build(model: AuroraModel, rows: Dataset, processor: AuroraProcessor, folder: Path, **settings) -> AuroraSFTTrainer:
-    teacher = settings.pop("teacher", None)
-    peft_config = settings.pop("peft_config", None)
-    args = AuroraSFTConfig(output_dir=str(folder), **{**SETTINGS, **settings})
-    return AuroraSFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=rows,
-        processing_class=processor,
-        teacher=teacher,
-        peft_config=peft_config,
-    )
-
-
-def losses(trainer: SFTTrainer) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+from aurora_trl.training.lora import lora_config, unwrap_aurora
 
 
 def test_text_loss_equals_stock_trl(checkpoint, cot_rows, processor, tmp_path):

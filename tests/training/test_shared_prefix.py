@@ -8,12 +8,14 @@ from datasets import Dataset
 from grpo_helpers import build, logged
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
-from aurora_trl.data.collator import ClipLoader, SFTCollator, _prefix_lengths, clip_key, pad_ids
+from aurora_trl.data.schema import clip_key
+from aurora_trl.generation.clip_bank import regroup
+from aurora_trl.generation.clip_loader import ClipLoader, pad_ids
+from aurora_trl.generation.collators import SFTCollator, _prefix_lengths
+from aurora_trl.models.objects import find_seg_positions
 from aurora_trl.models.shared_prefix import allow_shared_prefix, first_of_each, shared_rows
-from aurora_trl.models.targets import find_seg_positions
 from aurora_trl.training.arguments import LoraArguments
-from aurora_trl.training.clip_bank import regroup
-from aurora_trl.training.mask_training import lora_config
+from aurora_trl.training.lora import lora_config
 
 SETTINGS = {"logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": True, "bf16": False}
 

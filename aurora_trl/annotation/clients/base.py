@@ -8,8 +8,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from ...data.schema import DataError
-from ..parts import Part
+from ...errors import DataError
+from ..request_parts import Part
 
 
 @dataclass(frozen=True)

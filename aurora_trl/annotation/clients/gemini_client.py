@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ...data.schema import DataError
-from ..parts import Part, Picture
+from ...errors import DataError
+from ..request_parts import Part, Picture
 from .base import Rejected, RemoteClient, Reply, Transient, Unusable, Usage, retry_after_seconds, without_key
 
 

@@ -4,8 +4,8 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from ...data.schema import DataError
-from ..parts import Part, Picture
+from ...errors import DataError
+from ..request_parts import Part, Picture
 from .base import Rejected, RemoteClient, Reply, Transient, Unusable, Usage, hide_key, retry_after_seconds, without_key
 
 

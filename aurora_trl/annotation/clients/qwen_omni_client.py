@@ -12,8 +12,8 @@ import soundfile
 import torch
 from PIL import Image
 
-from ...data.schema import DataError
-from ..parts import SAMPLING_RATE, Part, Picture, Sound
+from ...errors import DataError
+from ..request_parts import SAMPLING_RATE, Part, Picture, Sound
 from .base import Reply, Unusable, Usage
 
 _BLOCKS: dict[type, str] = {str: "text", Picture: "image", Sound: "audio"}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ... import prompts
-from ..schema import DataError
+from ...errors import DataError
 from .reasoning import KINDS, STYLES, Facts, kind_of, write_reasoning
 from .references import Reference, sample_null_references, sample_references
 from .scene import CLASSES, SceneObject, sample_scene

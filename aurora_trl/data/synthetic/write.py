@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from ..schema import DataError
+from ...errors import DataError
 from .drawing import draw_clip
 from .references import Reference, sample_null_references, sample_references
 from .scene import UNSEEN_CLASSES, sample_scene

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
-from ...data.schema import DataError
-from ..checkpoints import (
+from ...errors import DataError
+from ..checkpoints.weight_files import (
     build_from_weights,
     check_keys,
     count_modules,

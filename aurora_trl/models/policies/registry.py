@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ...data.schema import DataError
-from ..checkpoints import find_checkpoint, read_config
+from ...errors import DataError
+from ..checkpoints.weight_files import find_checkpoint, read_config
 from .qwen.published import load_qwen3_vl, load_qwen_omni, load_qwen_vl
 from .tokens import add_tokens, init_token_rows, require_chat_tokenizer
 from .videollama2.published import load_videollama2

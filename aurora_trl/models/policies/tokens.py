@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from transformers import AddedToken, PreTrainedModel
 
-from ...data.schema import DataError
+from ...errors import DataError
 from ...prompts import SEG_TOKEN
-from ..partitioned import full_shape, gathered
+from ..checkpoints.zero3 import full_shape, gathered
 
 
 def require_chat_tokenizer(tokenizer: Any, source: str) -> None:

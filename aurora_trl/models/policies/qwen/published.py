@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5OmniConfig, Qwen3VLConfig
 
-from ....data.schema import DataError
-from ...checkpoints import build_from_weights, find_checkpoint, read_config, read_safetensors
+from ....errors import DataError
+from ...checkpoints.weight_files import build_from_weights, find_checkpoint, read_config, read_safetensors
 from .configuration_qwen import Qwen3VLPolicyConfig, QwenOmniPolicyConfig, QwenVLPolicyConfig
 from .modeling_qwen_omni import QwenOmniPolicy
 from .modeling_qwen_vl import Qwen3VLPolicy, QwenVLPolicy

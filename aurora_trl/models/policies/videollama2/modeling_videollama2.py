@@ -17,7 +17,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from ...partitioned import full_shape
+from ...checkpoints.zero3 import full_shape
 from ..base import must_run, place_features, text_position_ids
 from ..causal import CausalPolicy
 from .configuration_videollama2 import VideoLlama2Config

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoTokenizer, Qwen2Config, SiglipVisionConfig
 from transformers.utils import logging
 
-from ....data.schema import DataError
+from ....errors import DataError
 from ....prompts import AUDIO_TOKEN, VIDEO_TOKEN
-from ...checkpoints import (
+from ...checkpoints.weight_files import (
     build_from_weights,
     count_modules,
     find_checkpoint,

@@ -1,0 +1,232 @@
+"""The chain of a recipe: steps that run one after the other, are skipped when done and resumed when cut short.
+
+    output_dir: outputs/tiny
+    seed: 1
+    steps:
+      - name: data
+        run: aurora synth {output_dir}/data --clips 1000 --seed {seed}
+        makes: data
+      - name: teacher
+        train: recipes/sft.py
+        config: teacher.yaml
+        makes: teacher
+        needs: [data]
+
+A training step is `accelerate launch [--config_file …] recipes/X.py --config Y.yaml`, nothing more. Its YAML names
+folders under the chain's own `output_dir`; where another output folder or seed is asked for, a copy of the YAML with
+these replaced is written to `<output_dir>/configs` and used instead.
+"""
+
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import DataError
+
+STEP_KEYS = {"name", "run", "train", "config", "accelerate", "makes", "needs", "minutes"}
+
+
+@dataclass
+class Step:
+    """
+    One step of a chain.
+
+    Attributes:
+        name (`str`): unique in the chain.
+        command (`list[str]`): what is run.
+        makes (`Path`): the file or folder that the step leaves.
+        needs (`list[str]`): earlier steps that it uses.
+        minutes (`float`): how long it takes on the machine that the recipe was written on.
+        config (`Path` or `None`): a training step's YAML, as it is used.
+        inputs (`str`): all that decides the result, besides the steps it needs.
+    """
+
+    name: str
+    command: list[str]
+    makes: Path
+    needs: list[str] = field(default_factory=list)
+    minutes: float = 1.0
+    config: Path | None = None
+    inputs: str = ""
+
+
+@dataclass
+class Pipeline:
+    """
+    A chain, read from its YAML.
+
+    Attributes:
+        file (`Path`): the YAML.
+        output_dir (`Path`): where everything goes.
+        seed (`int`): of the data, the weights and the training.
+        steps (`list[Step]`): in order.
+        configs (`dict[Path, str]`): YAML files to write before the first step.
+        num_processes (`int` or `None`): GPUs of each training step, in place of its accelerate config's.
+    """
+
+    file: Path
+    output_dir: Path
+    seed: int
+    steps: list[Step]
+    configs: dict[Path, str]
+    num_processes: int | None = None
+
+    def step(self, name: str) -> Step:
+        """The step of that name; `DataError` where there is none."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise DataError(f"{self.file}: no step `{name}`; it has {', '.join(step.name for step in self.steps)}")
+
+    def needed(self, step: Step) -> set[str]:
+        """Names of all steps that a step stands on."""
+        return set(step.needs).union(*(self.needed(self.step(name)) for name in step.needs))
+
+    def fingerprint(self, step: Step) -> str:
+        """Changes when the step's command or YAML does, or those of a step that it needs."""
+        parts = [step.inputs, *(self.fingerprint(self.step(name)) for name in step.needs)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    def record(self, step: Step) -> Path:
+        """Where the step's state is kept."""
+        return self.output_dir / ".pipeline" / f"{step.name}.json"
+
+    def state(self, step: Step) -> str:
+        """`"done"`, `"started"` (cut short, with the present settings) or `"new"`."""
+        record = self.record(step)
+        if not record.exists():
+            return "new"
+        content = json.loads(record.read_text())
+        if content["fingerprint"] != self.fingerprint(step):
+            return "new"
+        return "done" if content["finished"] and step.makes.exists() else "started"
+
+    def train_arguments(self, name: str) -> list[str]:
+        """What follows the script on a training step's command line."""
+        step = self.step(name)
+        if step.config is None:
+            raise DataError(f"{self.file}: step `{name}` does not train")
+        return ["--config", str(step.config)]
+
+
+def load_pipeline(
+    file: str | Path,
+    output_dir: str | Path | None = None,
+    seed: int | None = None,
+    num_processes: int | None = None,
+) -> Pipeline:
+    """
+    Read and check a chain.
+
+    Args:
+        file (`str` or `Path`): its YAML.
+        output_dir (`str` or `Path`, *optional*), seed (`int`, *optional*): in place of those of the YAML.
+        num_processes (`int`, *optional*): GPUs of each training step, in place of its accelerate config's; gradients
+            are accumulated over more or fewer micro-steps, so that a step sees as many samples.
+
+    Returns:
+        `Pipeline`: nothing has been run or written.
+
+    Raises:
+        `DataError`: names the file and the key that is wrong.
+    """
+    file = Path(file)
+    content = _read_yaml(file)
+    unknown = sorted(set(content) - {"output_dir", "seed", "steps"})
+    if unknown or not isinstance(content.get("steps"), list) or "output_dir" not in content:
+        raise DataError(f"{file}: a chain has `output_dir`, `seed` and a list of `steps`, not {unknown or 'this'}")
+    own: dict[str, Any] = {"output_dir": str(content["output_dir"]), "seed": int(content.get("seed", 0))}
+    used: dict[str, Any] = {
+        "output_dir": str(output_dir) if output_dir is not None else own["output_dir"],
+        "seed": own["seed"] if seed is None else seed,
+    }
+    pipeline = Pipeline(file, Path(used["output_dir"]), used["seed"], [], {}, num_processes)
+    for entry in content["steps"]:
+        step = _build_step(pipeline, entry, own, used)
+        for name in step.needs:
+            pipeline.step(name)
+        if any(step.name == other.name for other in pipeline.steps):
+            raise DataError(f"{file}: two steps are called `{step.name}`")
+        pipeline.steps.append(step)
+    return pipeline
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise DataError(f"{file}: no such file")
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise DataError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{file}: a mapping of keys to values is needed")
+    return content
+
+
+def _build_step(pipeline: Pipeline, entry: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> Step:
+    """One entry of `steps`, with `{output_dir}` and `{seed}` filled in."""
+    name = entry.get("name")
+    unknown = sorted(set(entry) - STEP_KEYS)
+    if not name or unknown or "makes" not in entry or ("run" in entry) == ("train" in entry):
+        raise DataError(
+            f"{pipeline.file}: step {name!r}: needs `name`, `makes` and either `run` or `train` with `config`"
+            + (f"; unknown key `{unknown[0]}`" if unknown else "")
+        )
+    step = Step(
+        name=name,
+        command=[],
+        makes=pipeline.output_dir / entry["makes"],
+        needs=list(entry.get("needs", [])),
+        minutes=float(entry.get("minutes", 1)),
+    )
+    if "run" in entry:
+        step.command = shlex.split(entry["run"].format(**used))
+        step.inputs = entry["run"].format(output_dir="", seed=used["seed"])
+        return step
+    source = pipeline.file.parent / str(entry.get("config"))
+    settings = _read_yaml(source)
+    # The settings decide the result; where they are written and what they are called does not.
+    step.inputs = json.dumps({**settings, "seed": used["seed"]}, sort_keys=True, default=str)
+    step.config = source
+    if used != own:
+        step.config = pipeline.output_dir / "configs" / source.name
+        pipeline.configs[step.config] = _resolved(settings, own, used)
+    launch = ["accelerate", "launch"]
+    if entry.get("accelerate"):
+        launch += ["--config_file", entry["accelerate"]]
+        step.inputs += Path(entry["accelerate"]).read_text() if Path(entry["accelerate"]).exists() else ""
+    flags: list[str] = []
+    if pipeline.num_processes is not None:
+        launch += ["--num_processes", str(pipeline.num_processes)]
+        flags = _same_batch(pipeline, entry, settings)
+    step.command = [*launch, entry["train"], "--config", str(step.config), *flags]
+    return step
+
+
+def _same_batch(pipeline: Pipeline, entry: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """The flags by which a step sees as many samples on another number of GPUs."""
+    if not entry.get("accelerate"):
+        raise DataError(f"{pipeline.file}: step `{entry['name']}` has no `accelerate` config to start processes with")
+    written_for = int(_read_yaml(Path(entry["accelerate"])).get("num_processes", 1))
+    micro_steps = written_for * int(settings.get("gradient_accumulation_steps", 1))
+    count = pipeline.num_processes
+    if not count or count < 1 or micro_steps % count:
+        raise DataError(
+            f"{pipeline.file}: step `{entry['name']}` is written for {micro_steps} micro-batches per step, which "
+            f"{count} processes can not share evenly"
+        )
+    return ["--gradient_accumulation_steps", str(micro_steps // count)]
+
+
+def _resolved(settings: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> str:
+    """A training step's YAML for another output folder and seed."""
+    moved = {}
+    for key, value in settings.items():
+        inside = isinstance(value, str) and (value + "/").startswith(own["output_dir"] + "/")
+        moved[key] = used["output_dir"] + value[len(own["output_dir"]) :] if inside else value
+    return yaml.safe_dump({**moved, "seed": used["seed"]}, sort_keys=False)

@@ -1,0 +1,294 @@
+"""`aurora run --dry-run`: whether a chain could run, and what its phases need, before anything does."""
+
+import argparse
+import contextlib
+import io
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+
+from ..errors import DataError
+from ..training.arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
+from ..training.grpo_config import AuroraGRPOConfig
+from ..training.sft_config import AuroraSFTConfig
+from .definition import Pipeline, Step
+from .memory_estimate import GIGABYTE, MemoryEstimate, TrainingSetup, estimate_memory
+from .planned_model import ModelPlan, option, plan_model
+
+CONFIGS: dict[str, type] = {"sft": AuroraSFTConfig, "grpo": AuroraGRPOConfig}
+# The arguments of a data step that name what it reads.
+_READ_BY_COMMANDS = ("data", "model", "policy", "mask_decoder", "adapter", "plain", "annotator", "folder", "path")
+_MODEL_ARGUMENTS = ("model", "policy", "mask_decoder", "adapter")
+_ANSWER_TOKENS = {"answer": 8, "class": 20}
+_LONGEST_TARGET = 2000  # characters of a reasoning text, AURORA section 6.1
+_CHARACTERS_PER_TOKEN = 4
+_INSTRUCTION_TOKENS = 48  # the chat's own, the reference and the instruction
+_MEASURED_ROWS = 256
+
+
+@dataclass
+class StepPlan:
+    """
+    What there is to say about a step.
+
+    Attributes:
+        step (`Step`): of the chain.
+        lines (`list[str]`): facts.
+        problems (`list[str]`): what would make it fail, each with the file or key.
+        memory (`MemoryEstimate` or `None`): of a training step whose model's sizes are known.
+    """
+
+    step: Step
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    memory: MemoryEstimate | None = None
+
+
+def check_pipeline(pipeline: Pipeline, parser: argparse.ArgumentParser) -> list[StepPlan]:
+    """
+    Check every step: files, configs, datasets, and what training needs of memory.
+
+    Args:
+        pipeline (`Pipeline`): from `load_pipeline`.
+        parser (`argparse.ArgumentParser`): of the `aurora` command, which reads the arguments of the data steps.
+
+    Returns:
+        `list[StepPlan]`: in the chain's order; nothing has been run or written.
+    """
+    return [_Checker(pipeline, step, parser).check() for step in pipeline.steps]
+
+
+class _Checker:
+    """Collects what is wrong with one step."""
+
+    def __init__(self, pipeline: Pipeline, step: Step, parser: argparse.ArgumentParser):
+        self.pipeline, self.step, self.parser = pipeline, step, parser
+        self.plan = StepPlan(step)
+
+    def check(self) -> StepPlan:
+        if self.step.config is None:
+            self._check_command()
+        else:
+            self._check_training(self.step.config)
+        return self.plan
+
+    def _check_command(self) -> None:
+        words = self.step.command
+        if words[0] != "aurora":
+            if shutil.which(words[0]) is None:
+                self.plan.problems.append(f"{words[0]}: no such command")
+            return
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                arguments = self.parser.parse_args(words[1:])
+        except SystemExit:
+            self.plan.problems.append(said.getvalue().strip().splitlines()[-1])
+            return
+        for name in _READ_BY_COMMANDS:
+            value = getattr(arguments, name, None)
+            if isinstance(value, str) and (name != "annotator" or value.startswith("synthetic:")):
+                self._check_exists(f"`{name}`", value.removeprefix("synthetic:"), is_model=name in _MODEL_ARGUMENTS)
+
+    def _check_exists(self, key: str, path: str, *, is_model: bool) -> None:
+        """A path is on disk, or an earlier step makes it, or it is a model's name on the Hub."""
+        makers = self._makers(path)
+        if makers:
+            maker = makers[-1]
+            if maker.name not in self.pipeline.needed(self.step):
+                self.plan.problems.append(f"{key} {path} is what step `{maker.name}` makes: name it under `needs`")
+        elif not Path(path).exists() and not (is_model and self._is_hub_name(path)):
+            self.plan.problems.append(f"{key} {path}: no such file or folder, and no earlier step makes it")
+
+    def _makers(self, path: str) -> list[Step]:
+        """Earlier steps that make a path, or the folder that it lies in."""
+        earlier = self.pipeline.steps[: self.pipeline.steps.index(self.step)]
+        return [step for step in earlier if step.makes == Path(path) or step.makes in Path(path).parents]
+
+    def _is_hub_name(self, path: str) -> bool:
+        inside = Path(path).is_relative_to(self.pipeline.output_dir)
+        return not inside and re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None
+
+    def _check_training(self, config_file: Path) -> None:
+        words = self.step.command
+        script = Path(words[words.index("--config") - 1])
+        if not script.is_file():
+            self.plan.problems.append(f"{script}: no such script")
+        accelerate = option(words, "--config_file")
+        if accelerate is not None and not Path(accelerate).is_file():
+            self.plan.problems.append(f"{accelerate}: no such accelerate config")
+        config_class = CONFIGS.get(script.stem)
+        if config_class is None:
+            self.plan.lines.append(f"{script} is not one of our recipes: its YAML is not checked")
+            return
+        parsed = self._parse(config_class, config_file)
+        if parsed is None:
+            return
+        recipe, lora, config = parsed
+        self.plan.lines.append(f"config: {config_file}, parsed")
+        if Path(config.output_dir) != self.step.makes:
+            self.plan.problems.append(
+                f"{config_file}: `output_dir` {config.output_dir}, but `makes` {self.step.makes}"
+            )
+        self._check_exists("`model_name_or_path`", recipe.model_name_or_path, is_model=True)
+        teacher = getattr(config, "teacher_model_name_or_path", None)
+        if teacher is not None:
+            self._check_exists("`teacher_model_name_or_path`", teacher, is_model=True)
+        for key in ("dataset_path", "eval_dataset_path"):
+            if getattr(recipe, key) is not None:
+                remote = recipe.dataset_format == "parquet"  # may name a repository on the Hub
+                self._check_exists(f"`{key}`", getattr(recipe, key), is_model=remote)
+        rows = self._check_rows(recipe)
+        self._estimate(recipe, lora, config, rows, accelerate)
+
+    def _parse(self, config_class: type, config_file: Path) -> tuple[Any, ...] | None:
+        """The recipe's configs, as the script would read them; None where they do not parse."""
+        said = io.StringIO()
+        flags = self.step.command[self.step.command.index("--config") + 2 :]
+        try:
+            with _written(self.pipeline, config_file) as file, contextlib.redirect_stderr(said):
+                # This machine need not have the GPUs that the phase will run on.
+                arguments = ["--config", str(file), "--use_cpu", "true", *flags]
+                return parse_recipe((RecipeArguments, LoraArguments, config_class), arguments)
+        except SystemExit:
+            message = said.getvalue().strip().splitlines()[-1].removeprefix("error: ")
+            self.plan.problems.append(message if str(config_file) in message else f"{config_file}: {message}")
+        return None
+
+    def _check_rows(self, recipe: Any) -> list[dict[str, Any]]:
+        """Some of the training rows where they are there already."""
+        if self._makers(recipe.dataset_path) or not Path(recipe.dataset_path).exists():
+            return []
+        try:
+            dataset = load_rows(
+                recipe.dataset_path,
+                recipe.train_split,
+                dataset_format=recipe.dataset_format,
+                subset=recipe.dataset_subset,
+            )
+        except DataError as error:
+            self.plan.problems.append(str(error))
+            return []
+        self.plan.lines.append(f"data: {recipe.dataset_path}, {len(dataset)} rows")
+        return dataset.select(range(min(len(dataset), _MEASURED_ROWS))).to_list()
+
+    def _estimate(
+        self, recipe: Any, lora: LoraArguments, config: Any, rows: list[dict[str, Any]], accelerate: str | None
+    ) -> None:
+        model = plan_model(self.pipeline, recipe.model_name_or_path)
+        if model is None:
+            self.plan.lines.append("model: its sizes are known once the first step has made it")
+            return
+        prompt, answer = _prompt_tokens(model, rows), _answer_tokens(config, rows)
+        stage, processes, offload = _deepspeed(accelerate, self.step.command)
+        setup = TrainingSetup(
+            groups=config.trainable_groups(),
+            lora=lora,
+            zero_stage=stage,
+            num_processes=processes,
+            offload_optimizer=offload,
+            batch_size=config.per_device_train_batch_size,
+            tokens=prompt + answer,
+            num_frames=model.num_frames,
+            num_generations=getattr(config, "num_generations", 1) or 1,
+            gradient_checkpointing=bool(config.gradient_checkpointing),
+            bf16=bool(config.bf16),
+            # With its features on disk it is gone before the first step.
+            teacher=getattr(config, "teacher_model_name_or_path", None) is not None and config.feature_cache is None,
+            max_targets=config.max_targets or model.max_targets,
+        )
+        try:
+            memory = estimate_memory(model.config, setup)
+        except ValueError as error:
+            self.plan.problems.append(f"{self.step.config}: {error}")
+            return
+        self.plan.memory = memory
+        self.plan.lines += [
+            f"model: {model.what}, {_count(sum(memory.parameters.values()))} parameters",
+            *_parameter_lines(memory, lora),
+            f"tokens per sample: {model.media_tokens} of the clip, about {prompt - model.media_tokens} of the "
+            f"question, up to {answer} of the answer",
+            _memory_line(memory, setup),
+        ]
+
+
+def _parameter_lines(memory: MemoryEstimate, lora: LoraArguments) -> Iterable[str]:
+    trained = {group: count for group, count in memory.trainable.items() if count}
+    what = ", ".join(f"{group} {_count(count)}" for group, count in trained.items())
+    adapter = f" (LoRA of rank {lora.lora_r}, embeddings and head)" if lora.use_lora else ""
+    yield f"trains {_count(sum(trained.values()))}{adapter}: {what}"
+    frozen = [f"{group} {_count(memory.parameters[group])}" for group in memory.parameters if group not in trained]
+    if frozen:
+        yield f"frozen: {', '.join(frozen)}"
+
+
+def _memory_line(memory: MemoryEstimate, setup: TrainingSetup) -> str:
+    how = "without DeepSpeed" if setup.zero_stage is None else f"ZeRO-{setup.zero_stage}"
+    parts = [
+        f"{name} {getattr(memory, name) / GIGABYTE:.1f}"
+        for name in ("weights", "gradients", "optimizer", "activations")
+    ]
+    host = f"; {memory.host / GIGABYTE:.1f} GB of optimizer in the host's memory" if memory.host else ""
+    notes = ["the teacher's among the weights"] if setup.teacher else []
+    if memory.loading > memory.total:
+        notes.append(f"{memory.loading / GIGABYTE:.0f} GB while the model is loaded")
+    if setup.groups & {"vision_tower", "audio_tower", "connector"}:
+        notes.append("what the trained towers keep is not counted")
+    note = f" ({'; '.join(notes)})" if notes else ""
+    return (
+        f"memory per GPU, {how} on {setup.num_processes}: about {memory.total / GIGABYTE:.0f} GB = "
+        f"{' + '.join(parts)}{note}{host}"
+    )
+
+
+def _prompt_tokens(model: ModelPlan, rows: list[dict[str, Any]]) -> int:
+    references = [len(row["reference"]) for row in rows] or [4 * _CHARACTERS_PER_TOKEN]
+    return model.media_tokens + _INSTRUCTION_TOKENS + round(mean(references) / _CHARACTERS_PER_TOKEN)
+
+
+def _answer_tokens(config: Any, rows: list[dict[str, Any]]) -> int:
+    """The longest answer: the trainer's limit in GRPO; in SFT that of the rows, or of what they may hold."""
+    if hasattr(config, "max_completion_length"):
+        return config.max_completion_length or 256
+    if config.targets in _ANSWER_TOKENS:
+        return _ANSWER_TOKENS[config.targets]
+    longest = max((len(row["prefill"] or "") + len(row["target"] or "") for row in rows), default=_LONGEST_TARGET)
+    return -(-longest // _CHARACTERS_PER_TOKEN)
+
+
+def _deepspeed(accelerate: str | None, words: list[str]) -> tuple[int | None, int, bool]:
+    """ZeRO stage, number of processes and whether the optimizer is offloaded, of a launch."""
+    content: dict[str, Any] = {}
+    if accelerate is not None and Path(accelerate).is_file():
+        content = yaml.safe_load(Path(accelerate).read_text())
+    settings = content.get("deepspeed_config") or {}
+    processes = int(option(words, "--num_processes") or content.get("num_processes", 1))
+    return settings.get("zero_stage"), processes, settings.get("offload_optimizer_device", "none") == "cpu"
+
+
+@contextlib.contextmanager
+def _written(pipeline: Pipeline, config_file: Path) -> Any:
+    """A training step's YAML on disk: a chain for another folder holds it in memory until it is run."""
+    text = pipeline.configs.get(config_file)
+    if text is None:
+        yield config_file
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / config_file.name
+        file.write_text(text)
+        yield file
+
+
+def _count(number: int) -> str:
+    for unit, size in (("B", 1_000_000_000), ("M", 1_000_000), ("k", 1000)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return str(number)

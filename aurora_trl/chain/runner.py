@@ -1,0 +1,111 @@
+"""Running a chain: what is done is skipped, what was cut is continued."""
+
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .child_process import run_command
+from .definition import Pipeline, Step
+
+
+def run_pipeline(
+    pipeline: Pipeline, *, only: str | None = None, before: str | None = None, dry_run: bool = False
+) -> None:
+    """
+    Run what is not done yet.
+
+    Args:
+        pipeline (`Pipeline`): the chain.
+        only (`str`, *optional*): run this step alone.
+        before (`str`, *optional*): stop before this step, and leave out those that it does not need.
+        dry_run (`bool`, *optional*, defaults to `False`): say what would be run.
+
+    Raises:
+        `DataError`: where a step fails, or where `only` needs what is not there.
+    """
+    steps = pipeline.steps
+    if only is not None:
+        steps = [pipeline.step(only)]
+        missing = [name for name in steps[0].needs if pipeline.state(pipeline.step(name)) != "done"]
+        if missing:
+            raise DataError(f"step `{only}` needs {', '.join(missing)}, not done yet: run without `--only` first")
+    if before is not None:
+        wanted = pipeline.needed(pipeline.step(before))
+        steps = [step for step in steps if step.name in wanted]
+    todo = [step for step in steps if pipeline.state(step) != "done"]
+    if not dry_run:
+        for path, text in pipeline.configs.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    started, expected = time.time(), 0.0
+    for number, step in enumerate(steps, 1):
+        left = sum(other.minutes for other in todo if other not in steps[: number - 1])
+        # The estimate follows this machine: what was done so far took so much longer, or shorter, than expected.
+        pace = (time.time() - started) / 60 / expected if expected > 0.5 else 1.0
+        _say(
+            f"[{number}/{len(steps)}] {step.name}: "
+            + ("done" if step not in todo else f"about {left * pace:.0f} min left")
+        )
+        if step not in todo:
+            continue
+        _say("    " + shlex.join(step.command))
+        if not dry_run:
+            _run_step(pipeline, step)
+            expected += step.minutes
+    _say(
+        f"{pipeline.output_dir}: {'nothing was run' if dry_run else 'done'} in {(time.time() - started) / 60:.1f} min"
+    )
+
+
+def _run_step(pipeline: Pipeline, step: Step) -> None:
+    """Run one step, keep what an earlier run with other settings left, record the outcome."""
+    record = pipeline.record(step)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    is_new = pipeline.state(step) == "new"
+    if step.makes.exists() and (is_new or step.config is None):
+        _keep_as_previous(step.makes)
+    if is_new:
+        # A data step that was cut short continues from what it left beside its output, but not with other settings.
+        for path in _beside(step.makes):
+            _keep_as_previous(path)
+    state = {"fingerprint": pipeline.fingerprint(step), "finished": False, "seconds": None}
+    _write_record(record, state)
+    started = time.time()
+    # The commands of this environment, whether or not it is activated.
+    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    code = run_command(step.command, {**os.environ, "PATH": search_path})
+    if code != 0 or not step.makes.exists():
+        reason = f"ended with exit code {code}" if code else f"did not make {step.makes}"
+        raise DataError(f"step `{step.name}` {reason}; mend it and run the same command again: it continues here")
+    _write_record(record, {**state, "finished": True, "seconds": round(time.time() - started, 1)})
+
+
+def _beside(makes: Path) -> list[Path]:
+    """What a data step leaves beside its JSONL file: `cot.journal.jsonl`, `reflective.report.json`."""
+    if makes.suffix != ".jsonl":
+        return []
+    return [path for path in makes.parent.glob(f"{makes.stem}.*.json*") if path.suffix in (".json", ".jsonl")]
+
+
+def _keep_as_previous(path: Path) -> None:
+    previous = path.with_name(path.name + ".previous")
+    if previous.exists():
+        shutil.rmtree(previous) if previous.is_dir() else previous.unlink()
+    path.rename(previous)
+
+
+def _write_record(record: Path, content: dict[str, Any]) -> None:
+    temporary = record.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(record)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

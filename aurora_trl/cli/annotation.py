@@ -1,0 +1,228 @@
+"""The sub-commands that make training text: `aurora annotate`, `aurora mine`, `aurora correct`."""
+
+import argparse
+from typing import Any
+
+from .common import AddCommand, add_format, add_generation, say
+
+_ANNOTATOR_HELP = (
+    "synthetic:DIR (a synthetic world's truth), qwen-omni:CHECKPOINT (a local Qwen2.5-Omni), openai:MODEL (OpenAI, or "
+    "any compatible server with --base-url), gemini:MODEL"
+)
+
+
+def add_annotation_commands(add: AddCommand) -> None:
+    """
+    Add the sub-commands to the parser.
+
+    Args:
+        add (`Callable`): adds a sub-command by name, function and text.
+    """
+    command = add("annotate", _annotate, "Write chains of thought for a dataset.")
+    _add_data_step(command, "the rows: a dataset's folder or a JSONL file")
+    command.add_argument("--split", default="train", help="of a folder (default: train)")
+    add_format(command)
+    command.add_argument(
+        "--style",
+        default="flexible",
+        choices=["flexible", "fixed"],
+        help="free order and wording, or four parts in a set order (default: flexible)",
+    )
+    command.add_argument(
+        "--null-answers",
+        action="store_true",
+        help="where the reference matches nothing, say why and end with `Nothing fits.`, without [SEG]",
+    )
+    _add_annotator(command)
+
+    command = add("mine", _mine, "Find the training rows that a model gets wrong.")
+    command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder, or a Hub repository")
+    _add_data_step(command, "the rows: a dataset's folder or a JSONL file")
+    command.add_argument("--split", default="train", help="of a folder (default: train)")
+    add_format(command)
+    command.add_argument("--max-rows", type=int, help="ask about this many rows of a seeded shuffle")
+    command.add_argument("--max-iou", type=float, default=0.6, help="a row is hard below this (default: 0.6)")
+    add_generation(command)
+
+    command = add("correct", _correct, "Correct mined rows, and mix reflective paths with plain ones.")
+    _add_data_step(command, "the hard rows that `aurora mine` wrote")
+    command.add_argument("--plain", required=True, help="JSONL of rows with a chain of thought")
+    command.add_argument(
+        "--max-rows", type=int, default=1505, help="correct this many of a seeded shuffle (default: the paper's 1505)"
+    )
+    command.add_argument(
+        "--plain-per-reflective",
+        type=float,
+        default=3500 / 1505,
+        help="plain rows to a corrected one (default: the paper's 3,500 to 1,505)",
+    )
+    command.add_argument(
+        "--read-mistakes",
+        action="store_true",
+        help="let the wrong path be read only: what is learnt begins at the trigger (the paper learns it, too)",
+    )
+    command.add_argument("--corrected", help="also write the corrected paths alone to this file")
+    _add_annotator(command)
+
+
+def _add_data_step(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("data", metavar="DATA", help=what)
+    command.add_argument(
+        "--output", required=True, help="JSONL file to write; a run that was cut short is continued, never overwritten"
+    )
+    command.add_argument("--seed", type=int, default=0, help="(default: 0)")
+
+
+def _add_annotator(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("the annotator")
+    group.add_argument("--annotator", required=True, help=_ANNOTATOR_HELP)
+    group.add_argument("--base-url", help="of a compatible server, such as http://localhost:8000/v1 for vLLM's")
+    group.add_argument(
+        "--key-variable",
+        metavar="NAME",
+        help="environment variable with the key (default: OPENAI_API_KEY for OpenAI, GEMINI_API_KEY or GOOGLE_API_KEY "
+        "for Gemini, none with --base-url)",
+    )
+    group.add_argument("--temperature", type=float, help="(default: the model's)")
+    group.add_argument("--max-output-tokens", type=int, help="of an answer (default: by annotator)")
+    group.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="(default: 120)")
+
+    group = command.add_argument_group("limits")
+    group.add_argument("--estimate", action="store_true", help="say what the run will take, and ask nothing")
+    group.add_argument("--concurrency", type=int, default=4, help="requests at a time (default: 4)")
+    group.add_argument("--requests-per-minute", type=float, help="(default: no limit)")
+    group.add_argument("--max-attempts", type=int, default=3, help="answers asked for a row (default: 3)")
+    group.add_argument("--max-retries", type=int, default=6, help="after rate limits and timeouts (default: 6)")
+    group.add_argument("--max-requests", type=int, help="stop here; the same command with more continues")
+    group.add_argument("--max-cost", type=float, help="stop here, in the currency of the prices")
+    group.add_argument("--input-price", type=float, help="of a million tokens that are sent")
+    group.add_argument("--output-price", type=float, help="of a million tokens that are written")
+
+
+def _get_format(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"dataset_format": arguments.format, "subset": arguments.subset}
+
+
+def _get_annotator(arguments: argparse.Namespace, null_reasons: bool = False) -> Any:
+    from ..annotation import get_annotator
+
+    return get_annotator(
+        arguments.annotator,
+        base_url=arguments.base_url,
+        key_variable=arguments.key_variable,
+        temperature=arguments.temperature,
+        max_output_tokens=arguments.max_output_tokens,
+        timeout_seconds=arguments.timeout,
+        null_reasons=null_reasons,
+    )
+
+
+def _get_limits(arguments: argparse.Namespace) -> Any:
+    from ..annotation import RunLimits
+
+    return RunLimits(
+        # The world's truth is written faster by one thread than by several that wait for each other.
+        concurrency=1 if arguments.annotator.startswith("synthetic:") else arguments.concurrency,
+        requests_per_minute=arguments.requests_per_minute,
+        max_attempts=arguments.max_attempts,
+        max_retries=arguments.max_retries,
+        max_requests=arguments.max_requests,
+        max_cost=arguments.max_cost,
+        input_price=arguments.input_price,
+        output_price=arguments.output_price,
+    )
+
+
+def _annotate(arguments: argparse.Namespace) -> None:
+    from ..annotation import annotate_file
+    from ..training.arguments import load_rows
+
+    limits = _get_limits(arguments)
+    summary = annotate_file(
+        load_rows(arguments.data, arguments.split, **_get_format(arguments)).to_list(),
+        _get_annotator(arguments, arguments.null_answers),
+        arguments.output,
+        style=arguments.style,
+        seed=arguments.seed,
+        null_answers=arguments.null_answers,
+        limits=limits,
+        only_estimate=arguments.estimate,
+    )
+    if summary is None:
+        return
+    say(f"{summary.output}: {summary.written} chains of thought")
+    if summary.failed_path:
+        say(f"{summary.failed_path}: {summary.failed} rows without a usable answer")
+
+
+def _mine(arguments: argparse.Namespace) -> None:
+    from ..annotation import mine_file
+    from ..generation.answers import load
+    from ..training.arguments import load_rows
+
+    rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed, **_get_format(arguments))
+    rows = rows.filter(lambda row: not row["is_null"]).to_list()
+    model, processor = load(arguments.model)
+    hard = mine_file(
+        model,
+        processor,
+        rows,
+        arguments.output,
+        checkpoint=arguments.model,
+        max_iou=arguments.max_iou,
+        batch_size=arguments.batch_size,
+        max_new_tokens=arguments.max_new_tokens,
+    )
+    if not hard:
+        raise ValueError(f"{arguments.data}: no hard row among {len(rows)}; ask about more rows or raise --max-iou")
+    say(f"{arguments.output}: {hard} hard rows of {len(rows)}")
+
+
+def _correct(arguments: argparse.Namespace) -> None:
+    from ..annotation import build_reflective_rows, correct_file
+    from ..annotation.run_files import save_keeping_previous
+    from ..data import load_json
+
+    limits = _get_limits(arguments)
+    plain = load_json(arguments.plain).to_list()
+    hard = load_json(arguments.data)
+    if arguments.max_rows < 1:
+        raise ValueError(f"--max-rows must be at least 1, got {arguments.max_rows}")
+    if arguments.max_rows < len(hard):
+        say(f"{arguments.data}: {arguments.max_rows} of {len(hard)} rows, drawn by seed; --max-rows takes more")
+        hard = hard.shuffle(seed=arguments.seed).select(range(arguments.max_rows))
+    result = correct_file(
+        hard.to_list(),
+        _get_annotator(arguments),
+        arguments.output,
+        seed=arguments.seed,
+        limits=limits,
+        only_estimate=arguments.estimate,
+    )
+    if result is None:
+        return
+    ratio = arguments.plain_per_reflective
+    rows = build_reflective_rows(
+        result.pairs,
+        plain,
+        plain_per_reflective=ratio,
+        learn_mistakes=not arguments.read_mistakes,
+        seed=arguments.seed,
+    )
+    files = [(rows, arguments.output)]
+    if arguments.corrected:
+        files.append(([corrected for _, corrected in result.pairs], arguments.corrected))
+    for content, path in files:
+        save_keeping_previous(content, path)
+    say(f"{arguments.output}: {len(result.pairs)} reflective paths among {len(rows)}")
+    if len(rows) - len(result.pairs) < round(ratio * len(result.pairs)):
+        say(f"{arguments.plain}: it holds {len(plain)} rows, fewer than the mix asks for")
+    say(f"{result.report_path}: {_kinds_line(result.report)}")
+    if result.failed_path:
+        say(f"{result.failed_path}: {result.failed} rows without a usable answer")
+
+
+def _kinds_line(report: dict[str, Any]) -> str:
+    """How often each kind of failure occurred, in one line."""
+    kinds = ", ".join(f"{kind} {entry['share']:.0%}" for kind, entry in report["kinds"].items() if entry["count"])
+    return f"{report['right']} were right after all; failures by kind: {kinds}"

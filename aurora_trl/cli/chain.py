@@ -1,0 +1,78 @@
+"""The sub-commands of a chain of phases: `aurora run`, `aurora report`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .common import AddCommand, add_format, say
+
+if TYPE_CHECKING:
+    from ..chain.definition import Pipeline
+
+
+def add_chain_commands(add: AddCommand) -> None:
+    """
+    Add the sub-commands to the parser.
+
+    Args:
+        add (`Callable`): adds a sub-command by name, function and text.
+    """
+    command = add("run", _run, "Run a chain of phases; run again, it skips what is done and continues what was cut.")
+    command.add_argument("pipeline", metavar="PIPELINE.yaml", help="the chain, such as recipes/tiny/pipeline.yaml")
+    command.add_argument("--output_dir", "--output-dir", help="in place of the YAML's")
+    command.add_argument("--seed", type=int, help="in place of the YAML's")
+    command.add_argument("--num_processes", "--num-processes", type=int, help="GPUs of each training step")
+    command.add_argument("--only", metavar="STEP", help="run this step alone")
+    command.add_argument("--before", metavar="STEP", help="run what this step needs, not the step itself")
+    command.add_argument("--dry-run", action="store_true", help="check files, configs and memory; run nothing")
+
+    command = add("report", _report, "Write the report of a chain from its evaluations and training logs.")
+    command.add_argument("root", metavar="DIR", help="the chain's output folder, with eval/PHASE and PHASE in it")
+    command.add_argument("--phases", nargs="+", required=True, help="the phases to show, in order")
+    command.add_argument("--data", required=True, help="the dataset that was evaluated on")
+    add_format(command)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from ..chain.definition import load_pipeline
+    from ..chain.runner import run_pipeline
+
+    pipeline = load_pipeline(arguments.pipeline, arguments.output_dir, arguments.seed, arguments.num_processes)
+    run_pipeline(pipeline, only=arguments.only, before=arguments.before, dry_run=arguments.dry_run)
+    if arguments.dry_run:
+        _check_plan(pipeline, arguments.parser)
+
+
+def _check_plan(pipeline: "Pipeline", parser: argparse.ArgumentParser) -> None:
+    from ..chain.dry_run import check_pipeline
+
+    problems: list[str] = []
+    for plan in check_pipeline(pipeline, parser):
+        for line in [*plan.lines, *(f"problem: {problem}" for problem in plan.problems)]:
+            say(f"{plan.step.name}: {line}")
+        problems += plan.problems
+    if problems:
+        count = len(set(problems))
+        raise ValueError(f"{pipeline.file}: {count} problem{'s' * (count > 1)}, see above; the first: {problems[0]}")
+    say(f"{pipeline.file}: {len(pipeline.steps)} steps checked, all is well")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from ..data import find_source
+    from ..evaluation.report import write_report
+
+    root = Path(arguments.root)
+    evaluations = {phase: root / "eval" / phase for phase in arguments.phases}
+    trainings = {phase: root / phase for phase in arguments.phases if (root / phase / "trainer_state.json").is_file()}
+    for folder in evaluations.values():
+        if not (folder / "metrics.json").is_file():
+            raise ValueError(f"{folder}/metrics.json: no such file; run `aurora evaluate` for that phase first")
+
+    first = next(iter(json.loads((next(iter(evaluations.values())) / "metrics.json").read_text())["splits"]))
+    source = find_source(arguments.data, arguments.format, arguments.subset)
+    rows = {row["id"]: row for row in source.load(first)}
+    records = sorted((root / ".pipeline").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    times = [(path.stem, json.loads(path.read_text())["seconds"]) for path in records]
+    durations = [(name, seconds) for name, seconds in times if seconds is not None]
+    say(f"{write_report(root, evaluations, trainings, rows, durations=durations)}")

@@ -1,0 +1,124 @@
+"""The sub-commands that let a checkpoint answer: `aurora evaluate`, `aurora segment`."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .common import AddCommand, add_format, add_generation, require_new, say
+
+
+def add_inference_commands(add: AddCommand) -> None:
+    """
+    Add the sub-commands to the parser.
+
+    Args:
+        add (`Callable`): adds a sub-command by name, function and text.
+    """
+    command = add(
+        "evaluate",
+        _evaluate,
+        "Score a checkpoint by a protocol; torchrun or accelerate launch share the work out to several processes.",
+    )
+    command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder, or a Hub repository")
+    command.add_argument("--data", required=True, help="a dataset's folder or file")
+    add_format(command)
+    command.add_argument("--splits", nargs="+", help="(default: those whose name starts with test)")
+    command.add_argument(
+        "--protocol",
+        default="refavs",
+        help="refavs (default), aurora, avsbench, simtoken, per_frame, davis, avss, reasonseg",
+    )
+    command.add_argument(
+        "--swaps", nargs="*", default=[], help="of audio, video, reference: take it from another clip (first split)"
+    )
+    command.add_argument("--output", required=True, help="new folder for metrics.json, answers.jsonl, report.md")
+    command.add_argument("--max-rows", type=int, help="rows per split, the first ones")
+    add_generation(command)
+
+    command = add("segment", _segment, "Reason about one clip and segment it.")
+    command.add_argument("--model", required=True, help="a phase's output folder, or a Hub repository")
+    command.add_argument("--video", help="video file")
+    command.add_argument("--frames", nargs="+", help="image files in order, in place of a video")
+    command.add_argument("--audio", help="sound file (default: the video's own track)")
+    command.add_argument("--reference", required=True, help="the sentence that describes the object")
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder for text, masks and overlay")
+    command.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default: 256)")
+    command.add_argument("--device", help="(default: a GPU where there is one)")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from ..data import find_source
+    from ..data.validation import require_valid
+    from ..evaluation.evaluate import evaluate_model, process_state
+    from ..evaluation.metrics import get_protocol
+    from ..evaluation.report import shown_scores, write_report
+    from ..generation.answers import MODALITIES, load
+
+    unknown = sorted(set(arguments.swaps) - set(MODALITIES))
+    if unknown:
+        raise ValueError(f"--swaps: unknown modality {unknown[0]!r}; use {', '.join(MODALITIES)}")
+    get_protocol(arguments.protocol)  # an unknown one is an error before the model is loaded
+    output = Path(arguments.output)
+    require_new(output)
+    source = find_source(arguments.data, arguments.format, arguments.subset)
+    wanted = arguments.splits or [split for split in source.splits() if split.startswith("test")]
+    if not wanted:
+        raise ValueError(f"{arguments.data}: no test split; name one of {', '.join(source.splits())} with --splits")
+    splits = {split: source.load(split) for split in wanted}
+    if arguments.max_rows is not None:
+        splits = {k: rows.select(range(min(arguments.max_rows, len(rows)))) for k, rows in splits.items()}
+    for rows in splits.values():
+        require_valid(rows)
+    state = process_state()
+    state.wait_for_everyone()  # all have seen that the output is new
+    model, processor = load(arguments.model, state.device)
+    metrics = evaluate_model(
+        model,
+        processor,
+        splits,
+        output,
+        swaps=arguments.swaps,
+        protocol=arguments.protocol,
+        batch_size=arguments.batch_size,
+        max_new_tokens=arguments.max_new_tokens,
+        kind_of=_kind_of(arguments.data),
+    )
+    if not state.is_main_process:
+        return
+    first = {row["id"]: row for row in next(iter(splits.values()))}
+    name = Path(arguments.model).name
+    report = write_report(output, {name: output}, {}, first)
+    for split, scores in metrics["splits"].items():
+        shown = ", ".join(f"{key} {scores[key]:.3f}" for key in shown_scores(arguments.protocol, split))
+        say(f"{name} {split}: {shown} (protocol {arguments.protocol})")
+    headline = get_protocol(arguments.protocol).headline
+    for swap, scores in metrics["swaps"].items():
+        say(f"{name} {scores['split']} with {swap} swapped: {headline} {scores[headline]:.3f}")
+    say(f"{report}")
+
+
+def _kind_of(root: str) -> Callable[[dict[str, Any]], str] | None:
+    """Kinds of references are known in a synthetic world only."""
+    if not (Path(root) / "world.json").is_file():
+        return None
+    from ..data.synthetic import SyntheticAnnotator
+
+    return SyntheticAnnotator(root).kind
+
+
+def _segment(arguments: argparse.Namespace) -> None:
+    from ..generation.pipeline import AuroraPipeline
+    from ..generation.segment import write_segmentation
+
+    output = Path(arguments.output)
+    require_new(output)
+    for path in (arguments.video, arguments.audio, *(arguments.frames or ())):
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"{path}: no such file")
+    clip = {"video": arguments.video, "frames": arguments.frames, "audio": arguments.audio}
+    pipeline = AuroraPipeline.from_pretrained(arguments.model, device=arguments.device)
+    result = pipeline(arguments.reference, max_new_tokens=arguments.max_new_tokens, **clip)
+    record = write_segmentation(result, clip, output)
+    say(result.reasoning)
+    say(f"{output}: {record['note']}")

@@ -1,0 +1,91 @@
+"""The `aurora` command. Heavy imports stand inside the sub-commands, so that `aurora --help` answers at once."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+
+from .annotation import add_annotation_commands
+from .chain import add_chain_commands
+from .common import say
+from .data import add_data_commands
+from .inference import add_inference_commands
+from .models import add_model_commands
+
+_PACKAGES = [
+    "aurora-trl",
+    "torch",
+    "torchvision",
+    "trl",
+    "transformers",
+    "accelerate",
+    "peft",
+    "deepspeed",
+    "datasets",
+    "segment-anything",
+    "decord",
+    "av",
+    "soundfile",
+    "soxr",
+    "pycocotools",
+    "numpy",
+]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run a sub-command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): arguments; those of the process by default.
+
+    Returns:
+        `int`: the exit code: 0, or 1 after one line on stderr that says what is wrong.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ValueError, OSError) as error:  # `DataError` is a `ValueError`
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command continues\n")
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all sub-commands."""
+    parser = argparse.ArgumentParser(prog="aurora", description="Train models to reason about a clip and segment it.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run, parser=parser)  # a dry run reads the commands of a chain with it
+        return command
+
+    add("env", _env, "Print the versions that a bug report needs.")
+    for add_commands in (
+        add_model_commands,
+        add_chain_commands,
+        add_inference_commands,
+        add_data_commands,
+        add_annotation_commands,
+    ):
+        add_commands(add)
+    return parser
+
+
+def _env(arguments: argparse.Namespace) -> None:
+    say(f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")
+    for name in _PACKAGES:
+        try:
+            say(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            say(f"{name} is not installed")
+    import torch
+
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    say(f"GPUs: {', '.join(devices) or 'none'}")

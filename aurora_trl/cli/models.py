@@ -1,0 +1,132 @@
+"""The sub-commands that make, merge and publish checkpoints."""
+
+import argparse
+from pathlib import Path
+
+from .common import AddCommand, require_new, say
+
+
+def add_model_commands(add: AddCommand) -> None:
+    """
+    Add the sub-commands to the parser.
+
+    Args:
+        add (`Callable`): adds a sub-command by name, function and text.
+    """
+    command = add("tiny-model", _tiny_model, "Write a checkpoint of the published classes with small random weights.")
+    command.add_argument("output", metavar="DIR", help="new folder")
+    command.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
+    command.add_argument("--world", metavar="DIR", help="a synthetic world that teaches the towers to see and hear")
+    command.add_argument("--tower-steps", type=int, help="steps of that (default: 2000)")
+
+    command = add("init", _init, "Build a model from a published policy and a published SAM, to start training from.")
+    command.add_argument("policy", metavar="POLICY", help="folder or Hub repository: DAMO-NLP-SG/VideoLLaMA2.1-7B-AV")
+    command.add_argument(
+        "--mask-decoder", required=True, help="sam_vit_h_4b8939.pth, or a folder or repository of SAM 2"
+    )
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder")
+    command.add_argument("--mask-image-size", type=int, help="side of SAM's input in pixels (default: as published)")
+    command.add_argument(
+        "--mask-memory", type=int, metavar="N", help="let each frame look back at N in SAM 2's memory, published: 7"
+    )
+    command.add_argument(
+        "--mask-prompt-frames",
+        default="all",
+        help="with a memory, the frames that [SEG] prompts: all (default), first",
+    )
+    command.add_argument(
+        "--mask-memory-gradients", action="store_true", help="let the loss of a frame reach the ones before it"
+    )
+    command.add_argument("--num-frames", type=int, default=10, help="frames of a clip (default: 10)")
+    command.add_argument("--audio-seconds", type=float, help="cut and pad sound to this (default: as published)")
+    command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
+    command.add_argument("--video-max-pixels", type=int, help="of a frame, for Qwen (default: as published)")
+    command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")
+    command.add_argument("--seed", type=int, default=0, help="of the projector's weights (default: 0)")
+
+    command = add("merge", _merge, "Merge the adapter of a LoRA phase into its base.")
+    command.add_argument("adapter", metavar="ADAPTER", help="a LoRA phase's output folder, or a Hub repository")
+    command.add_argument("--output", required=True, metavar="DIR", help="new folder for the whole model")
+    command.add_argument("--base", help="where the base is, if not where it was in training")
+    command.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="of the merged weights (default: the base's)"
+    )
+    command.add_argument("--max-shard-size", default="5GB", help="(default: 5GB)")
+
+    command = add("push", _push, "Push a checkpoint with its processor and a model card to the Hub.")
+    command.add_argument("folder", metavar="DIR", help="a phase's output folder")
+    command.add_argument("repo_id", metavar="REPO_ID", help="namespace/name; made where it does not exist")
+    command.add_argument("--evaluation", metavar="DIR", help="what `aurora evaluate` wrote, for the card's scores")
+    command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    command.add_argument("--revision", help="branch to push to (default: main)")
+
+
+def _tiny_model(arguments: argparse.Namespace) -> None:
+    from ..tiny.videollama2 import create_tiny_checkpoint
+
+    require_new(Path(arguments.output))
+    settings = {}
+    if arguments.tower_steps is not None:
+        if arguments.world is None or arguments.tower_steps < 1:
+            raise ValueError(f"`--tower-steps` {arguments.tower_steps}: use at least 1, with `--world`")
+        settings["tower_steps"] = arguments.tower_steps
+    create_tiny_checkpoint(arguments.output, seed=arguments.seed, world=arguments.world, **settings)
+    say(f"{arguments.output}: a tiny checkpoint")
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    from transformers import set_seed
+
+    from ..models import ClipMemory, load_published
+
+    output = Path(arguments.output)
+    require_new(output)
+    names = ("audio_seconds", "video_max_pixels")
+    settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    settings |= {"pad_audio": False} if arguments.no_pad_audio else {}
+    memory = None
+    if arguments.mask_memory is not None:
+        memory = ClipMemory(arguments.mask_memory, arguments.mask_prompt_frames, arguments.mask_memory_gradients)
+    elif arguments.mask_prompt_frames != "all" or arguments.mask_memory_gradients:
+        raise ValueError("`--mask-prompt-frames` and `--mask-memory-gradients` need a memory; add `--mask-memory 7`")
+    set_seed(arguments.seed)
+    model, processor = load_published(
+        arguments.policy,
+        arguments.mask_decoder,
+        mask_image_size=arguments.mask_image_size,
+        mask_memory=memory,
+        dtype=arguments.dtype,
+        num_frames=arguments.num_frames,
+        **settings,
+    )
+    model.save_pretrained(output, max_shard_size="5GB")
+    processor.save_pretrained(output)
+    say(f"{output}: {model.num_parameters():,} parameters in {model.dtype}, ready for a recipe's model_name_or_path")
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from ..models import AuroraProcessor
+    from ..models.checkpoints.adapters import find_adapter, load_merged
+
+    output = Path(arguments.output)
+    require_new(output)
+    if find_adapter(arguments.adapter) is None:
+        raise ValueError(f"{arguments.adapter}: holds no adapter; `aurora merge` is for the folder of a LoRA phase")
+    model = load_merged(arguments.adapter, base_model_name_or_path=arguments.base, dtype=arguments.dtype or "auto")
+    model.save_pretrained(output, max_shard_size=arguments.max_shard_size)
+    AuroraProcessor.from_pretrained(arguments.adapter).save_pretrained(output)
+    say(f"{output}: {arguments.adapter} merged into its base")
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from ..models.checkpoints.hub import push
+
+    say(
+        push(
+            arguments.folder,
+            arguments.repo_id,
+            private=arguments.private,
+            evaluation=arguments.evaluation,
+            revision=arguments.revision,
+        )
+    )

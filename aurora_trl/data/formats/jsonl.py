@@ -1,0 +1,146 @@
+"""Rows in a JSONL file: how the data steps between the phases hand them on, and how one's own data come in."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ...errors import DataError
+from ..schema import COLUMNS, FEATURES, count_targets, split_mask
+
+_REQUIRED = ("id", "reference")
+_TYPES: dict[str, tuple[type, ...]] = {
+    "is_null": (bool,),
+    "frames": (list,),
+    "masks": (list,),
+    "num_targets": (int,),
+}
+
+# None among the masks is a frame that is not annotated.
+_ITEMS: dict[str, tuple[type, ...]] = {"frames": (str,), "masks": (str, type(None))}
+
+
+def load_json(path: str | Path) -> Dataset:
+    """
+    Load rows from a JSONL file, one object per line.
+
+    | key | what |
+    | --- | --- |
+    | `id` | a name of the row, its own |
+    | `reference` | the sentence about the object |
+    | `frames` | in order: images, or moments of a video in seconds, as in `clip.mp4#t=1.5`; or |
+    | `video` | one video file, of which the model's frames are taken evenly |
+    | `audio` | a file with sound, a video too; without it the track of `video`, or no sound |
+    | `masks` | one per frame: a PNG (0 is background), a COCO RLE, polygons, or null for one not annotated |
+    | `num_targets` | how many objects the reference is about, where they are several |
+    | `class_name` | the object's class, for the class reward |
+    | `is_null` | true where the reference matches nothing: no masks are needed |
+    | `target` | the text to learn; `aurora annotate` writes it |
+    | `prefill` | what the answer begins with, before `target`: the model reads it and does not learn to write it |
+    | `split` | `train` where it is missing |
+
+    Paths are relative to the file's folder, or absolute. Only `id`, `reference` and one of `frames` and `video` are
+    needed. A mask that is no file is an object, `{"size": [H, W], "counts": "..."}` or
+    `{"polygons": [[x1, y1, ...]]}`, or the same as text. Where the reference is about several objects, a frame has one
+    mask of all together, or a list with the mask of each, null for one that is not in the frame.
+
+    Args:
+        path (`str` or `Path`): the file.
+
+    Returns:
+        `Dataset`: with the columns of `aurora_trl.data.schema`.
+
+    Raises:
+        `DataError`: names the file, the line and the key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    folder = path.resolve().parent
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                rows.append(_read_row(f"{path}, line {number}", line, folder))
+    if not rows:
+        raise DataError(f"{path}: it holds no rows")
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def _read_row(place: str, line: str, folder: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not valid JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: a row is an object, not {type(row).__name__}")
+    unknown = sorted(set(row) - set(COLUMNS))
+    if unknown:
+        raise DataError(f"{place}: unknown key `{unknown[0]}`; the keys are {', '.join(COLUMNS)}")
+    for key in _REQUIRED:
+        if row.get(key) is None:
+            raise DataError(f"{place}: `{key}` is missing")
+    if isinstance(row.get("masks"), list):
+        row["masks"] = [json.dumps(mask) if isinstance(mask, dict | list) else mask for mask in row["masks"]]
+    for key, value in row.items():
+        if value is not None and not isinstance(value, _TYPES.get(key, (str,))):
+            raise DataError(f"{place}: `{key}` is {type(value).__name__}, not {_TYPES.get(key, (str,))[0].__name__}")
+    for key, kind in _ITEMS.items():
+        wrong = next((item for item in row.get(key) or () if not isinstance(item, kind)), None)
+        if wrong is not None:
+            raise DataError(f"{place}: `{key}` holds {wrong!r}, not {kind[0].__name__}")
+    try:
+        count_targets(row)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+    row = {**dict.fromkeys(COLUMNS), **row}
+    row["is_null"] = bool(row["is_null"])
+    row["split"] = row["split"] or "train"
+    return map_paths(row, lambda value: os.path.normpath(folder / value))
+
+
+def save_json(rows: Iterable[dict[str, Any]], path: str | Path) -> Path:
+    """
+    Write rows to a JSONL file, whole or not at all.
+
+    Args:
+        rows (`Iterable[dict]`): rows with the columns of `aurora_trl.data.schema`; other keys are left out.
+        path (`str` or `Path`): the file. Media are written relative to its folder, so that both can move together.
+
+    Returns:
+        `Path`: the file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.resolve().parent
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        for row in rows:
+            kept = {key: row[key] for key in COLUMNS if row.get(key) is not None}
+            kept = map_paths(kept, lambda value: os.path.relpath(value, folder))
+            file.write(json.dumps(kept, ensure_ascii=False) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def map_paths(row: dict[str, Any], change: Callable[[str], str | Path]) -> dict[str, Any]:
+    """The row with each path changed; a mask that is JSON is no path."""
+
+    def changed(value: str | None) -> str | None:
+        if value is None or value.startswith("{"):
+            return value
+        targets = split_mask(value)
+        return str(change(value)) if targets is None else json.dumps([changed(target) for target in targets])
+
+    row = dict(row)
+    if row.get("frames"):
+        row["frames"] = [str(change(value)) for value in row["frames"]]
+    if row.get("masks"):
+        row["masks"] = [changed(value) for value in row["masks"]]
+    for key in ("video", "audio"):
+        if row.get(key):
+            row[key] = str(change(row[key]))
+    return row

@@ -1,0 +1,203 @@
+"""Rows and their media in Parquet files, in a folder or on the Hub, for `datasets`."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, load_dataset
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+
+from ...errors import DataError
+from ..schema import COLUMNS, FEATURES
+from .jsonl import map_paths
+
+ROWS_FOLDER, MEDIA_FOLDER = "rows", "media"
+_HUB_SECONDS = 20.0
+_ROW_GROUP_BYTES = 16 << 20
+_MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("content", pa.binary())])
+_CARD = """\
+---
+configs:
+- config_name: rows
+  default: true
+  data_files:
+{files}
+- config_name: media
+  data_files:
+  - split: media
+    path: media/*.parquet
+tags:
+- reasoning-segmentation
+- audio-visual
+---
+
+# {name}
+
+Clips, references and masks for `aurora_trl`. `rows` has one row per reference; `media` has each file once, by the path
+that the rows name it with.
+
+```python
+from aurora_trl.data import load_parquet
+
+rows = load_parquet("{name}", "{split}")  # this folder, or the name of its repository on the Hub
+```
+"""
+
+
+def save_parquet(splits: Mapping[str, Dataset], folder: str | Path, *, shard_megabytes: int = 400) -> Path:
+    """
+    Write rows with all their media to Parquet files: `rows/SPLIT.parquet`, `media/NUMBER.parquet` and a card.
+
+    Each file is stored once, however many rows use it, and few are in memory at a time. The folder can be pushed to
+    the Hub as it is (`hf upload ORG/NAME FOLDER --repo-type dataset`).
+
+    Args:
+        splits (`Mapping[str, Dataset]`): rows by split, with the columns of `aurora_trl.data.schema`.
+        folder (`str` or `Path`): new or empty folder.
+        shard_megabytes (`int`, *optional*, defaults to 400): a media file is closed when it holds so much.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        `DataError`: where the folder holds something, or a medium is missing.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: exists already; name a new folder or remove it")
+    names: dict[str, str] = {}  # where a file is now, and its path in the table
+
+    def store(path: str) -> str:
+        file, _, moment = path.partition("#t=")
+        return names.setdefault(file, f"{len(names):08d}{Path(file).suffix}") + (f"#t={moment}" if moment else "")
+
+    moved = {split: [map_paths(row, store) for row in rows] for split, rows in splits.items()}
+    missing = next((file for file in names if not Path(file).is_file()), None)
+    if missing is not None:
+        raise DataError(f"{missing}: no such file; `aurora check-data` lists all that is wrong")
+    for part in (ROWS_FOLDER, MEDIA_FOLDER):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    _write_media(folder / MEDIA_FOLDER, names, shard_megabytes << 20)
+    for split, rows in moved.items():
+        Dataset.from_list(rows, features=FEATURES).to_parquet(folder / ROWS_FOLDER / f"{split}.parquet")
+    files = "\n".join(f"  - split: {split}\n    path: {ROWS_FOLDER}/{split}.parquet" for split in splits)
+    (folder / "README.md").write_text(_CARD.format(files=files, name=folder.name, split=next(iter(splits))))
+    return folder
+
+
+def _write_media(folder: Path, names: Mapping[str, str], shard_bytes: int) -> None:
+    """A row group at a time: that is what the writer holds, and what `datasets` will hold when it reads the files."""
+    groups = _read_groups(names, min(_ROW_GROUP_BYTES, shard_bytes))
+    group = next(groups, None)
+    number = 0
+    while group:
+        size = 0
+        with pq.ParquetWriter(folder / f"{number:05d}.parquet", _MEDIA_SCHEMA, use_dictionary=False) as writer:
+            while group and size < shard_bytes:
+                writer.write_table(pa.Table.from_pylist(group, _MEDIA_SCHEMA))
+                size += sum(len(entry["content"]) for entry in group)
+                group = next(groups, None)
+        number += 1
+
+
+def _read_groups(names: Mapping[str, str], group_bytes: int) -> Iterator[list[dict[str, Any]]]:
+    """Files in groups, each as large as asked for, or larger by a part of its last file."""
+    group: list[dict[str, Any]] = []
+    size = 0
+    for file, name in names.items():
+        content = Path(file).read_bytes()
+        group.append({"path": name, "content": content})
+        size += len(content)
+        if size >= group_bytes:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None = None) -> Dataset:
+    """
+    Load a split that `save_parquet` wrote, from a folder or from the Hub.
+
+    The media are unpacked to files once, where the next call finds them.
+
+    Args:
+        path (`str` or `Path`): the folder, or a Hub repository such as `name/dataset`.
+        split (`str`): the split's name.
+        media_dir (`str` or `Path`, *optional*): where to unpack; by default in the cache of `datasets`.
+
+    Returns:
+        `Dataset`: with the columns of `aurora_trl.data.schema`.
+
+    Raises:
+        `DataError`: where there is no such split, or no table of media.
+    """
+    known = list_parquet_splits(path)
+    if split not in known:
+        raise DataError(f"{path}: no split {split!r}; it has {', '.join(known)}")
+    rows = load_dataset(str(path), "rows", split=split)
+    media = load_dataset(str(path), "media", split="media")
+    if media_dir is None:
+        # Another version of the data has another fingerprint, and so a folder of its own.
+        name = f"{_file_name(path)}-{media._fingerprint}"
+        media_dir = Path(datasets.config.HF_DATASETS_CACHE) / "aurora_trl" / name
+    folder = Path(media_dir).resolve()
+    _unpack(media, folder)
+    # A table may be older than a column.
+    there = [map_paths({**dict.fromkeys(COLUMNS), **row}, lambda name: str(folder / name)) for row in rows]
+    return Dataset.from_list(there, features=FEATURES)
+
+
+def list_parquet_splits(path: str | Path) -> list[str]:
+    """
+    The splits of a folder that `save_parquet` wrote, or of a Hub repository.
+
+    Raises:
+        `DataError`: where there are none.
+    """
+    if Path(path).is_dir():
+        files = [str(file.relative_to(path)) for file in (Path(path) / ROWS_FOLDER).glob("*.parquet")]
+    else:
+        files = _hub_files(str(path))
+    names = [match[1] for file in sorted(files) if (match := re.fullmatch(rf"{ROWS_FOLDER}/(.+)\.parquet", file))]
+    if not names:
+        raise DataError(f"{path}: it has no {ROWS_FOLDER}/SPLIT.parquet; `aurora export` writes such a dataset")
+    return names
+
+
+def _hub_files(name: str) -> list[str]:
+    """The paths of a dataset's files on the Hub."""
+    try:
+        info = HfApi().dataset_info(name, timeout=_HUB_SECONDS)
+    except RepositoryNotFoundError:
+        raise DataError(
+            f"{name}: no such folder, and no dataset of that name on the Hub; if it is private, log in with "
+            "`hf auth login`"
+        ) from None
+    except (HTTPError, OSError, ValueError) as error:  # no network, offline mode, not a name
+        raise DataError(f"{name}: no such folder, and the Hub can not be asked for it: {error}") from None
+    return [sibling.rfilename for sibling in info.siblings or ()]
+
+
+def _file_name(path: str | Path) -> str:
+    return re.sub(r"[^\w.-]+", "--", str(path).strip("/"))[-80:]
+
+
+def _unpack(media: Dataset, folder: Path) -> None:
+    """Write the media that are not there yet, each one whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    there = set(os.listdir(folder))
+    wanted = [i for i, name in enumerate(media["path"]) if name not in there]
+    for entry in media.select(wanted):
+        name = entry["path"]
+        if Path(name).name != name:
+            raise DataError(f"a medium is called {name!r}; its name must be that of a file without a folder")
+        temporary = folder / f".{name}.{os.getpid()}.tmp"
+        temporary.write_bytes(entry["content"])
+        temporary.replace(folder / name)

@@ -1,0 +1,132 @@
+"""Reasoning segmentation of images: ReasonSeg's folders, or one JSON file of images and queries."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ...errors import DataError
+from ..media.masks import encode_polygons
+from ..schema import COLUMNS, FEATURES
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_KEYS = ("id", "image", "query", "polygons", "rle", "class_name", "split", "is_null")
+
+
+def load_reasonseg(root: str | Path, split: str) -> Dataset:
+    """
+    Load images with queries; a row is one query about one image, a clip of one frame without sound.
+
+    Two forms are read, both without opening an image:
+
+    * a folder in the layout of ReasonSeg (Lai et al., 2024): `{split}/{name}.jpg` beside `{split}/{name}.json` with
+      `text`, a list of queries, and `shapes`, polygons with the label `target` or `ignore`. Training takes all queries
+      of an image, the other splits take its first, as the published evaluation does. What an `ignore` cuts out of a
+      target counts as background.
+    * a file: a JSON list, or one object per line, of `image` (a path relative to the file), `query`, and `polygons`
+      (`[[x1, y1, x2, y2, ...], ...]` in pixels) or `rle` (COCO), or `is_null: true`; `id`, `class_name` and `split`
+      where there are any.
+
+    Args:
+        root (`str` or `Path`): the folder or the file.
+        split (`str`): a sub-folder's name; of a file, the rows that name this split or none.
+
+    Returns:
+        `Dataset`: with the columns of `aurora_trl.data.schema`.
+
+    Raises:
+        `DataError`: names the file, the entry and the key.
+    """
+    root = Path(root)
+    if root.is_file():
+        rows = _read_file(root, split)
+    elif (root / split).is_dir():
+        rows = [row for path in sorted((root / split).glob("*.json")) for row in _read_image(path, split)]
+    else:
+        raise DataError(f"{root / split}: no such folder; give ReasonSeg's folder with {split}/NAME.jpg and NAME.json")
+    if not rows:
+        raise DataError(f"{root}: no row of split {split!r}")
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def _row(row_id: str, split: str, query: str, image: Path, mask: str | None, **columns: Any) -> dict[str, Any]:
+    row = {**dict.fromkeys(COLUMNS), "id": row_id, "split": split, "reference": query, "is_null": False}
+    return {**row, "frames": [str(image)], "masks": None if mask is None else [mask], **columns}
+
+
+def _read_image(path: Path, split: str) -> list[dict[str, Any]]:
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252")  # some files of the official download
+    try:
+        annotation = json.loads(text)
+        queries = [annotation["text"]] if isinstance(annotation["text"], str) else list(annotation["text"])
+        shapes = [(shape["label"], shape["points"]) for shape in annotation["shapes"]]
+        targets = [points for label, points in shapes if label == "target"]
+        largest = max(map(_area, targets), default=0.0)
+        holes = [points for label, points in shapes if label == "ignore" and _area(points) < largest]
+        mask = encode_polygons(targets, holes)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(f"{path}: not an annotation of ReasonSeg with `text` and `shapes`: {error!r}") from None
+    if not queries:
+        raise DataError(f"{path}: `text` holds no query")
+    image = next((p for p in map(path.with_suffix, _IMAGE_SUFFIXES) if p.is_file()), path.with_suffix(".jpg"))
+    kept = queries if split == "train" else queries[:1]
+    return [
+        _row(path.stem if i == 0 else f"{path.stem}#{i + 1}", split, query, image, mask)
+        for i, query in enumerate(kept)
+    ]
+
+
+def _area(points: list[list[float]]) -> float:
+    """The area of a polygon in pixels."""
+    pairs = zip(points, points[1:] + points[:1], strict=True)
+    return abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairs)) / 2
+
+
+def _read_file(path: Path, split: str) -> list[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        if text.lstrip().startswith("["):
+            entries = list(enumerate(json.loads(text), 1))
+        else:
+            entries = [(n, json.loads(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from None
+    rows = (_read_entry(f"{path}, entry {number}", entry, path, split, number) for number, entry in entries)
+    return [row for row in rows if row["split"] == split]
+
+
+def _read_entry(place: str, entry: Any, path: Path, split: str, number: int) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise DataError(f"{place}: an entry is an object, not {type(entry).__name__}")
+    unknown = sorted(set(entry) - set(_KEYS))
+    if unknown:
+        raise DataError(f"{place}: unknown key `{unknown[0]}`; the keys are {', '.join(_KEYS)}")
+    for key in ("image", "query"):
+        if not isinstance(entry.get(key), str):
+            raise DataError(f"{place}: `{key}` is missing, or is no text")
+    is_null = bool(entry.get("is_null"))
+    if is_null + ("polygons" in entry) + ("rle" in entry) != 1:
+        raise DataError(f"{place}: give one of `polygons`, `rle` and `is_null: true`")
+    mask = None
+    if "polygons" in entry:
+        try:
+            pairs = [list(zip(flat[::2], flat[1::2], strict=True)) for flat in entry["polygons"]]
+            mask = encode_polygons(pairs)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{place}: `polygons` is not a list of [x1, y1, x2, y2, ...]: {error}") from None
+    elif "rle" in entry:
+        mask = entry["rle"] if isinstance(entry["rle"], str) else json.dumps(entry["rle"])
+    return _row(
+        str(entry.get("id", f"{path.stem}-{number}")),
+        entry.get("split") or split,
+        entry["query"],
+        path.resolve().parent / entry["image"],
+        mask,
+        class_name=entry.get("class_name"),
+        is_null=is_null,
+    )

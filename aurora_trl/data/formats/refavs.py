@@ -1,0 +1,119 @@
+"""Ref-AVS in its official layout."""
+
+import csv
+import os
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ...errors import DataError
+from ..schema import FEATURES
+
+SPLITS = ("train", "val", "test_s", "test_u", "test_n")
+NUM_FRAMES = 10
+NULL_CLASS = "null"
+NULL_SPLIT, UNSEEN_SPLIT = "test_n", "test_u"
+# What the split of unseen classes has besides those of training.
+UNSEEN_CLASSES = (
+    "baby",
+    "emergency-car",
+    "gun",
+    "leopard",
+    "lion",
+    "motorcycle",
+    "mower",
+    "pig",
+    "sheep",
+    "tiger",
+    "truck",
+    "tuba",
+    "wolf",
+)
+_COLUMNS = {"vid", "uid", "split", "fid", "exp"}
+
+
+def load_refavs(root: str | Path, split: str) -> Dataset:
+    """
+    Load a split of Ref-AVS (Wang et al., 2024) without reading any media.
+
+    Args:
+        root (`str` or `Path`): folder with `metadata.csv`, `media` and `gt_mask`.
+        split (`str`): `"train"`, `"val"`, `"test_s"` (classes of the training split), `"test_u"` (others) or
+            `"test_n"` (references that match nothing).
+
+    Returns:
+        `Dataset`: one row per reference, with the columns of `aurora_trl.data.schema`. A uid that occurs twice gets
+        `#2` at its second place in `id`.
+
+    Raises:
+        `DataError`: where the table is missing, lacks a column, or has no row of that split.
+    """
+    root = Path(root)
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r} of Ref-AVS; use one of {', '.join(SPLITS)}")
+    table = root / "metadata.csv"
+    if not table.is_file():
+        raise DataError(f"{table}: no such file; give the folder that holds Ref-AVS's metadata.csv, media and gt_mask")
+    with open(table, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = sorted(_COLUMNS - set(reader.fieldnames or ()))
+        if missing:
+            raise DataError(f"{table}: it has no column `{missing[0]}`; the official one has vid,uid,split,fid,exp")
+        entries = [(line, entry) for line, entry in enumerate(reader, 2) if entry["split"] == split]
+    if not entries:
+        raise DataError(f"{table}: no row of split {split!r}")
+    seen: Counter[str] = Counter()
+    elsewhere: list[str] = []
+    rows = [_build_row(root, f"{table}, line {line}", entry, seen, elsewhere) for line, entry in entries]
+    if elsewhere:
+        warnings.warn(
+            f"{root}: the media of {len(elsewhere)} null references are not under their own name, as in the official "
+            f"download, but under that of their video (first: {elsewhere[0]})"
+        )
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def _build_row(
+    root: Path, place: str, entry: dict[str, str], seen: Counter[str], elsewhere: list[str]
+) -> dict[str, Any]:
+    uid = entry["uid"]
+    parts = uid.rsplit("_", 2)
+    if len(parts) != 3:
+        raise DataError(f"{place}: uid {uid!r} is not <video>_<class>_<number>")
+    # The column `vid` is another name for null references: the media lie under what the uid says.
+    video, class_name = parts[0], parts[1]
+    is_null = class_name == NULL_CLASS
+    seen[uid] += 1
+    # Texts: paths of pathlib take ten times as long for the 300,000 files of the official table.
+    frames_folder, audio = f"{root}/media/{video}/frames", f"{root}/media/{video}/audio.wav"
+    if is_null and not (os.path.isdir(frames_folder) and os.path.isfile(audio)):
+        others = [f"{root}/media/{entry['vid']}", f"{root}/media_cross/{entry['vid']}"]
+        frames_folder = _first_existing([frames_folder, *(f"{other}/frames" for other in others)])
+        audio = _first_existing([audio, *(f"{other}/audio.wav" for other in others)])
+        elsewhere.append(uid)
+    masks = None
+    if not is_null:
+        mask_folder = f"{root}/gt_mask/{video}/fid_{entry['fid']}"
+        masks = [f"{mask_folder}/{i:05d}.png" for i in range(NUM_FRAMES)]
+    return {
+        "id": uid if seen[uid] == 1 else f"{uid}#{seen[uid]}",
+        "split": entry["split"],
+        "reference": entry["exp"],
+        "class_name": class_name,
+        "is_null": is_null,
+        "frames": [f"{frames_folder}/{i}.jpg" for i in range(NUM_FRAMES)],
+        "video": None,
+        "audio": audio,
+        "masks": masks,
+        "num_targets": None,
+        "target": None,
+        "prefill": None,
+    }
+
+
+def _first_existing(paths: list[str]) -> str:
+    """The first path that exists; the first of all where none does, so that the error names the official place."""
+    return next((path for path in paths if os.path.exists(path)), paths[0])

@@ -1,0 +1,186 @@
+"""What can be wrong with a single file: an image, a sound, a video."""
+
+import os
+import struct
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from ...errors import DataError
+from .loading import read_sound, split_moment
+from .video import index_video, read_frames, read_track
+
+MIN_SOUND_SECONDS = 1.0
+# A sample of 16 bits that is off by three steps: anything quieter than that is no sound.
+_SILENCE = 1e-4
+_TAIL_BYTES = 1 << 16
+_GRACE_SECONDS = 0.5
+
+
+class Fault(DataError):
+    """
+    What is wrong with a file or a row.
+
+    Args:
+        kind (`str`): for the summary, such as `missing` or `cut short`.
+        text (`str`): the line that names the file or row and the way out.
+    """
+
+    def __init__(self, kind: str, text: str):
+        super().__init__(text)
+        self.kind = kind
+
+
+def check_image(path: str, what: str, *, decode: bool = False) -> tuple[int, int]:
+    """
+    Check an image and measure it.
+
+    Args:
+        path (`str`): the file.
+        what (`str`): what it is, for the message: `frame` or `mask`.
+        decode (`bool`, *optional*, defaults to `False`): decode it; otherwise its header and its end are looked at.
+
+    Returns:
+        `tuple[int, int]`: width and height in pixels.
+
+    Raises:
+        `Fault`: where it is missing, cut short, or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            size, kind = image.size, image.format
+            # The end first: a decoder's own words for a file that ends early are many.
+            end = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "")
+            if end is not None and end not in _tail(path):
+                raise Fault("cut short", f"{path}: the {what} is cut short; restore it or remove the rows that use it")
+            if decode:
+                image.load()
+    except FileNotFoundError:
+        raise Fault("missing", f"{path}: no such {what}; restore it or remove the rows that use it") from None
+    except (OSError, SyntaxError) as error:
+        raise Fault("unreadable", f"{path}: can not be read as an image: {error}") from None
+    return size
+
+
+def _tail(path: str) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - _TAIL_BYTES))
+        return file.read()
+
+
+def check_video(path: str, *, moments: tuple[float, ...] = (), num_frames: int = 10, decode: bool = False) -> None:
+    """
+    Check a video.
+
+    Args:
+        path (`str`): the file.
+        moments (`tuple[float, ...]`, *optional*): seconds at which its frames are wanted.
+        num_frames (`int`, *optional*, defaults to 10): how many frames training takes where no moments are given.
+        decode (`bool`, *optional*, defaults to `False`): decode those frames; otherwise its packets are listed.
+
+    Raises:
+        `Fault`: where it is missing, no video, too short for a moment, or a frame can not be decoded.
+    """
+    if not os.path.isfile(path):
+        raise Fault("missing", f"{path}: no such file; restore it or remove the rows that use it")
+    try:
+        index = index_video(path)
+        # Just past the end it is the last frame that is meant.
+        late = next((seconds for seconds in moments if seconds > index.duration + _GRACE_SECONDS), None)
+        if late is not None:
+            raise Fault("cut short", f"{path}: it ends at {index.duration:.2f} s, a frame is wanted at {late:.2f} s")
+        if decode:
+            read_frames(path, index, [index.at(s) for s in moments] if moments else index.spread(num_frames))
+    except Fault:
+        raise
+    except DataError as error:
+        raise Fault("unreadable", str(error)) from None
+
+
+def check_sound(path: str, *, decode: bool = False, min_seconds: float = MIN_SOUND_SECONDS) -> None:
+    """
+    Check a sound file, or a video's sound track.
+
+    Args:
+        path (`str`): the file.
+        decode (`bool`, *optional*, defaults to `False`): listen to it; otherwise its header is looked at.
+        min_seconds (`float`, *optional*, defaults to 1.0): what is shorter is an error.
+
+    Raises:
+        `Fault`: where it is missing, cut short, no sound, silent or too short.
+    """
+    if not os.path.isfile(path):
+        raise Fault("missing", f"{path}: no such file; restore it or remove the rows that use it")
+    _check_declared_size(path)
+    try:
+        seconds, loudest = _listen(path, decode)
+    except DataError as error:
+        raise Fault("unreadable", str(error)) from None
+    _check_heard(path, seconds, loudest, min_seconds)
+
+
+def check_track(path: str, *, min_seconds: float = MIN_SOUND_SECONDS) -> None:
+    """Listen to the sound track of a video as `check_sound` does to a file; it is no fault to have none."""
+    try:
+        track = read_track(path)
+    except DataError as error:
+        raise Fault("unreadable", str(error)) from None
+    if track is not None:
+        _check_heard(path, *_measure(*track), min_seconds)
+
+
+def _check_heard(path: str, seconds: float, loudest: float | None, min_seconds: float) -> None:
+    if seconds == 0:
+        raise Fault("empty sound", f"{path}: it holds no samples")
+    if seconds < min_seconds:
+        raise Fault("short sound", f"{path}: {seconds:.2f} s of sound, less than {min_seconds:g} s")
+    if loudest is not None and loudest < _SILENCE:
+        raise Fault("silent sound", f"{path}: it is silent; a clip without sound needs no track and no `audio`")
+
+
+def _check_declared_size(path: str) -> None:
+    """libsndfile reads a WAV file that ends before its header says as a shorter one."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        declared = struct.unpack("<I", head[4:8])[0] + 8
+        # Streams that were never closed declare 0 or the largest number.
+        if 8 < declared < 2**32 - 1 and os.path.getsize(path) < declared - 1:
+            raise Fault(
+                "cut short",
+                f"{path}: the sound is cut short, {os.path.getsize(path)} of {declared} bytes; restore it or remove "
+                "the rows that use it",
+            )
+
+
+def _listen(path: str, decode: bool) -> tuple[float, float | None]:
+    """Seconds of sound, and the loudest sample where the file is decoded."""
+    if not decode:
+        try:
+            info = soundfile.info(path)
+            return info.frames / info.samplerate, None
+        except soundfile.LibsndfileError:
+            pass  # not one of libsndfile's formats: FFmpeg has to decode it
+    track = read_sound(path)
+    if track is None:
+        raise DataError(f"{path}: it has no sound track; remove `audio` where the clip has no sound")
+    return _measure(*track)
+
+
+def _measure(wave: np.ndarray, rate: int) -> tuple[float, float]:
+    return len(wave) / rate, float(np.abs(wave).max()) if len(wave) else 0.0
+
+
+def group_frames(names: list[str]) -> tuple[list[str], dict[str, tuple[float, ...]]]:
+    """The images among a row's frames, and the moments that it wants of each video."""
+    images: list[str] = []
+    moments: dict[str, tuple[float, ...]] = {}
+    for name in names:
+        path, seconds = split_moment(name)
+        if seconds is None:
+            images.append(path)
+        else:
+            moments[path] = (*moments.get(path, ()), seconds)
+    return images, moments

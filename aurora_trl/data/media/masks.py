@@ -1,0 +1,222 @@
+"""Masks of a row: PNG files, COCO run lengths or polygons, and the official geometry of the score."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco
+
+from ...errors import DataError
+from ..schema import count_targets, split_mask
+from .loading import NO_FRAME, frame_indices, load_frames, split_moment
+
+Polygons = Sequence[Sequence[Sequence[float]]]
+OFFICIAL_SIZE = 256
+# In a batch's target masks: every pixel of a frame that nobody annotated, or that stands past the end of a short clip.
+NO_TARGET = 255
+
+
+def has_target(masks: torch.Tensor) -> torch.Tensor:
+    """Which frames of target masks `(..., H, W)` are annotated: bool `(...)`."""
+    return masks[..., 0, 0] != NO_TARGET
+
+
+def mask_indices(row: dict[str, Any], num_frames: int) -> list[int]:
+    """
+    Which mask belongs to each frame that a model sees.
+
+    Args:
+        row (`dict`): a dataset row.
+        num_frames (`int`): frames that the model takes of a clip.
+
+    Returns:
+        `list[int]`: `num_frames` indices into the row's masks; -1 past the end of a short clip, and where a frame is
+        not annotated.
+    """
+    names = None if row.get("is_null") else row.get("masks")
+    count = len(names or row.get("masks") or row.get("frames") or ()) or num_frames
+    indices = frame_indices(count, num_frames)
+    return [NO_FRAME if i == NO_FRAME or (names and names[i] is None) else i for i in indices]
+
+
+def load_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.ndarray:
+    """
+    The target masks of a row.
+
+    Args:
+        row (`dict`): a dataset row. No mask file of a null row is ever read: its masks are empty.
+        indices (`Sequence[int]`, *optional*): which frames, -1 for one that is not there; all by default. The mask of
+            a frame that is not annotated is empty.
+
+    Returns:
+        `np.ndarray` of shape `(T, H, W)`, uint8, 0 or 1.
+
+    Raises:
+        `DataError`: names the row without masks, or the file that is missing or differs in size.
+    """
+    if row.get("is_null"):
+        height, width = frame_size(row)
+        count = len(indices) if indices is not None else len(row.get("frames") or ()) or 1
+        return np.zeros((count, height, width), np.uint8)
+    if not row.get("masks"):
+        raise DataError(f"row {row.get('id')!r}: it has no masks")
+    return _read_masks(row["masks"], row, indices)
+
+
+def load_target_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.ndarray | None:
+    """
+    The masks of a row's objects, each apart.
+
+    Args:
+        row (`dict`): a dataset row.
+        indices (`Sequence[int]`, *optional*): as in `load_masks`.
+
+    Returns:
+        `np.ndarray` of shape `(N, T, H, W)`, uint8, 0 or 1; None where the row has them together, or none.
+
+    Raises:
+        `DataError`: as `load_masks`, and where the frames do not list the same objects.
+    """
+    listed = [None if name is None else split_mask(name) for name in row.get("masks") or ()]
+    if row.get("is_null") or not any(listed):
+        return None
+    each = [[None if targets is None else targets[n] for targets in listed] for n in range(count_targets(row))]
+    planes = [_read_masks(masks, row, indices) for masks in each]
+    if len({masks.shape for masks in planes}) > 1:
+        raise DataError(f"row {row.get('id')!r}: the masks of its objects differ in size")
+    return np.stack(planes)
+
+
+def _read_masks(names: Sequence[str | None], row: dict[str, Any], indices: Sequence[int] | None) -> np.ndarray:
+    """The named masks `(T, H, W)`; the others are empty."""
+    wanted = range(len(names)) if indices is None else indices
+    named = {i: name for i in wanted if i != NO_FRAME and (name := names[i]) is not None}
+    found = {i: _read_mask(name, row) for i, name in named.items()}
+    first = next(iter(found.values())) if found else np.zeros(frame_size(row), np.uint8)
+    for i, mask in found.items():
+        if mask.shape != first.shape:
+            raise DataError(
+                f"{_shown(named[i], row)}: {mask.shape[1]}x{mask.shape[0]} pixels, but the row's first mask has "
+                f"{first.shape[1]}x{first.shape[0]}"
+            )
+    blank = np.zeros_like(first)
+    return np.stack([found.get(i, blank) for i in wanted])
+
+
+def frame_size(row: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of a row's frames in pixels."""
+    if row.get("frames") and split_moment(row["frames"][0])[1] is None:
+        try:
+            with Image.open(row["frames"][0]) as image:
+                return image.height, image.width
+        except OSError as error:
+            raise DataError(f"{row['frames'][0]}: can not be read as an image: {error}") from None
+    height, width = load_frames(row, num_frames=1).shape[1:3]
+    return height, width
+
+
+def _read_mask(name: str, row: dict[str, Any]) -> np.ndarray:
+    targets = split_mask(name)
+    if targets is not None:
+        drawn = [_read_mask(target, row) for target in targets if target is not None]
+        if not drawn:
+            return np.zeros(frame_size(row), np.uint8)
+        if len({mask.shape for mask in drawn}) > 1:
+            raise DataError(f"row {row.get('id')!r}: the masks of its objects differ in size")
+        return np.bitwise_or.reduce(drawn)
+    if name.startswith("{"):
+        return decode_rle(name) if "polygons" not in name else decode_polygons(name, frame_size(row))
+    try:
+        with Image.open(name) as image:
+            # Some copies hold a class index, not 255; a palette is an index, too.
+            plane = np.asarray(image if image.mode in ("L", "P", "1", "I;16", "I") else image.convert("L"))
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such mask (row {row.get('id')!r})") from None
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{name}: can not be read as a mask: {error}") from None
+    return (plane > 0).astype(np.uint8)
+
+
+def _shown(name: str, row: dict[str, Any]) -> str:
+    return f"row {row.get('id')!r}" if name.startswith("{") or split_mask(name) else name
+
+
+def encode_rle(mask: np.ndarray) -> str:
+    """A mask `(H, W)` in {0, 1} as a COCO run-length encoding in JSON."""
+    rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return json.dumps({"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")})
+
+
+def decode_rle(text: str) -> np.ndarray:
+    """
+    The mask `(H, W)` uint8 in {0, 1} of a COCO run-length encoding in JSON.
+
+    Raises:
+        `DataError`: where the text is no such encoding.
+    """
+    try:
+        rle = json.loads(text)
+        return coco.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"not a COCO run-length encoding: {text[:60]!r} ({error})") from None
+
+
+def encode_polygons(polygons: Polygons, holes: Polygons = ()) -> str:
+    """
+    A mask that is drawn from outlines, as JSON; its size is that of the frame it belongs to.
+
+    Args:
+        polygons (`Sequence`): of `(x, y)` pairs in pixels, all of them filled.
+        holes (`Sequence`, *optional*): what is cut out again.
+
+    Returns:
+        `str`: `{"polygons": [[x1, y1, x2, y2, ...], ...]}`, and `holes` in the same form where there are any.
+    """
+    content = {"polygons": polygons, **({"holes": holes} if holes else {})}
+    flat = {key: [[float(v) for pair in outline for v in pair] for outline in parts] for key, parts in content.items()}
+    return json.dumps(flat)
+
+
+def decode_polygons(text: str, size: tuple[int, int]) -> np.ndarray:
+    """
+    The mask `(H, W)` uint8 in {0, 1} that outlines enclose.
+
+    Args:
+        text (`str`): from `encode_polygons`.
+        size (`tuple[int, int]`): height and width of the frame, in pixels.
+
+    Raises:
+        `DataError`: where the text is no such JSON.
+    """
+    plane = Image.new("L", (size[1], size[0]))
+    pen = ImageDraw.Draw(plane)
+    try:
+        content = json.loads(text)
+        for value, outlines in ((1, content["polygons"]), (0, content.get("holes", []))):
+            for outline in outlines:
+                if len(outline) < 6 or len(outline) % 2:
+                    raise ValueError("an outline is three or more pairs x, y")
+                pen.polygon([float(v) for v in outline], fill=value, outline=value)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"not polygons: {text[:60]!r} ({error})") from None
+    return np.asarray(plane)
+
+
+def resize_masks_official(masks: np.ndarray, size: int = OFFICIAL_SIZE) -> torch.Tensor:
+    """
+    Masks as the official Ref-AVS score compares them: scaled bilinearly on uint8 without antialiasing, then `> 0`.
+
+    Args:
+        masks (`np.ndarray` of shape `(T, H, W)`): in {0, 1}.
+        size (`int`, *optional*, defaults to 256): side of the result, in pixels.
+
+    Returns:
+        `torch.Tensor` of shape `(T, size, size)`, uint8, 0 or 1; the same bits as OpenCV's.
+    """
+    planes = torch.from_numpy(np.ascontiguousarray(masks))[:, None].float() * 255
+    scaled = F.interpolate(planes, (size, size), mode="bilinear", align_corners=False)
+    return (torch.floor(scaled + 0.5) > 0).to(torch.uint8)[:, 0]

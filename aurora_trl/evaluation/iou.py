@@ -1,0 +1,32 @@
+"""The IoU of masks: what rewards, mining and the trainers' logs compare by."""
+
+import torch
+import torch.nn.functional as F
+
+from ..data.media.masks import has_target
+
+
+@torch.no_grad()
+def mask_iou(mask_logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """
+    IoU of each clip, mean over its annotated frames; two empty masks agree.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(..., T, h, w)`): from the decoder.
+        masks (`torch.Tensor` of shape `(..., T, M, M)`): the target in {0, 1}, or `NO_TARGET` in a whole frame.
+
+    Returns:
+        `torch.Tensor` of shape `(...)`, float32.
+    """
+    masks = masks.to(mask_logits.device)
+    logits = mask_logits.float()
+    if logits.shape[-2:] != masks.shape[-2:]:
+        planes = logits.flatten(0, -3)[:, None]
+        planes = F.interpolate(planes, masks.shape[-2:], mode="bilinear", align_corners=False)
+        logits = planes[:, 0].unflatten(0, logits.shape[:-2])
+    predicted, target = logits > 0, masks.bool()
+    union = (predicted | target).sum((-1, -2)).float()
+    intersection = (predicted & target).sum((-1, -2)).float()
+    iou = torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
+    annotated = has_target(masks)
+    return (iou * annotated).sum(dim=-1) / annotated.sum(dim=-1).clamp(min=1)

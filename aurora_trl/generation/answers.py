@@ -1,0 +1,303 @@
+"""From a clip and a reference to reasoning and masks."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.schema import clip_key
+from ..models.modeling_aurora import AuroraModel
+from ..models.objects import along_rows, union_logits
+from ..models.processing_aurora import AuroraProcessor
+from .clip_loader import ClipLoader, pad_ids, stack_clips
+
+MODALITIES = ("audio", "video", "reference")
+
+
+@dataclass
+class Answer:
+    """
+    What the model said and drew for one row.
+
+    Attributes:
+        row (`dict`): the dataset row that was asked about.
+        completion (`str`): the generated text, without special tokens.
+        mask_logits (`torch.Tensor` of shape `(T, H', W')` or `None`): logits with the frame's aspect ratio, on the
+            CPU; None where the answer holds no `[SEG]`, their union where it holds several that count.
+        num_tokens (`int`): length of the completion, the end-of-turn token included.
+        target_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
+    """
+
+    row: dict[str, Any]
+    completion: str
+    mask_logits: torch.Tensor | None
+    num_tokens: int
+    target_logits: torch.Tensor | None = None
+
+
+def load(model_dir: str | Path, device: str | torch.device | None = None) -> tuple[AuroraModel, AuroraProcessor]:
+    """
+    Load a checkpoint for inference.
+
+    Args:
+        model_dir (`str` or `Path`): a phase's output folder, or a Hub repository.
+        device (`str`, *optional*): where to put it; a GPU where there is one by default.
+
+    Returns:
+        `tuple`: the model in eval mode, and its processor.
+    """
+    place = find_device(device)
+    processor = AuroraProcessor.from_pretrained(model_dir)  # first: what is wrong with it is known in a moment
+    return AuroraModel.from_pretrained(str(model_dir)).to(place).eval(), processor
+
+
+def find_device(name: str | torch.device | None = None) -> torch.device:
+    """
+    A device by its name; a GPU where there is one by default.
+
+    Raises:
+        `ValueError`: where it is none, or not in this machine.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's without CUDA is an assertion
+        raise ValueError(f"device {str(name)!r} can not be used: {str(error).splitlines()[0]}; try cpu") from None
+    return device
+
+
+@contextmanager
+def record_last_states(model: AuroraModel) -> Iterator[list[torch.Tensor]]:
+    """
+    Collect the state that the head reads in each step of a `generate` inside the block, `(B, H)` each.
+
+    The i-th of them belongs to the token that stands before the i-th generated one: the prompt's last token first,
+    then each generated token but the last.
+    """
+    states: list[torch.Tensor] = []
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _module, args: states.append(args[0][:, -1]))
+    try:
+        yield states
+    finally:
+        handle.remove()
+
+
+def gather_seg_states(
+    states: Sequence[torch.Tensor], positions: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The states at the `[SEG]` of completions, out of those recorded while they were generated.
+
+    Args:
+        states (`list[torch.Tensor]`): from `record_last_states`.
+        positions (`torch.Tensor` of shape `(B,)` or `(B, K)`): where `[SEG]` stands among the generated tokens, see
+            [`AuroraProcessor.find_seg_positions`].
+
+    Returns:
+        `tuple`: states `(B, H)`; whether a row has a `[SEG]` `(B,)`; whether its state is known `(B,)`. It is not
+        where `[SEG]` was the last token that could be generated: no forward has read it. With K positions a row, each
+        has that dimension, too.
+    """
+    if not states:  # the completions came from elsewhere
+        return torch.zeros_like(positions, dtype=torch.float)[..., None], positions >= 0, positions > positions
+    stacked = torch.stack(tuple(states), dim=1)  # (B, steps, H)
+    index = (positions + 1).clamp(min=0)
+    known = (positions >= 0) & (index < stacked.size(1))
+    rows = along_rows(torch.arange(positions.size(0), device=stacked.device), positions)
+    return stacked[rows, index.clamp(max=stacked.size(1) - 1)], positions >= 0, known
+
+
+@torch.no_grad()
+def read_states(
+    model: AuroraModel, sequences: Sequence[Sequence[int]], positions: torch.Tensor, pad_token_id: int, **media: Any
+) -> torch.Tensor:
+    """
+    Hidden states by one forward over whole sequences, for what generation has written but not read.
+
+    Args:
+        model (`AuroraModel`): the model.
+        sequences (`list[list[int]]`): B prompts with their completions.
+        positions (`torch.Tensor` of shape `(B,)` or `(B, K)`): the places to read; a negative one gives a dummy.
+        pad_token_id (`int`): fills the shorter sequences.
+        **media: the policy's media or their features, one entry per row.
+
+    Returns:
+        `torch.Tensor` of shape `(B, H)` or `(B, K, H)`.
+    """
+    device = positions.device
+    hidden = model.base_model(
+        input_ids=pad_ids(sequences, pad_token_id).to(device),
+        attention_mask=pad_ids([[1] * len(ids) for ids in sequences], 0).to(device),
+        **media,
+    )[0]
+    rows = torch.arange(len(sequences), device=device)
+    return hidden[along_rows(rows, positions), positions.clamp(min=0)]
+
+
+def swap_modality(rows: Sequence[dict[str, Any]], modality: str) -> list[dict[str, Any]]:
+    """
+    The rows with one modality taken from another row's clip: what a model does not use, it does not miss.
+
+    Args:
+        rows (`list[dict]`): dataset rows of at least two clips.
+        modality (`str`): `"audio"`, `"video"` or `"reference"`.
+
+    Returns:
+        `list[dict]`: new rows; row i has the modality of the next row, half the list further on, with another clip.
+
+    Raises:
+        `ValueError`: for an unknown modality, or where all rows show one clip.
+    """
+    if modality not in MODALITIES:
+        raise ValueError(f"unknown modality {modality!r}; use one of {', '.join(MODALITIES)}")
+    keys = [clip_key(row) for row in rows]
+    if len(set(keys)) < 2:
+        raise ValueError(f"{modality} can not be swapped: all {len(rows)} rows show one clip")
+    columns = {"audio": ("audio",), "video": ("frames", "video"), "reference": ("reference",)}[modality]
+    swapped = []
+    for i, row in enumerate(rows):
+        candidates = (rows[(i + len(rows) // 2 + j) % len(rows)] for j in range(len(rows)))
+        other = next(
+            candidate
+            for candidate in candidates
+            if clip_key(candidate) != keys[i]
+            and (modality != "reference" or candidate["reference"] != row["reference"])
+        )
+        swapped.append({**row, **{column: other[column] for column in columns}})
+    return swapped
+
+
+@torch.no_grad()
+def answer_batch(
+    model: AuroraModel,
+    processor: AuroraProcessor,
+    rows: Sequence[dict[str, Any]],
+    loader: ClipLoader,
+    **generate_kwargs: Any,
+) -> list[Answer]:
+    """
+    Answer a batch of rows; each distinct clip passes the towers and the mask encoder once.
+
+    Args:
+        model, processor: from `load`.
+        rows (`list[dict]`): dataset rows.
+        loader (`ClipLoader`): reads the media.
+        **generate_kwargs: for `generate`, such as `max_new_tokens`, `do_sample`.
+
+    Returns:
+        `list[Answer]`: one per row.
+    """
+    device = next(model.parameters()).device
+    clips, order = loader.distinct_clips(rows)
+    clip_index = torch.tensor(order, device=device)
+    media = {name: value.to(device) for name, value in stack_clips(clips).items()}
+    mask_embeddings = model.encode_masks(media.pop("mask_frames"))
+    embeds = model.base_model.encode_media(**media).as_inputs()
+    prompts = [processor.prompt_ids(row, clips[i]) for row, i in zip(rows, order, strict=True)]
+    input_ids = pad_ids(prompts, processor.tokenizer.pad_token_id, side="left").to(device)
+    attention_mask = pad_ids([[1] * len(ids) for ids in prompts], 0, side="left").to(device)
+
+    repeated = {name: value[clip_index] for name, value in embeds.items()}
+    with record_last_states(model) as states:
+        sequences = model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            eos_token_id=processor.tokenizer.eos_token_id,
+            pad_token_id=processor.tokenizer.pad_token_id,
+            **repeated,
+            **{"do_sample": False, **generate_kwargs},
+        )
+    completion_ids = sequences[:, input_ids.size(1) :]
+    is_eos = completion_ids == processor.tokenizer.eos_token_id
+    completion_mask = (is_eos.cumsum(1) - is_eos.long()) == 0  # up to the first end of turn
+    positions = processor.find_seg_positions(completion_ids, completion_mask)
+    seg_states, has_seg, known = gather_seg_states(states, positions)
+    if not bool((known | ~has_seg).all()):
+        written = [p + c[m].tolist() for p, c, m in zip(prompts, completion_ids, completion_mask, strict=True)]
+        positions = positions + along_rows(torch.tensor([len(ids) for ids in prompts], device=device), positions)
+        late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **repeated)
+        seg_states = torch.where(known[..., None], seg_states, late)
+
+    mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
+    sizes = [tuple(clips[i]["frame_size"].tolist()) for i in order]
+    drawn = _restore_answers(processor, mask_logits, has_seg, sizes)
+    texts = processor.batch_decode(
+        [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)],
+        skip_special_tokens=True,
+    )
+    lengths = completion_mask.sum(dim=1).tolist()
+    return [
+        Answer(row, text.strip(), union, length, each)
+        for row, text, length, (union, each) in zip(rows, texts, lengths, drawn, strict=True)
+    ]
+
+
+def _restore_answers(
+    processor: AuroraProcessor, mask_logits: torch.Tensor, has_seg: torch.Tensor, sizes: Sequence[tuple[int, ...]]
+) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
+    """`mask_logits` and `target_logits` of each [`Answer`]; decoded were `(B, T, h, w)` or `(B, K, T, h, w)`."""
+    target_logits = mask_logits if mask_logits.dim() == 5 else None
+    counts = has_seg.long()
+    if target_logits is not None:
+        mask_logits, counts = union_logits(target_logits, has_seg), has_seg.sum(dim=1)
+
+    def restore(logits: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+        return processor.restore_masks(logits, (size[0], size[1])).cpu()
+
+    drawn: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []
+    for i, (count, size) in enumerate(zip(counts.tolist(), sizes, strict=True)):
+        union = restore(mask_logits[i], size) if count else None
+        each = None
+        if target_logits is not None and count > 1:
+            each = torch.stack([restore(logits, size) for logits in target_logits[i, :count]])
+        drawn.append((union, each))
+    return drawn
+
+
+def answer_rows(
+    model: AuroraModel,
+    processor: AuroraProcessor,
+    rows: Sequence[dict[str, Any]],
+    *,
+    batch_size: int = 8,
+    max_new_tokens: int = 256,
+    swap: str | None = None,
+    loader: ClipLoader | None = None,
+    **generate_kwargs: Any,
+) -> Iterator[Answer]:
+    """
+    Answer rows in order, batch by batch.
+
+    Args:
+        model, processor: from `load`.
+        rows (`list[dict]` or `Dataset`): dataset rows.
+        batch_size (`int`, *optional*, defaults to 8): rows per forward.
+        max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
+        swap (`str`, *optional*): replace one modality by another clip's, see `swap_modality`; the answers keep the
+            original rows.
+        loader (`ClipLoader`, *optional*): shared between calls where clips repeat.
+        **generate_kwargs: for `generate`.
+
+    Yields:
+        `Answer`: one per row.
+    """
+    rows = [dict(row) for row in rows]
+    asked = rows if swap is None else swap_modality(rows, swap)
+    loader = loader or ClipLoader(processor)
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(rows), batch_size):
+            batch = slice(start, start + batch_size)
+            answers = answer_batch(
+                model, processor, asked[batch], loader, max_new_tokens=max_new_tokens, **generate_kwargs
+            )
+            for row, answer in zip(rows[batch], answers, strict=True):
+                answer.row = row
+                yield answer
+    finally:
+        model.train(was_training)

@@ -1,0 +1,121 @@
+"""Media of rows as model inputs: read once per clip, and cached where memory allows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from ..data.media.loading import NO_FRAME, MediaCache, load_audio, load_frames
+from ..data.media.masks import NO_TARGET, load_masks, load_target_masks, mask_indices
+from ..data.schema import clip_key, require_few_targets
+from ..models.policies.base import stack_media
+from ..models.processing_aurora import AuroraProcessor
+from .feature_store import MaskFeatures
+
+
+class ClipLoader:
+    """
+    Reads the media of rows as model inputs.
+
+    Args:
+        processor (`AuroraProcessor`): makes the inputs.
+        cache_clips (`int`, *optional*, defaults to 0): how many clips to keep in memory, least recently used out
+            first. A clip of 10 frames takes about 1 MB at 64 px, 250 MB at 1024 px.
+
+    Attributes:
+        mask_inputs (`bool`): whether clips come with what the mask decoder needs of them.
+    """
+
+    def __init__(self, processor: AuroraProcessor, cache_clips: int = 0):
+        self.processor = processor
+        self.mask_inputs = True
+        self._mask_features: MaskFeatures | None = None
+        self._clips = MediaCache(cache_clips)
+        self._masks = MediaCache(8 * cache_clips)
+
+    def use_mask_features(self, features: MaskFeatures) -> None:
+        """From now on clips come with `mask_embeddings` `(T, E, h, w)` in place of `mask_frames`."""
+        self._mask_features = features
+        self._clips = MediaCache(self._clips.size)  # those in memory have frames
+
+    def clip(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The row's clip as [`AuroraProcessor.process_clip`] makes it, with `frame_size` `(2,)` in pixels."""
+        return self._clips.get(clip_key(row), lambda: self._load_clip(row))
+
+    def _load_clip(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+        frames = load_frames(row, num_frames=self.processor.num_frames)
+        sampling_rate = self.processor.policy_processor.sampling_rate
+        # A policy without a rate does not hear: its rows' sound is not read.
+        waveform = None if sampling_rate is None else load_audio(row, sampling_rate=sampling_rate)
+        kept = self._mask_features if self.mask_inputs else None
+        clip = self.processor.process_clip(frames, waveform, with_mask_frames=self.mask_inputs and kept is None)
+        if kept is not None:
+            clip["mask_embeddings"] = kept.read(clip_key(row))
+        clip["frame_size"] = torch.tensor(frames.shape[1:3])
+        return clip
+
+    def distinct_clips(self, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
+        """The clips that rows show, each once and in order of appearance, and the index of each row's clip."""
+        order: dict[tuple[Any, ...], int] = {}
+        clips: list[dict[str, torch.Tensor]] = []
+        for row in rows:
+            if clip_key(row) not in order:
+                order[clip_key(row)] = len(clips)
+                clips.append(self.clip(row))
+        return clips, [order[clip_key(row)] for row in rows]
+
+    def masks(self, row: dict[str, Any]) -> torch.Tensor:
+        """
+        The row's target masks `(T, M, M)` uint8 in the decoder's geometry; all zero for a null row, and all
+        `NO_TARGET` in a frame that nobody annotated or that stands past the end of a short clip.
+        """
+        key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"] or ())
+        return self._masks.get(key, lambda: self._load_masks(row))
+
+    def target_masks(self, row: dict[str, Any]) -> torch.Tensor:
+        """
+        The masks of the row's objects, each apart: `(max_targets, T, M, M)` uint8 as in `masks`. All `NO_TARGET` past
+        the last object, and altogether where the row has its objects' masks together.
+
+        Raises:
+            `DataError`: where the row is about more objects than an answer may have.
+        """
+        key = ("targets", row.get("is_null"), *(row["masks"] or ()))
+        return self._masks.get(key, lambda: self._load_target_masks(row))
+
+    def _load_target_masks(self, row: dict[str, Any]) -> torch.Tensor:
+        indices = mask_indices(row, self.processor.num_frames)
+        require_few_targets([row], self.processor.max_targets)
+        planes = load_target_masks(row, indices=indices)
+        each = [] if planes is None else [self.processor.process_masks(masks) for masks in planes]
+        size = self.processor.mask_target_size
+        targets = torch.full((self.processor.max_targets, len(indices), size, size), NO_TARGET, dtype=torch.uint8)
+        for target, masks in zip(targets, each, strict=False):
+            target.copy_(masks)
+        targets[:, torch.tensor(indices) == NO_FRAME] = NO_TARGET
+        return targets
+
+    def _load_masks(self, row: dict[str, Any]) -> torch.Tensor:
+        indices = mask_indices(row, self.processor.num_frames)
+        masks = self.processor.process_masks(load_masks(row, indices=indices))
+        masks[torch.tensor(indices) == NO_FRAME] = NO_TARGET
+        return masks
+
+
+def stack_clips(clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """
+    The inputs of C clips, see `stack_media`: the policy's own media inputs and `mask_frames` `(C, T, 3, S, S)`, or
+    `mask_embeddings` `(C, T, E, h, w)` where they are kept.
+    """
+    return stack_media([{name: value for name, value in clip.items() if name != "frame_size"} for clip in clips])
+
+
+def pad_ids(sequences: Sequence[Sequence[int]], value: int, side: str = "right") -> torch.Tensor:
+    """Pad lists of ids to `(B, L)`."""
+    return pad_sequence(
+        [torch.tensor(ids, dtype=torch.long) for ids in sequences],
+        batch_first=True,
+        padding_value=value,
+        padding_side=side,
+    )

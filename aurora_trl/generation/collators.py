@@ -1,0 +1,136 @@
+"""Batches out of rows, for the trainers and the teacher."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..data.schema import clip_key, with_target
+from ..models.shared_prefix import IGNORE_INDEX
+from ..prompts import build_prompt, teacher_target
+from .clip_loader import ClipLoader, pad_ids, stack_clips
+
+
+class SFTCollator:
+    """
+    Batches for [`AuroraSFTTrainer`].
+
+    A call with rows returns `input_ids`, `attention_mask`, `labels` `(B, L)`, the media inputs of the C distinct
+    clips, `clip_index` `(B,)` that says which clip a row shows, `masks` `(B, T, M, M)` uint8 and `seg_positions`
+    `(B,)`. With the processor's `max_targets` K above 1 these are `(B, K)`, and there are `target_masks`
+    `(B, K, T, M, M)`, see [`ClipLoader.target_masks`].
+
+    Args:
+        loader (`ClipLoader`): reads the media.
+        keep_rows (`bool`, *optional*, defaults to `False`): put the rows themselves into the batch as `rows`.
+        share_prefix (`bool`, *optional*, defaults to `False`): where rows share a clip, say in `prefix_lengths` `(C,)`
+            how many tokens their prompts begin with in common, for a forward that reads them once.
+        with_masks (`bool`, *optional*, defaults to `True`): read the rows' target masks.
+    """
+
+    def __init__(
+        self, loader: ClipLoader, keep_rows: bool = False, share_prefix: bool = False, with_masks: bool = True
+    ):
+        self.loader = loader
+        self.with_masks = with_masks
+        self.keep_rows = keep_rows
+        self.share_prefix = share_prefix
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        processor = self.loader.processor
+        clips, clip_index = self.loader.distinct_clips(rows)
+        prompts = [processor.prompt_ids(row, clips[i]) for row, i in zip(rows, clip_index, strict=True)]
+        input_ids, labels = [], []
+        for prompt, row in zip(prompts, rows, strict=True):
+            prefill, target = processor.answer_ids(row)
+            input_ids.append(prompt + prefill + target)
+            labels.append([IGNORE_INDEX] * len(prompt + prefill) + target)
+        batch: dict[str, Any] = {
+            "input_ids": pad_ids(input_ids, processor.tokenizer.pad_token_id),
+            "attention_mask": pad_ids([[1] * len(ids) for ids in input_ids], 0),
+            "labels": pad_ids(labels, IGNORE_INDEX),
+            "clip_index": torch.tensor(clip_index),
+            **stack_clips(clips),
+        }
+        batch["seg_positions"] = processor.find_seg_positions(batch["input_ids"], batch["labels"] != IGNORE_INDEX)
+        if self.share_prefix and len(clips) < len(rows):
+            lengths = _prefix_lengths(prompts, clip_index)
+            # As many segments for each clip as the largest has: where clips have few, or little in common, plain rows
+            # are fewer tokens.
+            longest = max(len(ids) - lengths[clip] for ids, clip in zip(input_ids, clip_index, strict=True))
+            shared = len(clips) * (max(lengths) + max(Counter(clip_index).values()) * longest)
+            if shared < batch["input_ids"].numel():
+                batch["prefix_lengths"] = torch.tensor(lengths)
+        if self.with_masks:
+            batch["masks"] = torch.stack([self.loader.masks(row) for row in rows])
+        if self.with_masks and processor.max_targets > 1:
+            batch["target_masks"] = torch.stack([self.loader.target_masks(row) for row in rows])
+        if self.keep_rows:
+            batch["rows"] = rows
+        return batch
+
+
+def _prefix_lengths(prompts: Sequence[list[int]], clip_index: Sequence[int]) -> list[int]:
+    """How many tokens the prompts about each clip begin with in common, their last ones left out."""
+    lengths = []
+    for clip in range(max(clip_index) + 1):
+        of_clip = [prompt for prompt, index in zip(prompts, clip_index, strict=True) if index == clip]
+        shortest = min(map(len, of_clip)) - 1
+        columns = zip(*of_clip, strict=False)
+        same = (i for i, column in enumerate(columns) if i == shortest or len(set(column)) > 1)
+        lengths.append(next(same, shortest))
+    return lengths
+
+
+class TeacherCollator:
+    """
+    What the segmentation-only teacher reads: the prompt and its own short answer, whatever the student's target is.
+    It has one `[SEG]`, `seg_positions` are `(B,)`.
+
+    Args:
+        loader (`ClipLoader`): reads the media.
+        targets (`str`, *optional*, defaults to `"answer"`): see [`~aurora_trl.prompts.teacher_target`].
+        share_prefix (`bool`, *optional*, defaults to `False`): see [`SFTCollator`].
+    """
+
+    def __init__(self, loader: ClipLoader, targets: str = "answer", share_prefix: bool = False):
+        self._collate = SFTCollator(loader, share_prefix=share_prefix, with_masks=False)
+        self._targets = targets
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = self._collate([with_target(row, teacher_target(row, self._targets)) for row in rows])
+        batch["seg_positions"] = batch["seg_positions"].view(len(rows), -1)[:, 0]
+        unused = ("labels", "mask_frames", "mask_embeddings")
+        return {name: value for name, value in batch.items() if name not in unused}
+
+
+class RolloutCollator:
+    """
+    Rows for [`AuroraGRPOTrainer`], which TRL keeps as a list: each gets its `prompt`, its `clip` and its target masks
+    in place of their paths, read by the data loader's workers; `target_masks` too, where answers may have several.
+    Rows of one batch that show one clip share its tensors.
+
+    Args:
+        loader (`ClipLoader`): reads the media.
+    """
+
+    def __init__(self, loader: ClipLoader):
+        self.loader = loader
+
+    def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        clips: dict[tuple[Any, ...], dict[str, torch.Tensor]] = {}
+        several = self.loader.processor.max_targets > 1
+        masks: dict[str, dict[str, torch.Tensor]] = {}
+        out = []
+        for row in rows:
+            key = clip_key(row)
+            if key not in clips:
+                clips[key] = self.loader.clip(row)
+            if row["id"] not in masks:
+                masks[row["id"]] = {"masks": self.loader.masks(row)}
+                if several:
+                    masks[row["id"]]["target_masks"] = self.loader.target_masks(row)
+            prompt = build_prompt(row, self.loader.processor.instruction)
+            out.append({**row, "prompt": prompt, "clip": clips[key], **masks[row["id"]]})
+        return out

@@ -1,0 +1,283 @@
+"""The chain: skipped when done, resumed when cut, run again when changed, and nothing lost."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from aurora_trl.chain.definition import load_pipeline
+from aurora_trl.chain.runner import run_pipeline
+from aurora_trl.data import DataError
+
+
+def write_chain(folder, **changes):
+    """Three steps that append to a log: a, b from a, c from neither."""
+    script = folder / "step.py"
+    script.write_text(
+        "import sys, pathlib\n"
+        "name, target, log = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])\n"
+        "log.parent.mkdir(parents=True, exist_ok=True)\n"
+        "log.open('a').write(name)\n"
+        "if (log.parent.parent / ('fail_' + name[0])).exists(): sys.exit(3)\n"
+        "target.write_text(name)\n"
+    )
+    commands = {"a": "a", "b": "b", "c": "c", **changes}
+    steps = [
+        {
+            "name": name,
+            "run": f"{sys.executable} {script} {command} {{output_dir}}/{name}.txt {{output_dir}}/log",
+            "makes": f"{name}.txt",
+            "needs": ["a"] if name == "b" else [],
+        }
+        for name, command in commands.items()
+    ]
+    file = folder / "chain.yaml"
+    file.write_text(yaml.safe_dump({"output_dir": str(folder / "out"), "seed": 1, "steps": steps}))
+    return load_pipeline(file)
+
+
+def log(pipeline):
+    return (pipeline.output_dir / "log").read_text()
+
+
+def is_running(pid):
+    """Whether there is such a process, and not just what its parent has not taken note of."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_done_is_skipped(tmp_path, capsys):
+    pipeline = write_chain(tmp_path)
+    run_pipeline(pipeline)
+    assert log(pipeline) == "abc"
+    run_pipeline(pipeline)
+    assert log(pipeline) == "abc"
+    assert capsys.readouterr().err.count(": done") == 5  # three steps, and the whole twice
+    (pipeline.output_dir / "b.txt").unlink()
+    run_pipeline(pipeline)
+    assert log(pipeline) == "abcb"
+
+
+def test_a_change_runs_what_depends_on_it_and_keeps_the_old(tmp_path):
+    run_pipeline(write_chain(tmp_path))
+    changed = write_chain(tmp_path, a="a2")
+    assert [changed.state(step) for step in changed.steps] == ["new", "new", "done"]
+    run_pipeline(changed)
+    assert log(changed) == "abca2b"
+    assert (changed.output_dir / "a.txt").read_text() == "a2"
+    assert (changed.output_dir / "a.txt.previous").read_text() == "a"
+
+
+def test_a_failure_stops_the_chain_and_the_same_command_continues(tmp_path):
+    pipeline = write_chain(tmp_path)
+    (tmp_path / "fail_b").touch()
+    with pytest.raises(DataError, match="step `b` ended with exit code 3"):
+        run_pipeline(pipeline)
+    assert log(pipeline) == "ab"
+    (tmp_path / "fail_b").unlink()
+    run_pipeline(pipeline)
+    assert log(pipeline) == "abbc"
+
+
+def test_what_a_step_started_ends_with_the_chain(tmp_path):
+    """A SIGTERM to `aurora run` alone, as `kill` sends it."""
+    sleeper = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(100)"
+    script, file = tmp_path / "launcher.py", tmp_path / "chain.yaml"
+    script.write_text(f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {sleeper!r}, sys.argv[1]])\n")
+    pid = tmp_path / "pid"
+    step = {"name": "a", "run": f"{sys.executable} {script} {pid}", "makes": "a.txt"}
+    file.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "seed": 1, "steps": [step]}))
+    chain = subprocess.Popen([sys.executable, "-m", "aurora_trl.cli", "run", str(file)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (pid.is_file() and pid.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    chain.terminate()
+    assert b"step `a` ended with exit code -15" in chain.communicate(timeout=60)[1]
+    assert chain.returncode == 1
+    while is_running(int(pid.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_data_step_continues_from_its_journal_but_not_with_other_settings(tmp_path):
+    script = tmp_path / "step.py"
+    script.write_text(
+        "import sys, pathlib\n"
+        "output, fails = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).exists()\n"
+        "journal = output.with_name('rows.journal.jsonl')\n"
+        "with journal.open('a') as file: file.write(sys.argv[3])\n"
+        "if fails: sys.exit(9)\n"
+        "output.write_text(journal.read_text())\n"
+    )
+
+    def run_chain(setting):
+        run = f"{sys.executable} {script} {{output_dir}}/rows.jsonl {tmp_path}/fails {setting}"
+        step = {"name": "rows", "run": run, "makes": "rows.jsonl"}
+        file = tmp_path / "chain.yaml"
+        file.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "steps": [step]}))
+        run_pipeline(load_pipeline(file))
+
+    (tmp_path / "fails").touch()
+    with pytest.raises(DataError, match="exit code 9"):
+        run_chain("a")
+    (tmp_path / "fails").unlink()
+    run_chain("a")  # continues
+    assert (tmp_path / "out" / "rows.jsonl").read_text() == "aa"
+    run_chain("b")  # begins anew, and keeps what was
+    assert (tmp_path / "out" / "rows.jsonl").read_text() == "b"
+    assert (tmp_path / "out" / "rows.jsonl.previous").read_text() == "aa"
+    assert (tmp_path / "out" / "rows.journal.jsonl.previous").read_text() == "aa"
+
+
+def test_only_before_and_dry_run(tmp_path, capsys):
+    pipeline = write_chain(tmp_path)
+    run_pipeline(pipeline, dry_run=True)
+    assert "step.py a " in capsys.readouterr().err
+    assert not pipeline.output_dir.exists()
+    with pytest.raises(DataError, match="step `b` needs a, not done yet"):
+        run_pipeline(pipeline, only="b")
+    run_pipeline(pipeline, before="b")
+    assert log(pipeline) == "a"
+    run_pipeline(pipeline, only="b")
+    assert log(pipeline) == "ab"
+
+
+def test_bad_chains_name_the_key(tmp_path):
+    file = tmp_path / "chain.yaml"
+    good = {"name": "a", "run": "true", "makes": "a"}
+    for content, message in (
+        ({"steps": []}, "a chain has `output_dir`"),
+        ({"output_dir": "o", "stepps": []}, "stepps"),
+        ({"output_dir": "o", "steps": [{**good, "mades": 1}]}, "unknown key `mades`"),
+        ({"output_dir": "o", "steps": [{**good, "needs": ["z"]}]}, "no step `z`"),
+        ({"output_dir": "o", "steps": [good, good]}, "two steps are called `a`"),
+        ({"output_dir": "o", "steps": [{**good, "train": "x"}]}, "either `run` or `train`"),
+    ):
+        file.write_text(yaml.safe_dump(content))
+        with pytest.raises(DataError, match=message):
+            load_pipeline(file)
+    with pytest.raises(DataError, match="no such file"):
+        load_pipeline(tmp_path / "none.yaml")
+
+
+def test_another_folder_and_seed_reach_the_training_steps():
+    pipeline = load_pipeline(REPOSITORY / "recipes" / "tiny" / "pipeline.yaml", "elsewhere/x", 7)
+    step = pipeline.step("sft")
+    assert step.config == Path("elsewhere/x/configs/sft.yaml")
+    content = yaml.safe_load(pipeline.configs[step.config])
+    assert content["seed"] == 7
+    assert content["output_dir"] == "elsewhere/x/sft"
+    assert content["model_name_or_path"] == "elsewhere/x/pretrained"
+    assert content["teacher_model_name_or_path"] == "elsewhere/x/teacher"
+    own = load_pipeline(REPOSITORY / "recipes" / "tiny" / "pipeline.yaml")
+    assert own.step("sft").command == [
+        "accelerate",
+        "launch",
+        "recipes/sft.py",
+        "--config",
+        str(REPOSITORY / "recipes" / "tiny" / "sft.yaml"),
+    ]
+    assert not own.configs
+
+
+SMALL_STEPS = {"pretrain": 4, "teacher": 4, "sft": 6, "reflective": 2, "grpo": 2}
+SMALL_FLAGS = {"--clips": "20", "--max-rows": "8", "--max-new-tokens": "16", "--batch-size": "8"}
+
+
+def write_small_recipe(folder):
+    """The tiny recipe with smaller numbers: the same steps, commands and YAMLs. Returns the chain."""
+    source = REPOSITORY / "recipes" / "tiny"
+    for name, steps in SMALL_STEPS.items():
+        content = yaml.safe_load((source / f"{name}.yaml").read_text())
+        content.update(max_steps=steps, save_steps=2, per_device_train_batch_size=4, logging_steps=1, warmup_steps=0)
+        content.update({"max_completion_length": 12} if name == "grpo" else {})
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    chain = yaml.safe_load((source / "pipeline.yaml").read_text())
+    for step in chain["steps"]:
+        if "run" in step:
+            words = step["run"].split()
+            for flag, value in SMALL_FLAGS.items():
+                if flag in words:
+                    words[words.index(flag) + 1] = value
+            if words[1] == "evaluate":
+                words += ["--max-rows", "6"]
+            if words[1] == "tiny-model":
+                words += ["--tower-steps", "2"]
+            step["run"] = " ".join(words)
+    return chain
+
+
+@pytest.fixture
+def small_chain(tmp_path):
+    """The small recipe's pipeline, whose steps find their scripts from any folder."""
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    chain = write_small_recipe(folder)
+    for step in chain["steps"]:
+        if "train" in step:
+            step["train"] = str(REPOSITORY / step["train"])
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
+    return folder / "pipeline.yaml"
+
+
+@pytest.mark.slow
+def test_the_four_phases_end_to_end(small_chain, tmp_path):
+    """The real commands, the real trainers: data to report; then again, and nothing is run."""
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "aurora_trl.cli", "run", str(small_chain), "--output_dir", str(output)]
+    first = subprocess.run([*command, "--seed", "2"], capture_output=True, text=True, timeout=560)
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert "accelerate launch" in first.stderr
+    assert "min left" in first.stderr
+    for phase in ("teacher", "sft", "reflective", "grpo"):
+        assert (output / phase / "model.safetensors").is_file()
+        metrics = json.loads((output / "eval" / phase / "metrics.json").read_text())
+        assert set(metrics["splits"]) == {"test_s", "test_u", "test_n"}
+    assert set(json.loads((output / "eval" / "grpo" / "metrics.json").read_text())["swaps"]) == {
+        "audio",
+        "video",
+        "reference",
+    }
+    report = (output / "report.md").read_text()
+    for title in ("What each phase brought", "What the model listens to", "Training", "Good", "Typical", "Bad"):
+        assert title in report
+    for picture in ("curves_supervised.png", "curves_grpo.png", "good_1.png", "bad_1.png"):
+        assert (output / "pictures" / picture).stat().st_size > 5000
+    again = subprocess.run([*command, "--seed", "2"], capture_output=True, text=True, timeout=100)
+    assert again.returncode == 0
+    assert "accelerate launch" not in again.stderr
+
+
+@pytest.mark.slow
+def test_grpo_without_arguments_takes_the_tiny_recipe_and_makes_what_it_needs(tmp_path):
+    """In a copy of the repository, whose tiny recipe is small and short: its GRPO starts from the first weights."""
+    for name in ("aurora_trl", "recipes"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    tiny = tmp_path / "recipes" / "tiny"
+    chain = write_small_recipe(tiny)
+    grpo = yaml.safe_load((tiny / "grpo.yaml").read_text())
+    (tiny / "grpo.yaml").write_text(yaml.safe_dump({**grpo, "model_name_or_path": "outputs/tiny/base"}))
+    chain["steps"] = [step for step in chain["steps"] if step["name"] in ("data", "base", "cot", "grpo")]
+    chain["steps"][-1]["needs"] = ["data", "base"]
+    (tiny / "pipeline.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
+    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "recipes/grpo.py"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for line in ("[1/2] data: about", "aurora synth outputs/tiny/data --clips 20 ", "[2/2] base: about"):
+        assert line in result.stderr
+    made = tmp_path / "outputs" / "tiny"
+    assert {path.name for path in made.iterdir()} == {".pipeline", "data", "base", "grpo"}  # not what it does not need
+    assert json.loads((made / "grpo" / "trainer_state.json").read_text())["global_step"] == 2
+    assert yaml.safe_load((made / "grpo" / "recipe.yaml").read_text())["model_name_or_path"] == "outputs/tiny/base"

@@ -1,0 +1,210 @@
+"""Videos: both readers, any rate, any moment, turned, without sound, and never decoded whole."""
+
+import os
+import struct
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from videos import write_clip
+
+from aurora_trl.data import DataError, load_json, save_json
+from aurora_trl.data.media.loading import load_audio, load_frames, split_moment
+from aurora_trl.data.media.masks import encode_rle, frame_size
+from aurora_trl.data.media.video import READERS, index_video, read_frames, read_track
+from aurora_trl.data.validation import check_dataset, find_problems
+from aurora_trl.generation.clip_loader import ClipLoader
+from aurora_trl.generation.collators import SFTCollator
+
+REAL = os.environ.get("AURORA_REAL_DATA")
+needs_real_data = pytest.mark.skipif(REAL is None, reason="AURORA_REAL_DATA names no folder with real clips")
+decord = pytest.importorskip("decord")
+
+
+def levels_of(frames):
+    return [round(float(frame[-4:].mean())) for frame in frames]
+
+
+def close(read, written):
+    return np.abs(np.array(read) - np.array(written)).max() <= 3
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_any_frames_in_any_order(reader, tmp_path):
+    levels = list(range(20, 220, 5))
+    path = write_clip(tmp_path / "a.mp4", levels)
+    index = index_video(path)
+    assert len(index.times) == 40
+    assert index.times[3] == pytest.approx(0.3)
+    assert index.duration == pytest.approx(4.0, abs=0.11)
+    assert len(index.keyframes) > 2
+    numbers = [39, 0, 13, 13, 12, 25]
+    assert close(levels_of(read_frames(path, index, numbers, reader=reader)), [levels[i] for i in numbers])
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_varying_rate_is_read_by_time(reader, tmp_path):
+    # Five frames in the first half second, then one each second.
+    stamps = [0, 10, 20, 30, 40, 100, 200, 300, 400]
+    levels = [20, 40, 60, 80, 100, 130, 160, 190, 220]
+    path = write_clip(tmp_path / "a.mp4", levels, stamps)
+    index = index_video(path)
+    assert list(index.times) == pytest.approx([stamp / 100 for stamp in stamps])
+    assert [index.at(seconds) for seconds in (0, 0.05, 0.1, 0.99, 1.0, 2.5, 9)] == [0, 0, 1, 4, 5, 6, 8]
+    middles = index.spread(4)  # nearest to 0.5, 1.5, 2.5 and 3.5 seconds
+    assert middles == [4, 6, 7, 8]
+    assert close(levels_of(read_frames(path, index, middles, reader=reader)), [100, 160, 190, 220])
+
+
+def rotate(path, quarter_turns_clockwise):
+    """Write the display matrix into the track's header."""
+    one, zero = struct.pack(">i", 1 << 16), struct.pack(">i", 0)
+    minus = struct.pack(">i", -(1 << 16))
+    turned = {1: (zero, one, minus, zero), 2: (minus, zero, zero, minus), 3: (zero, minus, one, zero)}
+    a, b, c, d = turned[quarter_turns_clockwise]
+    data = Path(path).read_bytes()
+    identity = one + zero + zero + zero + one + zero + zero + zero + struct.pack(">i", 1 << 30)
+    place = data.index(identity, data.index(b"tkhd"))
+    matrix = a + b + zero + c + d + zero + zero + zero + struct.pack(">i", 1 << 30)
+    Path(path).write_bytes(data[:place] + matrix + data[place + len(identity) :])
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_turned_videos_come_upright(turns, tmp_path):
+    path = write_clip(tmp_path / "a.mp4", [60] * 4)
+    rotate(path, turns)
+    index = index_video(path)
+    read = read_frames(path, index, [1])[0]
+    edge = {1: read[:, -8:], 2: read[-8:], 3: read[:, :8]}[turns]
+    assert read.shape == ((64, 48, 3) if turns % 2 else (48, 64, 3))
+    assert edge.mean() > 200  # what was up has been turned clockwise
+    assert frame_size({"id": "a", "video": path}) == read.shape[:2]
+    with pytest.raises(DataError, match="decord can not read it"):
+        read_frames(path, index, [1], reader="decord")
+
+
+def test_moments_are_frames_and_sound_comes_from_a_video(tmp_path):
+    levels = list(range(20, 220, 5))
+    path = write_clip(tmp_path / "a.mp4", levels)
+    mask = encode_rle(np.ones((48, 64), np.uint8))
+    row = {
+        "id": "a",
+        "reference": "x",
+        "frames": [f"{path}#t={seconds}" for seconds in (0.0, 1.55, 3.9)],
+        "masks": [mask] * 3,
+    }
+    assert close(levels_of(load_frames(row, num_frames=3)), [levels[0], levels[15], levels[39]])
+    assert not load_frames(row, num_frames=4)[3].any()
+    assert frame_size(row) == (48, 64)
+    rows = load_json(save_json([row], tmp_path / "rows.jsonl"))
+    assert '"a.mp4#t=1.55"' in (tmp_path / "rows.jsonl").read_text()
+    assert rows[0]["frames"] == row["frames"]
+    assert check_dataset(rows) == []
+    with pytest.raises(DataError, match="'soon' is no moment"):
+        split_moment("a.mp4#t=soon")
+    with pytest.raises(DataError, match="it has no sound track; remove `audio`"):
+        load_audio({"audio": path}, sampling_rate=16000)
+    assert load_audio({"video": path}, sampling_rate=16000) is None
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_long_video_is_not_decoded_whole(reader, tmp_path):
+    path = write_clip(tmp_path / "a.mp4", [20 + i % 200 for i in range(1500)], gop=15, size=(144, 192))
+    index = index_video(path)
+
+    def seconds(numbers):
+        started = time.perf_counter()
+        read_frames(path, index, numbers, reader=reader)
+        return time.perf_counter() - started
+
+    few = min(seconds([3, 700, 1499]) for _ in range(3))
+    assert few < min(seconds(range(1500)) for _ in range(2)) / 5
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "m4a", "ogg"])
+def test_sound_of_any_codec_rate_and_channels(suffix, tmp_path):
+    rate = 44100
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(3 * rate) / rate)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "m4a":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=rate, layout="stereo")
+            samples = np.stack([tone, tone]).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts = rate, 0
+            container.mux([*stream.encode(frame), *stream.encode()])
+    else:
+        channels = 2 if suffix in ("mp3", "ogg") else 6
+        soundfile.write(path, np.stack([tone] * channels, axis=1), rate)
+    wave = load_audio({"audio": str(path)}, sampling_rate=16000)
+    assert wave.dtype == np.float32
+    assert abs(len(wave) - 48000) < 1600
+    assert np.argmax(np.abs(np.fft.rfft(wave[8000:24000]))) == 440
+    assert np.abs(wave[8000:24000]).max() == pytest.approx(0.5, abs=0.03)
+
+
+def test_broken_videos_are_named(tmp_path):
+    (tmp_path / "text.mp4").write_bytes(b"no video at all")
+    for read in (index_video, read_track):
+        with pytest.raises(DataError, match="text.mp4: "):
+            read(str(tmp_path / "text.mp4"))
+        with pytest.raises(DataError, match="none.mp4: no such"):
+            read(str(tmp_path / "none.mp4"))
+    soundfile.write(tmp_path / "a.wav", np.zeros(800), 16000)
+    with pytest.raises(DataError, match="a.wav: it has no video track"):
+        index_video(str(tmp_path / "a.wav"))
+
+
+@needs_real_data
+@pytest.mark.parametrize("name", ["clip_6s_360p.mp4", "clip_9s_336p.mp4"])
+def test_real_clips_through_both_readers(name):
+    path = str(Path(REAL) / "clips" / name)
+    index = index_video(path)
+    numbers = [*index.spread(10), 0, len(index.times) - 1]
+    ours, theirs = (read_frames(path, index, numbers, reader=reader).astype(int) for reader in READERS)
+    assert np.abs(ours - theirs).max() <= 1
+    wave, rate = read_track(path)
+    # decord mixes two channels to one with 0.7071 each, where a mean takes 0.5.
+    mixed = decord.AudioReader(path, sample_rate=-1, mono=True)[:].asnumpy()[0] / np.sqrt(2)
+    assert rate == 44100
+    assert np.abs(wave.mean(axis=1) - mixed).max() < 1e-3
+
+
+def test_what_is_wrong_with_a_video_is_found(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", [60] * 20)
+    row = {"id": "a", "reference": "x", "video": path, "audio": None, "frames": None, "masks": None, "is_null": False}
+    assert find_problems([row]) == []
+    late = {**row, "video": None, "frames": [f"{path}#t=1.0", f"{path}#t=7.5"]}
+    assert "it ends at 1.91 s, a frame is wanted at 7.50 s" in find_problems([late])[0].text
+    small = {**late, "frames": [f"{path}#t=1.0"], "masks": [encode_rle(np.ones((8, 8), np.uint8))]}
+    assert "a mask: 8x8 pixels, but the clip's frames have 64x48" in find_problems([small])[0].text
+    Path(path).write_bytes(Path(path).read_bytes()[:1500])
+    problem = find_problems([row])[0]
+    assert problem.kind == "unreadable"
+    assert problem.text.startswith(path)
+    assert find_problems([{**row, "video": str(tmp_path / "none.mp4")}])[0].kind == "missing"
+
+
+def test_clips_of_any_length_and_without_sound_make_one_batch(processor, tmp_path):
+    path = write_clip(tmp_path / "a.mp4", [60] * 20)
+    rows = [{"id": "none", "reference": "x", "video": path, "is_null": True}]
+    for seconds in (0.05, 6, 31):
+        soundfile.write(tmp_path / f"{seconds}.wav", 0.1 * np.sin(np.arange(int(16000 * seconds))), 16000)
+        rows.append({**rows[0], "id": str(seconds), "audio": str(tmp_path / f"{seconds}.wav")})
+    batch = SFTCollator(ClipLoader(processor))([{**row, "target": "It is [SEG]."} for row in rows])
+    assert batch["audio_values"].shape[0] == len(rows)
+    assert not batch["audio_values"][0].any()
+    assert (batch["attention_mask"].sum(1)[1:] == batch["attention_mask"].sum(1)[1]).all()
+    assert batch["attention_mask"].sum(1)[0] < batch["attention_mask"].sum(1)[1]
+
+
+@needs_real_data
+def test_a_real_clip_without_a_sound_to_hear_is_found():
+    rows = [
+        {"id": name, "reference": "x", "video": str(Path(REAL) / "clips" / name), "is_null": True}
+        for name in ("clip_6s_360p.mp4", "clip_9s_336p.mp4")
+    ]
+    assert [(problem.kind, problem.rows) for problem in find_problems(rows)] == [("silent sound", (1,))]
