@@ -145,7 +145,7 @@ def read_header(path: str | Path) -> Header:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
             return {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: can not be read ({_what_is(path, error)}); download or copy it again") from None
+        raise DataError(f"{path}: {_what_is(path, error)}; download or copy it again") from None
 
 
 def _what_is(path: str | Path, error: Exception) -> str:
@@ -153,10 +153,10 @@ def _what_is(path: str | Path, error: Exception) -> str:
     with open(path, "rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS in place of the file: `git lfs pull` gets it"
+        return "a pointer of Git LFS in place of the file, which `git lfs pull` gets"
     if start.startswith((b"\x80", b"PK\x03\x04")):
         return "a pickle, which could run code, in place of a safetensors file"
-    return f"cut short, or no safetensors file: {one_line(error)}"
+    return f"cut short, or no safetensors file ({one_line(error)})"
 
 
 def find_weight_files(name: str, **hub_kwargs: Any) -> list[str]:
@@ -177,7 +177,7 @@ def find_weight_files(name: str, **hub_kwargs: Any) -> list[str]:
     for shard in sorted({str(shard) for shard in weight_map.values()}):
         file = find_file(name, shard, **hub_kwargs) if Path(shard).name == shard else None
         if file is None:
-            raise DataError(f"{name}: {shard} is missing; download or copy the checkpoint again")
+            raise DataError(f"{name}/{shard}: no such file; the checkpoint is not whole, download or copy it again")
         files[shard] = file
     held = {shard: read_header(file) for shard, file in files.items()}
     for key, shard in weight_map.items():
@@ -192,7 +192,7 @@ def _no_weights(name: str, hub_kwargs: Mapping[str, Any]) -> NoReturn:
         raise DataError(
             f"{name}: holds {pickled}, a pickle, which could run code, and no {SAFE_WEIGHTS_NAME}; {_AGAIN}"
         )
-    raise DataError(f"{name}: {SAFE_WEIGHTS_NAME} is missing; name a phase's output folder, or copy it again whole")
+    raise DataError(f"{name}: {SAFE_WEIGHTS_NAME} is missing; the checkpoint is not whole: copy or download it again")
 
 
 def check_checkpoint(
@@ -214,7 +214,7 @@ def check_checkpoint(
     """
     file = find_file(name, CONFIG_FILE, **hub_kwargs)
     if file is None:
-        raise DataError(f"{name}: {CONFIG_FILE} is missing; name a phase's output folder, or copy it again whole")
+        raise DataError(f"{name}: {CONFIG_FILE} is missing; name a phase's output folder, or copy it again")
     content, wanted = read_json(file), model_class.config_class.model_type
     if content.get("model_type") != wanted:
         raise DataError(
