@@ -12,7 +12,7 @@ from ..prompts import NULL_ANSWER, answer_sentence, cot_target
 from .annotators import Annotator, ChatAnnotator
 from .checks import find_problem
 from .clients.base import Usage
-from .engine import Annotation, AnnotationRun
+from .engine import RECORD_FIELDS, Annotation, AnnotationRun
 from .journal import Journal
 from .limits import RunLimits, describe_estimate
 from .run_files import (
@@ -127,7 +127,8 @@ def ask_about(
 ) -> AnnotationRun | None:
     """Open the journal, say what is left to do and do it; the run holds every answer, or is None after an estimate."""
     worst = _worst_usage(annotator, rows, task)
-    with Journal(output, settings, sync_seconds=0.0 if annotator.metered else _FREE_SYNC_SECONDS) as journal:
+    sync_seconds = 0.0 if annotator.metered else _FREE_SYNC_SECONDS
+    with Journal(output, settings, fields=RECORD_FIELDS, sync_seconds=sync_seconds) as journal:
         progress: list[Progress] = []
         run = AnnotationRun(
             journal, ask, check, limits, worst=worst, on_step=lambda line: progress[0].step(line) if progress else None

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import AddCommand, add_format, say
+from .common import AddCommand, add_format, say, seed, whole
 
 if TYPE_CHECKING:
     from ..chain.definition import Pipeline
@@ -21,8 +21,8 @@ def add_chain_commands(add: AddCommand) -> None:
     command = add("run", _run, "Run a chain of phases; run again, it skips what is done and continues what was cut.")
     command.add_argument("pipeline", metavar="PIPELINE.yaml", help="the chain, such as recipes/tiny/pipeline.yaml")
     command.add_argument("--output_dir", "--output-dir", help="in place of the YAML's")
-    command.add_argument("--seed", type=int, help="in place of the YAML's")
-    command.add_argument("--num_processes", "--num-processes", type=int, help="GPUs of each training step")
+    command.add_argument("--seed", type=seed, help="in place of the YAML's")
+    command.add_argument("--num_processes", "--num-processes", type=whole(1), help="GPUs of each training step")
     command.add_argument("--only", metavar="STEP", help="run this step alone")
     command.add_argument("--before", metavar="STEP", help="run what this step needs, not the step itself")
     command.add_argument("--dry-run", action="store_true", help="check files, configs and memory; run nothing")
