@@ -89,25 +89,25 @@ def build_prompt(row: dict[str, Any], instruction: str = INSTRUCTION) -> list[di
 TEACHER_TARGETS = ("answer", "class")
 
 
-def answer_sentence(num_targets: int = 1) -> str:
+def answer_sentence(num_objects: int = 1) -> str:
     """
     The sentence that asks for the masks: `It is [SEG].`, `It is [SEG] and [SEG].`, `It is [SEG], [SEG] and [SEG].`
 
     Args:
-        num_targets (`int`, *optional*, defaults to 1): how many objects the reference is about.
+        num_objects (`int`, *optional*, defaults to 1): how many objects the reference is about.
     """
-    *others, last = [SEG_TOKEN] * num_targets
+    *others, last = [SEG_TOKEN] * num_objects
     return f"It is {', '.join(others)} and {last}." if others else ANSWER
 
 
-def teacher_target(row: dict[str, Any], targets: str = "answer", num_targets: int = 1) -> str:
+def teacher_target(row: dict[str, Any], targets: str = "answer", num_objects: int = 1) -> str:
     """What the segmentation-only teacher writes.
 
     Args:
         row (`dict`): a dataset row with `class_name`.
         targets (`str`, *optional*, defaults to `"answer"`): `"answer"` is `It is [SEG].` alone (AURORA, section 3.1);
             `"class"` puts the class sentence before it, as the authors' code does, and is much easier to learn.
-        num_targets (`int`, *optional*, defaults to 1): how many objects the row is about.
+        num_objects (`int`, *optional*, defaults to 1): how many objects the row is about.
 
     Returns:
         `str`: the text of the assistant turn.
@@ -116,12 +116,12 @@ def teacher_target(row: dict[str, Any], targets: str = "answer", num_targets: in
         `ValueError`: where the class sentence is asked for and the row has no class.
     """
     if targets == "answer":
-        return answer_sentence(num_targets)
+        return answer_sentence(num_objects)
     if row.get("class_name") is None:
         raise ValueError("`class` targets need the class of every row; use `answer` where the dataset names none")
     name = display_class(row["class_name"])
     sentence = CLASS_SENTENCE.format(class_name=name if row.get("is_null") else f"the {name}")
-    return f"So {sentence} {answer_sentence(num_targets)}"
+    return f"So {sentence} {answer_sentence(num_objects)}"
 
 
 def cot_target(reasoning: str, answer: str = ANSWER) -> str:
@@ -156,13 +156,13 @@ def says_nothing_fits(text: str) -> bool:
     return is_null_answer(text) or extract_class(text) == NULL_CLASS
 
 
-def ends_with_answer(text: str, max_targets: int = 1) -> bool:
+def ends_with_answer(text: str, max_objects: int = 1) -> bool:
     """
     Whether the final sentence is `It is [SEG]`; a final full stop is fine (AURORA, section 3.3).
 
     Args:
         text (`str`): what the model wrote.
-        max_targets (`int`, *optional*, defaults to 1): how many `[SEG]` it may hold, as in `It is [SEG] and [SEG]`.
+        max_objects (`int`, *optional*, defaults to 1): how many `[SEG]` it may hold, as in `It is [SEG] and [SEG]`.
     """
-    more = f"(?:{_NEXT_TARGET}){{0,{max_targets - 1}}}"
+    more = f"(?:{_NEXT_TARGET}){{0,{max_objects - 1}}}"
     return re.search(rf"(?:^|[.!?…]\s*|\n\s*)It is \[SEG\]{more}\.?\s*$", text) is not None

@@ -50,7 +50,7 @@ def test_strip_answer_leaves_the_reasoning():
     assert strip_answer("It is [SEG]. [SEG]") == ""
 
 
-def test_several_targets():
+def test_several_objects():
     assert [answer_sentence(count) for count in (1, 2, 3)] == [
         "It is [SEG].",
         "It is [SEG] and [SEG].",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..data.media.loading import MediaCache
-from ..data.schema import clip_key
+from ..data.schema import Row, clip_key
 from ..errors import DataError
 from .checks import clean_text
 from .clients.base import Client, Unusable, Usage
@@ -41,7 +41,7 @@ class Annotator(Protocol):
     metered: bool
 
     def reasoning(
-        self, row: dict[str, Any], *, style: str = "flexible", seed: int = 0, problem: str | None = None
+        self, row: Row, *, style: str = "flexible", seed: int = 0, problem: str | None = None
     ) -> Annotation | str:
         """
         Reasoning about the row's reference that ends with the class sentence, without `It is [SEG].`.
@@ -54,9 +54,7 @@ class Annotator(Protocol):
         """
         ...
 
-    def correct(
-        self, row: dict[str, Any], text: str, *, seed: int = 0, problem: str | None = None
-    ) -> Annotation | str:
+    def correct(self, row: Row, text: str, *, seed: int = 0, problem: str | None = None) -> Annotation | str:
         """A wrong reasoning text with as little changed as makes it right (AURORA, section 3.2)."""
         ...
 
@@ -79,15 +77,13 @@ class WorldAnnotator:
         # The rows themselves say which world it is: a folder that moved is still the same.
         self.settings: dict[str, Any] = {"annotator": "synthetic", "null_reasons": null_reasons}
 
-    def reasoning(
-        self, row: dict[str, Any], *, style: str = "flexible", seed: int = 0, problem: str | None = None
-    ) -> Annotation:
+    def reasoning(self, row: Row, *, style: str = "flexible", seed: int = 0, problem: str | None = None) -> Annotation:
         """See [`Annotator`]."""
         return Annotation(
             self.world.reasoning(row, style=style, seed=seed, null_reasons=self.settings["null_reasons"])
         )
 
-    def correct(self, row: dict[str, Any], text: str, *, seed: int = 0, problem: str | None = None) -> Annotation:
+    def correct(self, row: Row, text: str, *, seed: int = 0, problem: str | None = None) -> Annotation:
         """See [`Annotator`]."""
         judgement = self.world.judge(row, text)
         if judgement.class_correct and not judgement.wrong_sentences:
@@ -114,9 +110,7 @@ class ChatAnnotator:
         self.settings = {**client.settings, "max_image_side": max_image_side, "instructions": instructions_digest()}
         self._clips = MediaCache(cache_clips)
 
-    def reasoning(
-        self, row: dict[str, Any], *, style: str = "flexible", seed: int = 0, problem: str | None = None
-    ) -> Annotation:
+    def reasoning(self, row: Row, *, style: str = "flexible", seed: int = 0, problem: str | None = None) -> Annotation:
         """See [`Annotator`]. Raises as a [`Client`] does."""
         media = self._media(row, REASONING_FRAMES)
         request = reasoning_request(row, **_counts(media), style=style, problem=problem)
@@ -124,7 +118,7 @@ class ChatAnnotator:
         text = clean_text(reply.text)
         return Annotation(text, raw=None if text == reply.text else reply.text, usage=reply.usage)
 
-    def correct(self, row: dict[str, Any], text: str, *, seed: int = 0, problem: str | None = None) -> Annotation:
+    def correct(self, row: Row, text: str, *, seed: int = 0, problem: str | None = None) -> Annotation:
         """See [`Annotator`]. Raises as a [`Client`] does."""
         media = self._media(row, CORRECTION_FRAMES)
         request = correction_request(row, text, **_counts(media), problem=problem)
@@ -142,11 +136,11 @@ class ChatAnnotator:
             usage=reply.usage,
         )
 
-    def _media(self, row: dict[str, Any], num_frames: int) -> list[Part]:
+    def _media(self, row: Row, num_frames: int) -> list[Part]:
         key = (num_frames, clip_key(row))
         return self._clips.get(key, lambda: clip_parts(row, num_frames=num_frames, max_image_side=self.max_image_side))
 
-    def estimate(self, row: dict[str, Any], task: str) -> Usage:
+    def estimate(self, row: Row, task: str) -> Usage:
         """
         What a request about a row is likely to take, by rule of thumb and without reading its media.
 
@@ -171,7 +165,7 @@ def _counts(media: list[Part]) -> dict[str, Any]:
     return {"num_frames": len(media) - sounds, "has_sound": bool(sounds)}
 
 
-def _request_id(row: dict[str, Any], request: str, seed: int) -> str:
+def _request_id(row: Row, request: str, seed: int) -> str:
     return hashlib.sha256(f"{row['id']}\0{seed}\0{request}".encode()).hexdigest()[:32]
 
 

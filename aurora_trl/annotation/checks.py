@@ -1,8 +1,8 @@
 """Whether a text that came back may be learnt from."""
 
 import re
-from typing import Any
 
+from ..data.schema import Row
 from ..prompts import NULL_CLASS, display_class, extract_class, normalize_class, strip_answer
 
 MAX_CHARACTERS = 2000  # AURORA's bound on a reasoning text: shorter than this
@@ -45,7 +45,7 @@ def clean_text(text: str) -> str:
     return "\n".join(" ".join(line.split()) for line in strip_answer(text).splitlines() if line.strip())
 
 
-def find_problem(row: dict[str, Any], text: str) -> str | None:
+def find_problem(row: Row, text: str) -> str | None:
     """
     What is wrong with a reasoning text, in words that the annotator can act on; None where it is fine.
 
@@ -65,7 +65,7 @@ def find_problem(row: dict[str, Any], text: str) -> str | None:
     return _class_problem(row, text)
 
 
-def _class_problem(row: dict[str, Any], text: str) -> str | None:
+def _class_problem(row: Row, text: str) -> str | None:
     """The true class must be named by the last sentence, with `the target is`."""
     sentences = list(_CLASS_SENTENCE.finditer(text))
     name = NULL_CLASS if row.get("is_null") else display_class(row["class_name"])

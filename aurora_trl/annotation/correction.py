@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import count_targets, with_target
+from ..data.schema import Row, count_objects, with_target
 from ..prompts import answer_sentence, cot_target, strip_answer
 from .annotators import Annotator
 from .checks import find_problem
@@ -43,7 +43,7 @@ class CorrectionResult:
     report_path: Path
 
 
-def correct_rows(hard_rows: Iterable[dict[str, Any]], annotator: Any) -> Iterator[Pair]:
+def correct_rows(hard_rows: Iterable[Row], annotator: Any) -> Iterator[Pair]:
     """
     Let an annotator that is free correct what a model wrote; what can not be used is left out. `correct_file` is for
     all others.
@@ -62,11 +62,11 @@ def correct_rows(hard_rows: Iterable[dict[str, Any]], annotator: Any) -> Iterato
             yield row, _corrected(row, annotation.text)
 
 
-def _corrected(row: dict[str, Any], text: str) -> dict[str, Any]:
-    return with_target(row, cot_target(text, answer_sentence(count_targets(row))))
+def _corrected(row: Row, text: str) -> dict[str, Any]:
+    return with_target(row, cot_target(text, answer_sentence(count_objects(row))))
 
 
-def correction_problem(row: dict[str, Any], annotation: Annotation) -> str | None:
+def correction_problem(row: Row, annotation: Annotation) -> str | None:
     """What is wrong with a correction, in words that the annotator can act on; None where it is fine."""
     if annotation.right:
         return None
@@ -76,7 +76,7 @@ def correction_problem(row: dict[str, Any], annotation: Annotation) -> str | Non
 
 
 def correct_file(
-    hard_rows: Sequence[dict[str, Any]],
+    hard_rows: Sequence[Row],
     annotator: Annotator,
     output: str | Path,
     *,
@@ -108,7 +108,7 @@ def correct_file(
     require_classes(rows)
     settings = {**annotator.settings, "task": "correction", "seed": seed, "rows": rows_digest(rows)}
 
-    def ask(row: dict[str, Any], attempt: int, problem: str | None) -> Annotation:
+    def ask(row: Row, attempt: int, problem: str | None) -> Annotation:
         text = strip_answer(row["target"])
         return as_annotation(annotator.correct(row, text, seed=seed + attempt - 1, problem=problem))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import count_targets, with_target
+from ..data.schema import Row, count_objects, with_target
 from ..errors import DataError
 from ..progress import Progress
 from ..prompts import NULL_ANSWER, answer_sentence, cot_target
@@ -29,7 +29,7 @@ _FREE_SYNC_SECONDS = 1.0
 
 
 def annotate_rows(
-    rows: Iterable[dict[str, Any]], annotator: Any, *, style: str = "flexible", seed: int = 0
+    rows: Iterable[Row], annotator: Any, *, style: str = "flexible", seed: int = 0
 ) -> Iterator[dict[str, Any]]:
     """
     Rows with a chain of thought as `target`, from an annotator that is free and always right; `annotate_file` is for
@@ -46,11 +46,11 @@ def annotate_rows(
     """
     for row in rows:
         annotation = as_annotation(annotator.reasoning(row, style=style, seed=seed))
-        yield with_target(row, cot_target(annotation.text, answer_sentence(count_targets(row))))
+        yield with_target(row, cot_target(annotation.text, answer_sentence(count_objects(row))))
 
 
 def annotate_file(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     annotator: Annotator,
     output: str | Path,
     *,
@@ -87,19 +87,19 @@ def annotate_file(
     require_classes(rows)
     settings = {**annotator.settings, "task": "reasoning", "style": style, "seed": seed, "rows": rows_digest(rows)}
 
-    def ask(row: dict[str, Any], attempt: int, problem: str | None) -> Annotation:
+    def ask(row: Row, attempt: int, problem: str | None) -> Annotation:
         # Another attempt is another draw, or it would be the same answer again.
         return as_annotation(annotator.reasoning(row, style=style, seed=seed + attempt - 1, problem=problem))
 
-    def check(row: dict[str, Any], annotation: Annotation) -> str | None:
+    def check(row: Row, annotation: Annotation) -> str | None:
         return find_problem(row, annotation.text)
 
     run = ask_about(rows, annotator, output, settings, ask, check, "reasoning", limits, only_estimate)
     if run is None:
         return None
 
-    def answer(row: dict[str, Any]) -> str:
-        return NULL_ANSWER if null_answers and row.get("is_null") else answer_sentence(count_targets(row))
+    def answer(row: Row) -> str:
+        return NULL_ANSWER if null_answers and row.get("is_null") else answer_sentence(count_objects(row))
 
     written = [
         with_target(row, cot_target(run.accepted[row["id"]]["text"], answer(row)))
@@ -115,7 +115,7 @@ def annotate_file(
 
 
 def ask_about(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     annotator: Annotator,
     output: Path,
     settings: dict[str, Any],
@@ -145,7 +145,7 @@ def ask_about(
     return run
 
 
-def _worst_usage(annotator: Annotator, rows: Sequence[dict[str, Any]], task: str) -> Usage:
+def _worst_usage(annotator: Annotator, rows: Sequence[Row], task: str) -> Usage:
     """The largest request, with the longest answer that is allowed."""
     if not isinstance(annotator, ChatAnnotator):
         return Usage()
@@ -153,7 +153,7 @@ def _worst_usage(annotator: Annotator, rows: Sequence[dict[str, Any]], task: str
     return Usage(largest, annotator.client.max_output_tokens)
 
 
-def _estimate(annotator: ChatAnnotator, rows: Sequence[dict[str, Any]], task: str, limits: RunLimits) -> str:
+def _estimate(annotator: ChatAnnotator, rows: Sequence[Row], task: str, limits: RunLimits) -> str:
     usage = sum((annotator.estimate(row, task) for row in rows), Usage())
     longest = Usage(usage.input_tokens, annotator.client.max_output_tokens * len(rows))
     return describe_estimate(len(rows), usage, longest, annotator.client.seconds_per_request, limits)

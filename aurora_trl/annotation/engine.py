@@ -8,6 +8,7 @@ from threading import Event, Lock
 from types import NoneType
 from typing import Any
 
+from ..data.schema import Row
 from ..errors import DataError
 from .clients.base import Rejected, Transient, Unusable, Usage
 from .journal import Journal
@@ -94,12 +95,12 @@ class AnnotationRun:
         else:
             self.problems.setdefault(record["id"], []).append(record)
 
-    def open_rows(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def open_rows(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """The rows that have no answer yet and may still be asked about."""
         most = self._limits.max_attempts
         return [row for row in rows if row["id"] not in self.accepted and len(self.problems.get(row["id"], ())) < most]
 
-    def run(self, rows: Sequence[dict[str, Any]]) -> None:
+    def run(self, rows: Sequence[Row]) -> None:
         """
         Ask about all rows that are open.
 
@@ -125,7 +126,7 @@ class AnnotationRun:
         if errors:
             raise errors[0]
 
-    def _finish_row(self, row: dict[str, Any]) -> None:
+    def _finish_row(self, row: Row) -> None:
         """Ask about one row until an answer is good, attempts run out or the run stops."""
         try:
             for attempt in range(len(self.problems.get(row["id"], ())) + 1, self._limits.max_attempts + 1):
@@ -141,7 +142,7 @@ class AnnotationRun:
             self._stop.set()
             raise
 
-    def _attempt(self, row: dict[str, Any], attempt: int) -> dict[str, Any] | None:
+    def _attempt(self, row: Row, attempt: int) -> dict[str, Any] | None:
         """One answer, recorded; None where the run stops before it comes."""
         earlier = self.problems.get(row["id"])
         self.budget.reserve()
@@ -161,9 +162,7 @@ class AnnotationRun:
         finally:
             self.budget.release()
 
-    def _judged_answer(
-        self, row: dict[str, Any], attempt: int, last_problem: str | None
-    ) -> tuple[Annotation, str | None] | None:
+    def _judged_answer(self, row: Row, attempt: int, last_problem: str | None) -> tuple[Annotation, str | None] | None:
         """An answer and what is wrong with it; None where the run stops before it comes."""
         try:
             annotation = self._ask_patiently(row, attempt, last_problem)
@@ -173,7 +172,7 @@ class AnnotationRun:
             return Annotation(""), f"rejected: {error}"
         return None if annotation is None else (annotation, self._check(row, annotation))
 
-    def _ask_patiently(self, row: dict[str, Any], attempt: int, problem: str | None) -> Annotation | None:
+    def _ask_patiently(self, row: Row, attempt: int, problem: str | None) -> Annotation | None:
         """Ask, and ask again after rate limits, timeouts and cut connections."""
         for retry in range(self._limits.max_retries + 1):
             self._pacer.wait(self._stop)
@@ -194,7 +193,7 @@ class AnnotationRun:
                 self._stop.wait(seconds)
         raise AssertionError("the last retry returns or raises")
 
-    def _count_row(self, row: dict[str, Any]) -> None:
+    def _count_row(self, row: Row) -> None:
         """Say how far the run is, and stop it where nothing comes of it."""
         with self._lock:
             failed = row["id"] not in self.accepted

@@ -5,8 +5,8 @@ the new one.
 """
 
 import hashlib
-from typing import Any
 
+from ..data.schema import Row
 from ..prompts import CLASS_SENTENCE, NULL_CLASS, display_class
 
 STYLES = ("flexible", "fixed")
@@ -118,7 +118,7 @@ Object: {target}"""
 
 
 def reasoning_request(
-    row: dict[str, Any], *, num_frames: int, has_sound: bool, style: str = "flexible", problem: str | None = None
+    row: Row, *, num_frames: int, has_sound: bool, style: str = "flexible", problem: str | None = None
 ) -> str:
     """
     What an annotator is asked for a chain of thought (AURORA, section 6.1 and table 8).
@@ -146,9 +146,7 @@ def reasoning_request(
     return request + (_AGAIN.format(problem=problem) if problem else "")
 
 
-def correction_request(
-    row: dict[str, Any], text: str, *, num_frames: int, has_sound: bool, problem: str | None = None
-) -> str:
+def correction_request(row: Row, text: str, *, num_frames: int, has_sound: bool, problem: str | None = None) -> str:
     """
     What an annotator is asked for a correction with minimal edits (AURORA, section 6.2) and its kind (section 7.1).
 
@@ -182,10 +180,10 @@ def _clip_sentence(num_frames: int, has_sound: bool) -> str:
     return _CLIP.format(frames=frames, sound="its sound" if has_sound else "without sound, since it has none")
 
 
-def _target(row: dict[str, Any]) -> str:
+def _target(row: Row) -> str:
     return _NULL_TARGET if row.get("is_null") else display_class(row["class_name"])
 
 
-def _ending(row: dict[str, Any]) -> str:
+def _ending(row: Row) -> str:
     name = NULL_CLASS if row.get("is_null") else f"the {display_class(row['class_name'])}"
     return "So " + CLASS_SENTENCE.format(class_name=name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.media.loading import NO_FRAME
 from ..data.media.masks import mask_indices
-from ..data.schema import with_target
+from ..data.schema import Row, with_target
 from ..errors import DataError
 from ..evaluation.iou import mask_iou
 from ..generation.answers import Answer, answer_rows
@@ -36,7 +36,7 @@ class MinedAnswer:
         class_correct (`bool`): whether that is the row's.
     """
 
-    row: dict[str, Any]
+    row: Row
     iou: float
     named_class: str | None
     class_correct: bool
@@ -49,7 +49,7 @@ class MinedAnswer:
 def mine_rows(
     model: AuroraModel,
     processor: AuroraProcessor,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     *,
     batch_size: int = 16,
     max_new_tokens: int = 256,
@@ -75,7 +75,7 @@ def mine_rows(
 def mine_file(
     model: AuroraModel,
     processor: AuroraProcessor,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     output: str | Path,
     *,
     checkpoint: str | Path,

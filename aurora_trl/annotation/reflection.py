@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..data.schema import count_targets
+from ..data.schema import Row, count_objects
 from ..errors import DataError
 from ..prompts import REFLECTION_TRIGGERS, answer_sentence, reflective_target, strip_answer
 
@@ -14,7 +14,7 @@ PLAIN_PER_REFLECTIVE = 3500 / 1505
 
 def build_reflective_rows(
     pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]],
-    plain_rows: Sequence[dict[str, Any]],
+    plain_rows: Sequence[Row],
     *,
     plain_per_reflective: float = PLAIN_PER_REFLECTIVE,
     learn_mistakes: bool = True,
@@ -41,7 +41,7 @@ def build_reflective_rows(
     reflective = []
     for wrong, corrected in pairs:
         mistake, trigger = strip_answer(wrong["target"]), rng.choice(REFLECTION_TRIGGERS)
-        answer = answer_sentence(count_targets(wrong))
+        answer = answer_sentence(count_objects(wrong))
         target = reflective_target(mistake if learn_mistakes else "", trigger, corrected["target"], answer)
         prefill = None if learn_mistakes else mistake
         reflective.append({**wrong, "id": f"{wrong['id']}#reflective", "target": target, "prefill": prefill})

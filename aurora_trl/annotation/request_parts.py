@@ -2,13 +2,14 @@
 
 import io
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import soundfile
 from PIL import Image
 
 from ..data.media.loading import load_audio, load_frames
+from ..data.schema import Row
 
 SAMPLING_RATE = 16_000
 # A clip of 10 s is looked at once per second, as the policy does; fewer frames are taken from these.
@@ -43,7 +44,7 @@ class Sound:
 Part: TypeAlias = str | Picture | Sound
 
 
-def clip_parts(row: dict[str, Any], *, num_frames: int, max_image_side: int) -> list[Part]:
+def clip_parts(row: Row, *, num_frames: int, max_image_side: int) -> list[Part]:
     """
     Frames and sound of a row's clip.
 

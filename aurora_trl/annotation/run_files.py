@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.formats.jsonl import save_json
+from ..data.schema import Row
 from ..errors import DataError
 from .journal import beside
 
@@ -34,7 +35,7 @@ class RunSummary:
     failed_path: Path | None
 
 
-def rows_digest(rows: Iterable[dict[str, Any]]) -> str:
+def rows_digest(rows: Iterable[Row]) -> str:
     """Changes with what a run is asked about: ids, references, classes and targets, in order. Media may move."""
     digest = hashlib.sha256()
     for row in rows:
@@ -42,23 +43,21 @@ def rows_digest(rows: Iterable[dict[str, Any]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def require_distinct_ids(rows: Iterable[dict[str, Any]]) -> None:
+def require_distinct_ids(rows: Iterable[Row]) -> None:
     """Answers are kept by id. Raises `DataError` where two rows share one."""
     twice = [id_ for id_, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
         raise DataError(f"row {twice[0]!r}: the id occurs more than once ({len(twice)} such ids); make ids distinct")
 
 
-def require_classes(rows: Iterable[dict[str, Any]]) -> None:
+def require_classes(rows: Iterable[Row]) -> None:
     """An annotator has to know the answer. Raises `DataError` where a row that matches something does not say."""
     row = next((row for row in rows if not row.get("class_name") and not row.get("is_null")), None)
     if row is not None:
         raise DataError(f"row {row['id']!r}: it has no `class_name`, which the annotator's text must arrive at")
 
 
-def write_failed(
-    output: Path, rows: Sequence[dict[str, Any]], problems: dict[str, list[dict[str, Any]]]
-) -> Path | None:
+def write_failed(output: Path, rows: Sequence[Row], problems: dict[str, list[dict[str, Any]]]) -> Path | None:
     """
     List the rows without a usable answer beside an output, each with every answer and what was wrong with it; an
     earlier list is taken away where there are none any more.
@@ -80,7 +79,7 @@ def write_failed(
     return path
 
 
-def save_keeping_previous(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
+def save_keeping_previous(rows: Iterable[Row], path: str | Path) -> None:
     """Write rows to a file. Another content that it had is kept as `<name>.previous`, and a line on stderr says so."""
     path = Path(path)
     if not path.exists():

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from ..data.schema import Row
 from ..errors import DataError
 from ..training.arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
 from ..training.grpo_config import AuroraGRPOConfig
@@ -179,7 +180,7 @@ class _Checker:
         return dataset.select(range(min(len(dataset), _MEASURED_ROWS))).to_list()
 
     def _estimate(
-        self, recipe: Any, lora: LoraArguments, config: Any, rows: list[dict[str, Any]], accelerate: str | None
+        self, recipe: Any, lora: LoraArguments, config: Any, rows: list[Row], accelerate: str | None
     ) -> None:
         model = plan_model(self.pipeline, recipe.model_name_or_path)
         if model is None:
@@ -201,7 +202,7 @@ class _Checker:
             bf16=bool(config.bf16),
             # With its features on disk it is gone before the first step.
             teacher=getattr(config, "teacher_model_name_or_path", None) is not None and config.feature_cache is None,
-            max_targets=config.max_targets or model.max_targets,
+            max_objects=config.max_objects or model.max_objects,
         )
         try:
             memory = estimate_memory(model.config, setup)
@@ -247,12 +248,12 @@ def _memory_line(memory: MemoryEstimate, setup: TrainingSetup) -> str:
     )
 
 
-def _prompt_tokens(model: ModelPlan, rows: list[dict[str, Any]]) -> int:
+def _prompt_tokens(model: ModelPlan, rows: list[Row]) -> int:
     references = [len(row["reference"]) for row in rows] or [4 * _CHARACTERS_PER_TOKEN]
     return model.media_tokens + _INSTRUCTION_TOKENS + round(mean(references) / _CHARACTERS_PER_TOKEN)
 
 
-def _answer_tokens(config: Any, rows: list[dict[str, Any]]) -> int:
+def _answer_tokens(config: Any, rows: list[Row]) -> int:
     """The longest answer: the trainer's limit in GRPO; in SFT that of the rows, or of what they may hold."""
     if hasattr(config, "max_completion_length"):
         return config.max_completion_length or 256

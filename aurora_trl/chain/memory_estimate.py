@@ -39,7 +39,7 @@ class TrainingSetup:
         gradient_checkpointing (`bool`): layers are run again in the backward pass.
         bf16 (`bool`): activations in bf16.
         teacher (`bool`): a second, frozen model beside the first.
-        max_targets (`int`, *optional*, defaults to 1): masks of an answer, all of which are decoded.
+        max_objects (`int`, *optional*, defaults to 1): masks of an answer, all of which are decoded.
     """
 
     groups: set[str]
@@ -54,7 +54,7 @@ class TrainingSetup:
     gradient_checkpointing: bool
     bf16: bool
     teacher: bool
-    max_targets: int = 1
+    max_objects: int = 1
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _mask_activations(sam: PretrainedConfig, setup: TrainingSetup, width: int) -
     if not all(hasattr(sizes, name) for name in ("patch_size", "encoder_num_heads", "prompt_embed_dim")):
         return 0  # another decoder, of which nothing is known here
     grid = (sizes.image_size // sizes.patch_size) ** 2
-    masks = setup.batch_size * setup.max_targets * setup.num_frames
+    masks = setup.batch_size * setup.max_objects * setup.num_frames
     decoder = masks * grid * 25 * sizes.prompt_embed_dim * width
     clips = -(-setup.batch_size // setup.num_generations)
     frames = clips * setup.num_frames
@@ -191,7 +191,7 @@ def _sam2_activations(config: Sam2MaskConfig, setup: TrainingSetup, width: int) 
     """
     sam2: Any = config.sam2_config
     place = (config.image_size // 16) ** 2 * width
-    rows, frames = setup.batch_size * setup.max_targets, setup.num_frames
+    rows, frames = setup.batch_size * setup.max_objects, setup.num_frames
     decoder = rows * frames * place * 25 * sam2.mask_decoder_config.hidden_size
     if isinstance(config, Sam2VideoMaskConfig) and frames > 1:
         looks = frames - 1

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 from transformers import AutoConfig
 
+from ..data.schema import Row
 from ..models.configuration_aurora import AuroraConfig
 from ..models.processing_aurora import AuroraProcessor
 from .definition import Pipeline, Step
@@ -27,14 +27,14 @@ class ModelPlan:
         config (`AuroraConfig`): of all parts.
         media_tokens (`int`): places of a clip in the prompt.
         num_frames (`int`): frames that get a mask.
-        max_targets (`int`, *optional*, defaults to 1): masks that an answer may have.
+        max_objects (`int`, *optional*, defaults to 1): masks that an answer may have.
     """
 
     what: str
     config: AuroraConfig
     media_tokens: int
     num_frames: int
-    max_targets: int = 1
+    max_objects: int = 1
 
 
 def option(words: list[str], flag: str) -> str | None:
@@ -63,22 +63,22 @@ def plan_model(pipeline: Pipeline, name: str) -> ModelPlan | None:
         settings = yaml.safe_load(text)
         model = plan_model(pipeline, str(settings["model_name_or_path"]))
         # A phase that sets it hands it on with its checkpoint.
-        given = settings.get("max_targets")
-        return model if model is None or given is None else replace(model, max_targets=given)
+        given = settings.get("max_objects")
+        return model if model is None or given is None else replace(model, max_objects=given)
     return _from_command(maker)
 
 
 def _from_checkpoint(name: str) -> ModelPlan:
     """Sizes and places as they are: a black and silent clip of ten seconds goes through the processor."""
     config, processor = AutoConfig.from_pretrained(name), AuroraProcessor.from_pretrained(name)
-    return ModelPlan(name, config, _media_tokens(processor), processor.num_frames, processor.max_targets)
+    return ModelPlan(name, config, _media_tokens(processor), processor.num_frames, processor.max_objects)
 
 
 def _media_tokens(processor: AuroraProcessor) -> int:
     rate = getattr(processor.policy_processor, "sampling_rate", None)
     silence = None if rate is None else np.zeros(10 * rate, np.float32)
     clip = processor.process_clip(np.zeros((processor.num_frames, 360, 640, 3), np.uint8), silence)
-    row: dict[str, Any] = {"reference": "it", "video": "clip.mp4", "audio": None}
+    row: Row = {"reference": "it", "video": "clip.mp4", "audio": None}
     text = processor.tokenizer.apply_chat_template(
         [{"role": "user", "content": processor.instruction.format(reference="it.")}],
         tokenize=False,

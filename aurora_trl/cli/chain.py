@@ -1,7 +1,6 @@
 """The sub-commands of a chain of phases: `aurora run`, `aurora report`."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +59,8 @@ def _check_plan(pipeline: "Pipeline", parser: argparse.ArgumentParser) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from ..data import find_source
-    from ..evaluation.report import write_report
+    from ..data.json_file import read_json
+    from ..evaluation.report import read_metrics, write_report
 
     root = Path(arguments.root)
     evaluations = {phase: root / "eval" / phase for phase in arguments.phases}
@@ -69,10 +69,10 @@ def _report(arguments: argparse.Namespace) -> None:
         if not (folder / "metrics.json").is_file():
             raise ValueError(f"{folder}/metrics.json: no such file; run `aurora evaluate` for that phase first")
 
-    first = next(iter(json.loads((next(iter(evaluations.values())) / "metrics.json").read_text())["splits"]))
+    first = next(iter(read_metrics(next(iter(evaluations.values())))["splits"]))
     source = find_source(arguments.data, arguments.format, arguments.subset)
     rows = {row["id"]: row for row in source.load(first)}
     records = sorted((root / ".pipeline").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    times = [(path.stem, json.loads(path.read_text())["seconds"]) for path in records]
+    times = [(path.stem, read_json(path).get("seconds")) for path in records]
     durations = [(name, seconds) for name, seconds in times if seconds is not None]
     say(f"{write_report(root, evaluations, trainings, rows, durations=durations)}")

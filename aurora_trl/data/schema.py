@@ -1,8 +1,11 @@
 """The columns of a dataset row."""
 
 import json
+import logging
 from collections.abc import Iterable
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from datasets import Features, List, Value
 
@@ -24,20 +27,50 @@ FEATURES = Features(
         # annotated, and in place of them all where none is. Of several objects the union, or a JSON list with the mask
         # of each, in the same order in every frame, and null for one that is not in the frame.
         "masks": List(Value("string")),
-        "num_targets": Value("int32"),  # how many objects the reference is about; None: one, or as many as have masks
+        "num_objects": Value("int32"),  # how many objects the reference is about; None: one, or as many as have masks
         "target": Value("string"),  # the text to learn, where the phase has one
         "prefill": Value("string"),  # what the answer begins with, before `target`: read, and not learnt
     }
 )
 COLUMNS = tuple(FEATURES)
+# A row as a mapping: the columns above, and whatever a collator or a trainer puts beside them.
+Row: TypeAlias = dict[str, Any]
+
+# What recipes, checkpoints and rows of earlier versions call them.
+RENAMED = {"max_targets": "max_objects", "num_targets": "num_objects"}
+
+logger = logging.getLogger(__name__)
 
 
-def clip_key(row: dict[str, Any]) -> tuple[Any, ...]:
+def with_current_names(values: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """
+    Settings, or a row, with what has another name now under that name; a line says so once for each source.
+
+    Args:
+        values (`dict`): as they were read.
+        source (`str` or `Path`): the file, for that line.
+
+    Raises:
+        `DataError`: where both names are there.
+    """
+    for old in RENAMED.keys() & values.keys():
+        if RENAMED[old] in values:
+            raise DataError(f"{source}: `{old}` is what `{RENAMED[old]}` was called; remove one of them")
+        _say_renamed(str(source), old)
+    return {RENAMED.get(name, name): value for name, value in values.items()}
+
+
+@cache
+def _say_renamed(source: str, old: str) -> None:
+    logger.warning(f"{source}: `{old}` is called `{RENAMED[old]}` now, and is read as that")
+
+
+def clip_key(row: Row) -> tuple[Any, ...]:
     """What makes two rows show the same clip: their media files."""
     return (tuple(row.get("frames") or ()), row.get("video"), row.get("audio"))
 
 
-def with_target(row: dict[str, Any], target: str) -> dict[str, Any]:
+def with_target(row: Row, target: str) -> dict[str, Any]:
     """The row with another text to learn, which is the whole answer."""
     return {**row, "target": target, "prefill": None}
 
@@ -63,22 +96,22 @@ def split_mask(mask: str) -> list[str | None] | None:
         raise DataError(f"not a list of masks: {mask[:60]!r} ({error})") from None
     wrong = next((item for item in masks if not isinstance(item, str | dict | None)), None)
     if wrong is not None or not masks:
-        raise DataError(f"not a list of masks: {mask[:60]!r}; it holds paths, objects or null, one for each target")
+        raise DataError(f"not a list of masks: {mask[:60]!r}; it holds paths, mappings or null, one for each object")
     return [json.dumps(item) if isinstance(item, dict) else item for item in masks]
 
 
-def count_targets(row: dict[str, Any]) -> int:
+def count_objects(row: Row) -> int:
     """
     How many objects a row's reference is about.
 
     Raises:
-        `DataError`: where frames list the masks of more or fewer, or `num_targets` says another number.
+        `DataError`: where frames list the masks of more or fewer, or `num_objects` says another number.
     """
     listed = [split_mask(mask) for mask in row.get("masks") or () if mask is not None]
-    counts = {0 if targets is None else len(targets) for targets in listed} - ({0} if not any(listed) else set())
-    said = row.get("num_targets")
+    counts = {0 if objects is None else len(objects) for objects in listed} - ({0} if not any(listed) else set())
+    said = row.get("num_objects")
     if said is not None and said < 1:
-        raise DataError(f"row {row.get('id')!r}: `num_targets` is {said}; where nothing matches, set `is_null` alone")
+        raise DataError(f"row {row.get('id')!r}: `num_objects` is {said}; where nothing matches, set `is_null` alone")
     if len(counts) > 1:
         raise DataError(
             f"row {row.get('id')!r}: not every annotated frame lists the masks of the same objects; give one for each "
@@ -86,22 +119,22 @@ def count_targets(row: dict[str, Any]) -> int:
         )
     found = next(iter(counts), None)
     if found is not None and said is not None and found != said:
-        raise DataError(f"row {row.get('id')!r}: `num_targets` is {said}, and its frames list the masks of {found}")
+        raise DataError(f"row {row.get('id')!r}: `num_objects` is {said}, and its frames list the masks of {found}")
     return 1 if row.get("is_null") else said or found or 1
 
 
-def require_few_targets(rows: Iterable[dict[str, Any]], max_targets: int) -> None:
+def require_few_objects(rows: Iterable[Row], max_objects: int) -> None:
     """Raise `DataError` where a row is about more objects than an answer may have."""
     for row in rows:
-        count = count_targets(row)
-        if count > max_targets:
+        count = count_objects(row)
+        if count > max_objects:
             raise DataError(
-                f"row {row.get('id')!r}: it is about {count} objects, and `max_targets` is {max_targets}; raise it, "
-                "or give one mask per frame for all of them together, and no `num_targets`"
+                f"row {row.get('id')!r}: it is about {count} objects, and `max_objects` is {max_objects}; raise it, "
+                "or give one mask per frame for all of them together, and no `num_objects`"
             )
 
 
-def check_row(row: dict[str, Any]) -> None:
+def check_row(row: Row) -> None:
     """Raise `DataError` where a row can not be used, whatever its files hold."""
     if not (row.get("reference") or "").strip():
         raise DataError(f"row {row.get('id')!r}: the reference is empty; remove the row or write its reference")
@@ -110,4 +143,4 @@ def check_row(row: dict[str, Any]) -> None:
     masks, frames = row.get("masks"), row.get("frames")
     if masks and frames and len(masks) != len(frames):
         raise DataError(f"row {row.get('id')!r}: {len(masks)} masks for {len(frames)} frames; give one per frame")
-    count_targets(row)
+    count_objects(row)

@@ -20,7 +20,7 @@ from .formats.refavs import NULL_CLASS
 from .media.checks import MIN_SOUND_SECONDS, Fault, check_image, check_sound, check_track, check_video, group_frames
 from .media.loading import load_frames
 from .media.masks import decode_polygons, decode_rle, load_masks
-from .schema import check_row, clip_key, split_mask
+from .schema import Row, check_row, clip_key, split_mask
 
 _SHOWN_SKIPS = 20
 # Clips that show whether files are waited for.
@@ -52,7 +52,7 @@ class Problem:
 
 
 def find_problems(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     *,
     thorough: bool = True,
     workers: int | None = None,
@@ -120,7 +120,7 @@ def _check_clips(
             pool.shutdown(cancel_futures=True)
 
 
-def check_dataset(rows: Sequence[dict[str, Any]], *, limit: int = 20) -> list[str]:
+def check_dataset(rows: Sequence[Row], *, limit: int = 20) -> list[str]:
     """
     Look for what would stop a training run: files that are missing, cut short or of another size, empty references.
 
@@ -137,7 +137,7 @@ def check_dataset(rows: Sequence[dict[str, Any]], *, limit: int = 20) -> list[st
     return [problem.text for problem in problems if problem.stops_training]
 
 
-def require_valid(rows: Sequence[dict[str, Any]]) -> None:
+def require_valid(rows: Sequence[Row]) -> None:
     """
     Raise where `check_dataset` finds anything.
 
@@ -150,7 +150,7 @@ def require_valid(rows: Sequence[dict[str, Any]]) -> None:
         raise DataError(problems[0] + more)
 
 
-def find_bad_rows(rows: Sequence[dict[str, Any]]) -> dict[int, str]:
+def find_bad_rows(rows: Sequence[Row]) -> dict[int, str]:
     """The first problem of each row that can not be used, by its place; every file is decoded."""
     reasons: dict[int, str] = {}
     for problem in find_problems(rows):
@@ -249,7 +249,7 @@ class _ClipChecker:
                 self._seen[key] = fault
         return self._seen[key]
 
-    def _row_faults(self, row: dict[str, Any]) -> list[Fault]:
+    def _row_faults(self, row: Row) -> list[Fault]:
         try:
             check_row(row)
         except DataError as error:
@@ -295,14 +295,14 @@ class _ClipChecker:
     def _track(self, path: str) -> None:
         check_track(path, min_seconds=self.min_sound_seconds)
 
-    def _video_size(self, row: dict[str, Any]) -> tuple[int, int] | None:
+    def _video_size(self, row: Row) -> tuple[int, int] | None:
         """The size of a video's frames, where masks have to fit it and files are decoded."""
         if not self.thorough or not row.get("masks"):
             return None
         height, width = load_frames({**row, "frames": (row.get("frames") or [])[:1]}, num_frames=1).shape[1:3]
         return width, height
 
-    def _mask_faults(self, row: dict[str, Any], frame_size: tuple[int, int] | None) -> list[Fault]:
+    def _mask_faults(self, row: Row, frame_size: tuple[int, int] | None) -> list[Fault]:
         if row.get("is_null"):
             return []
         faults: list[Fault] = []
@@ -329,13 +329,13 @@ class _ClipChecker:
         return []
 
     @staticmethod
-    def _any_drawn(row: dict[str, Any]) -> bool:
+    def _any_drawn(row: Row) -> bool:
         try:
             return bool(load_masks(row).any())
         except DataError as error:
             raise Fault("unreadable", str(error)) from None
 
-    def _mask_size(self, name: str, row: dict[str, Any], frame_size: tuple[int, int] | None) -> tuple[int, int]:
+    def _mask_size(self, name: str, row: Row, frame_size: tuple[int, int] | None) -> tuple[int, int]:
         if not name.startswith("{"):
             return check_image(name, "mask")  # they are decoded all together
         try:

@@ -92,7 +92,7 @@ def evaluate_model(
         )
         for place, answer in zip(share, answers, strict=True):
             answer.row = rows[place]
-            record = describe_answer(answer, processor.num_frames, processor.max_targets)
+            record = describe_answer(answer, processor.num_frames, processor.max_objects)
             record["j"] = scorer.add(answer, place, processor.num_frames)
             record.update(split=split, swap=swap, kind=kind_of(answer.row) if kind_of else None)
             records.append((place, record))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from ..data.formats.avsbench import load_class_maps, load_class_names
 from ..data.media.loading import NO_FRAME
 from ..data.media.masks import encode_rle, frame_size, load_masks, mask_indices
+from ..data.schema import Row
 from ..errors import DataError
 from ..generation.answers import Answer
 from ..prompts import (
@@ -27,14 +28,14 @@ from .metrics.distributed import gather_shares
 _NO_MASK_LOGIT = -50.0
 
 
-def describe_answer(answer: Answer, num_frames: int, max_targets: int = 1) -> dict[str, Any]:
+def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1) -> dict[str, Any]:
     """
     What there is to say about an answer whatever the protocol.
 
     Args:
         answer (`Answer`): with its row.
         num_frames (`int`): frames that the model takes of a clip.
-        max_targets (`int`, *optional*, defaults to 1): how many `[SEG]` an answer may have.
+        max_objects (`int`, *optional*, defaults to 1): how many `[SEG]` an answer may have.
 
     Returns:
         `dict`: the beginning of a line of `answers.jsonl`, with the drawn masks in the frame's size.
@@ -53,7 +54,7 @@ def describe_answer(answer: Answer, num_frames: int, max_targets: int = 1) -> di
         "num_tokens": answer.num_tokens,
         # None where the dataset names no class.
         "class_correct": None if class_name is None else said == normalize_class(class_name),
-        "format_correct": ends_with_answer(answer.completion, max_targets) or is_null_answer(answer.completion),
+        "format_correct": ends_with_answer(answer.completion, max_objects) or is_null_answer(answer.completion),
         # Of a null row, whether the answer says that nothing fits; of any other, whether it does not.
         "null_correct": says_nothing_fits(answer.completion) == bool(row.get("is_null")),
         "has_seg": answer.mask_logits is not None,
@@ -141,7 +142,7 @@ def _class_names(root: str) -> list[str]:
     return load_class_names(root)
 
 
-def scored_frames(row: dict[str, Any], num_frames: int) -> tuple[list[int], list[int]]:
+def scored_frames(row: Row, num_frames: int) -> tuple[list[int], list[int]]:
     """
     The frames of an answer that have a score: what stands past the end of a short clip, or is not annotated, has none.
 

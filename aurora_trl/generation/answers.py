@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..data.schema import clip_key
+from ..data.schema import Row, clip_key
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
@@ -28,14 +28,14 @@ class Answer:
         mask_logits (`torch.Tensor` of shape `(T, H', W')` or `None`): logits with the frame's aspect ratio, on the
             CPU; None where the answer holds no `[SEG]`, their union where it holds several that count.
         num_tokens (`int`): length of the completion, the end-of-turn token included.
-        target_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
+        object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
     """
 
-    row: dict[str, Any]
+    row: Row
     completion: str
     mask_logits: torch.Tensor | None
     num_tokens: int
-    target_logits: torch.Tensor | None = None
+    object_logits: torch.Tensor | None = None
 
 
 def load(model_dir: str | Path, device: str | torch.device | None = None) -> tuple[AuroraModel, AuroraProcessor]:
@@ -138,7 +138,7 @@ def read_states(
     return hidden[along_rows(rows, positions), positions.clamp(min=0)]
 
 
-def swap_modality(rows: Sequence[dict[str, Any]], modality: str) -> list[dict[str, Any]]:
+def swap_modality(rows: Sequence[Row], modality: str) -> list[dict[str, Any]]:
     """
     The rows with one modality taken from another row's clip: what a model does not use, it does not miss.
 
@@ -175,7 +175,7 @@ def swap_modality(rows: Sequence[dict[str, Any]], modality: str) -> list[dict[st
 def answer_batch(
     model: AuroraModel,
     processor: AuroraProcessor,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     loader: ClipLoader,
     **generate_kwargs: Any,
 ) -> list[Answer]:
@@ -239,11 +239,11 @@ def answer_batch(
 def _restore_answers(
     processor: AuroraProcessor, mask_logits: torch.Tensor, has_seg: torch.Tensor, sizes: Sequence[tuple[int, ...]]
 ) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
-    """`mask_logits` and `target_logits` of each [`Answer`]; decoded were `(B, T, h, w)` or `(B, K, T, h, w)`."""
-    target_logits = mask_logits if mask_logits.dim() == 5 else None
+    """`mask_logits` and `object_logits` of each [`Answer`]; decoded were `(B, T, h, w)` or `(B, K, T, h, w)`."""
+    object_logits = mask_logits if mask_logits.dim() == 5 else None
     counts = has_seg.long()
-    if target_logits is not None:
-        mask_logits, counts = union_logits(target_logits, has_seg), has_seg.sum(dim=1)
+    if object_logits is not None:
+        mask_logits, counts = union_logits(object_logits, has_seg), has_seg.sum(dim=1)
 
     def restore(logits: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         return processor.restore_masks(logits, (size[0], size[1])).cpu()
@@ -252,8 +252,8 @@ def _restore_answers(
     for i, (count, size) in enumerate(zip(counts.tolist(), sizes, strict=True)):
         union = restore(mask_logits[i], size) if count else None
         each = None
-        if target_logits is not None and count > 1:
-            each = torch.stack([restore(logits, size) for logits in target_logits[i, :count]])
+        if object_logits is not None and count > 1:
+            each = torch.stack([restore(logits, size) for logits in object_logits[i, :count]])
         drawn.append((union, each))
     return drawn
 
@@ -261,7 +261,7 @@ def _restore_answers(
 def answer_rows(
     model: AuroraModel,
     processor: AuroraProcessor,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     *,
     batch_size: int = 8,
     max_new_tokens: int = 256,

@@ -19,7 +19,7 @@ class ClipBank:
         prompt_index (`torch.Tensor` of shape `(B,)`): the distinct prompt of each completion.
         prompt_ids (`list[list[int]]`): each completion's prompt as the model sees it.
         masks (`torch.Tensor` of shape `(B, T, M, M)`): the target of each completion.
-        target_masks (`torch.Tensor` of shape `(B, K, T, M, M)`, *optional*): its objects apart, where completions may
+        object_masks (`torch.Tensor` of shape `(B, K, T, M, M)`, *optional*): its objects apart, where completions may
             have several `[SEG]`.
     """
 
@@ -29,7 +29,7 @@ class ClipBank:
     prompt_index: torch.Tensor
     prompt_ids: list[list[int]]
     masks: torch.Tensor
-    target_masks: torch.Tensor | None
+    object_masks: torch.Tensor | None
 
     def forward_inputs(
         self, samples: torch.Tensor, with_masks: bool, frames: torch.Tensor | None = None

@@ -7,8 +7,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data.media.loading import NO_FRAME, MediaCache, load_audio, load_frames
-from ..data.media.masks import NO_TARGET, load_masks, load_target_masks, mask_indices
-from ..data.schema import clip_key, require_few_targets
+from ..data.media.masks import NO_TARGET, load_masks, load_object_masks, mask_indices
+from ..data.schema import Row, clip_key, require_few_objects
 from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
 from .feature_store import MaskFeatures
@@ -39,11 +39,11 @@ class ClipLoader:
         self._mask_features = features
         self._clips = MediaCache(self._clips.size)  # those in memory have frames
 
-    def clip(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def clip(self, row: Row) -> dict[str, torch.Tensor]:
         """The row's clip as [`AuroraProcessor.process_clip`] makes it, with `frame_size` `(2,)` in pixels."""
         return self._clips.get(clip_key(row), lambda: self._load_clip(row))
 
-    def _load_clip(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def _load_clip(self, row: Row) -> dict[str, torch.Tensor]:
         frames = load_frames(row, num_frames=self.processor.num_frames)
         sampling_rate = self.processor.policy_processor.sampling_rate
         # A policy without a rate does not hear: its rows' sound is not read.
@@ -55,7 +55,7 @@ class ClipLoader:
         clip["frame_size"] = torch.tensor(frames.shape[1:3])
         return clip
 
-    def distinct_clips(self, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
+    def distinct_clips(self, rows: Sequence[Row]) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
         """The clips that rows show, each once and in order of appearance, and the index of each row's clip."""
         order: dict[tuple[Any, ...], int] = {}
         clips: list[dict[str, torch.Tensor]] = []
@@ -65,7 +65,7 @@ class ClipLoader:
                 clips.append(self.clip(row))
         return clips, [order[clip_key(row)] for row in rows]
 
-    def masks(self, row: dict[str, Any]) -> torch.Tensor:
+    def masks(self, row: Row) -> torch.Tensor:
         """
         The row's target masks `(T, M, M)` uint8 in the decoder's geometry; all zero for a null row, and all
         `NO_TARGET` in a frame that nobody annotated or that stands past the end of a short clip.
@@ -73,30 +73,30 @@ class ClipLoader:
         key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"] or ())
         return self._masks.get(key, lambda: self._load_masks(row))
 
-    def target_masks(self, row: dict[str, Any]) -> torch.Tensor:
+    def object_masks(self, row: Row) -> torch.Tensor:
         """
-        The masks of the row's objects, each apart: `(max_targets, T, M, M)` uint8 as in `masks`. All `NO_TARGET` past
+        The masks of the row's objects, each apart: `(max_objects, T, M, M)` uint8 as in `masks`. All `NO_TARGET` past
         the last object, and altogether where the row has its objects' masks together.
 
         Raises:
             `DataError`: where the row is about more objects than an answer may have.
         """
-        key = ("targets", row.get("is_null"), *(row["masks"] or ()))
-        return self._masks.get(key, lambda: self._load_target_masks(row))
+        key = ("objects", row.get("is_null"), *(row["masks"] or ()))
+        return self._masks.get(key, lambda: self._load_object_masks(row))
 
-    def _load_target_masks(self, row: dict[str, Any]) -> torch.Tensor:
+    def _load_object_masks(self, row: Row) -> torch.Tensor:
         indices = mask_indices(row, self.processor.num_frames)
-        require_few_targets([row], self.processor.max_targets)
-        planes = load_target_masks(row, indices=indices)
+        require_few_objects([row], self.processor.max_objects)
+        planes = load_object_masks(row, indices=indices)
         each = [] if planes is None else [self.processor.process_masks(masks) for masks in planes]
         size = self.processor.mask_target_size
-        targets = torch.full((self.processor.max_targets, len(indices), size, size), NO_TARGET, dtype=torch.uint8)
-        for target, masks in zip(targets, each, strict=False):
-            target.copy_(masks)
-        targets[:, torch.tensor(indices) == NO_FRAME] = NO_TARGET
-        return targets
+        objects = torch.full((self.processor.max_objects, len(indices), size, size), NO_TARGET, dtype=torch.uint8)
+        for own, masks in zip(objects, each, strict=False):
+            own.copy_(masks)
+        objects[:, torch.tensor(indices) == NO_FRAME] = NO_TARGET
+        return objects
 
-    def _load_masks(self, row: dict[str, Any]) -> torch.Tensor:
+    def _load_masks(self, row: Row) -> torch.Tensor:
         indices = mask_indices(row, self.processor.num_frames)
         masks = self.processor.process_masks(load_masks(row, indices=indices))
         masks[torch.tensor(indices) == NO_FRAME] = NO_TARGET

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..data.schema import clip_key, with_target
+from ..data.schema import Row, clip_key, with_target
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, teacher_target
 from .clip_loader import ClipLoader, pad_ids, stack_clips
@@ -18,8 +18,8 @@ class SFTCollator:
 
     A call with rows returns `input_ids`, `attention_mask`, `labels` `(B, L)`, the media inputs of the C distinct
     clips, `clip_index` `(B,)` that says which clip a row shows, `masks` `(B, T, M, M)` uint8 and `seg_positions`
-    `(B,)`. With the processor's `max_targets` K above 1 these are `(B, K)`, and there are `target_masks`
-    `(B, K, T, M, M)`, see [`ClipLoader.target_masks`].
+    `(B,)`. With the processor's `max_objects` K above 1 these are `(B, K)`, and there are `object_masks`
+    `(B, K, T, M, M)`, see [`ClipLoader.object_masks`].
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -37,7 +37,7 @@ class SFTCollator:
         self.keep_rows = keep_rows
         self.share_prefix = share_prefix
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, rows: list[Row]) -> dict[str, Any]:
         processor = self.loader.processor
         clips, clip_index = self.loader.distinct_clips(rows)
         prompts = [processor.prompt_ids(row, clips[i]) for row, i in zip(rows, clip_index, strict=True)]
@@ -64,8 +64,8 @@ class SFTCollator:
                 batch["prefix_lengths"] = torch.tensor(lengths)
         if self.with_masks:
             batch["masks"] = torch.stack([self.loader.masks(row) for row in rows])
-        if self.with_masks and processor.max_targets > 1:
-            batch["target_masks"] = torch.stack([self.loader.target_masks(row) for row in rows])
+        if self.with_masks and processor.max_objects > 1:
+            batch["object_masks"] = torch.stack([self.loader.object_masks(row) for row in rows])
         if self.keep_rows:
             batch["rows"] = rows
         return batch
@@ -98,7 +98,7 @@ class TeacherCollator:
         self._collate = SFTCollator(loader, share_prefix=share_prefix, with_masks=False)
         self._targets = targets
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         batch = self._collate([with_target(row, teacher_target(row, self._targets)) for row in rows])
         batch["seg_positions"] = batch["seg_positions"].view(len(rows), -1)[:, 0]
         unused = ("labels", "mask_frames", "mask_embeddings")
@@ -108,7 +108,7 @@ class TeacherCollator:
 class RolloutCollator:
     """
     Rows for [`AuroraGRPOTrainer`], which TRL keeps as a list: each gets its `prompt`, its `clip` and its target masks
-    in place of their paths, read by the data loader's workers; `target_masks` too, where answers may have several.
+    in place of their paths, read by the data loader's workers; `object_masks` too, where answers may have several.
     Rows of one batch that show one clip share its tensors.
 
     Args:
@@ -118,9 +118,9 @@ class RolloutCollator:
     def __init__(self, loader: ClipLoader):
         self.loader = loader
 
-    def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def __call__(self, rows: list[Row]) -> list[dict[str, Any]]:
         clips: dict[tuple[Any, ...], dict[str, torch.Tensor]] = {}
-        several = self.loader.processor.max_targets > 1
+        several = self.loader.processor.max_objects > 1
         masks: dict[str, dict[str, torch.Tensor]] = {}
         out = []
         for row in rows:
@@ -130,7 +130,7 @@ class RolloutCollator:
             if row["id"] not in masks:
                 masks[row["id"]] = {"masks": self.loader.masks(row)}
                 if several:
-                    masks[row["id"]]["target_masks"] = self.loader.target_masks(row)
+                    masks[row["id"]]["object_masks"] = self.loader.object_masks(row)
             prompt = build_prompt(row, self.loader.processor.instruction)
             out.append({**row, "prompt": prompt, "clip": clips[key], **masks[row["id"]]})
         return out

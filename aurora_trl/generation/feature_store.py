@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..data.media.loading import NO_FRAME, frame_indices, split_moment
+from ..data.schema import Row
 from ..errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def file_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def clip_digest(row: dict[str, Any], num_frames: int, *, sound: bool) -> str:
+def clip_digest(row: Row, num_frames: int, *, sound: bool) -> str:
     """
     Digest of what a model with `num_frames` frames sees, and hears, of a row's clip: the bytes of the files.
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from ..data.media.loading import NO_FRAME, frame_indices
 from ..data.media.video import index_video
-from ..data.schema import check_row
+from ..data.schema import Row, check_row
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
@@ -34,7 +34,7 @@ class Segmentation:
         frame_indices (`list[int]`): which frames of the clip the masks belong to.
         frame_seconds (`list[float]` or `None`): when they are shown; None for a list of images, which have no times.
         num_frames (`int`): frames of the clip, those without a mask included.
-        target_masks (`np.ndarray` of shape `(N, T, H, W)`, uint8, *optional*): where the answer draws several objects,
+        object_masks (`np.ndarray` of shape `(N, T, H, W)`, uint8, *optional*): where the answer draws several objects,
             the masks of each, in the order of their `[SEG]`; `masks` are then those of all together.
     """
 
@@ -46,7 +46,7 @@ class Segmentation:
     frame_indices: list[int]
     frame_seconds: list[float] | None
     num_frames: int
-    target_masks: np.ndarray | None = None
+    object_masks: np.ndarray | None = None
 
 
 class AuroraPipeline:
@@ -115,7 +115,7 @@ class AuroraPipeline:
         """
         if (video is None) == (frames is None):
             raise ValueError("give the clip as `video` or as `frames`, and not both")
-        row: dict[str, Any] = {
+        row: Row = {
             "id": str(video or (frames or ["no frames"])[0]),
             "reference": reference,
             "frames": None if frames is None else [str(path) for path in frames],
@@ -149,7 +149,7 @@ class AuroraPipeline:
         masks = np.zeros((len(indices), height, width), np.uint8)
         if answer.mask_logits is not None:
             masks = drawn(answer.mask_logits)
-        targets = answer.target_logits
+        objects = answer.object_logits
         return Segmentation(
             reference=reference,
             reasoning=answer.completion,
@@ -159,5 +159,5 @@ class AuroraPipeline:
             frame_indices=indices,
             frame_seconds=None if times is None else [times[index] for index in indices],
             num_frames=total,
-            target_masks=None if targets is None else np.stack([drawn(logits) for logits in targets]),
+            object_masks=None if objects is None else np.stack([drawn(logits) for logits in objects]),
         )

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..data.media.loading import load_audio, load_frames
 from ..data.media.masks import encode_rle
+from ..data.schema import Row
 from .overlay import overlay_masks
 from .pipeline import Segmentation
 
@@ -21,7 +22,7 @@ SOUND_RATE = 44_100
 SECONDS_PER_IMAGE = 1.0
 
 
-def write_segmentation(result: Segmentation, row: dict[str, Any], output_dir: str | Path) -> dict[str, Any]:
+def write_segmentation(result: Segmentation, row: Row, output_dir: str | Path) -> dict[str, Any]:
     """
     Write an answer to a new folder.
 
@@ -30,7 +31,7 @@ def write_segmentation(result: Segmentation, row: dict[str, Any], output_dir: st
         row (`dict`): `video` or `frames`, and `audio`: the clip that was asked about.
         output_dir (`str` or `Path`): afterwards holds `reasoning.txt`, `result.json`, `masks/{frame}.png` (0 or 255),
             `masks.json` (COCO run lengths) and `overlay.mp4`. Where the answer draws several objects, `masks` holds
-            all together, and `targets/{number}/{frame}.png` and `targets.json` each apart.
+            all together, and `objects/{number}/{frame}.png` and `objects.json` each apart.
 
     Returns:
         `dict`: what `result.json` holds.
@@ -40,9 +41,9 @@ def write_segmentation(result: Segmentation, row: dict[str, Any], output_dir: st
     files = [f"masks/{index:06d}.png" for index in result.frame_indices]
     for file, mask in zip(files, result.masks, strict=True):
         Image.fromarray(mask * 255).save(output_dir / file)
-    targets = [] if result.target_masks is None else list(result.target_masks)
-    for number, masks in enumerate(targets):
-        folder = output_dir / "targets" / str(number)
+    objects = [] if result.object_masks is None else list(result.object_masks)
+    for number, masks in enumerate(objects):
+        folder = output_dir / "objects" / str(number)
         folder.mkdir(parents=True)
         for index, mask in zip(result.frame_indices, masks, strict=True):
             Image.fromarray(mask * 255).save(folder / f"{index:06d}.png")
@@ -66,10 +67,10 @@ def write_segmentation(result: Segmentation, row: dict[str, Any], output_dir: st
         ],
         "note": mask_note(result),
     }
-    if targets:
-        record["num_targets"] = len(targets)
-        runs = [{"target": n, **run} for n, masks in enumerate(targets) for run in _run_lengths(result, masks)]
-        (output_dir / "targets.json").write_text(json.dumps(runs) + "\n")
+    if objects:
+        record["num_objects"] = len(objects)
+        runs = [{"object": n, **run} for n, masks in enumerate(objects) for run in _run_lengths(result, masks)]
+        (output_dir / "objects.json").write_text(json.dumps(runs) + "\n")
     (output_dir / "reasoning.txt").write_text(result.reasoning + "\n", encoding="utf-8")
     (output_dir / "masks.json").write_text(json.dumps(_run_lengths(result, result.masks)) + "\n")
     (output_dir / "result.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -95,7 +96,7 @@ def mask_note(result: Segmentation) -> str:
     return note
 
 
-def write_overlay(result: Segmentation, row: dict[str, Any], path: str | Path) -> None:
+def write_overlay(result: Segmentation, row: Row, path: str | Path) -> None:
     """
     Write an MP4 of the frames that have a mask, each until the middle of the way to the next, with the sound. Of
     several objects each has its own tint.
@@ -108,7 +109,7 @@ def write_overlay(result: Segmentation, row: dict[str, Any], path: str | Path) -
     """
     # The same frames that the model saw, without those that pad a short clip.
     frames = load_frames(row, num_frames=max(len(result.masks), 1))
-    planes = result.masks if result.target_masks is None else result.target_masks.swapaxes(0, 1)
+    planes = result.masks if result.object_masks is None else result.object_masks.swapaxes(0, 1)
     pictures = [overlay_masks(frame, masks) for frame, masks in zip(frames, planes, strict=True)]
     height, width = (side - side % 2 for side in pictures[0].shape[:2])  # yuv420p wants even sides
     wave = load_audio(row, sampling_rate=SOUND_RATE)

@@ -381,12 +381,12 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """As `decode_masks`, of projected states `(B, E)` or `(B, K, E)`."""
         if seg_features.dim() == 3:
-            batch_size, num_targets = seg_features.shape[:2]
+            batch_size, num_objects = seg_features.shape[:2]
             rows = torch.arange(batch_size, device=seg_features.device) if clip_index is None else clip_index
             flat = self.decode_features(
-                seg_features.flatten(0, 1), mask_embeddings, rows.repeat_interleave(num_targets)
+                seg_features.flatten(0, 1), mask_embeddings, rows.repeat_interleave(num_objects)
             )
-            return flat.unflatten(0, (batch_size, num_targets))
+            return flat.unflatten(0, (batch_size, num_objects))
         embeddings = mask_embeddings if clip_index is None else mask_embeddings[clip_index]
         return self.mask_decoder.decode_clips(embeddings, seg_features.to(embeddings.dtype)[:, None])
 

@@ -21,12 +21,12 @@ def find_seg_positions(token_ids: torch.Tensor, mask: torch.Tensor, seg_token_id
     return torch.where(hits, index, -1).amax(dim=1)
 
 
-def find_target_positions(
+def find_object_positions(
     token_ids: torch.Tensor,
     mask: torch.Tensor,
     seg_token_id: int,
     sentence_end_ids: torch.Tensor,
-    max_targets: int,
+    max_objects: int,
 ) -> torch.Tensor:
     """
     Where the first `[SEG]` of the final answer stand: the last sentence that holds any.
@@ -36,7 +36,7 @@ def find_target_positions(
         mask (`torch.Tensor` of shape `(B, L)`): true where a `[SEG]` counts (the completion).
         seg_token_id (`int`): id of `[SEG]`.
         sentence_end_ids (`torch.Tensor` of shape `(E,)`): ids of the tokens in which a sentence ends.
-        max_targets (`int`): how many count, K.
+        max_objects (`int`): how many count, K.
 
     Returns:
         `torch.Tensor` of shape `(B, K)`, long: positions in ascending order, then -1 where a row has fewer.
@@ -49,16 +49,16 @@ def find_target_positions(
     begin = torch.where(ends, index, -1).amax(dim=1, keepdim=True)
     nowhere = token_ids.size(1)
     places = torch.where(hits & (index > begin), index, nowhere)
-    places = F.pad(places, (0, max_targets), value=nowhere).topk(max_targets, dim=1, largest=False).values
+    places = F.pad(places, (0, max_objects), value=nowhere).topk(max_objects, dim=1, largest=False).values
     return places.masked_fill(places == nowhere, -1)
 
 
 def union_logits(mask_logits: torch.Tensor, has_seg: torch.Tensor) -> torch.Tensor:
     """
-    The mask of an answer: at each pixel the highest logit of its targets.
+    The mask of an answer: at each pixel the highest logit of its objects.
 
     Args:
-        mask_logits (`torch.Tensor` of shape `(B, K, T, h, w)`): of each target.
+        mask_logits (`torch.Tensor` of shape `(B, K, T, h, w)`): of each object.
         has_seg (`torch.Tensor` of shape `(B, K)`, bool): which of them the answer has. Where it has none, the first
             dummy stands for the mask that no loss and no score looks at.
 

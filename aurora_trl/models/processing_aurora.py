@@ -12,11 +12,12 @@ from transformers import AutoProcessor, ProcessorMixin
 
 from ..data.json_file import read_json
 from ..data.media.loading import frame_indices
+from ..data.schema import Row, with_current_names
 from ..errors import DataError
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
 from .checkpoints.files import HUB_ARGUMENTS, find_file, one_line
 from .configuration_aurora import AuroraConfig, SamConfig
-from .objects import find_seg_positions, find_target_positions
+from .objects import find_object_positions, find_seg_positions
 from .policies.tokens import require_chat_tokenizer
 
 SETTINGS_FILE = "aurora_processor.json"
@@ -42,7 +43,7 @@ class AuroraProcessor(ProcessorMixin):
         instruction (`str`, *optional*): the user turn's text, with the place `{reference}`.
         keep_aspect_ratio (`bool`, *optional*, defaults to `True`): pad the mask decoder's frames to a square;
             otherwise they are stretched to one.
-        max_targets (`int`, *optional*, defaults to 1): how many objects an answer may draw, each with a `[SEG]` of its
+        max_objects (`int`, *optional*, defaults to 1): how many objects an answer may draw, each with a `[SEG]` of its
             own; their union is the answer's mask. With 1, as in the paper, the last `[SEG]` counts.
 
     Raises:
@@ -60,7 +61,7 @@ class AuroraProcessor(ProcessorMixin):
         policy_frames: int | None = None,
         instruction: str = INSTRUCTION,
         keep_aspect_ratio: bool = True,
-        max_targets: int = 1,
+        max_objects: int = 1,
     ):
         defaults = SamConfig()
         self.policy_processor = policy_processor
@@ -72,7 +73,7 @@ class AuroraProcessor(ProcessorMixin):
         self.policy_frames = policy_frames
         self.instruction = instruction
         self.keep_aspect_ratio = keep_aspect_ratio
-        self.max_targets = max_targets
+        self.max_objects = max_objects
         self._check_settings()
         self._sentence_end_ids: torch.Tensor | None = None
         if SEG_TOKEN not in self.tokenizer.get_vocab():
@@ -82,7 +83,7 @@ class AuroraProcessor(ProcessorMixin):
             )
 
     def _check_settings(self) -> None:
-        for name in ("mask_image_size", "mask_target_size", "num_frames", "policy_frames", "max_targets"):
+        for name in ("mask_image_size", "mask_target_size", "num_frames", "policy_frames", "max_objects"):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1) and not (name == "policy_frames" and value is None):
                 raise ValueError(f"`{name}` must be at least 1, got {value!r}")
@@ -133,24 +134,24 @@ class AuroraProcessor(ProcessorMixin):
             mask (`torch.Tensor` of shape `(B, L)`): true where a `[SEG]` counts (the completion).
 
         Returns:
-            `torch.Tensor`, long: the last one of each row `(B,)`; with `max_targets` above 1 the first of the final
-            answer, `(B, max_targets)`. -1 where there is none.
+            `torch.Tensor`, long: the last one of each row `(B,)`; with `max_objects` above 1 the first of the final
+            answer, `(B, max_objects)`. -1 where there is none.
         """
-        if self.max_targets == 1:
+        if self.max_objects == 1:
             return find_seg_positions(token_ids, mask, self.seg_token_id)
-        return find_target_positions(token_ids, mask, self.seg_token_id, self.sentence_end_ids, self.max_targets)
+        return find_object_positions(token_ids, mask, self.seg_token_id, self.sentence_end_ids, self.max_objects)
 
-    def with_max_targets(self, max_targets: int | None) -> "AuroraProcessor":
-        """This processor, or a copy that differs in `max_targets`; None leaves it as it is."""
-        if max_targets in (None, self.max_targets):
+    def with_max_objects(self, max_objects: int | None) -> "AuroraProcessor":
+        """This processor, or a copy that differs in `max_objects`; None leaves it as it is."""
+        if max_objects in (None, self.max_objects):
             return self
         changed = copy.copy(self)
-        changed.max_targets = max_targets
+        changed.max_objects = max_objects
         return changed
 
     # Text
 
-    def prompt_ids(self, row: dict[str, Any], clip: dict[str, torch.Tensor]) -> list[int]:
+    def prompt_ids(self, row: Row, clip: dict[str, torch.Tensor]) -> list[int]:
         """
         The prompt as the model sees it, with the clip's places expanded.
 
@@ -171,7 +172,7 @@ class AuroraProcessor(ProcessorMixin):
         """The ids of an answer, with the end-of-turn token."""
         return self.tokenizer(target, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
 
-    def answer_ids(self, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+    def answer_ids(self, row: Row) -> tuple[list[int], list[int]]:
         """The ids of a row's `prefill`, which is read only, and of its `target` with the end-of-turn token."""
         prefill, target = (row.get("prefill") or "").strip(), row["target"]
         if not prefill:
@@ -255,7 +256,7 @@ class AuroraProcessor(ProcessorMixin):
             "policy_frames": self.policy_frames,
             "instruction": self.instruction,
             "keep_aspect_ratio": self.keep_aspect_ratio,
-            "max_targets": self.max_targets,
+            "max_objects": self.max_objects,
         }
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
@@ -287,7 +288,7 @@ class AuroraProcessor(ProcessorMixin):
         file = find_file(name, SETTINGS_FILE, **hub_kwargs)
         if file is None:
             raise DataError(f"{name}: {SETTINGS_FILE} is missing; this is not a checkpoint of an AuroraModel")
-        settings = read_json(file)
+        settings = with_current_names(read_json(file), file)
         policy_processor = _load_policy_processor(name, settings.pop("policy_processor_class", None), hub_kwargs)
         try:
             processor = cls(policy_processor, **settings)

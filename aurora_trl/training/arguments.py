@@ -2,6 +2,9 @@
 
 import json
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +17,7 @@ from trl import TrlParser
 
 from ..data.formats.avsbench import SUBSETS
 from ..data.formats.registry import FORMATS
+from ..data.schema import RENAMED, with_current_names
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
 from ..errors import DataError
 from ..models.checkpoints.hub import RECIPE_FILE
@@ -193,13 +197,27 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
     if config is not None:
         _check_yaml(Path(config), config_classes)
     try:
-        return TrlParser(config_classes).parse_args_and_config(args=argv, fail_with_unknown_args=True)
+        with _with_current_keys(argv, config) as current:
+            return TrlParser(config_classes).parse_args_and_config(args=current, fail_with_unknown_args=True)
     except SystemExit as error:
         if error.code in (0, None):
             raise
         fail(f"{config or 'command line'}: a flag is missing or not known, see the line above; --help lists them")
     except (ValueError, TypeError) as error:
         fail(f"{config or 'command line'}: {error}")
+
+
+@contextmanager
+def _with_current_keys(argv: list[str], config: str | None) -> Iterator[list[str]]:
+    """The arguments for TRL's parser, which reads the YAML itself, with a copy of one that has keys of old."""
+    content = {} if config is None else yaml.safe_load(Path(config).read_text())
+    if not RENAMED.keys() & content.keys():
+        yield argv
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, Path(str(config)).name)
+        copy.write_text(yaml.safe_dump(with_current_names(content, str(config)), sort_keys=False))
+        yield [str(copy) if word == config else word for word in argv]
 
 
 def _check_yaml(path: Path, config_classes: tuple[type, ...]) -> None:
@@ -213,7 +231,7 @@ def _check_yaml(path: Path, config_classes: tuple[type, ...]) -> None:
     if not isinstance(content, dict):
         fail(f"{path}: a recipe is a mapping of keys to values")
     known = {name for cls in config_classes for name in (item.name for item in fields(cls))}
-    unknown = sorted(set(content) - known)
+    unknown = sorted(set(with_current_names(content, path)) - known)
     if unknown:
         import difflib
 
@@ -236,7 +254,8 @@ def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None
     argv = list(sys.argv[1:] if argv is None else argv)
     settings = {}
     if "--config" in argv[:-1]:
-        settings = yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text())
+        config = argv[argv.index("--config") + 1]
+        settings = with_current_names(yaml.safe_load(Path(config).read_text()), config)
     values = {name: getattr(item, name) for item in configs for name in (entry.name for entry in fields(item))}
     for flag in (word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")):
         if flag in values:

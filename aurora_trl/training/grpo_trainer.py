@@ -11,7 +11,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..data.schema import clip_key, require_few_targets
+from ..data.schema import Row, clip_key, require_few_objects
 from ..evaluation.iou import mask_iou
 from ..generation.answers import gather_seg_states, read_states, record_last_states
 from ..generation.clip_bank import ClipBank, regroup
@@ -28,7 +28,7 @@ from .features.cache import FeatureCaching
 from .grpo_config import AuroraGRPOConfig
 from .lora import unwrap_aurora
 from .mask_losses import draw_mask_frames, mask_losses
-from .object_losses import target_losses
+from .object_losses import object_losses
 from .rewards import completion_text
 from .saving import AuroraCheckpoints
 
@@ -49,15 +49,15 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
     Args:
         model (`AuroraModel`): the policy; what the config freezes is frozen here.
         reward_funcs (`list`): TRL reward functions. Besides the dataset's columns they get `pred_masks`, per
-            completion logits `(T, M, M)` or None, and `masks`, per completion binary `(T, M, M)`. With `max_targets`
-            above 1 `pred_masks` are the union of a completion's targets; `max_targets` and `target_masks` come too.
+            completion logits `(T, M, M)` or None, and `masks`, per completion binary `(T, M, M)`. With `max_objects`
+            above 1 `pred_masks` are the union of a completion's objects; `max_objects` and `object_masks` come too.
         args (`AuroraGRPOConfig`): settings.
         train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`.
         processing_class (`AuroraProcessor`): the model's processor.
         callbacks, optimizers, peft_config: as in TRL.
 
     Raises:
-        `DataError`: where a row is about more objects than `max_targets`.
+        `DataError`: where a row is about more objects than `max_objects`.
     """
 
     _tag_names = ["trl", "grpo", "aurora", "reasoning-segmentation"]
@@ -76,10 +76,10 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any | None = None,
     ):
-        processing_class = processing_class.with_max_targets(args.max_targets)
+        processing_class = processing_class.with_max_objects(args.max_objects)
         for dataset in (train_dataset, *([] if eval_dataset is None else [eval_dataset])):
-            about = {"id", "is_null", "masks", "num_targets"}.intersection(dataset.column_names)
-            require_few_targets(dataset.select_columns(sorted(about)), processing_class.max_targets)
+            about = {"id", "is_null", "masks", "num_objects"}.intersection(dataset.column_names)
+            require_few_objects(dataset.select_columns(sorted(about)), processing_class.max_objects)
         unwrap_aurora(model).set_trainable(args.trainable_groups())
         self._media_frozen = args.freeze_vision_tower and args.freeze_audio_tower and args.freeze_connector
         self._banks: dict[str, ClipBank] = {}
@@ -139,7 +139,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         return output
 
     @torch.no_grad()
-    def _build_bank(self, rows: list[dict[str, Any]]) -> ClipBank:
+    def _build_bank(self, rows: list[Row]) -> ClipBank:
         """Read each distinct clip's media and, where they are frozen, run the towers and the mask encoder on them."""
         device = self.accelerator.device
         keys = [clip_key(row) for row in rows]
@@ -168,9 +168,9 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
             prompt_index=torch.tensor([prompt_order[prompt] for prompt in prompts], device=device),
             prompt_ids=prompt_ids,
             masks=torch.stack([row["masks"] for row in rows]).to(device),
-            target_masks=(
-                torch.stack([row["target_masks"] for row in rows]).to(device)
-                if self.processing_class.max_targets > 1
+            object_masks=(
+                torch.stack([row["object_masks"] for row in rows]).to(device)
+                if self.processing_class.max_objects > 1
                 else None
             ),
         )
@@ -198,10 +198,10 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
             if embeddings is None:
                 embeddings = self.aurora.encode_masks(bank.mask_inputs["mask_frames"])
             mask_logits = self.aurora.decode_masks(seg_states, embeddings, bank.clip_index)
-        if bank.target_masks is not None:
+        if bank.object_masks is not None:
             mask_logits, has_seg = union_logits(mask_logits, has_seg), has_seg.any(dim=1)
             for row in inputs:
-                row["max_targets"] = self.processing_class.max_targets
+                row["max_objects"] = self.processing_class.max_objects
         logits = torch.nn.functional.interpolate(
             mask_logits.float(), bank.masks.shape[-2:], mode="bilinear", align_corners=False
         )
@@ -250,12 +250,11 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         """TRL's keyword list knows images only: run the policy with its clips, and with its masks where they train."""
         batch_size = batch_size or input_ids.size(0)
         forward = self._shared_forward if self._shares_prefix else self._plain_forward
-        log_probs, entropies, seg_outputs = [], [], []
+        outputs = []
         for start in range(0, input_ids.size(0), batch_size):
             rows = slice(start, start + batch_size)
-            outputs = forward(model, self._samples[rows], input_ids[rows], attention_mask[rows], logits_to_keep)
-            for values, collected in zip(outputs, (log_probs, entropies, seg_outputs), strict=True):
-                collected.append(values)
+            outputs.append(forward(model, self._samples[rows], input_ids[rows], attention_mask[rows], logits_to_keep))
+        log_probs, entropies, seg_outputs = zip(*outputs, strict=True)
         self._seg_output = seg_outputs[-1]
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
 
@@ -352,11 +351,11 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         masks, has_seg = self._bank.masks[inputs["sample_index"]], seg_positions >= 0
         frames = slice(None) if self._mask_frames is None else self._mask_frames
         masks = masks[:, frames]
-        if self._bank.target_masks is None:
+        if self._bank.object_masks is None:
             extra, metrics = mask_losses(mask_logits, masks, has_seg, self.args)
         else:
-            target_masks = self._bank.target_masks[inputs["sample_index"]][:, :, frames]
-            extra, metrics = target_losses(mask_logits, masks, target_masks, has_seg, self.args)
+            object_masks = self._bank.object_masks[inputs["sample_index"]][:, :, frames]
+            extra, metrics = object_losses(mask_logits, masks, object_masks, has_seg, self.args)
         self._log_gathered(metrics)
         steps = self.current_gradient_accumulation_steps if self._mode == "train" else 1
         return loss + extra / steps

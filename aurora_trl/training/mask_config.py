@@ -28,7 +28,7 @@ class MaskTrainingArguments:
             `[SEG]` features. What it lacks is made before training; then neither model is run, and the teacher takes
             no memory on the device. Files are named after the weights and the media that they were made from: changed
             ones are made anew, and any number of runs may share a folder. By default nothing is kept.
-        max_targets (`int`, *optional*): how many objects an answer may draw, each with a `[SEG]` of its own, as in `It
+        max_objects (`int`, *optional*): how many objects an answer may draw, each with a `[SEG]` of its own, as in `It
             is [SEG] and [SEG].` The checkpoint keeps it; by default it is what the checkpoint says, and 1 in the
             paper.
     """
@@ -56,7 +56,7 @@ class MaskTrainingArguments:
     feature_cache: str | None = field(
         default=None, metadata={"help": "Folder to keep the features of frozen models in; none are kept by default."}
     )
-    max_targets: int | None = field(
+    max_objects: int | None = field(
         default=None, metadata={"help": "Objects that an answer may draw; as the checkpoint says by default."}
     )
 
@@ -70,8 +70,8 @@ class MaskTrainingArguments:
             raise ValueError(f"`feature_cache` must name a folder, got {folder!r}")
         if self.mask_frames_per_step is not None and self.mask_frames_per_step < 1:
             raise ValueError(f"`mask_frames_per_step` must be at least 1, got {self.mask_frames_per_step}")
-        if self.max_targets is not None and self.max_targets < 1:
-            raise ValueError(f"`max_targets` must be at least 1, got {self.max_targets}")
+        if self.max_objects is not None and self.max_objects < 1:
+            raise ValueError(f"`max_objects` must be at least 1, got {self.max_objects}")
 
     def trainable_groups(self) -> set[str]:
         """The groups of `AuroraModel.trainable_modules()` that are not frozen."""

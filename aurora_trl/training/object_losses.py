@@ -13,16 +13,16 @@ from .mask_losses import weighted_mask_losses
 
 
 @torch.no_grad()
-def match_targets(
-    mask_logits: torch.Tensor, target_masks: torch.Tensor, has_seg: torch.Tensor, args: MaskTrainingArguments
+def match_objects(
+    mask_logits: torch.Tensor, object_masks: torch.Tensor, has_seg: torch.Tensor, args: MaskTrainingArguments
 ) -> torch.Tensor:
     """
     Give each prediction of an answer at most one object and each object at most one prediction, so that the weighted
     mask losses of the pairs are least (the Hungarian method).
 
     Args:
-        mask_logits (`torch.Tensor` of shape `(B, K, T, H, W)`): logits at the size of the targets.
-        target_masks (`torch.Tensor` of shape `(B, N, T, H, W)`): in {0, 1}, or `NO_TARGET` in a whole frame that is
+        mask_logits (`torch.Tensor` of shape `(B, K, T, H, W)`): logits at the size of the masks.
+        object_masks (`torch.Tensor` of shape `(B, N, T, H, W)`): in {0, 1}, or `NO_TARGET` in a whole frame that is
             not annotated, and in all frames where there is no such object.
         has_seg (`torch.Tensor` of shape `(B, K)`, bool): predictions that count.
         args (`MaskTrainingArguments`): the weights.
@@ -30,9 +30,9 @@ def match_targets(
     Returns:
         `torch.Tensor` of shape `(B, K)`, long: the object of each prediction, -1 where it has none.
     """
-    annotated = has_target(target_masks)  # (B, N, T)
-    targets = target_masks.masked_fill(~annotated[..., None, None], 0)
-    bce, dice = pairwise_mask_losses(mask_logits, targets)
+    annotated = has_target(object_masks)  # (B, N, T)
+    planes = object_masks.masked_fill(~annotated[..., None, None], 0)
+    bce, dice = pairwise_mask_losses(mask_logits, planes)
     losses = args.mask_bce_loss_weight * bce + args.mask_dice_loss_weight * dice  # (B, K, N, T)
     frames = annotated[:, None].to(losses.dtype)
     costs = ((losses * frames).sum(dim=-1) / frames.sum(dim=-1).clamp(min=1)).cpu().numpy()
@@ -45,10 +45,10 @@ def match_targets(
     return torch.from_numpy(matched).to(mask_logits.device)
 
 
-def target_losses(
+def object_losses(
     mask_logits: torch.Tensor,
     masks: torch.Tensor,
-    target_masks: torch.Tensor,
+    object_masks: torch.Tensor,
     has_seg: torch.Tensor,
     args: MaskTrainingArguments,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -56,7 +56,7 @@ def target_losses(
     [`mask_losses`] for answers that may have several `[SEG]`. The paper has one; what is added here follows DETR
     (Carion et al., 2020, equation 1).
 
-    Where a row's objects have masks of their own, each `[SEG]` is compared with the object that `match_targets` gives
+    Where a row's objects have masks of their own, each `[SEG]` is compared with the object that `match_objects` gives
     it, or with an empty mask where none is left; the row's loss is the mean over its `[SEG]`. An object without a
     `[SEG]` is the text loss's business. Where the objects' masks are one, the union of the predictions is compared
     with it.
@@ -65,7 +65,7 @@ def target_losses(
         mask_logits (`torch.Tensor` of shape `(B, K, T, h, w)`): from the decoder.
         masks (`torch.Tensor` of shape `(B, T, M, M)`): all objects together, in {0, 1}, or `NO_TARGET` in a whole
             frame.
-        target_masks (`torch.Tensor` of shape `(B, N, T, M, M)`): each apart, see `match_targets`.
+        object_masks (`torch.Tensor` of shape `(B, N, T, M, M)`): each apart, see `match_objects`.
         has_seg (`torch.Tensor` of shape `(B, K)`, bool): predictions that count.
         args (`MaskTrainingArguments`): the weights.
 
@@ -79,15 +79,15 @@ def target_losses(
     logits = logits.unflatten(0, (batch_size, -1))  # (B, 1 + K, T, M, M)
 
     annotated = has_target(masks)  # (B, T)
-    matched = match_targets(logits[:, 1:], target_masks, has_seg, args)
+    matched = match_objects(logits[:, 1:], object_masks, has_seg, args)
     rows = torch.arange(batch_size, device=masks.device)[:, None]
-    objects = target_masks[rows, matched.clamp(min=0)]  # (B, K, T, M, M)
+    objects = object_masks[rows, matched.clamp(min=0)]  # (B, K, T, M, M)
     objects = objects.masked_fill((matched < 0)[:, :, None, None, None], 0)
-    targets = torch.cat([masks[:, None], objects], dim=1)
-    targets = targets.masked_fill(~annotated[:, None, :, None, None], 0)
+    planes = torch.cat([masks[:, None], objects], dim=1)
+    planes = planes.masked_fill(~annotated[:, None, :, None, None], 0)
 
-    apart = has_target(target_masks).any(dim=(1, 2))  # (B,)
+    apart = has_target(object_masks).any(dim=(1, 2))  # (B,)
     together = has_seg.any(dim=1) & ~apart
     share = has_seg / has_seg.sum(dim=1, keepdim=True).clamp(min=1) * apart[:, None]  # (B, K)
     weights = torch.cat([together[:, None].to(share.dtype), share], dim=1)[..., None] * annotated[:, None]
-    return weighted_mask_losses(logits, targets, weights, annotated.sum(), args)
+    return weighted_mask_losses(logits, planes, weights, annotated.sum(), args)

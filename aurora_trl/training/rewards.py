@@ -26,7 +26,7 @@ def completion_text(completion: Any) -> str:
 
 
 def format_reward(
-    prompts: Sequence[Any], completions: Sequence[Any], max_targets: Sequence[int] | None = None, **columns: Any
+    prompts: Sequence[Any], completions: Sequence[Any], max_objects: Sequence[int] | None = None, **columns: Any
 ) -> list[float]:
     """
     1 where the final sentence is `It is [SEG]`, else 0 (AURORA, section 3.3).
@@ -34,14 +34,14 @@ def format_reward(
     Args:
         prompts (`Sequence`): not used.
         completions (`Sequence`): texts or chat messages.
-        max_targets (`Sequence[int]`, *optional*): how many `[SEG]` the sentence may hold; one by default. The trainer
+        max_objects (`Sequence[int]`, *optional*): how many `[SEG]` the sentence may hold; one by default. The trainer
             gives it where its config allows several.
         **columns: not used.
 
     Returns:
         `list[float]`: one per completion.
     """
-    allowed = max_targets or [1] * len(completions)
+    allowed = max_objects or [1] * len(completions)
     return [float(ends_with_answer(completion_text(c), most)) for c, most in zip(completions, allowed, strict=True)]
 
 
@@ -93,7 +93,7 @@ def iou_reward(
 
 
 def format_or_null_reward(
-    prompts: Sequence[Any], completions: Sequence[Any], max_targets: Sequence[int] | None = None, **columns: Any
+    prompts: Sequence[Any], completions: Sequence[Any], max_objects: Sequence[int] | None = None, **columns: Any
 ) -> list[float]:
     """
     `format_reward` for a model that may also say that nothing matches: 1 where the final sentence is `It is [SEG]`, or
@@ -102,13 +102,13 @@ def format_or_null_reward(
     Args:
         prompts (`Sequence`): not used.
         completions (`Sequence`): texts or chat messages.
-        max_targets (`Sequence[int]`, *optional*): as for `format_reward`.
+        max_objects (`Sequence[int]`, *optional*): as for `format_reward`.
         **columns: not used.
 
     Returns:
         `list[float]`: one per completion. Whether the answer is true is not the format's business.
     """
-    drawn = format_reward(prompts, completions, max_targets)
+    drawn = format_reward(prompts, completions, max_objects)
     null = [float(is_null_answer(completion_text(completion))) for completion in completions]
     return [max(pair) for pair in zip(drawn, null, strict=True)]
 

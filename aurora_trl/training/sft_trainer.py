@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed
 
-from ..data.schema import count_targets, require_few_targets
+from ..data.schema import Row, count_objects, require_few_objects
 from ..errors import DataError
 from ..evaluation.iou import mask_iou
 from ..generation.clip_loader import ClipLoader
@@ -28,7 +28,7 @@ from .features.maker import teacher_row_key
 from .lora import unwrap_aurora
 from .losses import seg_distillation_loss
 from .mask_losses import draw_mask_frames, mask_losses
-from .object_losses import target_losses
+from .object_losses import object_losses
 from .saving import AuroraCheckpoints
 from .sft_config import AuroraSFTConfig
 
@@ -50,7 +50,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
 
     Raises:
         `DataError`: where a row has no target, or one that does not hold `[SEG]`, or is about more objects than
-            `max_targets`.
+            `max_objects`.
         `ValueError`: where there is a teacher, and no row's target has the single `[SEG]` that can be distilled.
     """
 
@@ -69,10 +69,10 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any | None = None,
     ):
-        processing_class = processing_class.with_max_targets(args.max_targets)
-        max_targets = processing_class.max_targets
-        train_dataset = with_targets(train_dataset, args.targets, max_targets)
-        eval_dataset = None if eval_dataset is None else with_targets(eval_dataset, args.targets, max_targets)
+        processing_class = processing_class.with_max_objects(args.max_objects)
+        max_objects = processing_class.max_objects
+        train_dataset = with_targets(train_dataset, args.targets, max_objects)
+        eval_dataset = None if eval_dataset is None else with_targets(eval_dataset, args.targets, max_objects)
         aurora = unwrap_aurora(model)
         if teacher is not None and args.use_teacher_mask_decoder:
             decoder = teacher.mask_decoder.state_dict(keep_vars=True)
@@ -86,7 +86,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         reads_masks = args.uses_mask_losses or self._distils
         self.loader.mask_inputs = reads_masks
         if teacher is not None and self._distils:
-            if max_targets > 1 and not any(text.count(SEG_TOKEN) == 1 for text in train_dataset["target"]):
+            if max_objects > 1 and not any(text.count(SEG_TOKEN) == 1 for text in train_dataset["target"]):
                 raise ValueError(
                     f"no row's target has a single {SEG_TOKEN}, and the teacher's feature is that of one: set "
                     "`distillation_loss_weight: 0.0`, or leave out the teacher"
@@ -136,13 +136,13 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
     ) -> torch.Tensor:
         """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
         rows, masks = inputs.pop("rows", None), inputs.pop("masks", None)
-        target_masks = inputs.pop("target_masks", None)
+        object_masks = inputs.pop("object_masks", None)
         if not self._runs_mask_head:
             inputs.pop("seg_positions"), inputs.pop("mask_frames", None)
             return self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )
-        masks, target_masks = self._draw_mask_frames(inputs, masks, target_masks)
+        masks, object_masks = self._draw_mask_frames(inputs, masks, object_masks)
         with capture_outputs(model) as outputs:
             loss = self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
@@ -150,10 +150,10 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         output = outputs[-1]
         has_seg = inputs["seg_positions"] >= 0
         mask_logits, features = output["mask_logits"], output["seg_features"]
-        if target_masks is None:
+        if object_masks is None:
             extra, metrics = mask_losses(mask_logits, masks, has_seg, self.args)
         else:
-            extra, metrics = target_losses(mask_logits, masks, target_masks, has_seg, self.args)
+            extra, metrics = object_losses(mask_logits, masks, object_masks, has_seg, self.args)
             mask_logits = union_logits(mask_logits, has_seg)
             # The teacher has one feature: it is that of an answer with one [SEG].
             features, has_seg = features[:, 0], has_seg.sum(dim=1) == 1
@@ -173,17 +173,17 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         return loss + extra / steps
 
     def _draw_mask_frames(
-        self, inputs: dict[str, Any], masks: torch.Tensor, target_masks: torch.Tensor | None
+        self, inputs: dict[str, Any], masks: torch.Tensor, object_masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Keep the frames that the mask decoder sees in this step."""
         frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, masks.size(1))
         if frames is None or not self.model.training:
-            return masks, target_masks
+            return masks, object_masks
         frames = frames.to(masks.device)
         for name in ("mask_frames", "mask_embeddings"):
             if name in inputs:
                 inputs[name] = inputs[name][:, frames]
-        return masks[:, frames], None if target_masks is None else target_masks[:, :, frames]
+        return masks[:, frames], None if object_masks is None else object_masks[:, :, frames]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """TRL's order, or clip by clip where the config asks for it."""
@@ -193,7 +193,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         return ClipGroupSampler(train_dataset if train_dataset is not None else self.train_dataset, seed)
 
     @torch.no_grad()
-    def teacher_features(self, rows: list[dict[str, Any]]) -> torch.Tensor:
+    def teacher_features(self, rows: list[Row]) -> torch.Tensor:
         """
         The teacher's projected `[SEG]` feature of each row, computed once per row and run.
 
@@ -220,26 +220,26 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         return torch.stack([known[key] for key in keys]).to(self.args.device)
 
 
-def with_targets(dataset: Dataset, targets: str, max_targets: int = 1) -> Dataset:
+def with_targets(dataset: Dataset, targets: str, max_objects: int = 1) -> Dataset:
     """
     The dataset with the text to learn in `target`.
 
     Args:
         dataset (`Dataset`): rows.
         targets (`str`): `"row"`, `"answer"` or `"class"`, see [`AuroraSFTConfig`].
-        max_targets (`int`, *optional*, defaults to 1): how many objects an answer may have.
+        max_objects (`int`, *optional*, defaults to 1): how many objects an answer may have.
 
     Raises:
         `DataError`: names the first row whose target is missing or holds no `[SEG]`, or that is about too many
             objects. A null row may say that nothing fits instead.
     """
-    about = [name for name in ("id", "class_name", "is_null", "masks", "num_targets") if name in dataset.column_names]
+    about = [name for name in ("id", "class_name", "is_null", "masks", "num_objects") if name in dataset.column_names]
     rows = dataset.select_columns(about)
-    require_few_targets(rows, max_targets)
+    require_few_objects(rows, max_objects)
     if targets != "row":
         columns = [name for name in dataset.column_names if name not in ("target", "prefill")]
         return dataset.select_columns(columns).add_column(
-            "target", [teacher_target(row, targets, count_targets(row)) for row in rows]
+            "target", [teacher_target(row, targets, count_objects(row)) for row in rows]
         )
     for row_id, target, is_null in zip(dataset["id"], dataset["target"], dataset["is_null"], strict=True):
         if not target or (SEG_TOKEN not in target and not (is_null and is_null_answer(target))):

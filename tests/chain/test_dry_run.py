@@ -105,7 +105,7 @@ def test_activations_grow_with_what_they_depend_on(model):
     assert base < estimate(model.config, gradient_checkpointing=False).activations
     assert base < estimate(model.config, batch_size=4).activations
     assert base < estimate(model.config, tokens=200).activations
-    assert base < estimate(model.config, max_targets=2).activations
+    assert base < estimate(model.config, max_objects=2).activations
     assert base < estimate(model.config, groups=GROUPS | {"mask_encoder"}).activations
     assert estimate(model.config, teacher=True).weights > estimate(model.config).weights
 
@@ -218,8 +218,8 @@ def test_all_is_well(write, tmp_path, capsys):
 
 def test_a_phase_hands_on_how_many_targets_there_are(write, tmp_path):
     for said, expected in ((None, 1), (3, 3)):
-        pipeline = load_pipeline(write({} if said is None else {"max_targets": said}))
-        assert plan_model(pipeline, str(tmp_path / "out" / "sft")).max_targets == expected
+        pipeline = load_pipeline(write({} if said is None else {"max_objects": said}))
+        assert plan_model(pipeline, str(tmp_path / "out" / "sft")).max_objects == expected
 
 
 @pytest.mark.parametrize(

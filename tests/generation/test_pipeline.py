@@ -155,7 +155,7 @@ def test_the_overlay_tells_objects_apart(tmp_path):
     targets = np.zeros((2, 1, 48, 64), np.uint8)
     targets[0, 0, 8:24, 8:40] = targets[1, 0, 16:40, 24:56] = 1
     union = targets.max(axis=0)
-    result = Segmentation("r", "It is [SEG] and [SEG].", None, union, True, [0], None, 1, target_masks=targets)
+    result = Segmentation("r", "It is [SEG] and [SEG].", None, union, True, [0], None, 1, object_masks=targets)
     write_segmentation(result, {"video": None, "frames": [str(tmp_path / "0.png")], "audio": None}, tmp_path / "out")
     with av.open(str(tmp_path / "out" / "overlay.mp4")) as container:
         picture = next(container.decode(video=0)).to_ndarray(format="rgb24").astype(int)

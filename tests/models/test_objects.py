@@ -35,7 +35,7 @@ TEXTS = {
 
 @pytest.fixture(scope="module")
 def two(processor):
-    return processor.with_max_targets(2)
+    return processor.with_max_objects(2)
 
 
 @pytest.fixture(params=["videollama2", "omni"])
@@ -57,7 +57,7 @@ def completions(processor):
 
 def test_the_first_of_the_final_answer_count(policy_folder):
     processor = AuroraProcessor.from_pretrained(policy_folder)
-    two = processor.with_max_targets(2)
+    two = processor.with_max_objects(2)
     ids, mask = completions(processor)
     found = two.find_seg_positions(ids, mask)
     assert found.shape == (len(TEXTS), 2)
@@ -82,16 +82,16 @@ def test_with_one_target_the_last_counts(processor):
 
 
 def test_the_checkpoint_keeps_it(processor, two, tmp_path):
-    assert processor.max_targets == 1  # the copy's is its own
+    assert processor.max_objects == 1  # the copy's is its own
     two.save_pretrained(tmp_path)
-    assert AuroraProcessor.from_pretrained(tmp_path).max_targets == 2
+    assert AuroraProcessor.from_pretrained(tmp_path).max_objects == 2
     # A checkpoint that is older than the setting has one target.
     settings = json.loads((tmp_path / "aurora_processor.json").read_text())
-    del settings["max_targets"]
+    del settings["max_objects"]
     (tmp_path / "aurora_processor.json").write_text(json.dumps(settings))
-    assert AuroraProcessor.from_pretrained(tmp_path).max_targets == 1
-    with pytest.raises(ValueError, match="`max_targets` must be at least 1, got 0"):
-        AuroraProcessor(processor.policy_processor, max_targets=0)
+    assert AuroraProcessor.from_pretrained(tmp_path).max_objects == 1
+    with pytest.raises(ValueError, match="`max_objects` must be at least 1, got 0"):
+        AuroraProcessor(processor.policy_processor, max_objects=0)
 
 
 def test_union_by_hand():
@@ -112,12 +112,12 @@ def test_a_batch_equals_single_rows(policy_folder, cot_rows):
         AuroraModel.from_pretrained(policy_folder).eval(),
         AuroraProcessor.from_pretrained(policy_folder),
     )
-    two = processor.with_max_targets(2)
+    two = processor.with_max_objects(2)
     texts = [TWO, "It is [SEG].", "Nothing fits."]
     rows = [{**row, "target": text} for row, text in zip(of_distinct_clips(cot_rows), texts, strict=False)]
     batch = SFTCollator(ClipLoader(two))(rows)
-    assert batch["target_masks"].shape == (3, 2, *batch["masks"].shape[1:])
-    for name in ("masks", "target_masks", "labels"):
+    assert batch["object_masks"].shape == (3, 2, *batch["masks"].shape[1:])
+    for name in ("masks", "object_masks", "labels"):
         batch.pop(name)
     with torch.no_grad():
         output = model(**batch)
@@ -140,7 +140,7 @@ def pipe(checkpoint):
     model, processor = AuroraModel.from_pretrained(checkpoint), AuroraProcessor.from_pretrained(checkpoint)
     seg = torch.tensor([processor.seg_token_id])
     model.policy.lm_head.register_forward_hook(lambda _module, _args, logits: logits.index_fill(-1, seg, 99.0))
-    return AuroraPipeline(model, processor.with_max_targets(2))
+    return AuroraPipeline(model, processor.with_max_objects(2))
 
 
 @pytest.mark.parametrize("length", [1, 2, 4])
@@ -149,9 +149,9 @@ def test_answers(length, pipe, rows):
     pair = of_distinct_clips(rows)[:2]
     for answer in answer_rows(pipe.model, pipe.processor, pair, max_new_tokens=length):
         if length == 1:
-            assert answer.target_logits is None
+            assert answer.object_logits is None
             continue
-        assert answer.target_logits.shape == (2, *answer.mask_logits.shape)
+        assert answer.object_logits.shape == (2, *answer.mask_logits.shape)
         clip = pipe._loader.clip(answer.row)
         prompt = pipe.processor.prompt_ids(answer.row, clip)
         media = {name: clip[name][None] for name in ("pixel_values_videos", "audio_values", "mask_frames")}
@@ -162,7 +162,7 @@ def test_answers(length, pipe, rows):
                 **media,
             )
         low = output["mask_logits"][0]
-        for logits, expected in zip(answer.target_logits, low, strict=True):
+        for logits, expected in zip(answer.object_logits, low, strict=True):
             torch.testing.assert_close(logits, pipe.processor.restore_masks(expected, (48, 48)), atol=1e-3, rtol=1e-3)
         union = pipe.processor.restore_masks(low.amax(dim=0), (48, 48))
         torch.testing.assert_close(answer.mask_logits, union, atol=1e-3, rtol=1e-3)
@@ -188,17 +188,17 @@ def test_pipeline_segment_and_evaluation(pipe, rows, tmp_path):
     assert np.array_equal(result.masks, np.stack([decode_rle(mask) for mask in answer["masks"]]))
     (mined,) = mine_rows(pipe.model, pipe.processor, [row], max_new_tokens=2)
     assert mined.iou == pytest.approx(_iou(result.masks, load_masks(row)), abs=0.05)  # compared at another size
-    assert result.target_masks.shape == (2, 10, 48, 48)
-    assert (result.target_masks.max(axis=0) <= result.masks).all()
+    assert result.object_masks.shape == (2, 10, 48, 48)
+    assert (result.object_masks.max(axis=0) <= result.masks).all()
     record = write_segmentation(result, row, tmp_path / "out")
-    assert record["num_targets"] == 2
+    assert record["num_objects"] == 2
     for number in range(2):
-        with Image.open(tmp_path / "out" / "targets" / str(number) / "000003.png") as image:
-            assert np.array_equal(np.asarray(image) > 0, result.target_masks[number, 3] > 0)
-    runs = json.loads((tmp_path / "out" / "targets.json").read_text())
-    assert [(run["target"], run["frame"]) for run in runs] == [(n, i) for n in range(2) for i in range(10)]
-    assert np.array_equal(decode_rle(json.dumps(runs[13]["segmentation"])), result.target_masks[1, 3])
+        with Image.open(tmp_path / "out" / "objects" / str(number) / "000003.png") as image:
+            assert np.array_equal(np.asarray(image) > 0, result.object_masks[number, 3] > 0)
+    runs = json.loads((tmp_path / "out" / "objects.json").read_text())
+    assert [(run["object"], run["frame"]) for run in runs] == [(n, i) for n in range(2) for i in range(10)]
+    assert np.array_equal(decode_rle(json.dumps(runs[13]["segmentation"])), result.object_masks[1, 3])
     one = pipe(row["reference"], frames=row["frames"], audio=row["audio"], max_new_tokens=1)
     assert one.has_seg
-    assert one.target_masks is None
-    assert "num_targets" not in write_segmentation(one, row, tmp_path / "one")
+    assert one.object_masks is None
+    assert "num_objects" not in write_segmentation(one, row, tmp_path / "one")

@@ -96,8 +96,8 @@ def test_a_rank_without_seg_does_not_hang(how, phase, checkpoint, rows_file, tmp
     assert torch.isfinite(losses).all()
 
 
-def test_a_rank_without_seg_does_not_hang_with_several_targets(checkpoint, rows_file, tmp_path):
-    options = ["no_seg", "per_device_train_batch_size=2", "max_targets=2"]
+def test_a_rank_without_seg_does_not_hang_with_several_objects(checkpoint, rows_file, tmp_path):
+    options = ["no_seg", "per_device_train_batch_size=2", "max_objects=2"]
     losses = launch("ddp", "grpo", checkpoint, rows_file, tmp_path, *options, limit=180)
     assert torch.isfinite(losses).all()
 

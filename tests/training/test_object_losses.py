@@ -8,7 +8,7 @@ import torch
 from aurora_trl.data.media.masks import NO_TARGET
 from aurora_trl.training.losses import mask_bce_loss, mask_dice_loss, pairwise_mask_losses
 from aurora_trl.training.mask_losses import mask_losses
-from aurora_trl.training.object_losses import match_targets, target_losses
+from aurora_trl.training.object_losses import match_objects, object_losses
 
 WEIGHTS = SimpleNamespace(mask_bce_loss_weight=1.0, mask_dice_loss_weight=1.0)
 LEFT, RIGHT, NOTHING = [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]
@@ -58,10 +58,10 @@ def test_matching_by_hand():
     )
     objects = torch.stack([planes(LEFT, RIGHT)] * 2 + [torch.cat([planes(RIGHT), absent(1)]), absent(2)])
     has_seg = torch.tensor([[True, True], [True, True], [True, True], [True, False]])
-    assert match_targets(logits, objects, has_seg, WEIGHTS).tolist() == [[1, 0], [1, 0], [-1, 0], [-1, -1]]
+    assert match_objects(logits, objects, has_seg, WEIGHTS).tolist() == [[1, 0], [1, 0], [-1, 0], [-1, -1]]
     # A single prediction, and two objects.
     has_seg[0, 1] = False
-    assert match_targets(logits, objects, has_seg, WEIGHTS)[0].tolist() == [1, -1]
+    assert match_objects(logits, objects, has_seg, WEIGHTS)[0].tolist() == [1, -1]
 
 
 def test_the_least_sum_is_not_the_best_pair_first():
@@ -74,7 +74,7 @@ def test_the_least_sum_is_not_the_best_pair_first():
     weights = SimpleNamespace(mask_bce_loss_weight=1.0, mask_dice_loss_weight=0.0)
     costs = pairwise_mask_losses(logits, planes(LEFT, RIGHT))[0][..., 0]
     torch.testing.assert_close(costs, torch.tensor([[0.37, 1.87], [0.66, 4.66]]), atol=0.01, rtol=0)
-    assert match_targets(logits[None], planes(LEFT, RIGHT)[None], torch.ones(1, 2).bool(), weights).tolist() == [
+    assert match_objects(logits[None], planes(LEFT, RIGHT)[None], torch.ones(1, 2).bool(), weights).tolist() == [
         [1, 0]
     ]
 
@@ -102,13 +102,13 @@ def test_losses_by_hand():
     batch, expected = [], []
     for name, (objects, union, has_seg, loss) in cases.items():
         arguments = (logits, union, objects, torch.tensor(has_seg).bool())
-        alone, metrics = target_losses(*(value[None] for value in arguments), WEIGHTS)
+        alone, metrics = object_losses(*(value[None] for value in arguments), WEIGHTS)
         torch.testing.assert_close(alone, loss, msg=lambda text, name=name: f"{name}: {text}")
         torch.testing.assert_close(metrics["mask_bce_loss"] + metrics["mask_dice_loss"], loss)
         batch.append(arguments)
         expected.append(loss)
     # A batch is the mean over its rows, the one without `[SEG]` among them.
-    together = target_losses(*(torch.stack(values) for values in zip(*batch, strict=True)), WEIGHTS)[0]
+    together = object_losses(*(torch.stack(values) for values in zip(*batch, strict=True)), WEIGHTS)[0]
     torch.testing.assert_close(together, torch.stack(expected).mean())
 
 
@@ -123,7 +123,7 @@ def test_one_seg_and_one_object_cost_what_they_always_do(apart):
     if apart:
         objects[:, 0] = masks
     has_seg = torch.tensor([[True, False], [True, False], [False, False]])
-    loss, metrics = target_losses(logits, masks, objects, has_seg, WEIGHTS)
+    loss, metrics = object_losses(logits, masks, objects, has_seg, WEIGHTS)
     expected, parts = mask_losses(logits[:, 0], masks, has_seg[:, 0], WEIGHTS)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(metrics, parts)

@@ -38,12 +38,12 @@ def test_format(text, expected):
     assert format_reward([None], [chat(text)]) == [expected]
 
 
-def test_format_of_several_targets():
+def test_format_of_several_objects():
     """As many `[SEG]` as the trainer says, in one sentence."""
     texts = ["It is [SEG].", "Two. It is [SEG] and [SEG].", "It is [SEG], [SEG] and [SEG].", "It is [SEG] [SEG].", ""]
     for allowed, expected in ((1, [1, 0, 0, 0, 0]), (2, [1, 1, 0, 0, 0]), (3, [1, 1, 1, 0, 0])):
-        assert format_reward(texts, texts, max_targets=[allowed] * 5) == expected
-        assert format_or_null_reward(texts, texts, max_targets=[allowed] * 5) == expected
+        assert format_reward(texts, texts, max_objects=[allowed] * 5) == expected
+        assert format_or_null_reward(texts, texts, max_objects=[allowed] * 5) == expected
     assert format_reward(texts, texts) == [1, 0, 0, 0, 0]
 
 

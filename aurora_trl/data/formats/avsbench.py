@@ -12,7 +12,7 @@ from PIL import Image
 
 from ...errors import DataError
 from ...prompts import SOUNDING_REFERENCE
-from ..schema import COLUMNS, FEATURES
+from ..schema import COLUMNS, FEATURES, Row
 
 SUBSETS = ("s4", "ms3", "avss")
 SPLITS = ("train", "val", "test")
@@ -30,7 +30,7 @@ def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
     There are no references: each clip asks for what sounds, with the paper's own words. Where only some frames are
     annotated, as in the training splits of S4 and of AVSS's `v1s`, the others have None in `masks`. The masks of AVSS
     are those of all classes together; [`load_class_maps`] reads them apart. The masks of MS3 are those of all that
-    sounds together, and nothing says how many objects that is: `num_targets` is None, which is one `[SEG]` for all.
+    sounds together, and nothing says how many objects that is: `num_objects` is None, which is one `[SEG]` for all.
 
     Args:
         root (`str` or `Path`): folder with the subset's table (`s4_meta_data.csv`, `ms3_meta_data.csv`,
@@ -164,7 +164,7 @@ def load_class_names(root: str | Path) -> list[str]:
         raise DataError(f"{path}: not a mapping of class names to numbers: {error}") from None
 
 
-def load_class_maps(row: dict[str, Any], num_classes: int = _NUM_CLASSES) -> np.ndarray:
+def load_class_maps(row: Row, num_classes: int = _NUM_CLASSES) -> np.ndarray:
     """
     The class of each pixel in the annotated frames of an AVSS row, for [`SemanticMetrics`].
 

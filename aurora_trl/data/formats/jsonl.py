@@ -9,14 +9,14 @@ from typing import Any
 from datasets import Dataset
 
 from ...errors import DataError
-from ..schema import COLUMNS, FEATURES, count_targets, split_mask
+from ..schema import COLUMNS, FEATURES, Row, count_objects, split_mask, with_current_names
 
 _REQUIRED = ("id", "reference")
 _TYPES: dict[str, tuple[type, ...]] = {
     "is_null": (bool,),
     "frames": (list,),
     "masks": (list,),
-    "num_targets": (int,),
+    "num_objects": (int,),
 }
 
 # None among the masks is a frame that is not annotated.
@@ -35,7 +35,7 @@ def load_json(path: str | Path) -> Dataset:
     | `video` | one video file, of which the model's frames are taken evenly |
     | `audio` | a file with sound, a video too; without it the track of `video`, or no sound |
     | `masks` | one per frame: a PNG (0 is background), a COCO RLE, polygons, or null for one not annotated |
-    | `num_targets` | how many objects the reference is about, where they are several |
+    | `num_objects` | how many objects the reference is about, where they are several |
     | `class_name` | the object's class, for the class reward |
     | `is_null` | true where the reference matches nothing: no masks are needed |
     | `target` | the text to learn; `aurora annotate` writes it |
@@ -64,19 +64,21 @@ def load_json(path: str | Path) -> Dataset:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                rows.append(_read_row(f"{path}, line {number}", line, folder))
+                rows.append(_read_row(path, number, line, folder))
     if not rows:
         raise DataError(f"{path}: it holds no rows")
     return Dataset.from_list(rows, features=FEATURES)
 
 
-def _read_row(place: str, line: str, folder: Path) -> dict[str, Any]:
+def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any]:
+    place = f"{path}, line {number}"
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: not valid JSON: {error}") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: a row is an object, not {type(row).__name__}")
+    row = with_current_names(row, path)
     unknown = sorted(set(row) - set(COLUMNS))
     if unknown:
         raise DataError(f"{place}: unknown key `{unknown[0]}`; the keys are {', '.join(COLUMNS)}")
@@ -93,7 +95,7 @@ def _read_row(place: str, line: str, folder: Path) -> dict[str, Any]:
         if wrong is not None:
             raise DataError(f"{place}: `{key}` holds {wrong!r}, not {kind[0].__name__}")
     try:
-        count_targets(row)
+        count_objects(row)
     except DataError as error:
         raise DataError(f"{place}: {error}") from None
     row = {**dict.fromkeys(COLUMNS), **row}
@@ -102,7 +104,7 @@ def _read_row(place: str, line: str, folder: Path) -> dict[str, Any]:
     return map_paths(row, lambda value: os.path.normpath(folder / value))
 
 
-def save_json(rows: Iterable[dict[str, Any]], path: str | Path) -> Path:
+def save_json(rows: Iterable[Row], path: str | Path) -> Path:
     """
     Write rows to a JSONL file, whole or not at all.
 
@@ -126,14 +128,14 @@ def save_json(rows: Iterable[dict[str, Any]], path: str | Path) -> Path:
     return path
 
 
-def map_paths(row: dict[str, Any], change: Callable[[str], str | Path]) -> dict[str, Any]:
+def map_paths(row: Row, change: Callable[[str], str | Path]) -> dict[str, Any]:
     """The row with each path changed; a mask that is JSON is no path."""
 
     def changed(value: str | None) -> str | None:
         if value is None or value.startswith("{"):
             return value
-        targets = split_mask(value)
-        return str(change(value)) if targets is None else json.dumps([changed(target) for target in targets])
+        objects = split_mask(value)
+        return str(change(value)) if objects is None else json.dumps([changed(mask) for mask in objects])
 
     row = dict(row)
     if row.get("frames"):

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
 from ...errors import DataError
-from ..schema import COLUMNS, FEATURES
+from ..schema import COLUMNS, FEATURES, with_current_names
 from .jsonl import map_paths
 
 ROWS_FOLDER, MEDIA_FOLDER = "rows", "media"
@@ -150,7 +150,10 @@ def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None =
     folder = Path(media_dir).resolve()
     _unpack(media, folder)
     # A table may be older than a column.
-    there = [map_paths({**dict.fromkeys(COLUMNS), **row}, lambda name: str(folder / name)) for row in rows]
+    there = [
+        map_paths({**dict.fromkeys(COLUMNS), **with_current_names(row, path)}, lambda name: str(folder / name))
+        for row in rows
+    ]
     return Dataset.from_list(there, features=FEATURES)
 
 

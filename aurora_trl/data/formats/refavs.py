@@ -108,7 +108,7 @@ def _build_row(
         "video": None,
         "audio": audio,
         "masks": masks,
-        "num_targets": None,
+        "num_objects": None,
         "target": None,
         "prefill": None,
     }

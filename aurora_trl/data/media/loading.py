@@ -12,6 +12,7 @@ import soxr
 from PIL import Image
 
 from ...errors import DataError
+from ..schema import Row
 from .video import index_video, read_frames, read_track
 
 Value = TypeVar("Value")
@@ -70,7 +71,7 @@ def frame_indices(total: int, wanted: int) -> list[int]:
     return [*range(total), *[NO_FRAME] * (wanted - total)]
 
 
-def load_frames(row: dict[str, Any], *, num_frames: int) -> np.ndarray:
+def load_frames(row: Row, *, num_frames: int) -> np.ndarray:
     """
     The frames of a row's clip.
 
@@ -149,7 +150,7 @@ def _read_image(path: str) -> np.ndarray:
         raise DataError(f"{path}: can not be read as an image: {error}") from None
 
 
-def load_audio(row: dict[str, Any], *, sampling_rate: int) -> np.ndarray | None:
+def load_audio(row: Row, *, sampling_rate: int) -> np.ndarray | None:
     """
     The sound of a row's clip.
 

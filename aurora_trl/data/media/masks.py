@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from ...errors import DataError
-from ..schema import count_targets, split_mask
+from ..schema import Row, count_objects, split_mask
 from .loading import NO_FRAME, frame_indices, load_frames, split_moment
 
 Polygons = Sequence[Sequence[Sequence[float]]]
@@ -25,7 +24,7 @@ def has_target(masks: torch.Tensor) -> torch.Tensor:
     return masks[..., 0, 0] != NO_TARGET
 
 
-def mask_indices(row: dict[str, Any], num_frames: int) -> list[int]:
+def mask_indices(row: Row, num_frames: int) -> list[int]:
     """
     Which mask belongs to each frame that a model sees.
 
@@ -43,7 +42,7 @@ def mask_indices(row: dict[str, Any], num_frames: int) -> list[int]:
     return [NO_FRAME if i == NO_FRAME or (names and names[i] is None) else i for i in indices]
 
 
-def load_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.ndarray:
+def load_masks(row: Row, indices: Sequence[int] | None = None) -> np.ndarray:
     """
     The target masks of a row.
 
@@ -67,7 +66,7 @@ def load_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.
     return _read_masks(row["masks"], row, indices)
 
 
-def load_target_masks(row: dict[str, Any], indices: Sequence[int] | None = None) -> np.ndarray | None:
+def load_object_masks(row: Row, indices: Sequence[int] | None = None) -> np.ndarray | None:
     """
     The masks of a row's objects, each apart.
 
@@ -84,14 +83,14 @@ def load_target_masks(row: dict[str, Any], indices: Sequence[int] | None = None)
     listed = [None if name is None else split_mask(name) for name in row.get("masks") or ()]
     if row.get("is_null") or not any(listed):
         return None
-    each = [[None if targets is None else targets[n] for targets in listed] for n in range(count_targets(row))]
+    each = [[None if objects is None else objects[n] for objects in listed] for n in range(count_objects(row))]
     planes = [_read_masks(masks, row, indices) for masks in each]
     if len({masks.shape for masks in planes}) > 1:
         raise DataError(f"row {row.get('id')!r}: the masks of its objects differ in size")
     return np.stack(planes)
 
 
-def _read_masks(names: Sequence[str | None], row: dict[str, Any], indices: Sequence[int] | None) -> np.ndarray:
+def _read_masks(names: Sequence[str | None], row: Row, indices: Sequence[int] | None) -> np.ndarray:
     """The named masks `(T, H, W)`; the others are empty."""
     wanted = range(len(names)) if indices is None else indices
     named = {i: name for i in wanted if i != NO_FRAME and (name := names[i]) is not None}
@@ -107,7 +106,7 @@ def _read_masks(names: Sequence[str | None], row: dict[str, Any], indices: Seque
     return np.stack([found.get(i, blank) for i in wanted])
 
 
-def frame_size(row: dict[str, Any]) -> tuple[int, int]:
+def frame_size(row: Row) -> tuple[int, int]:
     """Height and width of a row's frames in pixels."""
     if row.get("frames") and split_moment(row["frames"][0])[1] is None:
         try:
@@ -119,7 +118,7 @@ def frame_size(row: dict[str, Any]) -> tuple[int, int]:
     return height, width
 
 
-def _read_mask(name: str, row: dict[str, Any]) -> np.ndarray:
+def _read_mask(name: str, row: Row) -> np.ndarray:
     targets = split_mask(name)
     if targets is not None:
         drawn = [_read_mask(target, row) for target in targets if target is not None]
@@ -141,7 +140,7 @@ def _read_mask(name: str, row: dict[str, Any]) -> np.ndarray:
     return (plane > 0).astype(np.uint8)
 
 
-def _shown(name: str, row: dict[str, Any]) -> str:
+def _shown(name: str, row: Row) -> str:
     return f"row {row.get('id')!r}" if name.startswith("{") or split_mask(name) else name
 
 

@@ -6,12 +6,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ... import prompts
 from ...errors import DataError
+from ..schema import Row
 from .reasoning import KINDS, STYLES, Facts, kind_of, write_reasoning
 from .references import Reference, sample_null_references, sample_references
 from .scene import CLASSES, SceneObject, sample_scene
@@ -55,19 +55,17 @@ class SyntheticAnnotator:
                 reference = Reference(**{name: values[name] for name in names})
                 self._facts[values["uid"]] = Facts(objects, reference)
 
-    def facts(self, row: dict[str, Any]) -> Facts:
+    def facts(self, row: Row) -> Facts:
         """What is true of a row; `DataError` where the world does not hold it."""
         if row["id"] not in self._facts:
             raise DataError(f"row {row['id']!r}: not a reference of the synthetic world in {self.root}")
         return self._facts[row["id"]]
 
-    def kind(self, row: dict[str, Any]) -> str:
+    def kind(self, row: Row) -> str:
         """What it takes to resolve the row's reference: `sight`, `hearing` or `both`."""
         return self.facts(row).reference.kind
 
-    def reasoning(
-        self, row: dict[str, Any], *, style: str = "flexible", seed: int = 0, null_reasons: bool = False
-    ) -> str:
+    def reasoning(self, row: Row, *, style: str = "flexible", seed: int = 0, null_reasons: bool = False) -> str:
         """
         The true chain of thought.
 
@@ -83,7 +81,7 @@ class SyntheticAnnotator:
         rng = np.random.default_rng([seed, zlib.crc32(row["id"].encode())])
         return write_reasoning(self.facts(row), style, rng, null_reasons)
 
-    def judge(self, row: dict[str, Any], text: str) -> Judgement:
+    def judge(self, row: Row, text: str) -> Judgement:
         """
         What is right and wrong about a reasoning text.
 
@@ -104,7 +102,7 @@ class SyntheticAnnotator:
         expected = "null" if facts.target is None else prompts.normalize_class(facts.target.class_name)
         return Judgement(named == expected, wrong)
 
-    def correct(self, row: dict[str, Any], text: str) -> str:
+    def correct(self, row: Row, text: str) -> str:
         """
         The text with as little changed as makes it true: true sentences stay, a wrong one gives way to the true one of
         its kind in the wording that is nearest, what can not be mended goes.

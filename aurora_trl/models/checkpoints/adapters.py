@@ -168,13 +168,7 @@ def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None
     name = str(name)
     hub_kwargs = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
     base_kwargs = {key: value for key, value in hub_kwargs.items() if key not in ("revision", "subfolder")}
-    record_file = find_file(name, RECORD_FILE, **hub_kwargs)
-    if record_file is None:
-        raise DataError(
-            f"{name}: {RECORD_FILE} is missing, so its base is not known; save the adapter with one of our trainers"
-        )
-    record = _read_record(record_file)
-    weights_file, expected_names = _check_files(name, hub_kwargs)
+    record, weights_file, keys = check_adapter_files(name, **hub_kwargs)
     base = str(base_model_name_or_path or record.base_model_name_or_path)
     _check_base(name, base, record, base_kwargs)
     model: AuroraModel = model_class().from_pretrained(base, **base_kwargs, **kwargs)
@@ -191,8 +185,8 @@ def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # and to other shapes or values
         raise DataError(f"{weights_file}: not an adapter of {base} ({one_line(error)}); copy it again") from error
     expected = set(get_peft_model_state_dict(adapted))
-    if expected_names != expected:
-        wrong = sorted(expected_names ^ expected)
+    if keys != expected:
+        wrong = sorted(keys ^ expected)
         raise DataError(
             f"{weights_file}: not a whole adapter of {base}: "
             f"{'missing' if wrong[0] in expected else 'unexpected'} {wrong[0]} (one of {len(wrong)})"
@@ -201,16 +195,26 @@ def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None
     return adapted
 
 
-def _read_record(file: str) -> AdapterRecord:
-    content = read_json(file)
-    names = [entry.name for entry in fields(AdapterRecord)]
-    if sorted(content) != sorted(names) or not all(isinstance(value, str) for value in content.values()):
-        raise DataError(f"{file}: it should hold {', '.join(names)}, each a text; copy the adapter again")
-    return AdapterRecord(**content)
+def check_adapter_files(name: str, **hub_kwargs: Any) -> tuple[AdapterRecord, str, set[str]]:
+    """
+    See to it that an adapter is whole, before its base is read.
 
+    Args:
+        name (`str`): an adapter's folder or Hub repository.
+        **hub_kwargs: `revision`, `token`, `cache_dir` and the like.
 
-def _check_files(name: str, hub_kwargs: dict[str, Any]) -> tuple[str, set[str]]:
-    """The path of an adapter's weights, and their names, before the base is read."""
+    Returns:
+        `tuple`: what it remembers of its base, the path of its weights, and their names.
+
+    Raises:
+        `DataError`: names the file that is missing, cut short, or not what it should be.
+    """
+    record_file = find_file(name, RECORD_FILE, **hub_kwargs)
+    if record_file is None:
+        raise DataError(
+            f"{name}: {RECORD_FILE} is missing, so its base is not known; save the adapter with one of our trainers"
+        )
+    record = _read_record(record_file)
     config_file = find_adapter(name, **hub_kwargs)
     weights_file = find_file(name, ADAPTER_WEIGHTS_FILE, **hub_kwargs)
     if config_file is None or weights_file is None:
@@ -222,7 +226,15 @@ def _check_files(name: str, hub_kwargs: dict[str, Any]) -> tuple[str, set[str]]:
     kind = read_json(config_file).get("peft_type")
     if kind != "LORA":
         raise DataError(f"{config_file}: its `peft_type` is {kind!r}, not 'LORA'; copy the adapter again")
-    return weights_file, set(read_header(weights_file))
+    return record, weights_file, set(read_header(weights_file))
+
+
+def _read_record(file: str) -> AdapterRecord:
+    content = read_json(file)
+    names = [entry.name for entry in fields(AdapterRecord)]
+    if sorted(content) != sorted(names) or not all(isinstance(value, str) for value in content.values()):
+        raise DataError(f"{file}: it should hold {', '.join(names)}, each a text; copy the adapter again")
+    return AdapterRecord(**content)
 
 
 def load_merged(name: str | Path, **kwargs: Any) -> "AuroraModel":

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ...data.schema import clip_key
+from ...data.schema import Row, clip_key
 from ...errors import DataError
 from ...generation.clip_loader import ClipLoader
 from ...generation.collators import TeacherCollator
@@ -85,7 +85,7 @@ def teacher_key(teacher: AuroraModel, processor: AuroraProcessor) -> str:
         return weights_key(teacher, files=[(str(path.relative_to(folder)), file_digest(path)) for path in files])
 
 
-def teacher_row_key(row: dict[str, Any], targets: str) -> Hashable:
+def teacher_row_key(row: Row, targets: str) -> Hashable:
     """What tells apart the rows that the teacher reads, within a run."""
     return (clip_key(row), row["reference"], teacher_target(row, targets))
 
@@ -125,7 +125,7 @@ class KeptFeatures:
 class _ClipJob:
     """What has to be made of a clip: its mask embeddings where there is a key for them, and rows' features."""
 
-    row: dict[str, Any]
+    row: Row
     mask_key: str | None
     teacher_rows: list[tuple[str, dict[str, Any]]]  # with their keys in the store
 

@@ -15,7 +15,7 @@ from videos import write_clip
 
 from aurora_trl.cli import main
 from aurora_trl.data import load_json
-from aurora_trl.data.schema import COLUMNS, count_targets
+from aurora_trl.data.schema import COLUMNS, count_objects
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.training.arguments import RecipeArguments
 
@@ -82,8 +82,8 @@ def test_the_page_works(tmp_path, monkeypatch, processor, capsys):
     (tmp_path / "mine" / "several.jsonl").write_text(blocks("json")[1])
     assert main(["check-data", "mine/several.jsonl"]) == 0
     several = load_json("mine/several.jsonl").to_list()
-    assert [count_targets(row) for row in several] == [2, 2]
-    targets = ClipLoader(processor.with_max_targets(3)).target_masks(several[0])
+    assert [count_objects(row) for row in several] == [2, 2]
+    targets = ClipLoader(processor.with_max_objects(3)).object_masks(several[0])
     assert targets[:2, 0].flatten(1).any(dim=1).all()  # both in the first frame
     assert targets[:2, 1].flatten(1).any(dim=1).tolist() == [True, False]
     rows = load_json("mine/rows.jsonl")

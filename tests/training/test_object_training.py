@@ -44,7 +44,7 @@ def pairs(rows):
         apart = [f'["{a}", "{b}"]' for a, b in zip(first["masks"], second["masks"], strict=True)]
         base = {**first, "reference": "both", "class_name": "both"}
         made.append({**base, "id": f"{first['id']} apart", "masks": apart, "target": text_of(2)})
-        made.append({**base, "id": f"{first['id']} together", "num_targets": 2, "target": text_of(2)})
+        made.append({**base, "id": f"{first['id']} together", "num_objects": 2, "target": text_of(2)})
         made.append({**first, "id": f"{first['id']} alone", "target": text_of(1)})
     nothing = next(row for row in rows if row["is_null"])
     made.insert(2, {**nothing, "target": text_of(1)})
@@ -60,7 +60,7 @@ def text_of(count):
 def writing_checkpoint(checkpoint, pairs, processor, tmp_path_factory):
     """A checkpoint that has learned to write one `[SEG]` or two, though not where to draw."""
     folder = tmp_path_factory.mktemp("checkpoints") / "writing"
-    settings = {"targets": "answer", "max_steps": 25, "max_targets": 2}
+    settings = {"targets": "answer", "max_steps": 25, "max_objects": 2}
     trainer = sft(AuroraModel.from_pretrained(checkpoint), pairs, processor, folder, **settings)
     trainer.train()
     trainer.save_model()
@@ -76,12 +76,12 @@ def test_one_target_is_what_it_always_was(checkpoint, cot_rows, processor, tmp_p
     results = []
     for name, given, settings in (
         ("default", processor, {}),
-        ("one", processor, {"max_targets": 1}),
-        ("back", processor.with_max_targets(3), {"max_targets": 1}),
+        ("one", processor, {"max_objects": 1}),
+        ("back", processor.with_max_objects(3), {"max_objects": 1}),
     ):
         trainer = sft(AuroraModel.from_pretrained(checkpoint), cot_rows, given, tmp_path / name, **settings)
         batch = trainer.data_collator(cot_rows.to_list()[:3])
-        assert "target_masks" not in batch
+        assert "object_masks" not in batch
         expected = find_seg_positions(batch["input_ids"], batch["labels"] != -100, processor.seg_token_id)
         assert torch.equal(batch["seg_positions"], expected)
         trainer.train()
@@ -92,7 +92,7 @@ def test_one_target_is_what_it_always_was(checkpoint, cot_rows, processor, tmp_p
 
 def test_supervised_steps(checkpoint, pairs, processor, tmp_path):
     model = AuroraModel.from_pretrained(checkpoint)
-    trainer = sft(model, pairs, processor, tmp_path, max_targets=2, max_steps=3, mask_frames_per_step=4)
+    trainer = sft(model, pairs, processor, tmp_path, max_objects=2, max_steps=3, mask_frames_per_step=4)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     trainer.train()
     trainer.save_model()
@@ -102,27 +102,27 @@ def test_supervised_steps(checkpoint, pairs, processor, tmp_path):
         torch.isfinite(torch.tensor(losses(trainer, "loss", "mask_bce_loss", "mask_dice_loss", "iou"))).flatten()
     )
     # The setting is the checkpoint's from now on.
-    assert AuroraProcessor.from_pretrained(tmp_path).max_targets == 2
-    assert processor.max_targets == 1
+    assert AuroraProcessor.from_pretrained(tmp_path).max_objects == 2
+    assert processor.max_objects == 1
 
 
 def test_masks_of_each_object(pairs, processor):
     """Apart in the first row, together in the second; the union is the same as ever."""
-    loader = ClipLoader(processor.with_max_targets(3))
+    loader = ClipLoader(processor.with_max_objects(3))
     apart, together = pairs[0], pairs[1]
-    targets = loader.target_masks(apart)
+    targets = loader.object_masks(apart)
     assert targets.shape == (3, 10, 32, 32)
     assert (targets[2] == 255).all()
     assert torch.equal(targets[0], ClipLoader(processor).masks(together))  # its own masks are the first object's
     union = loader.masks(apart)
     assert (union >= targets[:2].amax(dim=0)).all()
     assert union.sum() > targets[0].sum()
-    assert (loader.target_masks(together) == 255).all()
+    assert (loader.object_masks(together) == 255).all()
 
 
 def test_a_batch_without_seg(model, pairs, processor, tmp_path):
     """No `[SEG]`: no mask loss, no error, and projector and decoder still take part, for the ranks that wait."""
-    trainer = sft(model, pairs, processor, tmp_path, max_targets=2)
+    trainer = sft(model, pairs, processor, tmp_path, max_objects=2)
     batch = trainer.data_collator(pairs.to_list()[:3])
     assert batch["seg_positions"].shape == (3, 2)
     batch["seg_positions"].fill_(-1)
@@ -140,14 +140,14 @@ def test_a_teacher_knows_one_feature(checkpoint, pairs, processor, tmp_path):
     teacher = AuroraModel.from_pretrained(checkpoint)
     with torch.no_grad():
         teacher.seg_projector[-1].bias.add_(1.0)
-    trainer = sft(AuroraModel.from_pretrained(checkpoint), pairs, processor, tmp_path / "a", teacher, max_targets=2)
+    trainer = sft(AuroraModel.from_pretrained(checkpoint), pairs, processor, tmp_path / "a", teacher, max_objects=2)
     rows = pairs.to_list()
     trainer.model.train()
     for chosen, counts in ((rows[:2], False), (rows[:1] + rows[3:4], True)):
         trainer.compute_loss(trainer.model, trainer.data_collator(chosen))
         assert (trainer._metrics["train"]["distillation_loss"][-1] > 0) == counts
     assert trainer.teacher_features(rows[:2]).shape == (2, 64)
-    settings = {"max_targets": 2, "feature_cache": str(tmp_path / "features")}
+    settings = {"max_objects": 2, "feature_cache": str(tmp_path / "features")}
     kept = sft(AuroraModel.from_pretrained(checkpoint), pairs, processor, tmp_path / "c", teacher, **settings)
     kept.keep_features(pairs)
     torch.testing.assert_close(kept.teacher_features(rows), trainer.teacher_features(rows))
@@ -155,20 +155,20 @@ def test_a_teacher_knows_one_feature(checkpoint, pairs, processor, tmp_path):
     torch.testing.assert_close(losses[1], losses[0])
     several = pairs.filter(lambda row: row["target"].count(SEG_TOKEN) == 2)
     with pytest.raises(ValueError, match=r"no row's target has a single \[SEG\]"):
-        sft(AuroraModel.from_pretrained(checkpoint), several, processor, tmp_path / "b", teacher, max_targets=2)
+        sft(AuroraModel.from_pretrained(checkpoint), several, processor, tmp_path / "b", teacher, max_objects=2)
 
 
 def test_too_many_objects_are_an_error_before_training(checkpoint, model, pairs, processor, tmp_path):
-    with pytest.raises(DataError, match=r"row '.* apart': it is about 2 objects, and `max_targets` is 1; raise it"):
+    with pytest.raises(DataError, match=r"row '.* apart': it is about 2 objects, and `max_objects` is 1; raise it"):
         sft(model, pairs, processor, tmp_path)
-    with pytest.raises(DataError, match=r"it is about 2 objects, and `max_targets` is 1; raise it"):
+    with pytest.raises(DataError, match=r"it is about 2 objects, and `max_objects` is 1; raise it"):
         build(model, pairs, processor, tmp_path)
-    with pytest.raises(ValueError, match="`max_targets` must be at least 1, got 0"):
-        AuroraSFTConfig(output_dir=str(tmp_path), max_targets=0, use_cpu=True, bf16=False)
+    with pytest.raises(ValueError, match="`max_objects` must be at least 1, got 0"):
+        AuroraSFTConfig(output_dir=str(tmp_path), max_objects=0, use_cpu=True, bf16=False)
 
 
 def test_answers_name_as_many_as_there_are(model, pairs, processor, tmp_path):
-    trainer = sft(model, pairs, processor, tmp_path, max_targets=2, targets="answer")
+    trainer = sft(model, pairs, processor, tmp_path, max_objects=2, targets="answer")
     assert trainer.train_dataset["target"][:4] == [answer_sentence(n) for n in (2, 2, 1, 1)]
 
 
@@ -182,7 +182,7 @@ def test_supervised_training_equals_the_plain_path(group_by_clip, checkpoint, pa
             pairs,
             processor,
             tmp_path / str(shared),
-            max_targets=2,
+            max_objects=2,
             learning_rate=1e-3,
             per_device_train_batch_size=6,
             group_by_clip=group_by_clip,
@@ -197,8 +197,8 @@ def test_grpo_steps(writing_checkpoint, pairs, processor, tmp_path):
     """Rewards see the union and how many targets are allowed, and everything that should train does."""
     seen = []
 
-    def spy_reward(prompts, completions, pred_masks, target_masks, max_targets, masks, **columns):
-        seen.append((completions, pred_masks, target_masks, masks, max_targets))
+    def spy_reward(prompts, completions, pred_masks, object_masks, max_objects, masks, **columns):
+        seen.append((completions, pred_masks, object_masks, masks, max_objects))
         return [0.1 * completion_text(completion).count(SEG_TOKEN) for completion in completions]
 
     model = AuroraModel.from_pretrained(writing_checkpoint)
@@ -217,9 +217,9 @@ def test_grpo_steps(writing_checkpoint, pairs, processor, tmp_path):
     for name, value in model.named_parameters():
         assert torch.equal(before[name], value) != value.requires_grad, name
     counts = set()
-    for completions, pred_masks, target_masks, masks, max_targets in seen:
-        assert set(max_targets) == {2}
-        for completion, drawn, targets, target in zip(completions, pred_masks, target_masks, masks, strict=True):
+    for completions, pred_masks, object_masks, masks, max_objects in seen:
+        assert set(max_objects) == {2}
+        for completion, drawn, targets, target in zip(completions, pred_masks, object_masks, masks, strict=True):
             count = completion_text(completion).count(SEG_TOKEN)
             counts.add(count)
             assert (drawn is None) == (count == 0)
@@ -298,7 +298,7 @@ def test_it_learns(checkpoint, pairs, processor, tmp_path):
         rows,
         processor,
         tmp_path,
-        max_targets=2,
+        max_objects=2,
         per_device_train_batch_size=2,
         max_steps=120,
         learning_rate=3e-3,
@@ -311,8 +311,8 @@ def test_it_learns(checkpoint, pairs, processor, tmp_path):
     loader = ClipLoader(two)
     for answer in answer_rows(model, two, rows, max_new_tokens=16, loader=loader):
         assert answer.completion == answer.row["target"]
-        targets = loader.target_masks(answer.row)
-        square = answer.target_logits  # the frames are square
+        targets = loader.object_masks(answer.row)
+        square = answer.object_logits  # the frames are square
         iou = torch.tensor([[mask_iou(drawn[None], target[None])[0] for target in targets] for drawn in square])
         best = max(iou[0, 0] + iou[1, 1], iou[0, 1] + iou[1, 0]) / 2
         assert best > 0.8
