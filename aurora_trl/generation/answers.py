@@ -285,6 +285,8 @@ def answer_rows(
     Yields:
         `Answer`: one per row.
     """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
     rows = [dict(row) for row in rows]
     asked = rows if swap is None else swap_modality(rows, swap)
     loader = loader or ClipLoader(processor)

@@ -111,10 +111,11 @@ class AuroraPipeline:
 
         Raises:
             `DataError`: where the reference is empty or a file is missing or can not be read.
-            `ValueError`: where not exactly one of `video` and `frames` is given.
+            `ValueError`: where not exactly one of `video` and `frames` is given, or something else than paths.
         """
         if (video is None) == (frames is None):
             raise ValueError("give the clip as `video` or as `frames`, and not both")
+        _require_paths(video, frames, audio)
         row: Row = {
             "id": str(video or (frames or ["no frames"])[0]),
             "reference": reference,
@@ -161,3 +162,16 @@ class AuroraPipeline:
             num_frames=total,
             object_masks=None if objects is None else np.stack([drawn(logits) for logits in objects]),
         )
+
+
+def _require_paths(video: Any, frames: Any, audio: Any) -> None:
+    """Raise `ValueError` for pixels or samples, which are named by their type: they would fill the screen."""
+    if isinstance(frames, (str, Path)):
+        raise ValueError(f"`frames` takes a list of image files in order, got one: {str(frames)!r}; put it in a list")
+    named = [("video", video), ("audio", audio)]
+    named += [("frames", frame) for frame in (() if frames is None else frames)]
+    for name, value in named:
+        if value is not None and not isinstance(value, (str, Path)):
+            raise ValueError(
+                f"`{name}` takes paths of files, got a {type(value).__name__}; write it to a file and give its path"
+            )
