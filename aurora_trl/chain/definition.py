@@ -230,7 +230,8 @@ def _check_entry(pipeline: Pipeline, entry: Any) -> str:
     if not isinstance(name, str) or re.fullmatch(r"\w[\w.-]*", name) is None:
         raise DataError(f"{pipeline.file}: step {name!r}: `name` must be a word, which a file is named by")
     for key in ("makes", "run", "train", "config", "accelerate"):
-        if key in entry and not (isinstance(entry[key], str) and entry[key]):
+        left_out = entry.get(key) is None and key in ("config", "accelerate")
+        if key in entry and not left_out and not (isinstance(entry[key], str) and entry[key]):
             raise DataError(f"{pipeline.file}: step `{name}`: `{key}` must be a text, got {entry[key]!r}")
     makes = Path(entry["makes"])
     if makes.is_absolute() or ".." in makes.parts or not makes.name:
