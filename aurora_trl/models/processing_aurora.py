@@ -9,13 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AutoProcessor, ProcessorMixin
+from transformers.models.auto.processing_auto import processor_class_from_name
 
 from ..data.json_file import read_json
 from ..data.media.loading import frame_indices
 from ..data.schema import Row, with_current_names
 from ..errors import DataError
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
-from .checkpoints.files import HUB_ARGUMENTS, find_file, one_line
+from .checkpoints.files import CONFIG_FILE, HUB_ARGUMENTS, find_file, one_line, read_own_config
 from .configuration_aurora import AuroraConfig, SamConfig
 from .objects import find_object_positions, find_seg_positions
 from .policies.tokens import require_chat_tokenizer
@@ -285,11 +286,18 @@ class AuroraProcessor(ProcessorMixin):
         """
         name = str(pretrained_model_name_or_path)
         hub_kwargs = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        config_file = find_file(name, CONFIG_FILE, **hub_kwargs)
+        if config_file is not None:
+            read_own_config(AuroraConfig, config_file)  # the tokenizer's own words for a broken one say less
         file = find_file(name, SETTINGS_FILE, **hub_kwargs)
         if file is None:
             raise DataError(f"{name}: {SETTINGS_FILE} is missing; this is not a checkpoint of an AuroraModel")
         settings = with_current_names(read_json(file), file)
-        policy_processor = _load_policy_processor(name, settings.pop("policy_processor_class", None), hub_kwargs)
+        class_name = settings.pop("policy_processor_class", None)
+        processor_class = processor_class_from_name(str(class_name))
+        if processor_class is None:
+            raise DataError(f"{file}: `policy_processor_class` {class_name!r} is not known; import its package first")
+        policy_processor = _load_policy_processor(name, processor_class, hub_kwargs)
         try:
             processor = cls(policy_processor, **settings)
         except (TypeError, ValueError) as error:
@@ -298,13 +306,8 @@ class AuroraProcessor(ProcessorMixin):
         return processor
 
 
-def _load_policy_processor(name: str, class_name: Any, hub_kwargs: dict[str, Any]) -> Any:
+def _load_policy_processor(name: str, processor_class: Any, hub_kwargs: dict[str, Any]) -> Any:
     """The processor that the policy brings, with a tokenizer that can write a chat."""
-    from transformers.models.auto.processing_auto import processor_class_from_name
-
-    processor_class = processor_class_from_name(str(class_name))
-    if processor_class is None:
-        raise DataError(f"{name}: the policy's processor {class_name} is not known; import its package first")
     paths = {file: find_file(name, file, **hub_kwargs) for file in _TOKENIZER_FILES}
     for path in paths.values():
         if path is not None:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PretrainedConfig
 from transformers.modeling_utils import set_zero3_state
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ...data.json_file import read_json
 from ...errors import DataError
@@ -54,7 +54,7 @@ def find_file(name: str, file: str, **hub_kwargs: Any) -> str | None:
     Raises:
         `DataError`: where there is neither a folder nor a repository of that name.
     """
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         path = Path(name, hub_kwargs.get("subfolder") or "", file)
         return str(path) if path.is_file() else None
     require_repository(name, **hub_kwargs)
@@ -77,7 +77,7 @@ def require_repository(name: str, **hub_kwargs: Any) -> None:
         `DataError`: says that the folder is missing, what the Hub says, and which folder may have been meant.
     """
     if Path(name).exists() or REPOSITORY_ID.fullmatch(name) is None:
-        raise DataError(f"{name}: no such folder, and no name of a Hub repository; {_look_again(name)}")
+        raise DataError(f"{name or repr(name)}: no such folder, and no name of a Hub repository; {_look_again(name)}")
     known = {key: hub_kwargs[key] for key in ("cache_dir", "revision") if key in hub_kwargs}
     file = "/".join(part for part in (hub_kwargs.get("subfolder"), CONFIG_FILE) if part)
     if isinstance(try_to_load_from_cache(name, file, **known), str):
@@ -215,30 +215,49 @@ def check_checkpoint(
     file = find_file(name, CONFIG_FILE, **hub_kwargs)
     if file is None:
         raise DataError(f"{name}: {CONFIG_FILE} is missing; name a phase's output folder, or copy it again")
-    content, wanted = read_json(file), model_class.config_class.model_type
-    if content.get("model_type") != wanted:
-        raise DataError(
-            f"{file}: its `model_type` is {content.get('model_type')!r}, not {wanted!r}; "
-            "`aurora init` builds a model from a published policy"
-        )
-    for other in ("generation_config.json",):  # transformers passes over one that it can not read
-        path = find_file(name, other, **hub_kwargs)
-        if path is not None:
-            read_json(path)
+    own = read_own_config(model_class.config_class, file)
+    config = own if config is None else config
+    generation = find_file(name, GENERATION_CONFIG_NAME, **hub_kwargs)
+    if generation is not None:
+        read_json(generation)  # transformers passes over one that it can not read
     try:
-        config = model_class.config_class.from_dict(content) if config is None else config
         with torch.device("meta"), set_zero3_state():
             model: nn.Module = model_class(config, *model_args)
     except Exception as error:  # whatever a wrong value leads to, in whichever part
-        raise DataError(
-            f"{file}: no model can be built from it ({one_line(error)}); restore the file that was saved"
-        ) from error
+        raise _no_model(file, error) from error
     if getattr(config, "quantization_config", None):
         return  # its weights are stored in other shapes, which its quantiser knows
     header: Header = {}
     for path in find_weight_files(name, **hub_kwargs):
         header.update(read_header(path))
     _compare(name, header, model)
+
+
+def read_own_config(config_class: Any, file: str) -> PretrainedConfig:
+    """
+    The config of a checkpoint of ours.
+
+    Args:
+        config_class (`type`): of the composite model.
+        file (`str`): its `config.json`.
+
+    Raises:
+        `DataError`: where it is broken, another model's, or holds what makes no model.
+    """
+    content, wanted = read_json(file), config_class.model_type
+    if content.get("model_type") != wanted:
+        raise DataError(
+            f"{file}: its `model_type` is {content.get('model_type')!r}, not {wanted!r}; "
+            "`aurora init` builds a model from a published policy"
+        )
+    try:
+        return config_class.from_dict(content)
+    except Exception as error:  # whatever a wrong value leads to, in whichever part
+        raise _no_model(file, error) from error
+
+
+def _no_model(file: str, error: Exception) -> DataError:
+    return DataError(f"{file}: no model can be built from it ({one_line(error)}); restore the file that was saved")
 
 
 def _compare(name: str, header: Header, model: nn.Module) -> None:
