@@ -4,6 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import bad_adapters
 import bad_checkpoints
 import pytest
 from conftest import REPOSITORY
@@ -16,7 +17,7 @@ from aurora_trl.models.checkpoints.adapters import describe_base, save_adapter
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.lora import lora_config
 
-KINDS: list[Kind] = [*bad_checkpoints.KINDS]
+KINDS: list[Kind] = [*bad_checkpoints.KINDS, *bad_adapters.KINDS]
 
 
 @pytest.fixture(scope="session")

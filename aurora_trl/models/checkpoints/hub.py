@@ -9,6 +9,7 @@ import yaml
 from ...data.json_file import read_json
 from ...errors import DataError
 from ..configuration_aurora import model_class
+from ..processing_aurora import AuroraProcessor
 from .adapters import RECORD_FILE, check_adapter_files
 from .files import CONFIG_FILE, HTTPError, check_checkpoint, one_line
 
@@ -150,6 +151,7 @@ def check_pushable(folder: Path) -> None:
         check_base_is_public(str(folder), check_adapter_files(str(folder))[0].base_model_name_or_path)
     else:
         check_checkpoint(model_class(), str(folder))
+    AuroraProcessor.from_pretrained(folder)
 
 
 def check_base_is_public(what: str, base: str) -> None:
