@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ..data.schema import Row, count_objects, with_target
-from ..errors import DataError
 from ..progress import Progress
 from ..prompts import NULL_ANSWER, answer_sentence, cot_target
 from .annotators import Annotator, ChatAnnotator
@@ -17,6 +16,7 @@ from .journal import Journal
 from .limits import RunLimits, describe_estimate
 from .run_files import (
     RunSummary,
+    require_answers,
     require_classes,
     require_distinct_ids,
     rows_digest,
@@ -108,8 +108,8 @@ def annotate_file(
     ]
     failed = [row for row in rows if row["id"] not in run.accepted]
     failed_path = write_failed(output, failed, run.problems)
-    if failed_path and not written:
-        raise DataError(f"{failed_path}: none of {len(failed)} rows got a usable answer")
+    if not written:
+        require_answers(failed_path, failed, run.problems)
     save_keeping_previous(written, output)
     return RunSummary(output, len(written), len(failed), failed_path)
 

@@ -40,7 +40,7 @@ class Place:
         self.root, self.world = root, world
         self._checkpoint, self._adapter = checkpoint, adapter
         self.executed = root.parent / f"{root.name}.executed"
-        self.before: dict[str, str] = {}
+        self.kept: list[Any] = []  # what must live as long as the test
 
     def model(self) -> Path:
         """A copy of a checkpoint."""

@@ -2,10 +2,13 @@
 
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import bad_adapters
 import bad_checkpoints
+import bad_commands
+import bad_replies
 import pytest
 from conftest import REPOSITORY
 from kinds import Kind, Place
@@ -17,7 +20,7 @@ from aurora_trl.models.checkpoints.adapters import describe_base, save_adapter
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.lora import lora_config
 
-KINDS: list[Kind] = [*bad_checkpoints.KINDS, *bad_adapters.KINDS]
+KINDS: list[Kind] = [*bad_checkpoints.KINDS, *bad_adapters.KINDS, *bad_commands.KINDS, *bad_replies.KINDS]
 
 
 @pytest.fixture(scope="session")
@@ -34,16 +37,19 @@ def adapter(checkpoint, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path, checkpoint, adapter, world) -> Place:
+def place(tmp_path, checkpoint, adapter, world) -> Iterator[Place]:
     root = tmp_path / "place"
     root.mkdir()
-    return Place(root, checkpoint, adapter, world)
+    place = Place(root, checkpoint, adapter, world)
+    yield place
+    for kept in place.kept:
+        kept.close()
 
 
 def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     """The exit code of a command, or of a recipe, in this process."""
     try:
-        if words[0] not in ("sft", "grpo"):
+        if words[:1] not in (["sft"], ["grpo"]):
             return main(words)
         monkeypatch.setattr(sys, "argv", words)
         runpy.run_path(str(REPOSITORY / "recipes" / f"{words[0]}.py"), run_name="__main__")
