@@ -8,6 +8,8 @@ from pathlib import Path
 import bad_adapters
 import bad_checkpoints
 import bad_commands
+import bad_data
+import bad_recipes
 import bad_replies
 import pytest
 from conftest import REPOSITORY
@@ -20,7 +22,14 @@ from aurora_trl.models.checkpoints.adapters import describe_base, save_adapter
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.lora import lora_config
 
-KINDS: list[Kind] = [*bad_checkpoints.KINDS, *bad_adapters.KINDS, *bad_commands.KINDS, *bad_replies.KINDS]
+KINDS: list[Kind] = [
+    *bad_checkpoints.KINDS,
+    *bad_adapters.KINDS,
+    *bad_commands.KINDS,
+    *bad_replies.KINDS,
+    *bad_data.KINDS,
+    *bad_recipes.KINDS,
+]
 
 
 @pytest.fixture(scope="session")
