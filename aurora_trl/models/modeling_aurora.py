@@ -65,6 +65,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         )
         # Names of weights that were taken from another model and are not those of the checkpoint any more.
         self.replaced_weights: set[str] = set()
+        # The dtype of the checkpoint, where training has given some weights another.
+        self.stored_dtype: torch.dtype | None = None
         self._no_split_modules = self.policy._no_split_modules
         self.generation_config = self.policy.generation_config
         self.post_init()
@@ -128,6 +130,11 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
     def base_model(self) -> Any:
         """The policy's backbone, which returns `last_hidden_state`; TRL's fused head runs it."""
         return self.policy.model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights as they are stored: what trains may be float32 beside it."""
+        return self.stored_dtype or super().dtype
 
     def get_input_embeddings(self) -> nn.Module:
         return self.policy.get_input_embeddings()

@@ -11,6 +11,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
+from ..data.media.masks import frame_extents
 from ..data.schema import Row, clip_key, require_few_objects
 from ..evaluation.iou import mask_iou
 from ..generation.answers import gather_seg_states, read_states, record_last_states
@@ -49,7 +50,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
     Args:
         model (`AuroraModel`): the policy; what the config freezes is frozen here.
         reward_funcs (`list`): TRL reward functions. Besides the dataset's columns they get `pred_masks`, per
-            completion logits `(T, M, M)` or None, and `masks`, per completion binary `(T, M, M)`. With `max_objects`
+            completion logits `(T, h, w)` or None, and `masks`, per completion binary `(T, h, w)`: those of the frame,
+            whose longer side has the processor's `mask_target_size`. With `max_objects`
             above 1 `pred_masks` are the union of a completion's objects; `max_objects` and `object_masks` come too.
         args (`AuroraGRPOConfig`): settings.
         train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`.
@@ -184,7 +186,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         """Keep the states at `[SEG]` that generation computes anyway."""
-        with record_last_states(self.aurora) as states:
+        # In the precision of training, which has float32 weights beside those of the checkpoint.
+        with record_last_states(self.aurora) as states, self.accelerator.autocast():
             completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
         self._generation_states = states
         return completion_ids, logprobs
@@ -205,8 +208,13 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         logits = torch.nn.functional.interpolate(
             mask_logits.float(), bank.masks.shape[-2:], mode="bilinear", align_corners=False
         )
-        for row, sample_logits, drawn in zip(inputs, logits, has_seg.tolist(), strict=True):
-            row["pred_masks"] = sample_logits if drawn else None
+        # Rewards see the frame, not the padding around it.
+        extents = frame_extents(bank.masks)
+        for i, (row, drawn, (height, width)) in enumerate(zip(inputs, has_seg.tolist(), extents, strict=True)):
+            row["pred_masks"] = logits[i, :, :height, :width] if drawn else None
+            row["masks"] = bank.masks[i, :, :height, :width]
+            if bank.object_masks is not None:
+                row["object_masks"] = bank.object_masks[i, ..., :height, :width]
         iou = torch.where(has_seg, mask_iou(logits, bank.masks), 0.0)
         reflective = [is_reflective(completion_text(completion)) for completion in completions]
         shares = {"seg_share": has_seg, "reflective_share": torch.tensor(reflective, device=iou.device)}
