@@ -11,6 +11,7 @@ import sys
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor
 from aurora_trl.chain.tiny_phase import tiny_phase_arguments
+from aurora_trl.errors import DataError
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
 from aurora_trl.training.launch import finish, prepare_run
 from aurora_trl.training.lora import lora_config
@@ -39,8 +40,11 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     save_recipe((recipe, lora, config), argv)
-    trainer.train(resume_from_checkpoint=resume)
-    finish(trainer)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+        finish(trainer)
+    except DataError as error:  # a file that went bad under way
+        fail(error, after_progress=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The phases differ by their YAML alone. Flags override it.
 """
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
+from aurora_trl.errors import DataError
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
 from aurora_trl.training.launch import finish, prepare_run
 from aurora_trl.training.lora import lora_config
@@ -34,8 +35,11 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     save_recipe((recipe, lora, config))
-    trainer.train(resume_from_checkpoint=resume)
-    finish(trainer)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+        finish(trainer)
+    except DataError as error:  # a file that went bad under way
+        fail(error, after_progress=True)
 
 
 if __name__ == "__main__":

@@ -197,6 +197,8 @@ def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[
             raise DataError(f"{pipeline.file}: step `{name}`: `run` is empty; write a command")
         return step
     source = pipeline.file.parent / str(entry.get("config"))
+    if not source.is_file():
+        raise DataError(f"{pipeline.file}: step `{name}`: its `config` is no file: {source}")
     settings = _read_yaml(source)
     # The settings decide the result; where they are written and what they are called does not.
     step.inputs = json.dumps({**settings, "seed": used["seed"]}, sort_keys=True, default=str)

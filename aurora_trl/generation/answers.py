@@ -51,7 +51,9 @@ def load(model_dir: str | Path, device: str | torch.device | None = None) -> tup
     """
     place = find_device(device)
     processor = AuroraProcessor.from_pretrained(model_dir)  # first: what is wrong with it is known in a moment
-    return AuroraModel.from_pretrained(str(model_dir)).to(place).eval(), processor
+    model = AuroraModel.from_pretrained(str(model_dir)).to(place).eval()
+    processor.require_fit(model)
+    return model, processor
 
 
 def find_device(name: str | torch.device | None = None) -> torch.device:

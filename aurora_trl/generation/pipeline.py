@@ -62,6 +62,7 @@ class AuroraPipeline:
     """
 
     def __init__(self, model: AuroraModel, processor: AuroraProcessor):
+        processor.require_fit(model)
         self.model = model.eval()
         self.processor = processor
         # Several references about one clip read it once.

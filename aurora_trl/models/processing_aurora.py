@@ -143,6 +143,34 @@ class AuroraProcessor(ProcessorMixin):
             return find_seg_positions(token_ids, mask, self.seg_token_id)
         return find_object_positions(token_ids, mask, self.seg_token_id, self.sentence_end_ids, self.max_objects)
 
+    def require_fit(self, model: Any) -> None:
+        """
+        See to it that this is the processor of a model, and not of another: what differs would be drawn elsewhere,
+        or read at another token, without a word.
+
+        Args:
+            model (`AuroraModel`): that will read what this writes.
+
+        Raises:
+            `DataError`: names the setting, and both values.
+        """
+        config, decoder = model.config, model.config.mask_decoder_config
+        pairs: dict[str, tuple[Any, Any]] = {
+            "mask_image_size": (self.mask_image_size, getattr(decoder, "image_size", None)),
+            "keep_aspect_ratio": (self.keep_aspect_ratio, getattr(decoder, "keep_aspect_ratio", None)),
+            "seg_token_id": (self.seg_token_id, config.seg_token_id),
+        }
+        where = model.name_or_path or "the model"
+        for name, (own, models) in pairs.items():
+            if models is not None and own != models:
+                raise DataError(
+                    f"{where}: a processor of another model: its `{name}` is {own}, the model's is {models}; load both "
+                    "from the same folder"
+                )
+        size, rows = len(self.tokenizer), getattr(config.get_text_config(), "vocab_size", None)
+        if rows is not None and size > rows:
+            raise DataError(f"{where}: the tokenizer has {size} tokens, the model {rows}; load both from one folder")
+
     def with_max_objects(self, max_objects: int | None) -> "AuroraProcessor":
         """This processor, or a copy that differs in `max_objects`; None leaves it as it is."""
         if max_objects in (None, self.max_objects):

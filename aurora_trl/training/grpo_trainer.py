@@ -82,6 +82,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         for dataset in (train_dataset, *([] if eval_dataset is None else [eval_dataset])):
             about = {"id", "is_null", "masks", "num_objects"}.intersection(dataset.column_names)
             require_few_objects(dataset.select_columns(sorted(about)), processing_class.max_objects)
+        processing_class.require_fit(unwrap_aurora(model))
         unwrap_aurora(model).set_trainable(args.trainable_groups())
         self._media_frozen = args.freeze_vision_tower and args.freeze_audio_tower and args.freeze_connector
         self._banks: dict[str, ClipBank] = {}

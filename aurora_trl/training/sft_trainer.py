@@ -74,6 +74,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         train_dataset = with_targets(train_dataset, args.targets, max_objects)
         eval_dataset = None if eval_dataset is None else with_targets(eval_dataset, args.targets, max_objects)
         aurora = unwrap_aurora(model)
+        processing_class.require_fit(aurora)
         if teacher is not None and args.use_teacher_mask_decoder:
             decoder = teacher.mask_decoder.state_dict(keep_vars=True)
             changed = copy_tensors(

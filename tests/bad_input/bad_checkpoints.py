@@ -187,6 +187,14 @@ KINDS = [
             ("instruction", "{clip} {reference}"),
         )
     ),
+    *(
+        broken(f"another model's {key}", changed(file, **{key: value}), f"`{key}` is", "load both")
+        for file, key, value in (
+            ("aurora_processor.json", "mask_image_size", 128),
+            ("aurora_processor.json", "keep_aspect_ratio", False),
+            ("config.json", "seg_token_id", 3),
+        )
+    ),
     broken("no policy's settings", without("processor_config.json"), "processor_config.json missing"),
     broken("policy's settings cut short", shorter("processor_config.json"), "processor_config.json", "not valid JSON"),
     # The tokenizer

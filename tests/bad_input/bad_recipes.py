@@ -3,7 +3,9 @@
 import json
 
 from bad_checkpoints import changed, shorter
-from kinds import Kind, Place, cut
+from kinds import Kind, Place
+
+GRPO = {"per_device_train_batch_size": 3, "num_generations": 3}
 
 
 def recipe(name: str, text: str = "", *named: str, script: str = "sft", **settings: object) -> Kind:
@@ -21,7 +23,11 @@ def model(name: str, spoil, *named: str, script: str = "sft") -> Kind:
     def command(place: Place) -> list[str]:
         folder = place.model()
         spoil(place, folder)
-        return [script, "--config", str(place.recipe(model_name_or_path=str(folder)))]
+        return [
+            script,
+            "--config",
+            str(place.recipe(model_name_or_path=str(folder), **(GRPO if script == "grpo" else {}))),
+        ]
 
     return Kind(name, command, named)
 
@@ -40,11 +46,20 @@ def rows(name: str, change: dict[str, object], *named: str) -> Kind:
     return Kind(name, command, named)
 
 
-def vanished(place: Place) -> list[str]:
-    """A frame that is seen by the check and gone when its batch is read: the folder is swept in between."""
-    place.rows()
-    cut(place.root / "clip_1" / "1.jpg", 0.9)
-    return ["sft", "--config", str(place.recipe())]
+def of_world(place: Place, **settings: object) -> list[str]:
+    return ["sft", "--config", str(place.recipe(dataset_path=str(place.world), **settings))]
+
+
+def damaged(place: Place, workers: int) -> list[str]:
+    """A frame whose header and end are whole, so that it is found out when its batch is read."""
+    clip = place.clip(1)
+    path = place.root / clip["masks"][0]
+    content = path.read_bytes()
+    middle = content.index(b"IDAT") + 8
+    frame = place.write("clip_1/damaged.png", content[:middle] + b"\x00" * 8 + content[middle + 8 :])
+    frames = {"frames": [f"clip_1/{frame.name}"] * 3}
+    place.rows(frames, frames)
+    return ["sft", "--config", str(place.recipe(dataloader_num_workers=workers))]
 
 
 STEP = {"name": "data", "run": "aurora synth {output_dir}/data --clips 5", "makes": "data"}
@@ -90,22 +105,23 @@ KINDS = [
     recipe("no such model", "", "/gone/model: no such folder", model_name_or_path="/gone/model"),
     recipe("no such teacher", "", "/gone/teacher: no such", teacher_model_name_or_path="/gone/teacher"),
     recipe("no such data", "", "/gone/rows.jsonl: no such", dataset_path="/gone/rows.jsonl"),
-    recipe("no such split to train on", "", "'other'", train_split="other"),
-    recipe("no such split to evaluate on", "", "'other'", eval_split="other"),
+    Kind("no such split to train on", lambda p: of_world(p, train_split="other"), ("'other'",)),
+    Kind("no such split to evaluate on", lambda p: of_world(p, eval_split="other"), ("'other'",)),
     recipe(
         "no such checkpoint to resume", "", "/gone/checkpoint-1: no such", resume_from_checkpoint="/gone/checkpoint-1"
     ),
-    recipe("a reward that is not known", "", "other_reward", script="grpo", reward_functions=["other_reward"]),
+    recipe("a reward that is not known", "", "other_reward", script="grpo", **GRPO, reward_functions=["other_reward"]),
     Kind("an output folder that holds a model", occupied, ("out: holds a model already",)),
     # What it starts from and works on
     model("a model cut short to train", shorter("model.safetensors"), "model.safetensors", "cut short"),
     model("a model cut short for GRPO", shorter("model.safetensors"), "model.safetensors", "cut short", script="grpo"),
-    model("other sizes to train", changed("config.json", seg_token_id="x"), "config.json"),
+    model("another tokenizer to train", changed("config.json", seg_token_id=3), "`seg_token_id`"),
     model("a tokenizer cut short to train", shorter("tokenizer.json"), "tokenizer.json", "not valid JSON"),
-    rows("a row without an answer to learn", {"target": ...}, "row_1", "`target`"),
+    rows("a row without an answer to learn", {"target": ...}, "row_1", "its target is missing"),
     rows("a row without a reference to train on", {"reference": " "}, "row_1", "the reference is empty"),
     rows("a frame that is gone to train on", {"frames": ["clip_1/7.jpg"] * 3}, "7.jpg: no such frame"),
-    Kind("a frame cut short to train on", vanished, ("1.jpg", "cut short")),
+    Kind("a frame that is found out in training", lambda p: damaged(p, 0), ("damaged.png", "can not be read")),
+    Kind("a frame that is found out by a worker", lambda p: damaged(p, 1), ("damaged.png", "can not be read")),
     # A chain's YAML
     chain("a chain that is no YAML", "steps: [", "not valid YAML"),
     chain("a chain of bytes", b"\xff\xfe\x00\x00", "not valid YAML"),
