@@ -31,6 +31,9 @@ SEG_INPUTS = (
     "clip_index",
 )
 
+# Never quantised: what draws masks is trained, and so are the tables in which `[SEG]` has a row.
+WHOLE_PARTS = ("seg_projector", "mask_decoder", "lm_head", "embed_tokens")
+
 
 class AuroraModel(PreTrainedModel, GenerationMixin):
     r"""
@@ -117,6 +120,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             hub_kwargs = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
             config = kwargs.get("config") if isinstance(kwargs.get("config"), AuroraConfig) else None
             check_checkpoint(cls, str(name), *args[1:], config=config, **hub_kwargs)
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = _with_whole_mask_parts(kwargs["quantization_config"])
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         # Our checkpoints hold the names of the code. Under ZeRO-3 transformers notes conversions for the parts' own
         # checkpoints whether or not it needed them, and would save under other names (5.23).
@@ -407,6 +412,19 @@ def _adapter_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         return None
     hub_kwargs = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
     return str(name) if followed or find_adapter(str(name), **hub_kwargs) is not None else None
+
+
+def _with_whole_mask_parts(quantization_config: Any) -> Any:
+    """A copy that leaves whole what draws masks, and the head, in which `[SEG]`'s row is trained."""
+    changed = copy.deepcopy(quantization_config)
+    is_mapping = isinstance(changed, dict)
+    settings = changed if is_mapping else vars(changed)
+    # bitsandbytes calls them one thing, all other methods another.
+    name = next((name for name in ("llm_int8_skip_modules", "modules_to_not_convert") if name in settings), None)
+    if name is None:
+        name = "llm_int8_skip_modules" if is_mapping else "modules_to_not_convert"
+    settings[name] = list(dict.fromkeys([*(settings.get(name) or ()), *WHOLE_PARTS]))
+    return changed
 
 
 AutoModel.register(AuroraConfig, AuroraModel)

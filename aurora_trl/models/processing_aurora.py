@@ -164,8 +164,8 @@ class AuroraProcessor(ProcessorMixin):
         for name, (own, models) in pairs.items():
             if models is not None and own != models:
                 raise DataError(
-                    f"{where}: a processor of another model: its `{name}` is {own}, the model's is {models}; load both "
-                    "from the same folder"
+                    f"{where}: a processor of another model: its `{name}` is {own}, the model's is {models}; load "
+                    "both from the same folder"
                 )
         size, rows = len(self.tokenizer), getattr(config.get_text_config(), "vocab_size", None)
         if rows is not None and size > rows:
