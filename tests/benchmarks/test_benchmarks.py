@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent
 @pytest.mark.parametrize(
     ("script", "arguments", "names"),
     [
-        ("bench.py", ["--only", "parts", "checks", "--repeats", "1"], 5),
+        ("bench.py", ["--only", "parts", "checks", "--repeats", "1"], 6),
         ("bench_gpu.py", ["--tiny", "--groups", "2", "--steps", "1"], 3),
     ],
 )
