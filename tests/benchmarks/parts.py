@@ -59,7 +59,7 @@ def from_video(*, repeats: int) -> Ratio:
             lambda: read_frames(path, index, range(1500)),
             lambda: read_frames(path, index, index.spread(10)),
             repeats=repeats,
-            bound=0.3,
+            bound=0.4,
         )
 
 
