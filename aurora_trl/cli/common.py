@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+LIMIT_HELP = "longest answer in tokens (default: a quarter more than the model was trained to write)"
 AddCommand = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
 
 
@@ -97,11 +98,4 @@ def add_format(command: argparse.ArgumentParser) -> None:
 def add_generation(command: argparse.ArgumentParser) -> None:
     """Add the flags of generation."""
     command.add_argument("--batch-size", type=whole(1), default=16, help="(default: 16)")
-    add_max_new_tokens(command)
-
-
-def add_max_new_tokens(command: argparse.ArgumentParser) -> None:
-    """Add the flag of an answer's length."""
-    command.add_argument(
-        "--max-new-tokens", type=whole(1), default=256, help="longest answer in tokens (default: 256)"
-    )
+    command.add_argument("--max-new-tokens", type=whole(1), help=LIMIT_HELP)

@@ -17,9 +17,9 @@ from datasets import Dataset
 
 from ..errors import DataError
 from .formats.refavs import NULL_CLASS
+from .masks import decode_polygons, decode_rle, load_masks
 from .media.checks import MIN_SOUND_SECONDS, Fault, check_image, check_sound, check_track, check_video, group_frames
 from .media.loading import load_frames
-from .media.masks import decode_polygons, decode_rle, load_masks
 from .schema import Row, check_row, clip_key, split_mask
 
 _SHOWN_SKIPS = 20

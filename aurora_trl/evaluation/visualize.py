@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ..data.json_file import read_json
+from ..data.masks import decode_rle, load_masks, mask_indices
 from ..data.media.loading import load_frames
-from ..data.media.masks import decode_rle, load_masks, mask_indices
 from ..data.schema import Row
 from ..errors import DataError
 from ..generation.overlay import overlay_masks

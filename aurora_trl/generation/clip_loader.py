@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ..data.masks import NO_TARGET, load_masks, load_object_masks, mask_indices
 from ..data.media.loading import NO_FRAME, MediaCache, load_audio, load_frames
-from ..data.media.masks import NO_TARGET, load_masks, load_object_masks, mask_indices
 from ..data.schema import Row, clip_key, require_few_objects
 from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor

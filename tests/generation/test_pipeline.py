@@ -14,7 +14,7 @@ from PIL import Image
 from aurora_trl import AuroraModel, AuroraPipeline
 from aurora_trl.cli import main
 from aurora_trl.data import DataError
-from aurora_trl.data.media.masks import decode_rle
+from aurora_trl.data.masks import decode_rle
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.generation.pipeline import Segmentation
 from aurora_trl.generation.segment import write_segmentation

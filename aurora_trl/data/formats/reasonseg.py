@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from ...errors import DataError
-from ..media.masks import encode_polygons
+from ..masks import encode_polygons
 from ..schema import COLUMNS, FEATURES
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -11,8 +11,8 @@ import soundfile
 from videos import write_clip
 
 from aurora_trl.data import DataError, load_json, save_json
+from aurora_trl.data.masks import encode_rle, frame_size
 from aurora_trl.data.media.loading import load_audio, load_frames, split_moment
-from aurora_trl.data.media.masks import encode_rle, frame_size
 from aurora_trl.data.media.video import READERS, index_video, read_frames, read_track
 from aurora_trl.data.validation import check_dataset, find_problems
 from aurora_trl.generation.clip_loader import ClipLoader

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from ...errors import DataError
-from ..schema import Row, count_objects, split_mask
-from .loading import NO_FRAME, frame_indices, load_frames, split_moment
+from ..errors import DataError
+from .media.loading import NO_FRAME, frame_indices, load_frames, split_moment
+from .schema import Row, count_objects, split_mask
 
 Polygons = Sequence[Sequence[Sequence[float]]]
 OFFICIAL_SIZE = 256
