@@ -115,7 +115,8 @@ def mine_file(
         "max_iou": max_iou,
         "max_new_tokens": processor.answer_limit(max_new_tokens),
     }
-    with Journal(output, settings, sync_seconds=_SYNC_SECONDS) as journal:
+    fields = {"id": str, "completion": str, "hard": bool}
+    with Journal(output, settings, fields=fields, sync_seconds=_SYNC_SECONDS) as journal:
         through = {record["id"]: record for record in journal.records}
         todo = [row for row in rows if row["id"] not in through]
         progress, hard = Progress(len(todo)), sum(record["hard"] for record in journal.records)

@@ -101,6 +101,24 @@ def test_a_bad_clip(clip, message, pipe):
         pipe("the dog", **clip)
 
 
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        ({"frames": list(np.zeros((4, 48, 64, 3), np.uint8))}, "`frames` takes paths of files, got a ndarray"),
+        ({"frames": np.zeros((4, 48, 64, 3), np.uint8)}, "`frames` takes paths of files, got a ndarray"),
+        ({"frames": [Image.new("RGB", (4, 4))]}, "`frames` takes paths of files, got a Image"),
+        ({"frames": "clip/0.jpg"}, "`frames` takes a list of image files in order, got one: 'clip/0.jpg'"),
+        ({"video": np.zeros((4, 48, 64, 3), np.uint8)}, "`video` takes paths of files, got a ndarray"),
+        ({"video": "a.mp4", "audio": np.zeros(16000, np.float32)}, "`audio` takes paths of files, got a ndarray"),
+    ],
+    ids=["arrays", "an array", "pictures", "one frame", "a video", "a sound"],
+)
+def test_pixels_are_named_by_their_type(clip, message, pipe):
+    with pytest.raises(ValueError, match=message) as caught:
+        pipe("the dog", **clip)
+    assert len(str(caught.value)) < 150
+
+
 def test_an_empty_reference(pipe, rows):
     with pytest.raises(DataError, match="the reference is empty"):
         pipe(" ", frames=rows[0]["frames"])
@@ -190,7 +208,7 @@ def test_the_command_on_real_clips(checkpoint, tmp_path, capsys):
     ("flags", "message"),
     [
         (["--video", "no/such.mp4"], "no/such.mp4: no such file"),
-        ([], "give the clip as `video` or as `frames`"),
+        ([], "give the clip as --video or as --frames"),
     ],
 )
 def test_the_command_says_what_is_wrong(flags, message, checkpoint, tmp_path, capsys):

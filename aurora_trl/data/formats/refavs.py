@@ -63,7 +63,12 @@ def load_refavs(root: str | Path, split: str) -> Dataset:
     missing = sorted(_COLUMNS - set(reader.fieldnames or ()))
     if missing:
         raise DataError(f"{table}: it has no column `{missing[0]}`; the official one has vid,uid,split,fid,exp")
-    entries = [(line, entry) for line, entry in enumerate(reader, 2) if entry["split"] == split]
+    entries = []
+    for line, entry in enumerate(reader, 2):
+        if None in entry or None in entry.values():  # fewer cells, or more
+            raise DataError(f"{table}, line {line}: it has not as many cells as columns; restore the table")
+        if entry["split"] == split:
+            entries.append((line, entry))
     if not entries:
         raise DataError(f"{table}: no row of split {split!r}")
     seen: Counter[str] = Counter()
