@@ -12,7 +12,7 @@ import sys
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor
 from aurora_trl.chain.tiny_phase import tiny_phase_arguments
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
-from aurora_trl.training.launch import finish, prepare_run
+from aurora_trl.training.launch import prepare_run, train_and_finish
 from aurora_trl.training.lora import lora_config
 from aurora_trl.training.rewards import get_reward
 
@@ -38,8 +38,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     save_recipe((recipe, lora, config), argv)
-    trainer.train(resume_from_checkpoint=resume)
-    finish(trainer)
+    train_and_finish(trainer, resume)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from ..disk import naming
+from ..locks import LOCK_FILE, hold
+
 AddCommand = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
 
 
@@ -12,9 +15,17 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def claim(folder: Path) -> None:
+    """`require_new`, for this command alone until it ends; `DataError` where another run is writing the folder."""
+    require_new(folder)
+    with naming(folder):
+        hold(folder / LOCK_FILE)
+    require_new(folder)  # another may have ended just now
+
+
 def require_new(folder: Path) -> None:
     """Raise `ValueError` where a folder holds anything: nothing is written over."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.name != LOCK_FILE for path in folder.iterdir())):
         raise ValueError(f"{folder}: exists already; name a new folder or remove it")
 
 

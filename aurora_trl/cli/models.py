@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .common import AddCommand, require_new, say
+from .common import AddCommand, claim, say
 
 
 def add_model_commands(add: AddCommand) -> None:
@@ -64,7 +64,7 @@ def add_model_commands(add: AddCommand) -> None:
 def _tiny_model(arguments: argparse.Namespace) -> None:
     from ..tiny.videollama2 import create_tiny_checkpoint
 
-    require_new(Path(arguments.output))
+    claim(Path(arguments.output))
     settings = {}
     if arguments.tower_steps is not None:
         if arguments.world is None or arguments.tower_steps < 1:
@@ -80,7 +80,7 @@ def _init(arguments: argparse.Namespace) -> None:
     from ..models import ClipMemory, load_published
 
     output = Path(arguments.output)
-    require_new(output)
+    claim(output)
     names = ("audio_seconds", "video_max_pixels")
     settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     settings |= {"pad_audio": False} if arguments.no_pad_audio else {}
@@ -109,7 +109,7 @@ def _merge(arguments: argparse.Namespace) -> None:
     from ..models.checkpoints.adapters import find_adapter, load_merged
 
     output = Path(arguments.output)
-    require_new(output)
+    claim(output)
     if find_adapter(arguments.adapter) is None:
         raise ValueError(f"{arguments.adapter}: holds no adapter; `aurora merge` is for the folder of a LoRA phase")
     model = load_merged(arguments.adapter, base_model_name_or_path=arguments.base, dtype=arguments.dtype or "auto")

@@ -19,6 +19,7 @@ from ..data.formats.avsbench import SUBSETS
 from ..data.formats.registry import FORMATS
 from ..data.schema import RENAMED, with_current_names
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
+from ..disk import written_whole
 from ..errors import DataError
 from ..models.checkpoints.hub import RECIPE_FILE
 
@@ -263,9 +264,8 @@ def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None
             plain = json.dumps(values[flag], default=lambda value: getattr(value, "value", str(value)))
             settings[flag] = json.loads(plain)
     kept = {name: value for name, value in settings.items() if not name.endswith("_token")}
-    folder = Path(training.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECIPE_FILE).write_text(yaml.safe_dump(kept, sort_keys=False))
+    with written_whole(Path(training.output_dir, RECIPE_FILE)) as file:
+        yaml.safe_dump(kept, file, sort_keys=False)
 
 
 def load_rows(
