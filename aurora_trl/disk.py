@@ -38,13 +38,18 @@ def is_disk_error(error: BaseException) -> bool:
 
 
 @contextmanager
-def naming(path: str | Path, way_out: str = "free some, and run the same command again") -> Iterator[None]:
+def naming(
+    path: str | Path,
+    way_out: str = "free some, and run the same command again",
+    weights_file: str = "model.safetensors",
+) -> Iterator[None]:
     """
     Let an error of the disk in the block name what was being written. Errors of other kinds pass.
 
     Args:
         path (`str` or `Path`): the file, or a folder: then its file that was written to last is named.
         way_out (`str`, *optional*): the end of the line.
+        weights_file (`str`, *optional*): what safetensors writes in a folder; of its file nothing is left.
 
     Raises:
         `DataError`: in place of the disk's error.
@@ -54,13 +59,18 @@ def naming(path: str | Path, way_out: str = "free some, and run the same command
     except (OSError, RuntimeError, SafetensorError) as error:
         if not is_disk_error(error):
             raise
-        raise DataError(f"{_written_last(Path(path))}: {_reason(Path(path), error)}; {way_out}") from error
+        path = Path(path)
+        in_folder = path / weights_file if isinstance(error, SafetensorError) else _written_last(path)
+        file = in_folder if path.is_dir() else path
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            file = Path(error.filename)
+        raise DataError(f"{file}: {_reason(path, error)}; {way_out}") from error
 
 
-def _written_last(path: Path) -> Path:
-    """A file, or of a folder the one in it that was changed last."""
-    files = [(file.stat().st_mtime_ns, file) for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
-    return max(files)[1] if files else path
+def _written_last(folder: Path) -> Path:
+    """The file in a folder that was changed last, or the folder."""
+    files = [(file.stat().st_mtime_ns, file) for file in folder.rglob("*") if file.is_file()]
+    return max(files)[1] if files else folder
 
 
 def _reason(path: Path, error: BaseException) -> str:

@@ -15,12 +15,13 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from ..disk import is_disk_error, naming, put_in_place, remove
 from ..errors import DataError
 from ..models.checkpoints.adapters import (
     ADAPTER_FILES,
+    ADAPTER_WEIGHTS_FILE,
     AdapterRecord,
     describe_base,
     gather_replaced_weights,
@@ -110,13 +111,13 @@ class AuroraCheckpoints(Trainer):
                 super()._save_checkpoint(model, trial)
             finally:
                 self._saves_checkpoint = False
+            if Path(self.state.best_model_checkpoint or "") == aside:
+                self.state.best_model_checkpoint = str(place)
+                if self.args.should_save:
+                    self.state.save_to_json(str(aside / "trainer_state.json"))
             # Each process lists what it sees: on a network file system one may not see yet what another has written.
             seen = gather_object([list_files(aside)]) if self.args.world_size > 1 else [list_files(aside)]
-            is_best = Path(self.state.best_model_checkpoint or "") == aside
-            self.state.best_model_checkpoint = str(place) if is_best else self.state.best_model_checkpoint
             if self.args.should_save:
-                if is_best:
-                    self.state.save_to_json(str(aside / "trainer_state.json"))
                 files = {name: size for one in seen for name, size in one.items()}
                 write_manifest(aside, files, weights_only=self.args.save_only_model)
                 put_in_place(aside, place)
@@ -173,8 +174,9 @@ class AuroraCheckpoints(Trainer):
     @contextmanager
     def _naming(self, aside: Path) -> Iterator[None]:
         """Name the file that a full disk cut short, and give back what was written of it."""
+        weights = ADAPTER_WEIGHTS_FILE if isinstance(self.model, PeftModel) else SAFE_WEIGHTS_NAME
         try:
-            with naming(aside):
+            with naming(aside, weights_file=weights):
                 yield
         except DataError as error:
             if not is_disk_error(error.__cause__ or error):

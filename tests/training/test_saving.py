@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick import QUICK
 from safetensors.torch import load_file
 from sft_helpers import build
 from transformers import TrainerCallback
 
-from aurora_trl import AuroraModel
+from aurora_trl import AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.data import DataError
 from aurora_trl.training.arguments import FREEZE_FLAGS, LoraArguments
 from aurora_trl.training.checkpoints import MANIFEST, UNFINISHED, find_checkpoints, find_fault, last_complete
@@ -306,8 +307,14 @@ def test_rotation_takes_what_is_worth_least(cut, checkpoint, cot_rows, processor
 def test_the_best_is_found_again(checkpoint, cot_rows, processor, tmp_path):
     settings = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "loss", "save_total_limit": 1}
     settings |= {"load_best_model_at_end": True, "max_steps": 4}
-    trainer = start(checkpoint, cot_rows, processor, tmp_path, **settings)
-    trainer.eval_dataset = cot_rows.select(range(4))
+    args = AuroraSFTConfig(output_dir=str(tmp_path), **{**QUICK, **SETTINGS, **settings})
+    trainer = AuroraSFTTrainer(
+        model=AuroraModel.from_pretrained(checkpoint),
+        args=args,
+        train_dataset=cot_rows,
+        eval_dataset=cot_rows.select(range(4)),
+        processing_class=processor,
+    )
     trainer.train()
     best = Path(trainer.state.best_model_checkpoint)
     assert best.parent == tmp_path
