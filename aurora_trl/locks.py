@@ -65,6 +65,16 @@ class RunLock:
             `DataError`: where another run has it; names host, process and since when.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        _LIVE.add(self.record["id"])
+        try:
+            dead = self._take()
+        except BaseException:
+            _LIVE.discard(self.record["id"])
+            raise
+        threading.Thread(target=self._beat, name="lock", daemon=True).start()
+        return dead
+
+    def _take(self) -> dict[str, Any] | None:
         dead = None
         while not self._create():
             found = _read(self.path)
@@ -77,8 +87,6 @@ class RunLock:
                 )
             dead = found
             self._take_away(found)
-        _LIVE.add(self.record["id"])
-        threading.Thread(target=self._beat, name="lock", daemon=True).start()
         return dead
 
     def release(self) -> None:

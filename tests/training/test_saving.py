@@ -1,6 +1,7 @@
 """A checkpoint is complete or not there; a run that was cut goes on from the last complete one, and ends the same."""
 
 import json
+import re
 import resource
 import shutil
 from contextlib import contextmanager
@@ -156,8 +157,7 @@ def test_a_broken_checkpoint_is_passed_over(kind, cut, capsys):
     assert said.count("\n") == 1
     assert f"{cut}: passed over checkpoint-6 (" in said
     assert said.endswith("; training continues from checkpoint-4\n")
-    with pytest.raises(AssertionError, match=reason):
-        raise AssertionError(said)
+    assert re.search(reason, said)
 
 
 def test_complete_ones_are_not(cut, capsys):
