@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,13 @@ def _against_the_trainer(folder: Path, files: dict[str, int]) -> str | None:
     wanted = ["rng_state.pth"] if len(ranks) <= 1 else [f"rng_state_{i}.pth" for i in range(len(ranks))]
     if "latest" in files:
         tag = (folder / "latest").read_text().strip()
-        shards = {name for name in files if name.startswith(f"{tag}/") and name.endswith("_optim_states.pt")}
-        if len(shards) < len(ranks):
-            return f"{tag} has the optimizer's parts of {len(shards)} processes, of {len(ranks)}"
+        parts = Counter({f"{tag}/…_optim_states.pt": 0})
+        for name in files:  # of each kind of part one from each process
+            if name.startswith(f"{tag}/") and re.search(r"pp_rank_\d+_", name):
+                parts[f"{tag}/…{name.partition('mp_rank')[2][3:]}"] += 1
+        few = next((f"{kind} of {count} processes" for kind, count in parts.items() if count < len(ranks)), None)
+        if few is not None:
+            return f"{few}, of {len(ranks)}"
     else:
         wanted.append("scheduler.pt")
     return next((f"{name} is missing" for name in (_STATE, *wanted) if name not in files), None)
