@@ -53,6 +53,7 @@ class RunLock:
             "id": uuid.uuid4().hex,
         }
         self._released = threading.Event()
+        self._made_folder = False
 
     def acquire(self) -> dict[str, Any] | None:
         """
@@ -64,6 +65,7 @@ class RunLock:
         Raises:
             `DataError`: where another run has it; names host, process and since when.
         """
+        self._made_folder = not self.path.parent.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _LIVE.add(self.record["id"])
         try:
@@ -90,12 +92,15 @@ class RunLock:
         return dead
 
     def release(self) -> None:
-        """Let others have it."""
+        """Let others have it; a folder that was made for the lock alone goes, too."""
         self._released.set()
         _LIVE.discard(self.record["id"])
         # A child that was forked has a copy of this object, and another's lock may stand there now.
         if os.getpid() == self.record["process"] and self.is_held():
             self.path.unlink(missing_ok=True)
+            if self._made_folder:
+                with suppress(OSError):  # it holds what the run has written
+                    self.path.parent.rmdir()
 
     def is_held(self) -> bool:
         """Whether the file is still this run's."""
@@ -210,7 +215,8 @@ def lock_id(path: str | Path) -> str:
 
 
 @atexit.register
-def _release_all() -> None:
+def release_all() -> None:
+    """Let others have all that this process has locked."""
     for path in list(_HELD):
         with suppress(OSError):
             release(path)

@@ -21,6 +21,7 @@ from ..data.schema import RENAMED, with_current_names
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
 from ..disk import written_whole
 from ..errors import DataError
+from ..locks import release_all
 from ..models.checkpoints.hub import RECIPE_FILE
 
 ON_BAD_SAMPLE = ("error", "skip")
@@ -174,6 +175,7 @@ class LoraArguments:
 
 def fail(message: object) -> NoReturn:
     """One line on stderr, exit code 1."""
+    release_all()
     text = " ".join(str(message).split())
     sys.stderr.write(f"error: {text}\n")
     raise SystemExit(1)

@@ -2,13 +2,12 @@
 
 import json
 import re
-import resource
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import small_files_only
 from quick import QUICK
 from safetensors.torch import load_file
 from sft_helpers import build
@@ -237,17 +236,6 @@ def test_saved_where_nothing_can_be_renamed(whole, checkpoint, cot_rows, process
         assert not any(Path(elsewhere).iterdir())
     assert find_fault(tmp_path / "checkpoint-6") is None
     assert_same(weights(tmp_path), weights(whole))
-
-
-@contextmanager
-def small_files_only(limit):
-    """A file that grows above the limit can not be written, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class FullDisk(TrainerCallback):
