@@ -25,6 +25,7 @@ def main() -> None:
         rewards = [get_reward(name) for name in config.reward_functions]
         train_dataset = recipe.load_train(config)
         eval_dataset = recipe.load_eval(config)
+        processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
         model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         trainer = AuroraGRPOTrainer(
             model=model,
@@ -32,7 +33,7 @@ def main() -> None:
             args=config,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            processing_class=AuroraProcessor.from_pretrained(recipe.model_name_or_path),
+            processing_class=processor,
             peft_config=lora_config(model, lora, config.trainable_groups()),
         )
     except (ValueError, OSError) as error:

@@ -18,8 +18,8 @@ def main() -> None:
         resume = prepare_run(config)
         train_dataset = recipe.load_train(config)
         eval_dataset = recipe.load_eval(config)
-        model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
+        model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         teacher_name = config.teacher_model_name_or_path
         trainer = AuroraSFTTrainer(
             model=model,

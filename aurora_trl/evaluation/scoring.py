@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from ..data.formats.avsbench import load_class_maps, load_class_names
+from ..data.masks import encode_rle, frame_size, load_masks, mask_indices
 from ..data.media.loading import NO_FRAME
-from ..data.media.masks import encode_rle, frame_size, load_masks, mask_indices
 from ..data.schema import Row
 from ..errors import DataError
 from ..generation.answers import Answer
@@ -52,6 +52,7 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1) -> di
         "class_name": class_name,
         "completion": answer.completion,
         "num_tokens": answer.num_tokens,
+        "cut": answer.cut,
         # None where the dataset names no class.
         "class_correct": None if class_name is None else said == normalize_class(class_name),
         "format_correct": ends_with_answer(answer.completion, max_objects) or is_null_answer(answer.completion),

@@ -15,7 +15,7 @@ from ..data.schema import Row, check_row
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
-from .answers import answer_rows
+from .answers import answer_rows, find_device
 from .clip_loader import ClipLoader
 
 
@@ -62,6 +62,7 @@ class AuroraPipeline:
     """
 
     def __init__(self, model: AuroraModel, processor: AuroraProcessor):
+        processor.require_fit(model)
         self.model = model.eval()
         self.processor = processor
         # Several references about one clip read it once.
@@ -80,10 +81,10 @@ class AuroraPipeline:
             **kwargs: for [`AuroraModel.from_pretrained`], such as `dtype`, `revision`, `base_model_name_or_path`.
         """
         name = str(pretrained_model_name_or_path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        place = find_device(device)
         files = {k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
-        model = AuroraModel.from_pretrained(name, **kwargs).to(device)
-        return cls(model, AuroraProcessor.from_pretrained(name, **files))
+        processor = AuroraProcessor.from_pretrained(name, **files)  # first: a broken one is known in a moment
+        return cls(AuroraModel.from_pretrained(name, **kwargs).to(place), processor)
 
     def __call__(
         self,
@@ -92,7 +93,7 @@ class AuroraPipeline:
         video: str | Path | None = None,
         frames: Sequence[str | Path] | None = None,
         audio: str | Path | None = None,
-        max_new_tokens: int = 256,
+        max_new_tokens: int | None = None,
         **generate_kwargs: Any,
     ) -> Segmentation:
         """
@@ -103,7 +104,7 @@ class AuroraPipeline:
             video (`str` or `Path`, *optional*): a video file, or
             frames (`list[str]` or `list[Path]`, *optional*): image files in order.
             audio (`str` or `Path`, *optional*): a sound file; the video's own track by default, or no sound.
-            max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
+            max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
             **generate_kwargs: for `generate`, such as `do_sample`.
 
         Returns:
@@ -111,10 +112,11 @@ class AuroraPipeline:
 
         Raises:
             `DataError`: where the reference is empty or a file is missing or can not be read.
-            `ValueError`: where not exactly one of `video` and `frames` is given.
+            `ValueError`: where not exactly one of `video` and `frames` is given, or something else than paths.
         """
         if (video is None) == (frames is None):
             raise ValueError("give the clip as `video` or as `frames`, and not both")
+        _require_paths(video, frames, audio)
         row: Row = {
             "id": str(video or (frames or ["no frames"])[0]),
             "reference": reference,
@@ -161,3 +163,16 @@ class AuroraPipeline:
             num_frames=total,
             object_masks=None if objects is None else np.stack([drawn(logits) for logits in objects]),
         )
+
+
+def _require_paths(video: Any, frames: Any, audio: Any) -> None:
+    """Raise `ValueError` for pixels or samples, which are named by their type: they would fill the screen."""
+    if isinstance(frames, (str, Path)):
+        raise ValueError(f"`frames` takes a list of image files in order, got one: {str(frames)!r}; put it in a list")
+    named = [("video", video), ("audio", audio)]
+    named += [("frames", frame) for frame in (() if frames is None else frames)]
+    for name, value in named:
+        if value is not None and not isinstance(value, (str, Path)):
+            raise ValueError(
+                f"`{name}` takes paths of files, got a {type(value).__name__}; write it to a file and give its path"
+            )

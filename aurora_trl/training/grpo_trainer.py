@@ -5,20 +5,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.logging import get_logger
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..data.media.masks import frame_extents
+from ..data.masks import frame_extents, has_target
 from ..data.schema import Row, clip_key, require_few_objects
 from ..evaluation.iou import mask_iou
 from ..generation.answers import gather_seg_states, read_states, record_last_states
 from ..generation.clip_bank import ClipBank, regroup
 from ..generation.clip_loader import ClipLoader, pad_ids, stack_clips
 from ..generation.collators import RolloutCollator
-from ..models.mask_head import add_mask_head
+from ..models.mask_head import add_mask_head, without_dropout
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
@@ -27,11 +29,15 @@ from ..prompts import is_reflective
 from .data_wait import DataWaitLog
 from .features.cache import FeatureCaching
 from .grpo_config import AuroraGRPOConfig
-from .lora import unwrap_aurora
+from .lora import complete_adapter, unwrap_aurora
 from .mask_losses import draw_mask_frames, mask_losses
 from .object_losses import object_losses
-from .rewards import completion_text
+from .rewards import REWARDS, completion_text, get_reward
+from .rollout_sampler import RolloutRows, RolloutSampler
 from .saving import AuroraCheckpoints
+from .trainer_inputs import listed, load_model, load_processor, refuse, require_rows
+
+logger = get_logger(__name__)
 
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
 # completion, and the mask logits.
@@ -48,15 +54,19 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
     encoded once into a bank, and completions carry their index.
 
     Args:
-        model (`AuroraModel`): the policy; what the config freezes is frozen here.
-        reward_funcs (`list`): TRL reward functions. Besides the dataset's columns they get `pred_masks`, per
-            completion logits `(T, h, w)` or None, and `masks`, per completion binary `(T, h, w)`: those of the frame,
-            whose longer side has the processor's `mask_target_size`. With `max_objects`
-            above 1 `pred_masks` are the union of a completion's objects; `max_objects` and `object_masks` come too.
-        args (`AuroraGRPOConfig`): settings.
-        train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`.
-        processing_class (`AuroraProcessor`): the model's processor.
-        callbacks, optimizers, peft_config: as in TRL.
+        model (`str` or `AuroraModel`): the policy, or where it is; what the config freezes is frozen here.
+        reward_funcs (`list`): TRL reward functions, or names of ours such as `"iou_reward"`; by default the config's.
+            Besides the dataset's columns they get `pred_masks`, per completion logits `(T, h, w)` or None, and
+            `masks`, per completion binary `(T, h, w)`: those of the frame, whose longer side has the processor's
+            `mask_target_size`. With `max_objects` above 1 `pred_masks` are the union of a completion's objects;
+            `max_objects` and `object_masks` come too.
+        args (`AuroraGRPOConfig`, *optional*): settings.
+        train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`; evaluation also of
+            several by name.
+        processing_class (`AuroraProcessor`, *optional*): the model's own by default.
+        reward_processing_classes, callbacks, optimizers, quantization_config, peft_config: as in TRL. An adapter's
+            config is completed, see [`~aurora_trl.training.lora.complete_adapter`].
+        tools, rollout_func, environment_factory: refused, with the reason.
 
     Raises:
         `DataError`: where a row is about more objects than `max_objects`.
@@ -68,20 +78,43 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
 
     def __init__(
         self,
-        model: AuroraModel,
-        reward_funcs: Any,
-        args: AuroraGRPOConfig,
-        train_dataset: Dataset,
-        processing_class: AuroraProcessor,
-        eval_dataset: Dataset | None = None,
+        model: str | AuroraModel | PeftModel,
+        reward_funcs: Any = None,
+        args: AuroraGRPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: AuroraProcessor | None = None,
+        reward_processing_classes: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any | None = None,
         peft_config: Any | None = None,
+        tools: None = None,
+        rollout_func: None = None,
+        environment_factory: None = None,
     ):
-        processing_class = processing_class.with_max_objects(args.max_objects)
-        for dataset in (train_dataset, *([] if eval_dataset is None else [eval_dataset])):
+        lost = "a rollout of several turns loses the clips"
+        refuse(tools=(tools, lost), rollout_func=(rollout_func, lost), environment_factory=(environment_factory, lost))
+        args = AuroraGRPOConfig("AURORA-GRPO") if args is None else args
+        require_rows(train_dataset, eval_dataset)
+        rows: Any = train_dataset
+        model = load_model(model, args.model_init_kwargs, quantization_config)
+        processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
+        learnt, given = processing_class.max_answer_tokens, args.max_completion_length
+        if given is not None and learnt is not None and given < learnt:
+            logger.warning(
+                f"`max_completion_length` is {given}, and the model was trained to write answers of up to {learnt} "
+                "tokens: those that are cut earn nothing; leave it out, and the limit follows the checkpoint"
+            )
+        args.max_completion_length = processing_class.answer_limit(given)
+        for dataset in (train_dataset, *listed(eval_dataset)):
             about = {"id", "is_null", "masks", "num_objects"}.intersection(dataset.column_names)
             require_few_objects(dataset.select_columns(sorted(about)), processing_class.max_objects)
+        rewards = args.reward_functions if reward_funcs is None else reward_funcs
+        rewards = rewards if isinstance(rewards, list) else [rewards]
+        reward_funcs = [get_reward(reward) if reward in REWARDS else reward for reward in rewards]
+        if peft_config is not None:
+            peft_config = complete_adapter(unwrap_aurora(model), peft_config, args.trainable_groups())
         unwrap_aurora(model).set_trainable(args.trainable_groups())
         self._media_frozen = args.freeze_vision_tower and args.freeze_audio_tower and args.freeze_connector
         self._banks: dict[str, ClipBank] = {}
@@ -95,10 +128,18 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
+            reward_processing_classes=reward_processing_classes,
             callbacks=callbacks,
             optimizers=optimizers,
             peft_config=peft_config,
         )
+        questions = args.generation_batch_size // self.num_generations
+        if len(rows) < questions:
+            raise ValueError(
+                f"a rollout takes {questions} questions ({args.generation_batch_size} completions of all processes, "
+                f"{self.num_generations} to a question), and `train_dataset` has {len(rows)}: lower "
+                "`per_device_train_batch_size` or `steps_per_generation`, or give more rows"
+            )
         self.loader = ClipLoader(processing_class, args.media_cache_clips)
         # TRL hands rows over as they are; ours reads their media in the data loader's workers.
         self.data_collator = RolloutCollator(self.loader)
@@ -109,6 +150,15 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         for patched in models:
             add_mask_head(patched)
         self._shares_prefix = shares_prefix(models, args.shared_prefix)
+
+    def _get_train_sampler(self, dataset: Any = None) -> RolloutSampler:
+        """TRL's order, in which a rollout's rows are marked where they come again."""
+        return RolloutSampler.like(super()._get_train_sampler(dataset))
+
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the sampler marks is looked up here, for training."""
+        rows = RolloutRows(dataset) if kwargs.get("is_training") else dataset
+        return super()._get_dataloader(rows, *args, **kwargs)
 
     def _whole_model(self) -> AbstractContextManager[Any]:
         """ZeRO-3 holds the weights in parts outside a training forward: bring them together, as for generation."""
@@ -133,10 +183,13 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Encode the rollout's clips once, let TRL generate and score, and add the index of each completion."""
+        if any(row["media"] is None for row in inputs):  # resumed in the middle of a rollout, which is made again
+            inputs = self.data_collator(inputs)
         self._banks[self._mode] = self._build_bank(inputs)
         self._rows = inputs
         self._samples = torch.arange(len(inputs), device=self.accelerator.device)
-        output = super()._generate_and_score_completions(inputs)
+        with without_dropout(self.model):  # all completions of a prompt, and their masks, are one model's
+            output = super()._generate_and_score_completions(inputs)
         output["sample_index"] = torch.arange(len(inputs), device=self.accelerator.device)
         return output
 
@@ -146,7 +199,9 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         device = self.accelerator.device
         keys = [clip_key(row) for row in rows]
         clip_order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        clips = [rows[keys.index(key)]["clip"] for key in clip_order]
+        # The rows, which rewards see and TRL keeps, let go of what the bank holds.
+        read = [row.pop("media") for row in rows]
+        clips = [read[keys.index(key)].clip for key in clip_order]
         media = {name: value.to(device) for name, value in stack_clips(clips).items()}
         kept = media.pop("mask_embeddings", None)
         # In the precision that DeepSpeed gives the weights, which they may not have had when the features were made.
@@ -160,7 +215,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
                 mask_inputs = {"mask_embeddings": self.aurora.encode_masks(mask_inputs["mask_frames"])}
             if self._media_frozen:
                 media = self.aurora.base_model.encode_media(**media).as_inputs()
-        prompt_ids = [self.processing_class.prompt_ids(row, row["clip"]) for row in rows]
+        prompt_ids = [self.processing_class.prompt_ids(row, media.clip) for row, media in zip(rows, read, strict=True)]
         prompts = [(key, *ids) for key, ids in zip(keys, prompt_ids, strict=True)]
         prompt_order = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
         return ClipBank(
@@ -169,9 +224,9 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
             clip_index=torch.tensor([clip_order[key] for key in keys], device=device),
             prompt_index=torch.tensor([prompt_order[prompt] for prompt in prompts], device=device),
             prompt_ids=prompt_ids,
-            masks=torch.stack([row["masks"] for row in rows]).to(device),
+            masks=torch.stack([media.masks for media in read]).to(device),
             object_masks=(
-                torch.stack([row["object_masks"] for row in rows]).to(device)
+                torch.stack([media.object_masks for media in read]).to(device)
                 if self.processing_class.max_objects > 1
                 else None
             ),
@@ -219,7 +274,16 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         reflective = [is_reflective(completion_text(completion)) for completion in completions]
         shares = {"seg_share": has_seg, "reflective_share": torch.tensor(reflective, device=iou.device)}
         self._log_gathered({"iou": iou.mean(), **{name: share.float().mean() for name, share in shares.items()}})
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._log_group_deviation(rewards)
+        return rewards
+
+    def _log_group_deviation(self, rewards: torch.Tensor) -> None:
+        """Log the deviation of the rewards within groups (AURORA, figure 9b): TRL's `reward_std` is the batch's."""
+        total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # of all processes
+        size = self.num_generations if self._mode == "train" else self.num_generations_eval
+        deviation = total.view(-1, size).std(dim=1).mean() if size > 1 else total.new_zeros(())
+        self._metrics[self._mode]["reward_std_in_group"].append(deviation.item())
 
     @torch.no_grad()
     def _rollout_seg_states(self, completion_ids_list: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -345,7 +409,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
     @property
     def _mask_frames(self) -> torch.Tensor | None:
         """The frames of this step's mask losses; None where it is all of them."""
-        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, self._bank.masks.size(1))
+        annotated = has_target(self._bank.masks[self._samples]).any(dim=0)
+        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, annotated)
         return None if frames is None else frames.to(self._bank.masks.device)
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:

@@ -102,7 +102,7 @@ def train_and_finish(trainer: Trainer, resume: str | None) -> None:
             trainer.train(resume_from_checkpoint=resume)
             finish(trainer)
     except DataError as error:
-        fail(error)
+        fail(error, after_progress=True)
     release(Path(output_dir, LOCK_FILE))
 
 

@@ -29,6 +29,8 @@ def serve(path: str) -> None:
     from aurora_trl.evaluation.evaluate import evaluate_model  # noqa: F401
     from aurora_trl.tiny.videollama2 import create_tiny_checkpoint  # noqa: F401
 
+    # On several threads sums come in any order. A recipe takes as many as there are cores that it may use.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from datasets import Dataset
 from PIL import Image
 
 from ...errors import DataError
-from ...prompts import SOUNDING_REFERENCE
-from ..schema import COLUMNS, FEATURES, Row
+from ...prompts import SOUNDING_REFERENCE, display_class, normalize_class
+from ..schema import COLUMNS, Row, as_dataset
+from ..text_files import read_text
 
 SUBSETS = ("s4", "ms3", "avss")
 SPLITS = ("train", "val", "test")
@@ -21,6 +23,30 @@ TABLES = {"s4": "s4_meta_data.csv", "ms3": "ms3_meta_data.csv", "avss": "metadat
 _FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "."}
 _NUM_FRAMES = 5
 _NUM_CLASSES = 71
+# S4's categories are AudioSet's phrases for sounds; a model names the thing that makes them.
+_S4_CLASSES = {
+    "ambulance siren": "ambulance",
+    "baby laughter": "baby",
+    "cap gun shooting": "gun",
+    "cat meowing": "cat",
+    "chainsawing trees": "chainsaw",
+    "coyote howling": "coyote",
+    "dog barking": "dog",
+    "driving buses": "bus",
+    "female singing": "woman",
+    "horse clip clop": "horse",
+    "lawn mowing": "lawn mower",
+    "lions roaring": "lion",
+    "male speech": "man",
+    "mynah bird singing": "mynah bird",
+    "playing acoustic guitar": "guitar",
+    "playing glockenspiel": "glockenspiel",
+    "playing piano": "piano",
+    "playing tabla": "tabla",
+    "playing ukulele": "ukulele",
+    "playing violin": "violin",
+    "typing on computer keyboard": "keyboard",
+}
 
 
 def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
@@ -39,7 +65,7 @@ def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
         split (`str`): `"train"`, `"val"` or `"test"`.
 
     Returns:
-        `Dataset`: one row per clip, with the columns of `aurora_trl.data.schema`. `class_name` is the clip's category
+        `Dataset`: one row per clip, with the columns of `aurora_trl.data.schema`. `class_name` names what sounds
         in S4, and None in the other two.
 
     Raises:
@@ -52,8 +78,7 @@ def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
     table = find_table(root, subset)
     if table is None:
         raise DataError(f"{Path(root) / TABLES[subset]}: no such file; give the folder that holds it")
-    with open(table, newline="", encoding="utf-8") as file:
-        header, *lines = [line for line in csv.reader(file) if line] or [[]]
+    header, *lines = [line for line in csv.reader(StringIO(read_text(table))) if line] or [[]]
     if "split" not in header:
         raise DataError(f"{table}: it has no column `split`")
     place = header.index("split")
@@ -64,19 +89,17 @@ def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
     rows = [build(table.parent, header, line, split) for line in lines if line[place] == split]
     if not rows:
         raise DataError(f"{table}: no row of split {split!r}")
-    return Dataset.from_list(rows, features=FEATURES)
+    return as_dataset(rows, table)
 
 
 def find_table(root: str | Path, subset: str) -> Path | None:
     """The subset's table in a folder or in the official folder below it; None where there is none."""
     candidates = [Path(root) / TABLES[subset], Path(root) / _FOLDERS[subset] / TABLES[subset]]
     found = next((path for path in candidates if path.is_file()), None)
-    if found is not None and subset == "avss":
-        # Ref-AVS has a table of that name, too.
-        with open(found, newline="", encoding="utf-8") as file:
-            if not {"uid", "label", "split"} <= set(next(csv.reader(file), [])):
-                return None
-    return found
+    if found is None or subset != "avss":
+        return found
+    header = next(csv.reader(StringIO(read_text(found, 1 << 16))), [])
+    return found if {"uid", "label", "split"} <= set(header) else None  # Ref-AVS has a table of that name, too
 
 
 def _row(name: str, split: str, **columns: Any) -> dict[str, Any]:
@@ -92,7 +115,7 @@ def _s4_row(root: Path, header: Sequence[str], line: Sequence[str], split: str) 
     return _row(
         name,
         split,
-        class_name=category,
+        class_name=_S4_CLASSES.get(normalize_class(category), display_class(category)),
         frames=[str(data / "visual_frames" / inside / f"{name}_{i}.png") for i in range(1, _NUM_FRAMES + 1)],
         audio=str(data / "audio_wav" / split / category / f"{name}.wav"),
         masks=[str(data / "gt_masks" / inside / f"{name}_{i}.png") for i in range(1, annotated + 1)]
@@ -156,7 +179,7 @@ def load_class_names(root: str | Path) -> list[str]:
     """
     path = Path(root) / "label2idx.json"
     try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
+        numbers = json.loads(read_text(path))
         return sorted(numbers, key=lambda name: int(numbers[name]))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; it comes with AVSBench-semantic") from None

@@ -47,7 +47,7 @@ def root(checkpoint, cot_rows, tmp_path_factory):
     trainer = AuroraSFTTrainer(
         model,
         args,
-        cot_rows,
+        train_dataset=cot_rows,
         processing_class=AuroraProcessor.from_pretrained(checkpoint),
         teacher=AuroraModel.from_pretrained(teacher),
         peft_config=lora_config(model, LoraArguments(use_lora=True), args.trainable_groups()),
@@ -80,7 +80,7 @@ def launched(root, checkpoint):
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(
-        [*launch, *map(str, inputs)], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=400
+        [*launch, *map(str, inputs)], cwd=REPOSITORY, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return output
