@@ -3,7 +3,9 @@
 import yaml
 from conftest import REPOSITORY
 
-SMALL_STEPS = {"pretrain": 4, "teacher": 4, "sft": 6, "reflective": 2, "grpo": 2}
+SMALL_STEPS = {"pretrain": 4, "teacher": 4, "sft": 26, "reflective": 2, "grpo": 2}
+# Enough to write `It is [SEG].` and end: an answer that is cut at the limit is not mined.
+SMALL_SETTINGS = {"sft": {"targets": "answer", "learning_rate": 1e-2}, "grpo": {"max_completion_length": 12}}
 SMALL_FLAGS = {"--clips": "20", "--max-rows": "8", "--max-new-tokens": "16", "--batch-size": "8"}
 
 
@@ -13,7 +15,7 @@ def write_small_recipe(folder):
     for name, steps in SMALL_STEPS.items():
         content = yaml.safe_load((source / f"{name}.yaml").read_text())
         content.update(max_steps=steps, save_steps=2, per_device_train_batch_size=4, logging_steps=1, warmup_steps=0)
-        content.update({"max_completion_length": 12} if name == "grpo" else {})
+        content.update(SMALL_SETTINGS.get(name, {}))
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
     chain = yaml.safe_load((source / "pipeline.yaml").read_text())
     for step in chain["steps"]:

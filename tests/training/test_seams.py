@@ -34,8 +34,8 @@ SEAMS = {
     (SFTTrainer, "_save"): "self, output_dir, state_dict",
     (SFTTrainer, "train"): "self, resume_from_checkpoint, trial, ignore_keys_for_eval",
     (SFTTrainer, "_run_epoch"): (
-        "self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, ignore_keys_for_eval, "
-        "start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch"
+        "self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, "
+        "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch"
     ),
     (SFTTrainer, "_save_checkpoint"): "self, model, trial",
     (SFTTrainer, "_get_output_dir"): "self, trial",
