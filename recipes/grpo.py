@@ -11,9 +11,8 @@ import sys
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraProcessor
 from aurora_trl.chain.tiny_phase import tiny_phase_arguments
-from aurora_trl.errors import DataError
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
-from aurora_trl.training.launch import finish, prepare_run
+from aurora_trl.training.launch import prepare_run, train_and_finish
 from aurora_trl.training.lora import lora_config
 from aurora_trl.training.rewards import get_reward
 from aurora_trl.training.trainer_inputs import load_model
@@ -42,11 +41,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     save_recipe((recipe, lora, config), argv)
-    try:
-        trainer.train(resume_from_checkpoint=resume)
-        finish(trainer)
-    except DataError as error:  # a file that went bad under way
-        fail(error, after_progress=True)
+    train_and_finish(trainer, resume)
 
 
 if __name__ == "__main__":

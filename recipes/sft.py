@@ -7,9 +7,8 @@ The phases differ by their YAML alone. Flags override it.
 """
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
-from aurora_trl.errors import DataError
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
-from aurora_trl.training.launch import finish, prepare_run
+from aurora_trl.training.launch import prepare_run, train_and_finish
 from aurora_trl.training.lora import lora_config
 from aurora_trl.training.trainer_inputs import load_model
 
@@ -37,11 +36,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     save_recipe((recipe, lora, config))
-    try:
-        trainer.train(resume_from_checkpoint=resume)
-        finish(trainer)
-    except DataError as error:  # a file that went bad under way
-        fail(error, after_progress=True)
+    train_and_finish(trainer, resume)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ ROOMS = (
     "errors",
     "prompts",
     "progress",
+    "disk",
+    "locks",
     "data",
     "models",
     "generation",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.schema import Row, count_objects, with_target
+from ..disk import written_whole
 from ..prompts import answer_sentence, cot_target, strip_answer
 from .annotators import Annotator
 from .checks import find_problem
@@ -123,7 +124,8 @@ def correct_file(
     corrected = [(row, answer) for row, answer in answers if not answer.get("right")]
     report = _report(corrected, len(answers) - len(corrected), len(failed))
     report_path = beside(output, "report", ".json")
-    report_path.write_text(json.dumps(report, indent=2) + "\n")
+    with written_whole(report_path) as file:
+        file.write(json.dumps(report, indent=2) + "\n")
     return CorrectionResult(
         pairs=[(row, _corrected(row, answer["text"])) for row, answer in corrected],
         right=len(answers) - len(corrected),

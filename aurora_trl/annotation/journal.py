@@ -1,16 +1,18 @@
 """What a long run has got so far, on disk before anything else happens with it."""
 
-import fcntl
 import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
+from ..disk import naming
 from ..errors import DataError
+from ..locks import RunLock
 
 
 def beside(output: str | Path, what: str, suffix: str = ".jsonl") -> Path:
@@ -63,20 +65,24 @@ class Journal:
         self._lock, self._synced = Lock(), time.monotonic()
         require_own_output(output)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b")  # noqa: SIM115  (it lives as long as the journal)
+        self._run_lock = RunLock(beside(self.output, "lock", ""), self.path)
+        with naming(self.path):
+            self._run_lock.acquire()
         try:
-            self.records = self._open()
+            # Unbuffered: what can not be written does not wait to be written once more.
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115  (it lives as long as the journal)
+            try:
+                self.records = self._open()
+            except BaseException:
+                self._file.close()
+                raise
         except BaseException:
-            self._file.close()
+            self._run_lock.release()
             raise
 
     def _open(self) -> list[dict[str, Any]]:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{self.path}: another process is writing it; wait for that run") from None
         self._file.seek(0)
-        content = self._file.read()
+        content = self._file.readall()
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
             self._file.truncate(len(whole))
@@ -124,17 +130,29 @@ class Journal:
             self.records.append(record)
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        if time.monotonic() - self._synced >= self._sync_seconds:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        end = os.fstat(self._file.fileno()).st_size
+        with naming(self.path, "what it holds is whole: free some, and the same command continues"):
+            try:
+                left = memoryview(line)
+                while left:
+                    left = left[self._file.write(left) :]
+                if time.monotonic() - self._synced >= self._sync_seconds:
+                    os.fsync(self._file.fileno())
+                    self._synced = time.monotonic()
+            except OSError:
+                with suppress(OSError):
+                    self._file.truncate(end)
+                raise
 
     def close(self) -> None:
         """Bring everything to the disk and let others have the file."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        try:
+            with naming(self.path):
+                os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+            self._run_lock.release()
 
     def __enter__(self) -> "Journal":
         return self

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..data.formats.jsonl import save_json
 from ..data.schema import Row
+from ..disk import written_whole
 from ..errors import DataError
 from .journal import beside
 
@@ -66,8 +67,7 @@ def write_failed(output: Path, rows: Sequence[Row], problems: dict[str, list[dic
     if not rows:
         path.unlink(missing_ok=True)
         return None
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with written_whole(path) as file:
         for row in rows:
             attempts = [
                 {"problem": record["problem"], "answer": record.get("raw") or record.get("text") or ""}
@@ -75,7 +75,6 @@ def write_failed(output: Path, rows: Sequence[Row], problems: dict[str, list[dic
             ]
             kept = {key: row[key] for key in ("id", "reference", "class_name")}
             file.write(json.dumps({**kept, "attempts": attempts}, ensure_ascii=False) + "\n")
-    temporary.replace(path)
     return path
 
 

@@ -36,5 +36,8 @@ def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
     before = signal.signal(signal.SIGTERM, end_all)
     try:
         return child.wait()
+    except KeyboardInterrupt:
+        child.wait()  # it heard of it, too; the chain's lock is held until nobody writes any more
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)

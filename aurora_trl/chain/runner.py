@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..disk import naming, written_whole
 from ..errors import DataError
+from ..locks import CHAIN_VARIABLE, end_leftovers, hold, lock_id, release
 from .child_process import run_command
 from .definition import Pipeline, Step
 
@@ -27,8 +29,30 @@ def run_pipeline(
         dry_run (`bool`, *optional*, defaults to `False`): say what would be run.
 
     Raises:
-        `DataError`: where a step fails, or where `only` needs what is not there.
+        `DataError`: where a step fails, where `only` needs what is not there, or another run is at it in the folder.
     """
+    if dry_run:
+        _run_steps(pipeline, only, before, dry_run=True)
+        return
+    lock = pipeline.output_dir / ".pipeline" / "lock"
+    with naming(pipeline.output_dir):
+        dead = hold(lock, pipeline.output_dir)
+    try:
+        if dead is not None:
+            _end_what_it_left(dead)
+        _run_steps(pipeline, only, before, dry_run=False)
+    finally:
+        release(lock)
+
+
+def _end_what_it_left(dead: dict[str, Any]) -> None:
+    """A chain that was killed may have left its step running, which would write where this one writes."""
+    ended = end_leftovers(str(dead.get("id")))
+    if ended:
+        _say(f"ended what the run of {dead.get('since')}, which is gone, had left running: {ended}")
+
+
+def _run_steps(pipeline: Pipeline, only: str | None, before: str | None, *, dry_run: bool) -> None:
     steps = pipeline.steps
     if only is not None:
         steps = [pipeline.step(only)]
@@ -41,8 +65,8 @@ def run_pipeline(
     todo = [step for step in steps if pipeline.state(step) != "done"]
     if not dry_run:
         for path, text in pipeline.configs.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            with written_whole(path) as file:
+                file.write(text)
     started, expected = time.time(), 0.0
     for number, step in enumerate(steps, 1):
         left = sum(other.minutes for other in todo if other not in steps[: number - 1])
@@ -79,7 +103,8 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     started = time.time()
     # The commands of this environment, whether or not it is activated.
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    code = run_command(step.command, {**os.environ, "PATH": search_path})
+    chain = lock_id(pipeline.output_dir / ".pipeline" / "lock")
+    code = run_command(step.command, {**os.environ, "PATH": search_path, CHAIN_VARIABLE: chain})
     if code != 0 or not step.makes.exists():
         reason = f"ended with exit code {code}" if code else f"did not make {step.makes}"
         raise DataError(f"step `{step.name}` {reason}; mend it and run the same command again: it continues here")
@@ -101,9 +126,8 @@ def _keep_as_previous(path: Path) -> None:
 
 
 def _write_record(record: Path, content: dict[str, Any]) -> None:
-    temporary = record.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(record)
+    with written_whole(record) as file:
+        json.dump(content, file)
 
 
 def _say(line: str) -> None:

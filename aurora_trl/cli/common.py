@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from ..disk import naming
+from ..locks import LOCK_FILE, hold
+
 LIMIT_HELP = "longest answer in tokens (default: a quarter more than the model was trained to write)"
 AddCommand = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
 
@@ -62,9 +65,17 @@ def number(lowest: float, highest: float = math.inf, *, above: bool = False) -> 
 seed = whole(0, 2**32 - 1)
 
 
+def claim(folder: Path) -> None:
+    """`require_new`, for this command alone until it ends; `DataError` where another run is writing the folder."""
+    require_new(folder)
+    with naming(folder):
+        hold(folder / LOCK_FILE)
+    require_new(folder)  # another may have ended just now
+
+
 def require_new(folder: Path) -> None:
     """Raise `ValueError` where a folder holds anything, or can not be made: what takes hours is written at its end."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.name != LOCK_FILE for path in folder.iterdir())):
         raise ValueError(f"{folder}: exists already; name a new folder or remove it")
     require_place(folder)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from ..disk import naming
 from .common import AddCommand, add_format, number, say, seed, whole
 
 
@@ -44,13 +45,14 @@ def add_data_commands(add: AddCommand) -> None:
 def _synth(arguments: argparse.Namespace) -> None:
     from ..data.synthetic import write_world
 
-    root = write_world(
-        arguments.root,
-        clips=arguments.clips,
-        seed=arguments.seed,
-        image_size=arguments.image_size,
-        references_per_clip=arguments.references_per_clip,
-    )
+    with naming(arguments.root):
+        root = write_world(
+            arguments.root,
+            clips=arguments.clips,
+            seed=arguments.seed,
+            image_size=arguments.image_size,
+            references_per_clip=arguments.references_per_clip,
+        )
     say(f"{root}: a synthetic world of {arguments.clips} clips")
 
 

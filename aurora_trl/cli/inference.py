@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .common import LIMIT_HELP, AddCommand, add_format, add_generation, require_new, say, whole
+from .common import LIMIT_HELP, AddCommand, add_format, add_generation, claim, say, whole
 
 
 def add_inference_commands(add: AddCommand) -> None:
@@ -60,7 +60,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--swaps: unknown modality {unknown[0]!r}; use {', '.join(MODALITIES)}")
     get_protocol(arguments.protocol)  # an unknown one is an error before the model is loaded
     output = Path(arguments.output)
-    require_new(output)
+    if process_state().is_main_process:
+        claim(output)
     source = find_source(arguments.data, arguments.format, arguments.subset)
     wanted = arguments.splits or [split for split in source.splits() if split.startswith("test")]
     if not wanted:
@@ -112,7 +113,7 @@ def _segment(arguments: argparse.Namespace) -> None:
     from ..generation.segment import write_segmentation
 
     output = Path(arguments.output)
-    require_new(output)
+    claim(output)
     for path in (arguments.video, arguments.audio, *(arguments.frames or ())):
         if path is not None and not Path(path).is_file():
             raise ValueError(f"{path}: no such file")

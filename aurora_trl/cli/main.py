@@ -6,7 +6,11 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
+from ..disk import naming
+from ..locks import LOCK_FILE, release
 from .annotation import add_annotation_commands
 from .chain import add_chain_commands
 from .common import OneLineParser, say
@@ -48,14 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         `SystemExit`: with code 2 and such a line for a flag that is wrong, with 0 after `--help`.
     """
     arguments = build_parser().parse_args(argv)
+    output = getattr(arguments, "output", None)
     try:
-        arguments.run(arguments)
+        with naming(output) if output is not None else nullcontext():
+            arguments.run(arguments)
     except (ValueError, OSError) as error:  # `DataError` is a `ValueError`
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command continues\n")
         return 130
+    finally:
+        if output is not None:
+            release(Path(output, LOCK_FILE))
     return 0
 
 

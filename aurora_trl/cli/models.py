@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from .common import AddCommand, number, require_new, say, seed, whole
+from .common import AddCommand, claim, number, say, seed, whole
 
 
 def add_model_commands(add: AddCommand) -> None:
@@ -78,7 +78,7 @@ def _shard_size(text: str) -> str:
 def _tiny_model(arguments: argparse.Namespace) -> None:
     from ..tiny.videollama2 import create_tiny_checkpoint
 
-    require_new(Path(arguments.output))
+    claim(Path(arguments.output))
     settings = {}
     if arguments.tower_steps is not None:
         if arguments.world is None:
@@ -94,7 +94,7 @@ def _init(arguments: argparse.Namespace) -> None:
     from ..models import ClipMemory, load_published
 
     output = Path(arguments.output)
-    require_new(output)
+    claim(output)
     names = ("audio_seconds", "video_max_pixels")
     settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     settings |= {"pad_audio": False} if arguments.no_pad_audio else {}
@@ -123,7 +123,7 @@ def _merge(arguments: argparse.Namespace) -> None:
     from ..models.checkpoints.adapters import find_adapter, load_merged
 
     output = Path(arguments.output)
-    require_new(output)
+    claim(output)
     if find_adapter(arguments.adapter) is None:
         raise ValueError(f"{arguments.adapter}: holds no adapter; `aurora merge` is for the folder of a LoRA phase")
     model = load_merged(arguments.adapter, base_model_name_or_path=arguments.base, dtype=arguments.dtype or "auto")

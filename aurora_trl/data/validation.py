@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from datasets import Dataset
 
+from ..disk import written_whole
 from ..errors import DataError
 from .formats.refavs import NULL_CLASS
 from .masks import decode_polygons, decode_rle, load_masks, mask_values
@@ -185,7 +186,8 @@ def drop_bad_rows(rows: Dataset, bad: Mapping[int, str], record: str | Path | No
         sys.stderr.write(f"skipped {len(lines)} of {len(rows)} rows, all named in {record}:\n")
         sys.stderr.writelines(f"    {line['id']}: {line['problem']}\n" for line in lines[:_SHOWN_SKIPS])
         Path(record).parent.mkdir(parents=True, exist_ok=True)
-        Path(record).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        with written_whole(record) as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     return rows.select([place for place in range(len(rows)) if place not in bad])
 
 

@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from ..disk import written_whole
 from ..generation.answers import answer_rows, swap_modality, warn_of_cut_answers
 from ..generation.clip_loader import ClipLoader
 from ..models.modeling_aurora import AuroraModel
@@ -128,12 +129,10 @@ def process_share(num_rows: int, batch_size: int) -> list[int]:
 
 def _write(output_dir: Path, metrics: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
     """The answers first, whole or not at all: where there are scores, there are answers."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    temporary = output_dir / f".{ANSWERS_FILE}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
+    with written_whole(output_dir / ANSWERS_FILE) as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    temporary.replace(output_dir / ANSWERS_FILE)
-    (output_dir / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n")
+    with written_whole(output_dir / METRICS_FILE) as file:
+        file.write(json.dumps(metrics, indent=2) + "\n")
 
 
 def _summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

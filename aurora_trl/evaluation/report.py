@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.formats.refavs import NULL_SPLIT
 from ..data.json_file import read_json
+from ..disk import written_whole
 from ..errors import DataError
 from .evaluate import ANSWERS_FILE, METRICS_FILE
 from .metrics import get_protocol
@@ -95,7 +96,8 @@ def write_report(
         lines = [[name, f"{seconds / 60:.1f}"] for name, seconds in [*durations, ("all", total)]]
         parts += ["## Time\n", _table(["step", "minutes"], lines)]
     report = output_dir / REPORT_FILE
-    report.write_text("\n".join(part.rstrip("\n") + "\n" for part in parts))
+    with written_whole(report) as file:
+        file.write("\n".join(part.rstrip("\n") + "\n" for part in parts))
     return report
 
 

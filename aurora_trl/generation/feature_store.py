@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import uuid
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from safetensors.torch import save
 
 from ..data.media.loading import NO_FRAME, frame_indices, split_moment
 from ..data.schema import Row
+from ..disk import written_whole
 from ..errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -141,13 +140,8 @@ class FeatureStore:
         file = self.file(key)
         feature = feature.detach().cpu().contiguous()
         content = save({_NAME: feature}, metadata={_CHECKSUM: tensor_digest(feature)})
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{key}.{uuid.uuid4().hex}")
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_whole(file, "wb", sync=False) as stream:  # it has a checksum
+            stream.write(content)
         return len(content)
 
 

@@ -20,7 +20,9 @@ from ..data.formats.registry import FORMATS
 from ..data.schema import RENAMED, with_current_names
 from ..data.text_files import read_yaml
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
+from ..disk import written_whole
 from ..errors import DataError
+from ..locks import release_all
 from ..models.checkpoints.hub import RECIPE_FILE
 
 ON_BAD_SAMPLE = ("error", "skip")
@@ -174,6 +176,7 @@ class LoraArguments:
 
 def fail(message: object, *, after_progress: bool = False) -> NoReturn:
     """One line on stderr, exit code 1; `after_progress`: below a bar that is not through."""
+    release_all()
     text = str(message)
     if text.startswith("Caught "):  # in a process that loads: torch puts its traceback into the message
         text = text.strip().splitlines()[-1].partition("Error: ")[2] or text
@@ -270,9 +273,8 @@ def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None
             plain = json.dumps(values[flag], default=lambda value: getattr(value, "value", str(value)))
             settings[flag] = json.loads(plain)
     kept = {name: value for name, value in settings.items() if not name.endswith("_token")}
-    folder = Path(training.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECIPE_FILE).write_text(yaml.safe_dump(kept, sort_keys=False))
+    with written_whole(Path(training.output_dir, RECIPE_FILE)) as file:
+        yaml.safe_dump(kept, file, sort_keys=False)
 
 
 def load_rows(

@@ -1,49 +1,57 @@
 """What every recipe does before and after `train`."""
 
 import os
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
+from ..disk import naming
 from ..errors import DataError
+from ..locks import LOCK_FILE, hold, release
+from ..models.checkpoints.hub import WEIGHT_FILES
+from .arguments import fail
+from .checkpoints import find_checkpoints, is_trained, last_complete, require_complete
 
 
 def prepare_run(args: TrainingArguments) -> str | None:
     """
-    Decide where training starts, and see to it that nothing is written over.
+    Decide where training starts, and see to it that nothing is written over, and that nobody else writes there.
 
     Args:
         args (`TrainingArguments`): `output_dir` and `resume_from_checkpoint`: a checkpoint's folder, `"true"` for the
-            last one in `output_dir`, or None.
+            last complete one in `output_dir`, or None.
 
     Returns:
         `str` or `None`: the checkpoint to resume from.
 
     Raises:
         `DataError`: where the output folder holds a finished model or checkpoints that would be mixed up with new
-            ones.
+            ones, where another run is writing it, or the checkpoint can not be resumed from.
     """
     if args.device.type == "cpu":
         # `accelerate launch` allows each process one thread where it finds no GPU (OMP_NUM_THREADS, accelerate 1.15).
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // args.world_size))
-    output_dir = str(args.output_dir)
-    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    output_dir = Path(str(args.output_dir))
+    if output_dir.exists() and not output_dir.is_dir():
+        raise DataError(f"{output_dir}: is a file; `output_dir` names a folder")
+    _hold_for_all(output_dir, args)
     resume = args.resume_from_checkpoint
     if resume is not None and str(resume).lower() in ("false", "none", ""):
         resume = None
     if resume is not None and str(resume).lower() == "true":
+        last = last_complete(output_dir)
+        if last is None and _holds_model(output_dir) and is_trained(output_dir):
+            _end_trained(output_dir, args)
         return last
     if resume is not None:
-        if not Path(resume).is_dir():
-            raise DataError(
-                f"{resume}: no such checkpoint to resume from; `--resume_from_checkpoint true` takes the last"
-            )
+        require_complete(resume, num_processes=args.world_size)
         return str(resume)
-    weights = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-    if last is not None or any((Path(output_dir) / name).exists() for name in weights):
+    if find_checkpoints(output_dir) or _holds_model(output_dir):
         raise DataError(
             f"{output_dir}: holds a model already; continue it with `--resume_from_checkpoint true`, or choose "
             "another `output_dir`"
@@ -51,11 +59,59 @@ def prepare_run(args: TrainingArguments) -> str | None:
     return None
 
 
+def _holds_model(folder: Path) -> bool:
+    return any((folder / name).exists() for name in WEIGHT_FILES)
+
+
+def _end_trained(output_dir: Path, args: TrainingArguments) -> NoReturn:
+    """A run that kept no checkpoint and has taken all its steps is not begun once more."""
+    if args.push_to_hub:
+        raise DataError(f"{output_dir}: all steps are taken already; `aurora push {output_dir} NAME` pushes the model")
+    if args.process_index == 0:
+        sys.stderr.write(f"{output_dir}: all steps are taken already, there is nothing to do\n")
+    raise SystemExit(0)
+
+
+def _hold_for_all(output_dir: Path, args: TrainingArguments) -> None:
+    """One process holds the folder for those that a launcher started with it; all hear where it can not."""
+    refusal: list[str | None] = [None]
+    if args.process_index == 0:
+        try:
+            with naming(output_dir):
+                hold(output_dir / LOCK_FILE)
+        except (DataError, OSError) as error:
+            refusal = [str(error)]
+    if args.world_size > 1:
+        broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise DataError(refusal[0])
+
+
+def train_and_finish(trainer: Trainer, resume: str | None) -> None:
+    """
+    Train; save the model with its processor, the trainer's state and a model card; push where the config says so. What
+    goes wrong with a file on the way ends in one line and exit code 1.
+
+    Args:
+        trainer (`Trainer`): from a recipe.
+        resume (`str` or `None`): what `prepare_run` returned.
+    """
+    output_dir = str(trainer.args.output_dir)
+    try:
+        with naming(output_dir):
+            trainer.train(resume_from_checkpoint=resume)
+            finish(trainer)
+    except DataError as error:
+        fail(error, after_progress=True)
+    release(Path(output_dir, LOCK_FILE))
+
+
 def finish(trainer: Trainer) -> None:
     """Save the model with its processor, the trainer's state and a model card; push where the config says so."""
-    trainer.save_state()
     if trainer.args.push_to_hub:
+        trainer.save_state()
         trainer.push_to_hub()  # saves the model and writes the card first
-    else:
-        trainer.save_model()
-        trainer.create_model_card()
+        return
+    trainer.save_model()
+    trainer.save_state()  # after the model: it says that all steps were taken
+    trainer.create_model_card()

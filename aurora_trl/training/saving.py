@@ -1,28 +1,56 @@
-"""What both trainers add to a checkpoint's folder."""
+"""How both trainers save and resume: a checkpoint is complete or not there, and says what base it belongs to."""
 
+import os
+import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
+from safetensors import SafetensorError
+from torch import nn
 from transformers import Trainer
-from transformers.utils import CONFIG_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
+from ..disk import is_disk_error, naming, put_in_place, remove
+from ..errors import DataError
 from ..models.checkpoints.adapters import (
     ADAPTER_FILES,
+    ADAPTER_WEIGHTS_FILE,
     AdapterRecord,
     describe_base,
     gather_replaced_weights,
     save_adapter,
 )
 from ..models.checkpoints.hub import CARD_FILE, check_base_is_public, is_foreign_card, write_model_card
+from .checkpoints import (
+    UNFINISHED,
+    find_checkpoints,
+    find_fault,
+    last_complete,
+    list_files,
+    require_complete,
+    step_of,
+    write_manifest,
+)
 from .lora import unwrap_aurora
 from .precision import as_stored, keep_master_weights
 
 
 class AuroraCheckpoints(Trainer):
-    """Stands before TRL's class among a trainer's bases: an adapter's folder says what base it belongs to."""
+    """
+    Stands before TRL's class among a trainer's bases.
+
+    What is saved is written to `_unfinished` in the output folder and put in its place when all processes are
+    through, a checkpoint with a list of its files. An adapter's folder says what base it belongs to.
+    """
+
+    _saves_checkpoint = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -36,22 +64,133 @@ class AuroraCheckpoints(Trainer):
                     f"{self.args.output_dir}: `push_to_hub`", self._adapter_record.base_model_name_or_path
                 )
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, from a checkpoint that is complete: with `True` from the last of them."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete(str(self.args.output_dir))
+            if resume_from_checkpoint is None:
+                raise DataError(f"{self.args.output_dir}: no complete checkpoint to resume from; train without `True`")
+        elif resume_from_checkpoint:
+            require_complete(resume_from_checkpoint, num_processes=self.args.world_size)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer looks whether all steps are taken after a step only: a resumed run may have none left."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with _resuming(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _resuming(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _resuming(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where the Trainer puts checkpoints: while it writes one, aside."""
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, UNFINISHED) if self._saves_checkpoint else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """TRL's, written aside by all processes, and put in its place with the list of what they have written."""
+        run_dir = Path(self._get_output_dir(trial))
+        place = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        aside = run_dir / UNFINISHED / place.name
+        with self._naming(aside):
+            self._clear(aside.parent)
+            self.accelerator.wait_for_everyone()
+            self._saves_checkpoint = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._saves_checkpoint = False
+            if Path(self.state.best_model_checkpoint or "") == aside:
+                self.state.best_model_checkpoint = str(place)
+                if self.args.should_save:
+                    self.state.save_to_json(str(aside / "trainer_state.json"))
+            # Each process lists what it sees: on a network file system one may not see yet what another has written.
+            seen = gather_object([list_files(aside)]) if self.args.world_size > 1 else [list_files(aside)]
+            if self.args.should_save:
+                files = {name: size for one in seen for name, size in one.items()}
+                write_manifest(aside, files, weights_only=self.args.save_only_model)
+                put_in_place(aside, place)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(place))
+        if self.args.should_save:
+            self._rotate(run_dir, place)
+
+    def _rotate(self, run_dir: Path, newest: Path) -> None:
+        """
+        Keep `save_total_limit` checkpoints. Which can not be continued from go first, then those of an earlier run's
+        later steps, then the oldest: the Trainer goes by times, or by numbers, and may take the only complete one.
+        """
+        limit = self.args.save_total_limit
+        if limit is None or limit <= 0:
+            return
+        kept = {newest, Path(self.state.best_model_checkpoint or newest)}
+        others = [path for path in find_checkpoints(run_dir) if path not in kept]
+        others.sort(key=lambda path: (find_fault(path) is None, step_of(path) < step_of(newest), step_of(path)))
+        for path in others[: max(0, len(others) + len(kept) - max(limit, len(kept)))]:
+            # Out of the way first: what is deleted in part is no checkpoint.
+            aside = run_dir / UNFINISHED / path.name
+            put_in_place(path, aside)
+            remove(aside)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """PEFT saves the adapter; the rest of what makes the folder loadable comes here."""
-        is_model = output_dir is None or Path(output_dir) == Path(str(self.args.output_dir))
+        folder = Path(output_dir or str(self.args.output_dir))
+        is_model = folder == Path(str(self.args.output_dir))
         if is_model and self._stored_dtypes and not isinstance(self.model, PeftModel):
             # The phase's result; a checkpoint to resume from keeps the master weights.
             weights = self.accelerator.unwrap_model(self.model).state_dict() if state_dict is None else state_dict
             state_dict = as_stored(weights, self._stored_dtypes)
-        super()._save(output_dir, state_dict)
-        if self._adapter_record is None:
-            return
-        replaced = gather_replaced_weights(self.model, keep=self.args.should_save)  # every process helps
+        aside = folder if self._saves_checkpoint else folder / UNFINISHED / "model"
+        with self._naming(aside):
+            if aside != folder:
+                self._clear(aside.parent)
+            super()._save(str(aside), state_dict)
+            if self._adapter_record is not None:
+                replaced = gather_replaced_weights(self.model, keep=self.args.should_save)  # every process helps
+                if self.args.should_save:
+                    save_adapter(self.model, aside, self._adapter_record, replaced)
+            if aside != folder and self.args.should_save:
+                _put_files_in_place(aside, folder)
+
+    def _clear(self, unfinished: Path) -> None:
+        """Take away what an earlier run was writing when it was cut."""
         if self.args.should_save:
-            save_adapter(self.model, output_dir or self.args.output_dir, self._adapter_record, replaced)
+            unfinished.mkdir(parents=True, exist_ok=True)
+            for path in unfinished.iterdir():
+                remove(path)
+
+    @contextmanager
+    def _naming(self, aside: Path) -> Iterator[None]:
+        """Name the file that a full disk cut short, and give back what was written of it."""
+        weights = ADAPTER_WEIGHTS_FILE if isinstance(self.model, PeftModel) else SAFE_WEIGHTS_NAME
+        try:
+            with naming(aside, weights_file=weights):
+                yield
+        except DataError as error:
+            if not is_disk_error(error.__cause__ or error):
+                raise
+            self._clear(aside.parent)
+            whole = (path for path in find_checkpoints(str(self.args.output_dir)) if find_fault(path) is None)
+            last = next(whole, None)
+            kept = "" if last is None else f", which continues from {last.name}"
+            raise DataError(f"{error}{kept}") from error
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """What is pushed during training is `output_dir`: the Trainer copies its own files there, here are ours."""
+        if self._saves_checkpoint:
+            return  # when it is in its place
         if not self.is_world_process_zero():
             return
         for name in (CONFIG_NAME, *ADAPTER_FILES):
@@ -71,3 +210,36 @@ class AuroraCheckpoints(Trainer):
         card = folder / CARD_FILE
         if not card.is_file() or not is_foreign_card(card):
             write_model_card(folder, repo_id=getattr(self, "hub_model_id", None), method=self._name)
+
+
+_UNREADABLE = (RuntimeError, ValueError, LookupError, OSError, EOFError, pickle.UnpicklingError, SafetensorError)
+
+
+@contextmanager
+def _resuming(checkpoint: str | None) -> Iterator[None]:
+    """One line in place of what torch and transformers say of a checkpoint that they can not read."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"{checkpoint}: can not be resumed from ({type(error).__name__}: {reason}); move it away, and "
+            "`--resume_from_checkpoint true` takes the one before it"
+        ) from error
+
+
+def _put_files_in_place(source: Path, folder: Path) -> None:
+    """Replace a model's files by new ones; a card that is there stays, weights of another cut into shards go."""
+    new = {path.name for path in source.iterdir()}
+    for path in sorted(source.iterdir()):
+        if path.name != CARD_FILE or not (folder / CARD_FILE).exists():
+            put_in_place(path, folder / path.name)
+    if any(name.startswith("model") for name in new):
+        for path in folder.glob("model*.safetensors*"):
+            if path.name not in new:
+                path.unlink()
+    remove(source)
+    with suppress(OSError):
+        source.parent.rmdir()

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 from conftest import REPOSITORY
+from small_chain import write_small_recipe
 
 from aurora_trl.chain.definition import load_pipeline
 from aurora_trl.chain.runner import run_pipeline
@@ -110,6 +111,42 @@ def test_what_a_step_started_ends_with_the_chain(tmp_path):
         time.sleep(0.1)
 
 
+def test_one_chain_at_a_time_in_a_folder(tmp_path):
+    """The second is refused by name; what one that was killed had started is ended, and blocks nobody."""
+    script, file, pid, quick = tmp_path / "step.py", tmp_path / "chain.yaml", tmp_path / "pid", tmp_path / "quick"
+    script.write_text(
+        "import os, pathlib, subprocess, sys, time\n"
+        "pid, quick, target = map(pathlib.Path, sys.argv[1:])\n"
+        "if not quick.exists():\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
+        "    pid.write_text(f'{os.getpid()} {child.pid} .')\n"
+        "    child.wait()\n"
+        "target.write_text('made')\n"
+    )
+    step = {"name": "a", "run": f"{sys.executable} {script} {pid} {quick} {{output_dir}}/a.txt", "makes": "a.txt"}
+    file.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "seed": 1, "steps": [step]}))
+    command = [sys.executable, "-m", "aurora_trl.cli", "run", str(file)]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not (pid.is_file() and pid.read_text().endswith(".")):
+        assert first.poll() is None
+        time.sleep(0.05)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert f"another run is writing it: process {first.pid} on " in second.stderr
+    assert second.stderr.count("\n") == 1
+    first.kill()
+    left = [int(word) for word in pid.read_text().split()[:2]]
+    assert all(map(is_running, left))
+    quick.touch()
+    third = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    first.wait()
+    assert third.returncode == 0, third.stderr
+    assert f"had left running: {left}" in third.stderr
+    assert not any(map(is_running, left))
+    assert (tmp_path / "out" / "a.txt").read_text() == "made"
+    assert not (tmp_path / "out" / ".pipeline" / "lock").exists()
+
+
 def test_a_data_step_continues_from_its_journal_but_not_with_other_settings(tmp_path):
     script = tmp_path / "step.py"
     script.write_text(
@@ -189,33 +226,6 @@ def test_another_folder_and_seed_reach_the_training_steps():
         str(REPOSITORY / "recipes" / "tiny" / "sft.yaml"),
     ]
     assert not own.configs
-
-
-SMALL_STEPS = {"pretrain": 4, "teacher": 4, "sft": 6, "reflective": 2, "grpo": 2}
-SMALL_FLAGS = {"--clips": "20", "--max-rows": "8", "--max-new-tokens": "16", "--batch-size": "8"}
-
-
-def write_small_recipe(folder):
-    """The tiny recipe with smaller numbers: the same steps, commands and YAMLs. Returns the chain."""
-    source = REPOSITORY / "recipes" / "tiny"
-    for name, steps in SMALL_STEPS.items():
-        content = yaml.safe_load((source / f"{name}.yaml").read_text())
-        content.update(max_steps=steps, save_steps=2, per_device_train_batch_size=4, logging_steps=1, warmup_steps=0)
-        content.update({"max_completion_length": 12} if name == "grpo" else {})
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
-    chain = yaml.safe_load((source / "pipeline.yaml").read_text())
-    for step in chain["steps"]:
-        if "run" in step:
-            words = step["run"].split()
-            for flag, value in SMALL_FLAGS.items():
-                if flag in words:
-                    words[words.index(flag) + 1] = value
-            if words[1] == "evaluate":
-                words += ["--max-rows", "6"]
-            if words[1] == "tiny-model":
-                words += ["--tower-steps", "2"]
-            step["run"] = " ".join(words)
-    return chain
 
 
 @pytest.fixture

@@ -32,6 +32,16 @@ SEAMS = {
     (GRPOTrainer, "_calculate_rewards"): "self, inputs, prompts, completions, completion_ids_list",
     (GRPOTrainer, "_compute_loss"): "self, model, inputs",
     (SFTTrainer, "_save"): "self, output_dir, state_dict",
+    (SFTTrainer, "train"): "self, resume_from_checkpoint, trial, ignore_keys_for_eval",
+    (SFTTrainer, "_run_epoch"): (
+        "self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, "
+        "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch"
+    ),
+    (SFTTrainer, "_save_checkpoint"): "self, model, trial",
+    (SFTTrainer, "_get_output_dir"): "self, trial",
+    (SFTTrainer, "_load_from_checkpoint"): "self, resume_from_checkpoint, model",
+    (SFTTrainer, "_load_optimizer_and_scheduler"): "self, checkpoint",
+    (SFTTrainer, "_load_rng_state"): "self, checkpoint",
     (SFTTrainer, "_push_from_checkpoint"): "self, checkpoint_folder",
     (SFTTrainer, "create_model_card"): "self, model_name, dataset_name, tags",
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from ...disk import written_whole
 from ...errors import DataError
 from ..schema import COLUMNS, Row, as_dataset, count_objects, split_mask, with_current_names
 from ..text_files import read_text
@@ -134,15 +135,12 @@ def save_json(rows: Iterable[Row], path: str | Path) -> Path:
         `Path`: the file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.resolve().parent
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with written_whole(path) as file:
         for row in rows:
             kept = {key: row[key] for key in (*COLUMNS, *(set(row) - set(COLUMNS))) if row.get(key) is not None}
             kept = map_paths(kept, lambda value: os.path.relpath(value, folder))
             file.write(json.dumps(kept, ensure_ascii=False) + "\n")
-    temporary.replace(path)
     return path
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from ...data.json_file import read_json
+from ...disk import written_whole
 from ...errors import DataError
 from ..configuration_aurora import model_class
 from ..processing_aurora import AuroraProcessor
@@ -87,7 +88,8 @@ def write_model_card(
         f"## Citation\n\nThe method:\n\n```bibtex\n{CITATION}\n```",
     ]
     card = folder / CARD_FILE
-    card.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    with written_whole(card) as file:
+        file.write("\n\n".join(sections) + "\n")
     return card
 
 

@@ -14,12 +14,13 @@ from published_checkpoints import small_sam, write_videollama2
 from safetensors.torch import load_file, save_file
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
-from aurora_trl.data import save_json
+from aurora_trl.data import DataError, save_json
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.models.checkpoints.adapters import REPLACED_FILE, load_adapter
 from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
 from aurora_trl.training.arguments import LoraArguments
+from aurora_trl.training.checkpoints import MANIFEST, UNFINISHED, find_fault, require_complete
 from aurora_trl.training.lora import lora_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -131,6 +132,25 @@ def test_what_is_trained_on_an_adapter_reloads_to_the_same_masks(launched, root,
     torch.testing.assert_close(reloaded, trained, atol=1e-4, rtol=0)
     assert torch.equal(reloaded > 0, trained > 0)
     assert not torch.allclose(before, trained, atol=1e-2)  # the comparison can fail
+
+
+def test_a_checkpoint_is_complete_with_the_parts_of_all_processes(launched):
+    for name in ("trained", "resumed"):  # there it was written anew, over the one that was cut short
+        folder = launched / name / "checkpoint-2"
+        assert find_fault(folder) is None
+        listed = json.loads((folder / MANIFEST).read_text())["files"]
+        assert len([file for file in listed if file.endswith("_optim_states.pt")]) == 2
+        assert {"rng_state_0.pth", "rng_state_1.pth", "adapter_model.safetensors"} <= set(listed)
+        assert not (launched / name / UNFINISHED).exists()
+    with pytest.raises(DataError, match="checkpoint-2: saved by 2 processes, whose parts of the optimizer"):
+        require_complete(folder, num_processes=1)
+    for lost in ("rng_state_1.pth", *(file for file in listed if "rank_1_" in file)):
+        shutil.copytree(folder, launched / "cut")
+        (launched / "cut" / MANIFEST).unlink()  # of another trainer
+        assert find_fault(launched / "cut") is None
+        (launched / "cut" / lost).unlink()
+        assert find_fault(launched / "cut") is not None
+        shutil.rmtree(launched / "cut")
 
 
 def test_resumed_it_ends_where_it_would_have(launched):

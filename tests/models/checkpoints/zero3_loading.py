@@ -88,7 +88,7 @@ def collect(model: nn.Module) -> dict[str, torch.Tensor]:
     return weights
 
 
-def train(adapter: str, rows_file: str, output: Path, resume: str | None = None) -> AuroraSFTTrainer:
+def train(adapter: str, rows_file: str, output: Path, resume: bool | None = None) -> AuroraSFTTrainer:
     args = AuroraSFTConfig(output_dir=str(output), **SETTINGS)
     model = AuroraModel.from_pretrained(adapter)
     peft_config = lora_config(model, LoraArguments(use_lora=True), args.trainable_groups())
@@ -141,9 +141,13 @@ def main() -> None:
     logits = mask_logits(trainer, rows_file)
     if args.process_index == 0:
         torch.save(logits, output / "mask_logits.pt")
-        shutil.copytree(output / "trained" / "checkpoint-1", output / "resumed" / "checkpoint-1")
+        for name in ("checkpoint-1", "checkpoint-2"):
+            shutil.copytree(output / "trained" / name, output / "resumed" / name)
+        # The other process was cut while it wrote its part.
+        (shard,) = (output / "resumed" / "checkpoint-2").glob("*/*rank_1_*_optim_states.pt")
+        shard.write_bytes(shard.read_bytes()[:1000])
     trainer.accelerator.wait_for_everyone()
-    train(adapter, rows_file, output / "resumed", resume=str(output / "resumed" / "checkpoint-1"))
+    train(adapter, rows_file, output / "resumed", resume=True)
 
 
 if __name__ == "__main__":
