@@ -70,7 +70,8 @@ class ClipLoader:
         The row's target masks `(T, M, M)` uint8 in the decoder's geometry; all zero for a null row, and all
         `NO_TARGET` in a frame that nobody annotated or that stands past the end of a short clip.
         """
-        key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"] or ())
+        null = row.get("is_null")
+        key = ("null", *clip_key(row)) if null else (row.get("mask_value"), *(row["masks"] or ()))
         return self._masks.get(key, lambda: self._load_masks(row))
 
     def object_masks(self, row: Row) -> torch.Tensor:
@@ -81,7 +82,7 @@ class ClipLoader:
         Raises:
             `DataError`: where the row is about more objects than an answer may have.
         """
-        key = ("objects", row.get("is_null"), *(row["masks"] or ()))
+        key = ("objects", row.get("is_null"), row.get("mask_value"), *(row["masks"] or ()))
         return self._masks.get(key, lambda: self._load_object_masks(row))
 
     def _load_object_masks(self, row: Row) -> torch.Tensor:
