@@ -25,7 +25,7 @@ _PACKAGES = [
     "deepspeed",
     "datasets",
     "segment-anything",
-    "decord",
+    "av",
     "av",
     "soundfile",
     "soxr",
