@@ -262,7 +262,7 @@ def main(output_dir: str, steps: int = 20) -> tuple[AuroraSFTTrainer, AuroraGRPO
     sft_args = AuroraSFTConfig(
         str(folder / "sft"), targets="answer", freeze_vision_tower=False, freeze_connector=False, **settings
     )
-    sft = AuroraSFTTrainer(model, sft_args, dataset, processing_class=processor)
+    sft = AuroraSFTTrainer(model, sft_args, train_dataset=dataset, processing_class=processor)
     sft.train()
     sft.save_model()
 

@@ -91,7 +91,9 @@ def drawing_checkpoint(checkpoint, cot_rows, processor, tmp_path_factory) -> Pat
         bf16=False,
         gradient_checkpointing=False,
     )
-    trainer = AuroraSFTTrainer(AuroraModel.from_pretrained(checkpoint), args, cot_rows, processing_class=processor)
+    trainer = AuroraSFTTrainer(
+        AuroraModel.from_pretrained(checkpoint), args, train_dataset=cot_rows, processing_class=processor
+    )
     trainer.train()
     trainer.save_model()
     return folder

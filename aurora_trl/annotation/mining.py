@@ -4,10 +4,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..data.media.loading import NO_FRAME
-from ..data.media.masks import mask_indices
+from ..data.media.masks import frame_extents, mask_indices
 from ..data.schema import Row, with_target
 from ..errors import DataError
 from ..evaluation.iou import mask_iou
@@ -142,11 +141,10 @@ def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
     """IoU, over the frames that the clip has and that are annotated, and class of an answer."""
     indices = mask_indices(answer.row, loader.processor.num_frames)
     scored = [place for place, index in enumerate(indices) if index != NO_FRAME]
-    masks, logits = loader.masks(answer.row)[scored], answer.mask_logits
-    if logits is not None:
-        # Into the geometry of the target: the decoder's square, which the frame fills from the top left.
-        logits = _pad_square(logits[scored], max(logits.shape[-2:]))
-    iou = 0.0 if logits is None else float(mask_iou(logits, masks))
+    masks = loader.masks(answer.row)[scored]
+    ((height, width),) = frame_extents(masks[None])
+    # The logits are the frame's: the decoder's square without its padding, or stretched back.
+    iou = 0.0 if answer.mask_logits is None else float(mask_iou(answer.mask_logits[scored], masks[:, :height, :width]))
     named = extract_class(answer.completion)
     correct = named == normalize_class(answer.row["class_name"])
     return MinedAnswer(with_target(answer.row, answer.completion), iou, named, correct)
@@ -165,10 +163,3 @@ def checkpoint_digest(checkpoint: str | Path) -> str:
         elif path.suffix in (".json", ".jinja") and path.name != "trainer_state.json":
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _pad_square(logits: Any, side: int) -> Any:
-    height, width = logits.shape[-2:]
-    square = logits.new_full((logits.shape[0], side, side), -1.0)
-    square[:, :height, :width] = logits
-    return square

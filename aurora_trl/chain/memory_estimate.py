@@ -110,16 +110,17 @@ def estimate_memory(config: AuroraConfig, setup: TrainingSetup) -> MemoryEstimat
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     stage, shares = setup.zero_stage or 0, setup.num_processes
     # DeepSpeed casts all weights to the compute type and keeps the trained ones in float32 beside it, with Adam's two
-    # moments; without it everything has the weights' own type.
+    # moments; without it what trains is float32, and autocast holds a copy in the compute type.
     deepspeed = setup.zero_stage is not None
-    own_bytes = (config.dtype or torch.float32).itemsize
+    own_bytes = (config.dtype or torch.float32).itemsize if setup.bf16 else 4
     width = (2 if setup.bf16 else 4) if deepspeed else own_bytes
-    weights = (total + (plain if setup.teacher else 0)) * width // (shares if stage >= 3 else 1)
+    masters = 0 if deepspeed else trainable * (4 - own_bytes + (2 if setup.bf16 else 0))
+    weights = ((total + (plain if setup.teacher else 0)) * width + masters) // (shares if stage >= 3 else 1)
     added, largest = total - plain, max(parameter.numel() for parameter in model.parameters())
     loading = weights + (added - added // shares + largest) * width if stage >= 3 else 0
-    gradients = trainable * width // (shares if stage >= 2 else 1)
+    gradients = trainable * (width if deepspeed else 4) // (shares if stage >= 2 else 1)
     rollout = total * width - total * width // shares if stage >= 3 and setup.num_generations > 1 else 0
-    optimizer = trainable * (12 if deepspeed else 2 * own_bytes) // (shares if stage >= 1 else 1)
+    optimizer = trainable * (12 if deepspeed else 8) // (shares if stage >= 1 else 1)
     return MemoryEstimate(
         weights=weights,
         gradients=gradients,

@@ -3,17 +3,18 @@
 import torch
 import torch.nn.functional as F
 
-from ..data.media.masks import has_target
+from ..data.media.masks import NO_TARGET, has_target
 
 
 @torch.no_grad()
 def mask_iou(mask_logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """
-    IoU of each clip, mean over its annotated frames; two empty masks agree.
+    IoU of each clip inside its frame, mean over its annotated frames; two empty masks agree.
 
     Args:
         mask_logits (`torch.Tensor` of shape `(..., T, h, w)`): from the decoder.
-        masks (`torch.Tensor` of shape `(..., T, M, M)`): the target in {0, 1}, or `NO_TARGET` in a whole frame.
+        masks (`torch.Tensor` of shape `(..., T, M, M)`): the target in {0, 1}, or `NO_TARGET` outside the
+            frame, and in all of one that is not annotated.
 
     Returns:
         `torch.Tensor` of shape `(...)`, float32.
@@ -24,7 +25,8 @@ def mask_iou(mask_logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         planes = logits.flatten(0, -3)[:, None]
         planes = F.interpolate(planes, masks.shape[-2:], mode="bilinear", align_corners=False)
         logits = planes[:, 0].unflatten(0, logits.shape[:-2])
-    predicted, target = logits > 0, masks.bool()
+    inside = masks != NO_TARGET
+    predicted, target = (logits > 0) & inside, masks.bool() & inside
     union = (predicted | target).sum((-1, -2)).float()
     intersection = (predicted & target).sum((-1, -2)).float()
     iou = torch.where(union > 0, intersection / union.clamp(min=1), 1.0)

@@ -15,7 +15,7 @@ GRPO_CURVES = (
     "rewards/format_reward/mean",
     "rewards/class_reward/mean",
     "rewards/iou_reward/mean",
-    "reward_std",
+    "reward_std_in_group",
     "completions/mean_length",
     "iou",
     "seg_share",

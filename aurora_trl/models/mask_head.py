@@ -83,3 +83,16 @@ def capture_outputs(model: nn.Module) -> Iterator[list[Any]]:
         yield outputs
     finally:
         handle.remove()
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Inside the block no dropout layer drops anything, though the model may be in training mode."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()

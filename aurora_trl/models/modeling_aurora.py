@@ -31,6 +31,9 @@ SEG_INPUTS = (
     "clip_index",
 )
 
+# Never quantised: what draws masks is trained, and so are the tables in which `[SEG]` has a row.
+WHOLE_PARTS = ("seg_projector", "mask_decoder", "lm_head", "embed_tokens")
+
 
 class AuroraModel(PreTrainedModel, GenerationMixin):
     r"""
@@ -65,6 +68,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         )
         # Names of weights that were taken from another model and are not those of the checkpoint any more.
         self.replaced_weights: set[str] = set()
+        # The dtype of the checkpoint, where training has given some weights another.
+        self.stored_dtype: torch.dtype | None = None
         self._no_split_modules = self.policy._no_split_modules
         self.generation_config = self.policy.generation_config
         self.post_init()
@@ -109,6 +114,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
                 kwargs.pop(key, None)
             merged = load_merged(adapter, revision=revision, **kwargs)
             return (merged, {}) if output_loading_info else merged
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = _with_whole_mask_parts(kwargs["quantization_config"])
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         # Our checkpoints hold the names of the code. Under ZeRO-3 transformers notes conversions for the parts' own
         # checkpoints whether or not it needed them, and would save under other names (5.23).
@@ -132,6 +139,11 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
     def base_model(self) -> Any:
         """The policy's backbone, which returns `last_hidden_state`; TRL's fused head runs it."""
         return self.policy.model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights as they are stored: what trains may be float32 beside it."""
+        return self.stored_dtype or super().dtype
 
     def get_input_embeddings(self) -> nn.Module:
         return self.policy.get_input_embeddings()
@@ -404,6 +416,19 @@ def _adapter_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         return None
     hub_kwargs = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
     return str(name) if followed or find_adapter(str(name), **hub_kwargs) is not None else None
+
+
+def _with_whole_mask_parts(quantization_config: Any) -> Any:
+    """A copy that leaves whole what draws masks, and the head, in which `[SEG]`'s row is trained."""
+    changed = copy.deepcopy(quantization_config)
+    is_mapping = isinstance(changed, dict)
+    settings = changed if is_mapping else vars(changed)
+    # bitsandbytes calls them one thing, all other methods another.
+    name = next((name for name in ("llm_int8_skip_modules", "modules_to_not_convert") if name in settings), None)
+    if name is None:
+        name = "llm_int8_skip_modules" if is_mapping else "modules_to_not_convert"
+    settings[name] = list(dict.fromkeys([*(settings.get(name) or ()), *WHOLE_PARTS]))
+    return changed
 
 
 AutoModel.register(AuroraConfig, AuroraModel)

@@ -12,6 +12,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from transformers.utils import cached_file
 
 from ..data.media.loading import frame_indices
+from ..data.media.masks import NO_TARGET
 from ..data.schema import Row, with_current_names
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
 from .configuration_aurora import AuroraConfig, SamConfig
@@ -197,11 +198,11 @@ class AuroraProcessor(ProcessorMixin):
         return _pad_square((pixels - mean) / std, self.mask_image_size)
 
     def process_masks(self, masks: np.ndarray) -> torch.Tensor:
-        """Masks `(T, H, W)` in {0, 1} in the decoder's geometry: `(T, M, M)` uint8, zero in the padding."""
+        """Masks `(T, H, W)` in {0, 1} in the decoder's geometry: `(T, M, M)` uint8, `NO_TARGET` in the padding."""
         planes = torch.from_numpy(np.ascontiguousarray(masks))[:, None].float()
         size = self._size_in_square(masks.shape[1:3], self.mask_target_size)
         planes = F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=True)
-        return _pad_square((planes >= 0.5).to(torch.uint8), self.mask_target_size)[:, 0]
+        return _pad_square((planes >= 0.5).to(torch.uint8), self.mask_target_size, NO_TARGET)[:, 0]
 
     def restore_masks(self, mask_logits: torch.Tensor, frame_size: tuple[int, int]) -> torch.Tensor:
         """
@@ -285,9 +286,9 @@ def _longest_side(size: tuple[int, ...], target: int) -> tuple[int, int]:
     return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
 
 
-def _pad_square(planes: torch.Tensor, size: int) -> torch.Tensor:
-    """Pad `(N, C, H, W)` with zeros at the bottom and on the right to a square."""
-    return F.pad(planes, (0, size - planes.shape[-1], 0, size - planes.shape[-2]))
+def _pad_square(planes: torch.Tensor, size: int, value: int = 0) -> torch.Tensor:
+    """Pad `(N, C, H, W)` at the bottom and on the right to a square."""
+    return F.pad(planes, (0, size - planes.shape[-1], 0, size - planes.shape[-2]), value=value)
 
 
 AutoProcessor.register(AuroraConfig, AuroraProcessor)

@@ -6,18 +6,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
+from ..data.media.masks import frame_extents
 from ..data.schema import Row, clip_key, require_few_objects
 from ..evaluation.iou import mask_iou
 from ..generation.answers import gather_seg_states, read_states, record_last_states
 from ..generation.clip_bank import ClipBank, regroup
 from ..generation.clip_loader import ClipLoader, pad_ids, stack_clips
 from ..generation.collators import RolloutCollator
-from ..models.mask_head import add_mask_head
+from ..models.mask_head import add_mask_head, without_dropout
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
@@ -26,11 +28,12 @@ from ..prompts import is_reflective
 from .data_wait import DataWaitLog
 from .features.cache import FeatureCaching
 from .grpo_config import AuroraGRPOConfig
-from .lora import unwrap_aurora
+from .lora import complete_adapter, unwrap_aurora
 from .mask_losses import draw_mask_frames, mask_losses
 from .object_losses import object_losses
-from .rewards import completion_text
+from .rewards import REWARDS, completion_text, get_reward
 from .saving import AuroraCheckpoints
+from .trainer_inputs import listed, load_model, load_processor, refuse, require_rows
 
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
 # completion, and the mask logits.
@@ -47,14 +50,19 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
     encoded once into a bank, and completions carry their index.
 
     Args:
-        model (`AuroraModel`): the policy; what the config freezes is frozen here.
-        reward_funcs (`list`): TRL reward functions. Besides the dataset's columns they get `pred_masks`, per
-            completion logits `(T, M, M)` or None, and `masks`, per completion binary `(T, M, M)`. With `max_objects`
-            above 1 `pred_masks` are the union of a completion's objects; `max_objects` and `object_masks` come too.
-        args (`AuroraGRPOConfig`): settings.
-        train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`.
-        processing_class (`AuroraProcessor`): the model's processor.
-        callbacks, optimizers, peft_config: as in TRL.
+        model (`str` or `AuroraModel`): the policy, or where it is; what the config freezes is frozen here.
+        reward_funcs (`list`): TRL reward functions, or names of ours such as `"iou_reward"`; by default the config's.
+            Besides the dataset's columns they get `pred_masks`, per completion logits `(T, h, w)` or None, and
+            `masks`, per completion binary `(T, h, w)`: those of the frame, whose longer side has the processor's
+            `mask_target_size`. With `max_objects` above 1 `pred_masks` are the union of a completion's objects;
+            `max_objects` and `object_masks` come too.
+        args (`AuroraGRPOConfig`, *optional*): settings.
+        train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`; evaluation also of
+            several by name.
+        processing_class (`AuroraProcessor`, *optional*): the model's own by default.
+        reward_processing_classes, callbacks, optimizers, quantization_config, peft_config: as in TRL. An adapter's
+            config is completed, see [`~aurora_trl.training.lora.complete_adapter`].
+        tools, rollout_func, environment_factory: refused, with the reason.
 
     Raises:
         `DataError`: where a row is about more objects than `max_objects`.
@@ -66,20 +74,35 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
 
     def __init__(
         self,
-        model: AuroraModel,
-        reward_funcs: Any,
-        args: AuroraGRPOConfig,
-        train_dataset: Dataset,
-        processing_class: AuroraProcessor,
-        eval_dataset: Dataset | None = None,
+        model: str | AuroraModel | PeftModel,
+        reward_funcs: Any = None,
+        args: AuroraGRPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: AuroraProcessor | None = None,
+        reward_processing_classes: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any | None = None,
         peft_config: Any | None = None,
+        tools: None = None,
+        rollout_func: None = None,
+        environment_factory: None = None,
     ):
-        processing_class = processing_class.with_max_objects(args.max_objects)
-        for dataset in (train_dataset, *([] if eval_dataset is None else [eval_dataset])):
+        lost = "a rollout of several turns loses the clips"
+        refuse(tools=(tools, lost), rollout_func=(rollout_func, lost), environment_factory=(environment_factory, lost))
+        args = AuroraGRPOConfig("AURORA-GRPO") if args is None else args
+        require_rows(train_dataset, eval_dataset)
+        model = load_model(model, args.model_init_kwargs, quantization_config)
+        processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
+        for dataset in (train_dataset, *listed(eval_dataset)):
             about = {"id", "is_null", "masks", "num_objects"}.intersection(dataset.column_names)
             require_few_objects(dataset.select_columns(sorted(about)), processing_class.max_objects)
+        given = args.reward_functions if reward_funcs is None else reward_funcs
+        given = given if isinstance(given, list) else [given]
+        reward_funcs = [get_reward(reward) if reward in REWARDS else reward for reward in given]
+        if peft_config is not None:
+            peft_config = complete_adapter(unwrap_aurora(model), peft_config, args.trainable_groups())
         unwrap_aurora(model).set_trainable(args.trainable_groups())
         self._media_frozen = args.freeze_vision_tower and args.freeze_audio_tower and args.freeze_connector
         self._banks: dict[str, ClipBank] = {}
@@ -93,6 +116,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
+            reward_processing_classes=reward_processing_classes,
             callbacks=callbacks,
             optimizers=optimizers,
             peft_config=peft_config,
@@ -134,7 +158,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         self._banks[self._mode] = self._build_bank(inputs)
         self._rows = inputs
         self._samples = torch.arange(len(inputs), device=self.accelerator.device)
-        output = super()._generate_and_score_completions(inputs)
+        with without_dropout(self.model):  # all completions of a prompt, and their masks, are one model's
+            output = super()._generate_and_score_completions(inputs)
         output["sample_index"] = torch.arange(len(inputs), device=self.accelerator.device)
         return output
 
@@ -184,7 +209,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         """Keep the states at `[SEG]` that generation computes anyway."""
-        with record_last_states(self.aurora) as states:
+        # In the precision of training, which has float32 weights beside those of the checkpoint.
+        with record_last_states(self.aurora) as states, self.accelerator.autocast():
             completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
         self._generation_states = states
         return completion_ids, logprobs
@@ -205,13 +231,27 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         logits = torch.nn.functional.interpolate(
             mask_logits.float(), bank.masks.shape[-2:], mode="bilinear", align_corners=False
         )
-        for row, sample_logits, drawn in zip(inputs, logits, has_seg.tolist(), strict=True):
-            row["pred_masks"] = sample_logits if drawn else None
+        # Rewards see the frame, not the padding around it.
+        extents = frame_extents(bank.masks)
+        for i, (row, drawn, (height, width)) in enumerate(zip(inputs, has_seg.tolist(), extents, strict=True)):
+            row["pred_masks"] = logits[i, :, :height, :width] if drawn else None
+            row["masks"] = bank.masks[i, :, :height, :width]
+            if bank.object_masks is not None:
+                row["object_masks"] = bank.object_masks[i, ..., :height, :width]
         iou = torch.where(has_seg, mask_iou(logits, bank.masks), 0.0)
         reflective = [is_reflective(completion_text(completion)) for completion in completions]
         shares = {"seg_share": has_seg, "reflective_share": torch.tensor(reflective, device=iou.device)}
         self._log_gathered({"iou": iou.mean(), **{name: share.float().mean() for name, share in shares.items()}})
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._log_group_deviation(rewards)
+        return rewards
+
+    def _log_group_deviation(self, rewards: torch.Tensor) -> None:
+        """Log the deviation of the rewards within groups (AURORA, figure 9b): TRL's `reward_std` is the batch's."""
+        total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # of all processes
+        size = self.num_generations if self._mode == "train" else self.num_generations_eval
+        deviation = total.view(-1, size).std(dim=1).mean() if size > 1 else total.new_zeros(())
+        self._metrics[self._mode]["reward_std_in_group"].append(deviation.item())
 
     @torch.no_grad()
     def _rollout_seg_states(self, completion_ids_list: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:

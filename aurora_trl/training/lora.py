@@ -1,11 +1,18 @@
 """The adapter of the authors' recipe, and the model inside one."""
 
+import copy
+from typing import Any
+
 from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..models.modeling_aurora import AuroraModel
 from .arguments import LoraArguments
+
+# `[SEG]` has a row in each.
+_TOKEN_TABLES = ("lm_head", "embed_tokens")
 
 
 def unwrap_aurora(model: PreTrainedModel | PeftModel) -> AuroraModel:
@@ -33,18 +40,84 @@ def lora_config(model: AuroraModel, arguments: LoraArguments, groups: set[str]) 
         return None
     if "language_model" not in groups:
         raise ValueError("`use_lora` adapts the language model: leave `freeze_language_model` off")
-    names = {id(module): name for name, module in model.named_modules()}
-    parts: list[nn.Module] = []
-    for group, module in model.trainable_modules().items():
-        if group in groups - {"language_model"}:
-            # A group is a module of the model, or a list of some.
-            parts += [module] if id(module) in names else list(module.children())
     return LoraConfig(
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
         # A plain list of names would also hit the towers and the mask decoder.
         target_modules=model.policy.lora_target_modules,
-        modules_to_save=["lm_head", "embed_tokens", *(names[id(part)] for part in parts)],
+        modules_to_save=[*_TOKEN_TABLES, *_trained_in_full(model, groups)],
         task_type="CAUSAL_LM",
     )
+
+
+def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
+    """
+    An adapter's config of one's own, with what a composite model needs beside it: adapters stay in the language model,
+    and `[SEG]`'s rows, the projector and whatever else is not frozen train in full.
+
+    Args:
+        model (`AuroraModel`): what the adapter is for.
+        config (`PeftConfig`): such as `LoraConfig(target_modules=["q_proj", "v_proj"])` or `"all-linear"`.
+        groups (`set[str]`): as in `lora_config`.
+
+    Returns:
+        `PeftConfig`: a copy; one that `lora_config` made stays as it is.
+
+    Raises:
+        `ValueError`: where the language model is frozen, or names a layer that is not the language model's.
+    """
+    if "language_model" not in groups:
+        raise ValueError("`peft_config` adapts the language model: leave `freeze_language_model` off")
+    config = copy.deepcopy(config)
+    layers = _language_layers(model)
+    wanted = getattr(config, "target_modules", None)
+    if wanted is None:
+        config.target_modules = model.policy.lora_target_modules
+    elif wanted == "all-linear":
+        config.target_modules = layers
+    elif isinstance(wanted, str):
+        _require_language_layers(model, config, layers, repr(wanted))
+    else:
+        kept: set[str] = set()
+        for name in sorted(wanted):
+            inside = [layer for layer in layers if layer == name or layer.endswith(f".{name}")]
+            if not inside:
+                raise ValueError(f"`target_modules` names {name!r}, which is no layer of the language model")
+            kept.update(inside)
+        config.target_modules = kept
+    tables = () if getattr(config, "trainable_token_indices", None) else _TOKEN_TABLES
+    given = list(getattr(config, "modules_to_save", None) or ())
+    config.modules_to_save = list(dict.fromkeys([*given, *tables, *_trained_in_full(model, groups)]))
+    config.task_type = config.task_type or "CAUSAL_LM"
+    return config
+
+
+def _trained_in_full(model: AuroraModel, groups: set[str]) -> list[str]:
+    """Names of the modules that train beside an adapter."""
+    names = {id(module): name for name, module in model.named_modules()}
+    parts: list[nn.Module] = []
+    for group, module in model.trainable_modules().items():
+        if group in groups - {"language_model"}:
+            # A group is a module of the model, or a list of some.
+            parts += [module] if id(module) in names else list(module.children())
+    return [names[id(part)] for part in parts]
+
+
+def _language_layers(model: AuroraModel) -> list[str]:
+    """Names of the linear layers of the language model, its head left out."""
+    head = model.get_output_embeddings()
+    own = {
+        id(module)
+        for module in model.trainable_modules()["language_model"].modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    return [name for name, module in model.named_modules() if id(module) in own]
+
+
+def _require_language_layers(model: AuroraModel, config: Any, layers: list[str], wanted: str) -> None:
+    hits = [name for name, _ in model.named_modules() if check_target_module_exists(config, name)]
+    outside = sorted(set(hits) - set(layers))
+    if outside or not hits:
+        what = f"hits {outside[0]}, which is not the language model's" if outside else "hits no layer"
+        raise ValueError(f"`target_modules` {wanted} {what}; AURORA's is {model.policy.lora_target_modules!r}")

@@ -10,7 +10,11 @@ DICE_EPS = 1e-6
 
 
 def mask_bce_loss(
-    mask_logits: torch.Tensor, masks: torch.Tensor, *, weights: torch.Tensor | None = None
+    mask_logits: torch.Tensor,
+    masks: torch.Tensor,
+    *,
+    weights: torch.Tensor | None = None,
+    inside: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Binary cross-entropy, mean over the pixels of each mask and then over masks (AURORA, equation 6, L_bce).
@@ -19,16 +23,24 @@ def mask_bce_loss(
         mask_logits (`torch.Tensor` of shape `(..., H, W)`): logits.
         masks (`torch.Tensor` of shape `(..., H, W)`): targets in {0, 1}.
         weights (`torch.Tensor` of shape `(...)`, *optional*): weight of each mask in the mean; 0 where all are 0.
+        inside (`torch.Tensor` of shape `(..., H, W)`, bool, *optional*): pixels that count; all by default.
 
     Returns:
         `torch.Tensor`: a scalar.
     """
     loss = F.binary_cross_entropy_with_logits(mask_logits, masks.to(mask_logits.dtype), reduction="none")
-    return _weighted_mean(loss.mean(dim=(-2, -1)), weights)
+    if inside is None:
+        return _weighted_mean(loss.mean(dim=(-2, -1)), weights)
+    pixels = inside.sum(dim=(-2, -1)).clamp(min=1)
+    return _weighted_mean((loss * inside).sum(dim=(-2, -1)) / pixels, weights)
 
 
 def mask_dice_loss(
-    mask_logits: torch.Tensor, masks: torch.Tensor, *, weights: torch.Tensor | None = None
+    mask_logits: torch.Tensor,
+    masks: torch.Tensor,
+    *,
+    weights: torch.Tensor | None = None,
+    inside: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     One minus the dice coefficient of each mask, mean over masks (AURORA, equation 6, L_dice; as in LISA).
@@ -37,36 +49,43 @@ def mask_dice_loss(
         mask_logits (`torch.Tensor` of shape `(..., H, W)`): logits.
         masks (`torch.Tensor` of shape `(..., H, W)`): targets in {0, 1}.
         weights (`torch.Tensor` of shape `(...)`, *optional*): weight of each mask in the mean; 0 where all are 0.
+        inside (`torch.Tensor` of shape `(..., H, W)`, bool, *optional*): pixels that count; all by default.
 
     Returns:
         `torch.Tensor`: a scalar.
     """
-    predicted = mask_logits.sigmoid().flatten(-2) / DICE_SCALE
-    target = masks.to(mask_logits.dtype).flatten(-2)
+    predicted, target = mask_logits.sigmoid() / DICE_SCALE, masks.to(mask_logits.dtype)
+    if inside is not None:
+        predicted, target = predicted * inside, target * inside
+    predicted, target = predicted.flatten(-2), target.flatten(-2)
     intersection = (predicted * target).sum(dim=-1)
     total = predicted.sum(dim=-1) + target.sum(dim=-1) / DICE_SCALE
     return _weighted_mean(1 - (2 * intersection + DICE_EPS) / (total + DICE_EPS), weights)
 
 
-def pairwise_mask_losses(mask_logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pairwise_mask_losses(
+    mask_logits: torch.Tensor, masks: torch.Tensor, inside: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
     `mask_bce_loss` and `mask_dice_loss` of every mask with every target, without a plane for each pair.
 
     Args:
         mask_logits (`torch.Tensor` of shape `(..., K, T, H, W)`): logits of K predictions.
         masks (`torch.Tensor` of shape `(..., N, T, H, W)`): N targets in {0, 1}.
+        inside (`torch.Tensor` of shape `(..., N, T, H, W)`, bool, *optional*): pixels that count; all by default.
 
     Returns:
         `tuple`: the losses, `(..., K, N, T)` each.
     """
     masks = masks.to(mask_logits.dtype)
     pair = "...kthw,...nthw->...knt"
-    height, width = masks.shape[-2:]
+    counts = torch.ones_like(masks) if inside is None else inside.to(masks.dtype)
+    masks = masks * counts
     # With logits x and a target t, the cross-entropy of a pixel is softplus(x) - x * t.
-    bce = F.softplus(mask_logits).mean(dim=(-2, -1))[..., None, :]
-    bce = bce - torch.einsum(pair, mask_logits, masks) / (height * width)
+    bce = torch.einsum(pair, F.softplus(mask_logits), counts) - torch.einsum(pair, mask_logits, masks)
+    bce = bce / counts.sum(dim=(-2, -1)).clamp(min=1)[..., None, :, :]
     predicted = mask_logits.sigmoid() / DICE_SCALE
-    total = predicted.sum(dim=(-2, -1))[..., None, :] + masks.sum(dim=(-2, -1))[..., None, :, :] / DICE_SCALE
+    total = torch.einsum(pair, predicted, counts) + masks.sum(dim=(-2, -1))[..., None, :, :] / DICE_SCALE
     dice = 1 - (2 * torch.einsum(pair, predicted, masks) + DICE_EPS) / (total + DICE_EPS)
     return bce, dice
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.logging import get_logger
 
-from ..data.media.masks import has_target
+from ..data.media.masks import NO_TARGET, has_target
 from .losses import mask_bce_loss, mask_dice_loss
 from .mask_config import MaskTrainingArguments
 
@@ -40,7 +40,8 @@ def mask_losses(
 
     Args:
         mask_logits (`torch.Tensor` of shape `(B, T, h, w)`): from the decoder.
-        masks (`torch.Tensor` of shape `(B, T, M, M)`): targets in {0, 1}, or `NO_TARGET` in a whole frame.
+        masks (`torch.Tensor` of shape `(B, T, M, M)`): targets in {0, 1}, or `NO_TARGET` outside the frame and in
+            all of one that is not annotated.
         has_seg (`torch.Tensor` of shape `(B,)`, bool): rows that count.
         args (`MaskTrainingArguments`): the weights.
 
@@ -49,7 +50,6 @@ def mask_losses(
     """
     logits = F.interpolate(mask_logits.float(), masks.shape[-2:], mode="bilinear", align_corners=False)
     annotated = has_target(masks)
-    masks = masks.masked_fill(~annotated[..., None, None], 0)
     weights = (has_seg[:, None] & annotated).to(logits.dtype)  # (B, T)
     return weighted_mask_losses(logits, masks, weights, annotated.sum(), args)
 
@@ -65,7 +65,8 @@ def weighted_mask_losses(
     The weighted sum of the mask losses, in the mean over annotated frames.
 
     Args:
-        logits, masks (`torch.Tensor` of shape `(..., M, M)`): predictions, and targets in {0, 1}.
+        logits, masks (`torch.Tensor` of shape `(..., M, M)`): predictions, and targets in {0, 1}, or `NO_TARGET`
+            where nothing is compared.
         weights (`torch.Tensor` of shape `(...)`): of each mask; they sum up to at most `num_frames`.
         num_frames (`torch.Tensor`): annotated frames of the batch, a scalar.
         args (`MaskTrainingArguments`): the weights of the losses.
@@ -74,7 +75,9 @@ def weighted_mask_losses(
         `tuple`: the loss, and its parts by metric name.
     """
     share = weights.sum() / num_frames.clamp(min=1)
-    bce = mask_bce_loss(logits, masks, weights=weights) * share
-    dice = mask_dice_loss(logits, masks, weights=weights) * share
+    inside = masks != NO_TARGET
+    masks = masks * inside
+    bce = mask_bce_loss(logits, masks, weights=weights, inside=inside) * share
+    dice = mask_dice_loss(logits, masks, weights=weights, inside=inside) * share
     loss = args.mask_bce_loss_weight * bce + args.mask_dice_loss_weight * dice
     return loss, {"mask_bce_loss": bce.detach(), "mask_dice_loss": dice.detach()}

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
-from ..data.media.masks import has_target
+from ..data.media.masks import NO_TARGET, has_target
 from ..models.objects import union_logits
 from .losses import pairwise_mask_losses
 from .mask_config import MaskTrainingArguments
@@ -31,8 +31,8 @@ def match_objects(
         `torch.Tensor` of shape `(B, K)`, long: the object of each prediction, -1 where it has none.
     """
     annotated = has_target(object_masks)  # (B, N, T)
-    planes = object_masks.masked_fill(~annotated[..., None, None], 0)
-    bce, dice = pairwise_mask_losses(mask_logits, planes)
+    inside = object_masks != NO_TARGET
+    bce, dice = pairwise_mask_losses(mask_logits, object_masks * inside, inside)
     losses = args.mask_bce_loss_weight * bce + args.mask_dice_loss_weight * dice  # (B, K, N, T)
     frames = annotated[:, None].to(losses.dtype)
     costs = ((losses * frames).sum(dim=-1) / frames.sum(dim=-1).clamp(min=1)).cpu().numpy()
@@ -84,7 +84,7 @@ def object_losses(
     objects = object_masks[rows, matched.clamp(min=0)]  # (B, K, T, M, M)
     objects = objects.masked_fill((matched < 0)[:, :, None, None, None], 0)
     planes = torch.cat([masks[:, None], objects], dim=1)
-    planes = planes.masked_fill(~annotated[:, None, :, None, None], 0)
+    planes = planes.masked_fill((masks == NO_TARGET)[:, None], NO_TARGET)
 
     apart = has_target(object_masks).any(dim=(1, 2))  # (B,)
     together = has_seg.any(dim=1) & ~apart

@@ -18,6 +18,7 @@ from ..models.checkpoints.adapters import (
 )
 from ..models.checkpoints.hub import CARD_FILE, check_base_is_public, is_foreign_card, write_model_card
 from .lora import unwrap_aurora
+from .precision import as_stored, keep_master_weights
 
 
 class AuroraCheckpoints(Trainer):
@@ -25,6 +26,7 @@ class AuroraCheckpoints(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._stored_dtypes = keep_master_weights(self.model, bf16=self.args.bf16, deepspeed=self.is_deepspeed_enabled)
         self._adapter_record: AdapterRecord | None = None
         if isinstance(self.model, PeftModel):
             # Now, not at the first save: a base that can not be found again is known before training.
@@ -36,6 +38,11 @@ class AuroraCheckpoints(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """PEFT saves the adapter; the rest of what makes the folder loadable comes here."""
+        is_model = output_dir is None or Path(output_dir) == Path(str(self.args.output_dir))
+        if is_model and self._stored_dtypes and not isinstance(self.model, PeftModel):
+            # The phase's result; a checkpoint to resume from keeps the master weights.
+            weights = self.accelerator.unwrap_model(self.model).state_dict() if state_dict is None else state_dict
+            state_dict = as_stored(weights, self._stored_dtypes)
         super()._save(output_dir, state_dict)
         if self._adapter_record is None:
             return

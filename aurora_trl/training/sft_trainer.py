@@ -1,9 +1,12 @@
 """Supervised phases: teacher, chain of thought, reflective."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTTrainer
@@ -25,12 +28,13 @@ from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
 from .data_wait import DataWaitLog
 from .features.cache import FeatureCaching
 from .features.maker import teacher_row_key
-from .lora import unwrap_aurora
+from .lora import complete_adapter, unwrap_aurora
 from .losses import seg_distillation_loss
 from .mask_losses import draw_mask_frames, mask_losses
 from .object_losses import object_losses
 from .saving import AuroraCheckpoints
 from .sft_config import AuroraSFTConfig
+from .trainer_inputs import load_model, load_processor, map_datasets, refuse, require_rows
 
 
 class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTrainer):
@@ -41,12 +45,16 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
     masks. With the mask and distillation weights at 0 it is TRL's loss, to the bit.
 
     Args:
-        model (`AuroraModel`): the student; what the config freezes is frozen here.
-        args (`AuroraSFTConfig`): settings.
-        train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`.
-        processing_class (`AuroraProcessor`): the model's processor.
+        model (`str` or `AuroraModel`): the student, or where it is; what the config freezes is frozen here.
+        args (`AuroraSFTConfig`, *optional*): settings.
+        data_collator (`Callable`, *optional*): in place of `SFTCollator`.
+        train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`; evaluation also of
+            several by name.
+        processing_class (`AuroraProcessor`, *optional*): the model's own by default.
+        callbacks, optimizers, optimizer_cls_and_kwargs, quantization_config, peft_config: as in TRL. An adapter's
+            config is completed, see [`~aurora_trl.training.lora.complete_adapter`].
+        compute_loss_func, compute_metrics, preprocess_logits_for_metrics, formatting_func: refused, with the reason.
         teacher (`AuroraModel`, *optional*): the segmentation-only teacher, for distillation.
-        callbacks, optimizers, peft_config: as in TRL.
 
     Raises:
         `DataError`: where a row has no target, or one that does not hold `[SEG]`, or is about more objects than
@@ -59,20 +67,38 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
 
     def __init__(
         self,
-        model: AuroraModel,
-        args: AuroraSFTConfig,
-        train_dataset: Dataset,
-        processing_class: AuroraProcessor,
-        eval_dataset: Dataset | None = None,
-        teacher: AuroraModel | None = None,
+        model: str | AuroraModel | PeftModel,
+        args: AuroraSFTConfig | None = None,
+        data_collator: Callable[[list[Row]], dict[str, Any]] | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: AuroraProcessor | None = None,
+        compute_loss_func: None = None,
+        compute_metrics: None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: None = None,
+        quantization_config: Any | None = None,
         peft_config: Any | None = None,
+        formatting_func: None = None,
+        *,
+        teacher: AuroraModel | None = None,
     ):
-        processing_class = processing_class.with_max_objects(args.max_objects)
+        refuse(
+            compute_loss_func=(compute_loss_func, "the loss is that of one forward with its masks"),
+            compute_metrics=(compute_metrics, "no logits of a whole vocabulary are kept; use `aurora evaluate`"),
+            preprocess_logits_for_metrics=(preprocess_logits_for_metrics, "there are no logits of a whole vocabulary"),
+            formatting_func=(formatting_func, "`prompts.py` makes a row's text; put what is to be learnt in `target`"),
+        )
+        args = AuroraSFTConfig("AURORA-SFT") if args is None else args
+        require_rows(train_dataset, eval_dataset)
+        model = load_model(model, args.model_init_kwargs, quantization_config)
+        processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         max_objects = processing_class.max_objects
-        train_dataset = with_targets(train_dataset, args.targets, max_objects)
-        eval_dataset = None if eval_dataset is None else with_targets(eval_dataset, args.targets, max_objects)
+        self._prepare_rows = partial(with_targets, targets=args.targets, max_objects=max_objects)
+        train_dataset = map_datasets(train_dataset, self._prepare_rows)
+        eval_dataset = map_datasets(eval_dataset, self._prepare_rows)
         aurora = unwrap_aurora(model)
         if teacher is not None and args.use_teacher_mask_decoder:
             decoder = teacher.mask_decoder.state_dict(keep_vars=True)
@@ -81,6 +107,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
             )
             aurora.replaced_weights |= {f"mask_decoder.{name}" for name in changed}
         aurora.set_trainable(args.trainable_groups())
+        if peft_config is not None:
+            peft_config = complete_adapter(aurora, peft_config, args.trainable_groups())
         self.loader = ClipLoader(processing_class, args.media_cache_clips)
         self._distils = teacher is not None and args.distillation_loss_weight > 0
         reads_masks = args.uses_mask_losses or self._distils
@@ -97,7 +125,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         super().__init__(
             model=model,
             args=args,
-            data_collator=SFTCollator(
+            data_collator=data_collator
+            or SFTCollator(
                 self.loader,
                 keep_rows=self._distils,
                 share_prefix=shares_prefix([aurora], args.shared_prefix),
@@ -108,6 +137,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             peft_config=peft_config,
         )
         add_mask_head(unwrap_aurora(self.model))
@@ -133,21 +163,23 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> Any:
         """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
         rows, masks = inputs.pop("rows", None), inputs.pop("masks", None)
         object_masks = inputs.pop("object_masks", None)
         if not self._runs_mask_head:
             inputs.pop("seg_positions"), inputs.pop("mask_frames", None)
-            return self.args.ce_loss_weight * super().compute_loss(
+            loss = self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )
+            return (loss, {}) if return_outputs else loss
         masks, object_masks = self._draw_mask_frames(inputs, masks, object_masks)
         with capture_outputs(model) as outputs:
             loss = self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )
-        output = outputs[-1]
+        # With label smoothing TRL runs a second forward, without gradients, for its metrics.
+        output = outputs[0]
         has_seg = inputs["seg_positions"] >= 0
         mask_logits, features = output["mask_logits"], output["seg_features"]
         if object_masks is None:
@@ -170,7 +202,45 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
             self._metrics[mode][name].append(value)
         # TRL's loss is already divided for accumulation by `num_items_in_batch`; ours is a mean over rows.
         steps = self.current_gradient_accumulation_steps if mode == "train" and num_items_in_batch is not None else 1
-        return loss + extra / steps
+        return (loss + extra / steps, output) if return_outputs else loss + extra / steps
+
+    def prediction_step(
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """TRL's gives the logits of the vocabulary, of which there are none: ours gives those of the masks."""
+        inputs = self._prepare_inputs(inputs)
+        masks = inputs.get("masks")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, output = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only or masks is None or output.get("mask_logits") is None:
+            return loss.detach(), None, None
+        return loss.detach(), output["mask_logits"].float(), masks
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Rows as they are loaded get the text that the phase learns."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = map_datasets(eval_dataset, self._prepare_rows)
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def predict(self, test_dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
+        """
+        The masks of rows whose answers are given, with their loss.
+
+        Args:
+            test_dataset (`Dataset`): rows.
+            *args, **kwargs: as in transformers.
+
+        Returns:
+            `PredictionOutput`: mask logits `(N, T, h, w)` as `predictions`, or `(N, K, T, h, w)` where answers may
+            have several objects; the targets `(N, T, M, M)` as `label_ids`.
+        """
+        test_dataset = self._prepare_rows(test_dataset)
+        self.keep_features(test_dataset)
+        return super().predict(test_dataset, *args, **kwargs)
 
     def _draw_mask_frames(
         self, inputs: dict[str, Any], masks: torch.Tensor, object_masks: torch.Tensor | None

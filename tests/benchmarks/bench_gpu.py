@@ -145,7 +145,7 @@ def run(rows: Dataset, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         prompt = 2380
         args = AuroraSFTConfig(output_dir=folder, **{**sft.settings(1), **precision})
         adapter = lora_config(model, LoraArguments(use_lora=True), args.trainable_groups())
-        trainer = AuroraSFTTrainer(model, args, rows, processing_class=processor, peft_config=adapter)
+        trainer = AuroraSFTTrainer(model, args, train_dataset=rows, processing_class=processor, peft_config=adapter)
         results.append(measure("SFT", model, step_of(trainer), arguments.steps, prompt + 60, rate))
         del trainer, model
         for group in arguments.groups:

@@ -81,7 +81,9 @@ def our_trainer(
         **settings(batch_size),
     )
     teacher = bench_model(processor) if distilled else None
-    trainer = AuroraSFTTrainer(bench_model(processor), args, rows, processing_class=processor, teacher=teacher)
+    trainer = AuroraSFTTrainer(
+        bench_model(processor), args, train_dataset=rows, processing_class=processor, teacher=teacher
+    )
     trainer.keep_features(rows)
     return trainer
 

@@ -86,7 +86,7 @@ def main() -> None:
     without_seg = "no_seg" in sys.argv and args.process_index == 1
     if phase == "sft":
         teacher = AuroraModel.from_pretrained(checkpoint) if "teacher" in sys.argv else None
-        trainer = AuroraSFTTrainer(model, args, rows, processing_class=processor, teacher=teacher)
+        trainer = AuroraSFTTrainer(model, args, train_dataset=rows, processing_class=processor, teacher=teacher)
         if without_seg:
             trainer.data_collator = WithoutSeg(trainer.loader)
         if "no_sound" in sys.argv and args.process_index == 1:

@@ -39,7 +39,7 @@ def test_waiting_is_measured_and_said(phase, checkpoint, cot_rows, processor, tm
             use_cpu=True,
             bf16=False,
         )
-        trainer = AuroraSFTTrainer(model, args, cot_rows, processing_class=processor)
+        trainer = AuroraSFTTrainer(model, args, train_dataset=cot_rows, processing_class=processor)
     trainer.data_collator = slowly(trainer.data_collator, 0.3)
     monkeypatch.setattr(data_wait, "MUCH", 0.0)  # what is much depends on the machine, what was slept does not
     with caplog.at_level(logging.WARNING):

@@ -152,3 +152,22 @@ def test_zero3_shares_a_feature_cache(checkpoint, rows_file, tmp_path):
     losses = launch("zero3", "grpo", checkpoint, rows_file, tmp_path / "grpo", *settings)
     assert torch.isfinite(losses).all()
     assert feature_files(tmp_path / "cache") == files
+
+
+def test_small_steps_arrive_however_it_is_launched(checkpoint, processor, rows_file, tmp_path):
+    """From a bfloat16 checkpoint: of steps that bfloat16 would lose, master weights add up what all of them make."""
+    AuroraModel.from_pretrained(checkpoint).to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    before = AuroraModel.from_pretrained(tmp_path / "base").state_dict()
+    shares = {}
+    for how in LAUNCHERS:
+        rows = 4 if how == "one" else 2
+        settings = [f"per_device_train_batch_size={rows}", "learning_rate=5e-5", "max_steps=12", "logging_steps=4"]
+        launch(how, "sft", tmp_path / "base", rows_file, tmp_path / how, "bf16=true", *settings)
+        after = AuroraModel.from_pretrained(tmp_path / how)
+        assert after.dtype == torch.bfloat16
+        names = [name for name in before if name.startswith("seg_projector") and name.endswith("weight")]
+        moved = [(after.state_dict()[name] != before[name]).float().mean() for name in names]
+        shares[how] = float(torch.stack(moved).mean())
+    assert min(shares.values()) > 0.3, shares
+    assert max(shares.values()) - min(shares.values()) < 0.1, shares

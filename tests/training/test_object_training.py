@@ -28,7 +28,7 @@ TEXT = "So the target is {name}. {answer}"
 
 def sft(model, rows, processor, folder, teacher=None, **settings):
     args = AuroraSFTConfig(output_dir=str(folder), **{**SETTINGS, **settings})
-    return AuroraSFTTrainer(model, args, rows, processing_class=processor, teacher=teacher)
+    return AuroraSFTTrainer(model, args, train_dataset=rows, processing_class=processor, teacher=teacher)
 
 
 @pytest.fixture(scope="module")

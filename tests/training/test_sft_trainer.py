@@ -248,3 +248,23 @@ def test_text_alone_reads_no_masks(checkpoint, cot_rows, processor, tmp_path):
         trainer = build(AuroraModel.from_pretrained(checkpoint), cot_rows, processor, tmp_path, **settings)
         batch = next(iter(trainer.get_train_dataloader()))
         assert ("masks" in batch, "mask_frames" in batch) == (given, given)
+
+
+def test_masks_train_beside_label_smoothing(checkpoint, cot_rows, processor, tmp_path):
+    """TRL then runs two forwards: the masks' loss is that of the one with gradients, the same as without smoothing."""
+    runs = {}
+    for factor in (0.0, 0.1):
+        model = AuroraModel.from_pretrained(checkpoint)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        folder = tmp_path / str(factor)
+        trainer = build(model, cot_rows, processor, folder, label_smoothing_factor=factor, learning_rate=1e-5)
+        trainer.train()
+        moved = [
+            not torch.equal(value, before[name])
+            for name, value in model.state_dict().items()
+            if name.startswith("seg_projector") or "mask_tokens" in name
+        ]
+        assert all(moved)
+        runs[factor] = trainer.state.log_history[0]
+    assert runs[0.1]["mask_bce_loss"] == pytest.approx(runs[0.0]["mask_bce_loss"], abs=1e-6)
+    assert runs[0.1]["loss"] != runs[0.0]["loss"]

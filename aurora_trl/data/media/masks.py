@@ -16,13 +16,29 @@ from .video import index_video
 
 Polygons = Sequence[Sequence[Sequence[float]]]
 OFFICIAL_SIZE = 256
-# In a batch's target masks: every pixel of a frame that nobody annotated, or that stands past the end of a short clip.
+# In a batch's target masks, pixels that nothing is compared with: those outside the frame, in the padding of the
+# decoder's square, and all of a frame that nobody annotated or that stands past the end of a short clip.
 NO_TARGET = 255
 
 
 def has_target(masks: torch.Tensor) -> torch.Tensor:
-    """Which frames of target masks `(..., H, W)` are annotated: bool `(...)`."""
+    """Which frames of target masks `(..., H, W)` are annotated: bool `(...)`. The frame begins at the top left."""
     return masks[..., 0, 0] != NO_TARGET
+
+
+def frame_extents(masks: torch.Tensor) -> list[tuple[int, int]]:
+    """
+    How much of the decoder's square the frames of each clip take.
+
+    Args:
+        masks (`torch.Tensor` of shape `(B, T, M, M)`): targets in {0, 1} or `NO_TARGET`.
+
+    Returns:
+        `list[tuple[int, int]]`: height and width of each; the square's where none of its frames is annotated.
+    """
+    inside = (masks != NO_TARGET).any(dim=1)
+    sizes = torch.stack([inside[..., 0].sum(dim=1), inside[:, 0].sum(dim=1)], dim=1).tolist()
+    return [(height or masks.size(-2), width or masks.size(-1)) for height, width in sizes]
 
 
 def mask_indices(row: Row, num_frames: int) -> list[int]:

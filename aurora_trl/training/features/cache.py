@@ -11,6 +11,7 @@ from ...generation.clip_loader import ClipLoader
 from ...generation.feature_store import MaskFeatures
 from ...models.modeling_aurora import AuroraModel
 from ..lora import unwrap_aurora
+from ..trainer_inputs import listed
 from .maker import FeatureMaker, KeptFeatures
 
 logger = get_logger(__name__)
@@ -83,7 +84,7 @@ class FeatureCaching(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Features first; then nothing needs the teacher any more."""
-        self.keep_features(*_datasets(self.train_dataset), *_datasets(self.eval_dataset))
+        self.keep_features(*listed(self.train_dataset), *listed(self.eval_dataset))
         if self._maker is not None and self._maker.teacher is not None:
             if not is_deepspeed_zero3_enabled():
                 self._maker.teacher.to("cpu")  # whoever else holds it
@@ -93,12 +94,5 @@ class FeatureCaching(Trainer):
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Features first, where rows come that training has not seen."""
         named = eval_dataset is None or isinstance(eval_dataset, str)
-        self.keep_features(*_datasets(self.eval_dataset if named else eval_dataset))
+        self.keep_features(*listed(self.eval_dataset if named else eval_dataset))
         return super().evaluate(eval_dataset, *args, **kwargs)
-
-
-def _datasets(given: Any) -> list[Dataset]:
-    """A dataset, several by name, or none, as a list."""
-    if given is None:
-        return []
-    return list(given.values()) if isinstance(given, dict) else [given]

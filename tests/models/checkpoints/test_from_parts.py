@@ -179,7 +179,7 @@ def test_a_memory_takes_part_where_there_is_nothing_to_draw(mask_frames_per_step
     settings = {**SETTINGS, "gradient_checkpointing": True, "bf16": bf16, "mask_frames_per_step": mask_frames_per_step}
     reached = _WithoutGradient()
     args = AuroraSFTConfig(output_dir=str(tmp_path), **settings)
-    AuroraSFTTrainer(model, args, rows, processing_class=processor, callbacks=[reached]).train()
+    AuroraSFTTrainer(model, args, train_dataset=rows, processing_class=processor, callbacks=[reached]).train()
     assert reached.names == []
 
 

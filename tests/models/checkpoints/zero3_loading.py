@@ -93,7 +93,9 @@ def train(adapter: str, rows_file: str, output: Path, resume: str | None = None)
     model = AuroraModel.from_pretrained(adapter)
     peft_config = lora_config(model, LoraArguments(use_lora=True), args.trainable_groups())
     processor = AuroraProcessor.from_pretrained(adapter)
-    trainer = AuroraSFTTrainer(model, args, load_json(rows_file), processing_class=processor, peft_config=peft_config)
+    trainer = AuroraSFTTrainer(
+        model, args, train_dataset=load_json(rows_file), processing_class=processor, peft_config=peft_config
+    )
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     return trainer

@@ -1,0 +1,84 @@
+"""What a trainer is given, as TRL's users give it: names in place of models, no processor, datasets by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ..models.modeling_aurora import AuroraModel
+from ..models.processing_aurora import AuroraProcessor
+from .lora import unwrap_aurora
+
+
+def load_model(model: Any, init_kwargs: dict[str, Any] | None, quantization_config: Any) -> Any:
+    """
+    The model that a trainer was given, loaded where it was given by name.
+
+    Args:
+        model (`str`, `AuroraModel` or `PeftModel`): or the path of a checkpoint.
+        init_kwargs (`dict`, *optional*): the config's `model_init_kwargs`, for `from_pretrained`.
+        quantization_config (`QuantizationConfigMixin`, *optional*): for `from_pretrained`, too.
+
+    Raises:
+        `ValueError`: where settings for loading come with a model that is loaded, or the model is another kind's.
+    """
+    settings = dict(init_kwargs or {})
+    if quantization_config is not None:
+        settings["quantization_config"] = quantization_config
+    if isinstance(model, str | Path):
+        return AuroraModel.from_pretrained(str(model), **settings)
+    if settings:
+        name = next(iter(settings))
+        raise ValueError(f"`{name}` is for loading, and the model is loaded: give its name, or load it with `{name}`")
+    if not isinstance(unwrap_aurora(model), AuroraModel):
+        raise ValueError(f"the trainer needs an AuroraModel, got {type(unwrap_aurora(model)).__name__}")
+    return model
+
+
+def load_processor(processing_class: Any, model: Any) -> AuroraProcessor:
+    """The processor that a trainer was given, or its model's own, from where that was loaded."""
+    if processing_class is None:
+        return AuroraProcessor.from_pretrained(unwrap_aurora(model).name_or_path)
+    if not isinstance(processing_class, AuroraProcessor):
+        raise ValueError(
+            f"`processing_class` is a {type(processing_class).__name__}; give the checkpoint's `AuroraProcessor`, or "
+            "leave it out"
+        )
+    return processing_class
+
+
+def require_rows(train_dataset: Any, eval_dataset: Any) -> None:
+    """Raise `ValueError` for what is no dataset of rows."""
+    if train_dataset is None:
+        raise ValueError("`train_dataset` is missing; `aurora_trl.data` loads one")
+    for name, dataset in (
+        ("train_dataset", train_dataset),
+        *(("eval_dataset", each) for each in listed(eval_dataset)),
+    ):
+        if not isinstance(dataset, Dataset):
+            raise ValueError(
+                f"`{name}` is a {type(dataset).__name__}; give a `datasets.Dataset` of rows: media are read as they "
+                "are needed, so that nothing has to be streamed"
+            )
+
+
+def listed(datasets: Any) -> list[Dataset]:
+    """A dataset, several by name, or none, as a list."""
+    if datasets is None:
+        return []
+    return list(datasets.values()) if isinstance(datasets, dict) else [datasets]
+
+
+def map_datasets(datasets: Any, change: Callable[[Dataset], Dataset]) -> Any:
+    """The dataset, or each of several by name, changed."""
+    if datasets is None:
+        return None
+    return {k: change(v) for k, v in datasets.items()} if isinstance(datasets, dict) else change(datasets)
+
+
+def refuse(**given: tuple[Any, str]) -> None:
+    """Raise `ValueError` with the reason for the first argument that was given, by name: `(value, reason)`."""
+    for name, (value, reason) in given.items():
+        if value is not None:
+            raise ValueError(f"`{name}` does not go with clips: {reason}")
