@@ -29,7 +29,7 @@ _PACKAGES = [
     "deepspeed",
     "datasets",
     "segment-anything",
-    "decord",
+    "av",
     "av",
     "soundfile",
     "soxr",
