@@ -26,7 +26,6 @@ _PACKAGES = [
     "datasets",
     "segment-anything",
     "av",
-    "av",
     "soundfile",
     "soxr",
     "pycocotools",

@@ -1,8 +1,6 @@
-"""Videos: both readers, any rate, any moment, turned, without sound, and never decoded whole."""
+"""Videos: any rate, any moment, without sound, damaged, cut short; `test_video_matrix.py` has their kinds."""
 
 import os
-import struct
-import time
 from pathlib import Path
 
 import av
@@ -14,14 +12,14 @@ from videos import write_clip
 from aurora_trl.data import DataError, load_json, save_json
 from aurora_trl.data.media.loading import load_audio, load_frames, split_moment
 from aurora_trl.data.media.masks import encode_rle, frame_size
-from aurora_trl.data.media.video import READERS, index_video, read_frames, read_track
+from aurora_trl.data.media.sound import read_track
+from aurora_trl.data.media.video import index_video, read_frames
 from aurora_trl.data.validation import check_dataset, find_problems
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.generation.collators import SFTCollator
 
 REAL = os.environ.get("AURORA_REAL_DATA")
 needs_real_data = pytest.mark.skipif(REAL is None, reason="AURORA_REAL_DATA names no folder with real clips")
-decord = pytest.importorskip("decord")
 
 
 def levels_of(frames):
@@ -32,8 +30,7 @@ def close(read, written):
     return np.abs(np.array(read) - np.array(written)).max() <= 3
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_any_frames_in_any_order(reader, tmp_path):
+def test_any_frames_in_any_order(tmp_path):
     levels = list(range(20, 220, 5))
     path = write_clip(tmp_path / "a.mp4", levels)
     index = index_video(path)
@@ -42,11 +39,10 @@ def test_any_frames_in_any_order(reader, tmp_path):
     assert index.duration == pytest.approx(4.0, abs=0.11)
     assert len(index.keyframes) > 2
     numbers = [39, 0, 13, 13, 12, 25]
-    assert close(levels_of(read_frames(path, index, numbers, reader=reader)), [levels[i] for i in numbers])
+    assert close(levels_of(read_frames(path, index, numbers)), [levels[i] for i in numbers])
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_a_varying_rate_is_read_by_time(reader, tmp_path):
+def test_a_varying_rate_is_read_by_time(tmp_path):
     # Five frames in the first half second, then one each second.
     stamps = [0, 10, 20, 30, 40, 100, 200, 300, 400]
     levels = [20, 40, 60, 80, 100, 130, 160, 190, 220]
@@ -56,34 +52,7 @@ def test_a_varying_rate_is_read_by_time(reader, tmp_path):
     assert [index.at(seconds) for seconds in (0, 0.05, 0.1, 0.99, 1.0, 2.5, 9)] == [0, 0, 1, 4, 5, 6, 8]
     middles = index.spread(4)  # nearest to 0.5, 1.5, 2.5 and 3.5 seconds
     assert middles == [4, 6, 7, 8]
-    assert close(levels_of(read_frames(path, index, middles, reader=reader)), [100, 160, 190, 220])
-
-
-def rotate(path, quarter_turns_clockwise):
-    """Write the display matrix into the track's header."""
-    one, zero = struct.pack(">i", 1 << 16), struct.pack(">i", 0)
-    minus = struct.pack(">i", -(1 << 16))
-    turned = {1: (zero, one, minus, zero), 2: (minus, zero, zero, minus), 3: (zero, minus, one, zero)}
-    a, b, c, d = turned[quarter_turns_clockwise]
-    data = Path(path).read_bytes()
-    identity = one + zero + zero + zero + one + zero + zero + zero + struct.pack(">i", 1 << 30)
-    place = data.index(identity, data.index(b"tkhd"))
-    matrix = a + b + zero + c + d + zero + zero + zero + struct.pack(">i", 1 << 30)
-    Path(path).write_bytes(data[:place] + matrix + data[place + len(identity) :])
-
-
-@pytest.mark.parametrize("turns", [1, 2, 3])
-def test_turned_videos_come_upright(turns, tmp_path):
-    path = write_clip(tmp_path / "a.mp4", [60] * 4)
-    rotate(path, turns)
-    index = index_video(path)
-    read = read_frames(path, index, [1])[0]
-    edge = {1: read[:, -8:], 2: read[-8:], 3: read[:, :8]}[turns]
-    assert read.shape == ((64, 48, 3) if turns % 2 else (48, 64, 3))
-    assert edge.mean() > 200  # what was up has been turned clockwise
-    assert frame_size({"id": "a", "video": path}) == read.shape[:2]
-    with pytest.raises(DataError, match="decord can not read it"):
-        read_frames(path, index, [1], reader="decord")
+    assert close(levels_of(read_frames(path, index, middles)), [100, 160, 190, 220])
 
 
 def test_moments_are_frames_and_sound_comes_from_a_video(tmp_path):
@@ -108,20 +77,6 @@ def test_moments_are_frames_and_sound_comes_from_a_video(tmp_path):
     with pytest.raises(DataError, match="it has no sound track; remove `audio`"):
         load_audio({"audio": path}, sampling_rate=16000)
     assert load_audio({"video": path}, sampling_rate=16000) is None
-
-
-@pytest.mark.parametrize("reader", READERS)
-def test_a_long_video_is_not_decoded_whole(reader, tmp_path):
-    path = write_clip(tmp_path / "a.mp4", [20 + i % 200 for i in range(1500)], gop=15, size=(144, 192))
-    index = index_video(path)
-
-    def seconds(numbers):
-        started = time.perf_counter()
-        read_frames(path, index, numbers, reader=reader)
-        return time.perf_counter() - started
-
-    few = min(seconds([3, 700, 1499]) for _ in range(3))
-    assert few < min(seconds(range(1500)) for _ in range(2)) / 5
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "m4a", "ogg"])
@@ -160,11 +115,13 @@ def test_broken_videos_are_named(tmp_path):
 
 @needs_real_data
 @pytest.mark.parametrize("name", ["clip_6s_360p.mp4", "clip_9s_336p.mp4"])
-def test_real_clips_through_both_readers(name):
+def test_real_clips_are_what_another_reader_gives(name):
+    decord = pytest.importorskip("decord")
     path = str(Path(REAL) / "clips" / name)
     index = index_video(path)
     numbers = [*index.spread(10), 0, len(index.times) - 1]
-    ours, theirs = (read_frames(path, index, numbers, reader=reader).astype(int) for reader in READERS)
+    ours = read_frames(path, index, numbers).astype(int)
+    theirs = decord.VideoReader(path).get_batch(numbers).asnumpy().astype(int)
     assert np.abs(ours - theirs).max() <= 1
     wave, rate = read_track(path)
     # decord mixes two channels to one with 0.7071 each, where a mean takes 0.5.
