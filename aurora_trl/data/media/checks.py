@@ -74,7 +74,7 @@ def _tail(path: str) -> bytes:
         return file.read()
 
 
-def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = False) -> None:
+def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = False) -> tuple[int, int]:
     """
     Check a video.
 
@@ -84,6 +84,9 @@ def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = Fa
             given.
         decode (`bool`, *optional*, defaults to `False`): decode the frames; otherwise its packets are listed, where
             they tell which frames there are.
+
+    Returns:
+        `tuple[int, int]`: width and height of its upright frames in pixels.
 
     Raises:
         `Fault`: where it is missing, no video, cut short, too short for a moment, or a frame can not be decoded.
@@ -106,6 +109,8 @@ def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = Fa
         raise Fault("cut short", str(error)) from None
     except DataError as error:
         raise Fault("unreadable", str(error)) from None
+    height, width = index.size
+    return width, height
 
 
 def check_sound(path: str, *, decode: bool = False, min_seconds: float = MIN_SOUND_SECONDS) -> None:

@@ -10,8 +10,8 @@ import soundfile
 from videos import write_clip
 
 from aurora_trl.data import DataError, load_json, save_json
-from aurora_trl.data.media.loading import load_audio, load_frames, split_moment
-from aurora_trl.data.media.masks import encode_rle, frame_size
+from aurora_trl.data.media.loading import load_audio, load_frames, split_moment, taken_frames
+from aurora_trl.data.media.masks import encode_rle, frame_size, load_masks, mask_indices
 from aurora_trl.data.media.sound import read_track
 from aurora_trl.data.media.video import index_video, read_frames
 from aurora_trl.data.validation import check_dataset, find_problems
@@ -165,3 +165,55 @@ def test_a_real_clip_without_a_sound_to_hear_is_found():
         for name in ("clip_6s_360p.mp4", "clip_9s_336p.mp4")
     ]
     assert [(problem.kind, problem.rows) for problem in find_problems(rows)] == [("silent sound", (1,))]
+
+
+def test_masks_of_a_video_belong_to_frame_numbers(tmp_path, processor):
+    """At a varying rate the frames nearest to even moments are far from even numbers; each keeps its own mask."""
+    stamps = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 400, 700, 1000, 1300, 1600]
+    path = write_clip(tmp_path / "a.mp4", [20 + 10 * i for i in range(15)], stamps)
+    masks = [np.zeros((48, 64), np.uint8) for _ in range(15)]
+    for number, mask in enumerate(masks):
+        mask[:, : 4 * (number + 1)] = 1
+    row = {"id": "a", "reference": "x", "video": path, "masks": [encode_rle(mask) for mask in masks]}
+    taken = taken_frames(row, 5)
+    assert taken == [9, 10, 11, 12, 13]  # by time: nearest to 1.6, 4.8, 8, 11.2 and 14.4 s
+    assert mask_indices(row, 5) == taken
+    assert close(levels_of(load_frames(row, num_frames=5)), [20 + 10 * number for number in taken])
+    assert np.array_equal(load_masks(row, mask_indices(row, 5)), np.stack([masks[number] for number in taken]))
+    assert find_problems([row]) == []
+    unmarked = {**row, "masks": [None if number == 11 else mask for number, mask in enumerate(row["masks"])]}
+    assert mask_indices(unmarked, 5) == [9, 10, -1, 12, 13]
+    for count in (7, 16):
+        wrong = {**row, "masks": (row["masks"] * 2)[:count]}
+        for problems in (find_problems([wrong]), find_problems([wrong], thorough=False)):
+            assert [problem.kind for problem in problems] == ["mask count"]
+            assert f"{count} masks for 15 frames; give one per frame" in problems[0].text
+        with pytest.raises(DataError, match=f"{count} masks for 15 frames"):
+            mask_indices(wrong, 5)
+    assert mask_indices({**row, "masks": None, "is_null": True}, 20) == [*range(15), *[-1] * 5]
+
+
+def test_moments_of_videos_of_other_sizes_are_found(tmp_path):
+    one, other = write_clip(tmp_path / "a.mp4", [60] * 4), write_clip(tmp_path / "b.mp4", [60] * 4, size=(32, 64))
+    row = {"id": "a", "reference": "x", "frames": [f"{one}#t=0.1", f"{other}#t=0.1"], "is_null": True}
+    assert [problem.kind for problem in find_problems([row], thorough=False)] == ["size"]
+
+
+def test_damaged_and_cut_videos_are_named(tmp_path):
+    levels = [20 + i % 200 for i in range(100)]
+    for name, options in (("a.mp4", {"movflags": "faststart"}), ("a.mkv", {})):
+        path = Path(write_clip(tmp_path / name, levels, container_options=options))
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * 0.6)])
+        (problem,) = find_problems([{"id": "a", "reference": "x", "video": str(path), "is_null": True}])
+        assert problem.kind in ("cut short", "unreadable")
+        assert str(path) in problem.text
+    path = Path(write_clip(tmp_path / "b.mp4", levels))
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    content = bytearray(path.read_bytes())
+    content[packets[50].pos : packets[50].pos + packets[50].size] = bytes(packets[50].size)
+    path.write_bytes(content)
+    (problem,) = find_problems([{"id": "b", "reference": "x", "video": str(path), "is_null": True}])
+    assert problem.kind == "unreadable"
+    assert problem.stops_training
