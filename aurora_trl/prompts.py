@@ -6,6 +6,7 @@ one file.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 SEG_TOKEN = "[SEG]"
@@ -39,7 +40,13 @@ REFLECTION_TRIGGERS = (
 )
 
 # Longest class first is not needed: the name runs to the end of its sentence.
-_CLASS_PATTERN = re.compile(r"\bthe target is\s+(?:the\s+)?([^.,;:!?\n\[\]\"']+)", re.IGNORECASE)
+# Models put it in quotes, straight or typographic, in bold or in backquotes, and a colon before it.
+_MARKS = "\"'“”„‘’«»‹›*`"
+_CLASS_PATTERN = re.compile(
+    rf"\bthe\s+[{_MARKS}]*target[{_MARKS}]*\s+is\b[\s:{_MARKS}]*(?:the\s+)?[{_MARKS}]*(?:the\s+)?"
+    rf"([^.,;:!?\n\[\]()—–{_MARKS}]+)",
+    re.IGNORECASE,
+)
 
 _ANSWER_PATTERN = re.compile(rf"\s*\bIt is \[SEG\](?:{_NEXT_TARGET})*\.?")
 
@@ -84,6 +91,20 @@ def build_prompt(row: dict[str, Any], instruction: str = INSTRUCTION) -> list[di
         content.append({"type": "audio"})
     content.append({"type": "text", "text": instruction.format(reference=reference)})
     return [{"role": "user", "content": content}]
+
+
+def escape_tokens(text: str, tokens: Iterable[str]) -> str:
+    """
+    A text in which no token's name stands as a whole: `<video>` in a reference is a word, `< video>`, and no place.
+
+    Args:
+        text (`str`): what a user, or a dataset, wrote.
+        tokens (`Iterable[str]`): names that a tokenizer would take for tokens of their own.
+    """
+    names = [name for name in tokens if len(name) > 1 and name in text]
+    for name in sorted(names, key=len, reverse=True):
+        text = text.replace(name, f"{name[0]} {name[1:]}")
+    return text
 
 
 TEACHER_TARGETS = ("answer", "class")

@@ -9,6 +9,7 @@ from aurora_trl.prompts import (
     build_prompt,
     cot_target,
     ends_with_answer,
+    escape_tokens,
     extract_class,
     is_null_answer,
     reflective_target,
@@ -100,3 +101,33 @@ def test_a_class_target_needs_a_class():
     assert teacher_target({"class_name": None}) == "It is [SEG]."
     with pytest.raises(ValueError, match="need the class of every row"):
         teacher_target({"class_name": None}, "class")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "So the target is the cello.",
+        "the target is “cello”, since it sounds.",
+        "the target is: cello.",
+        "the target is **cello**",
+        "**the target is** the cello.",
+        "the **target** is the **cello**.",
+        "The target is `the cello`, which",
+        "the target is the 'cello' because it is loud.",
+        "the target is «cello».",
+        "the target is: “the cello”.",
+        "the target is cello — it sounds",
+        "the target is the cello (on the left).",
+        "the target is the ‘cello’.",
+    ],
+)
+def test_a_class_in_quotes_or_marks(said):
+    assert extract_class(f"I hear it. {said} It is [SEG].") == "cello"
+
+
+def test_escaped_tokens_are_words():
+    tokens = ["<video>", "[SEG]", "<|im_end|>", "<", "<video"]
+    assert escape_tokens("the <video> tag, [SEG] and <|im_end|> < 3", tokens) == (
+        "the < video> tag, [ SEG] and < |im_end|> < 3"
+    )
+    assert escape_tokens("the red one", tokens) == "the red one"

@@ -10,7 +10,7 @@ from ..data.media.masks import frame_extents, mask_indices
 from ..data.schema import Row, with_target
 from ..errors import DataError
 from ..evaluation.iou import mask_iou
-from ..generation.answers import Answer, answer_rows
+from ..generation.answers import Answer, answer_rows, warn_of_cut_answers
 from ..generation.clip_loader import ClipLoader
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
@@ -33,16 +33,18 @@ class MinedAnswer:
         iou (`float`): of its mask, mean over frames; 0 without `[SEG]`.
         named_class (`str` or `None`): the class that it names, normalised.
         class_correct (`bool`): whether that is the row's.
+        cut (`bool`): whether the answer ended at the limit: nobody knows what it would have come to.
     """
 
     row: Row
     iou: float
     named_class: str | None
     class_correct: bool
+    cut: bool = False
 
     def is_hard(self, max_iou: float = MAX_IOU) -> bool:
-        """Whether mask **and** class are wrong."""
-        return not self.class_correct and self.iou < max_iou
+        """Whether mask **and** class are wrong, in an answer that is whole."""
+        return not self.cut and not self.class_correct and self.iou < max_iou
 
 
 def mine_rows(
@@ -51,7 +53,7 @@ def mine_rows(
     rows: Sequence[Row],
     *,
     batch_size: int = 16,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
 ) -> Iterator[MinedAnswer]:
     """
     Let a model answer its training rows.
@@ -60,7 +62,7 @@ def mine_rows(
         model, processor: from [`~aurora_trl.generation.answers.load`].
         rows (`Sequence[dict]`): dataset rows with masks.
         batch_size (`int`, *optional*, defaults to 16): rows per forward.
-        max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
+        max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
 
     Yields:
         [`MinedAnswer`]: one per row, in order.
@@ -80,7 +82,7 @@ def mine_file(
     checkpoint: str | Path,
     max_iou: float = MAX_IOU,
     batch_size: int = 16,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
 ) -> int:
     """
     Write the hard rows to a file, with what the model wrote as `target`. Every answer goes to a journal beside it, row
@@ -93,7 +95,7 @@ def mine_file(
         checkpoint (`str` or `Path`): where the model is from; a run is not continued with another.
         max_iou (`float`, *optional*, defaults to 0.6): the paper's.
         batch_size (`int`, *optional*, defaults to 16): rows per forward.
-        max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
+        max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
 
     Returns:
         `int`: the number of hard rows. With none, no output is written: there is nothing to correct.
@@ -111,7 +113,7 @@ def mine_file(
         "checkpoint": checkpoint_digest(checkpoint),
         "rows": rows_digest(rows),
         "max_iou": max_iou,
-        "max_new_tokens": max_new_tokens,
+        "max_new_tokens": processor.answer_limit(max_new_tokens),
     }
     with Journal(output, settings, sync_seconds=_SYNC_SECONDS) as journal:
         through = {record["id"]: record for record in journal.records}
@@ -125,6 +127,7 @@ def mine_file(
                 "named_class": answer.named_class,
                 "class_name": answer.row["class_name"],
                 "class_correct": answer.class_correct,
+                "cut": answer.cut,
                 "hard": answer.is_hard(max_iou),
             }
             journal.append(record)
@@ -132,6 +135,7 @@ def mine_file(
             hard += record["hard"]
             progress.step(f"{hard} hard")
     hard_rows = [with_target(row, through[row["id"]]["completion"]) for row in rows if through[row["id"]]["hard"]]
+    warn_of_cut_answers([bool(record.get("cut")) for record in through.values()], "; they are left out of mining")
     if hard_rows:
         save_keeping_previous(hard_rows, output)
     return len(hard_rows)
@@ -147,7 +151,7 @@ def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
     iou = 0.0 if answer.mask_logits is None else float(mask_iou(answer.mask_logits[scored], masks[:, :height, :width]))
     named = extract_class(answer.completion)
     correct = named == normalize_class(answer.row["class_name"])
-    return MinedAnswer(with_target(answer.row, answer.completion), iou, named, correct)
+    return MinedAnswer(with_target(answer.row, answer.completion), iou, named, correct, answer.cut)
 
 
 def checkpoint_digest(checkpoint: str | Path) -> str:

@@ -6,7 +6,7 @@ import io
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,15 +20,12 @@ from ..training.grpo_config import AuroraGRPOConfig
 from ..training.sft_config import AuroraSFTConfig
 from .definition import Pipeline, Step
 from .memory_estimate import GIGABYTE, MemoryEstimate, TrainingSetup, estimate_memory
-from .planned_model import ModelPlan, option, plan_model
+from .planned_model import CHARACTERS_PER_TOKEN, ModelPlan, learnt_tokens, option, plan_model
 
 CONFIGS: dict[str, type] = {"sft": AuroraSFTConfig, "grpo": AuroraGRPOConfig}
 # The arguments of a data step that name what it reads.
 _READ_BY_COMMANDS = ("data", "model", "policy", "mask_decoder", "adapter", "plain", "annotator", "folder", "path")
 _MODEL_ARGUMENTS = ("model", "policy", "mask_decoder", "adapter")
-_ANSWER_TOKENS = {"answer": 8, "class": 20}
-_LONGEST_TARGET = 2000  # characters of a reasoning text, AURORA section 6.1
-_CHARACTERS_PER_TOKEN = 4
 _INSTRUCTION_TOKENS = 48  # the chat's own, the reference and the instruction
 _MEASURED_ROWS = 256
 
@@ -97,6 +94,9 @@ class _Checker:
             if isinstance(value, str) and (name != "annotator" or value.startswith("synthetic:")):
                 self._check_exists(f"`{name}`", value.removeprefix("synthetic:"), is_model=name in _MODEL_ARGUMENTS)
 
+        limit = getattr(arguments, "max_new_tokens", None)
+        self._check_limit("`--max-new-tokens`", limit, str(getattr(arguments, "model", "")))
+
     def _check_exists(self, key: str, path: str, *, is_model: bool) -> None:
         """A path is on disk, or an earlier step makes it, or it is a model's name on the Hub."""
         makers = self._makers(path)
@@ -146,7 +146,22 @@ class _Checker:
                 remote = recipe.dataset_format == "parquet"  # may name a repository on the Hub
                 self._check_exists(f"`{key}`", getattr(recipe, key), is_model=remote)
         rows = self._check_rows(recipe)
+        limit = getattr(config, "max_completion_length", None)
+        self._check_limit(f"{config_file}: `max_completion_length`", limit, recipe.model_name_or_path)
         self._estimate(recipe, lora, config, rows, accelerate)
+
+    def _check_limit(self, key: str, limit: int | None, name: str) -> None:
+        """A limit of one's own does not cut what the model has learnt to write."""
+        model = None if limit is None else plan_model(self.pipeline, name)
+        if model is None or limit is None:
+            return
+        if model.answer_tokens is not None and limit < model.answer_tokens:
+            self.plan.problems.append(
+                f"{key} is {limit}, and {name} learns answers of up to {model.answer_tokens} tokens: raise it, or "
+                "leave it out, and it follows the checkpoint"
+            )
+        elif model.answer_tokens is None:
+            self.plan.lines.append(f"answers: cut at {limit} tokens; what {name} learns to write is not there yet")
 
     def _parse(self, config_class: type, config_file: Path) -> tuple[Any, ...] | None:
         """The recipe's configs, as the script would read them; None where they do not parse."""
@@ -186,7 +201,7 @@ class _Checker:
         if model is None:
             self.plan.lines.append("model: its sizes are known once the first step has made it")
             return
-        prompt, answer = _prompt_tokens(model, rows), _answer_tokens(config, rows)
+        prompt, answer = _prompt_tokens(model, rows), _answer_tokens(config, recipe, model)
         stage, processes, offload = _deepspeed(accelerate, self.step.command)
         setup = TrainingSetup(
             groups=config.trainable_groups(),
@@ -249,18 +264,16 @@ def _memory_line(memory: MemoryEstimate, setup: TrainingSetup) -> str:
 
 
 def _prompt_tokens(model: ModelPlan, rows: list[Row]) -> int:
-    references = [len(row["reference"]) for row in rows] or [4 * _CHARACTERS_PER_TOKEN]
-    return model.media_tokens + _INSTRUCTION_TOKENS + round(mean(references) / _CHARACTERS_PER_TOKEN)
+    references = [len(row["reference"]) for row in rows] or [4 * CHARACTERS_PER_TOKEN]
+    return model.media_tokens + _INSTRUCTION_TOKENS + round(mean(references) / CHARACTERS_PER_TOKEN)
 
 
-def _answer_tokens(config: Any, rows: list[Row]) -> int:
-    """The longest answer: the trainer's limit in GRPO; in SFT that of the rows, or of what they may hold."""
+def _answer_tokens(config: Any, recipe: Any, model: ModelPlan) -> int:
+    """The longest answer: the rollout's limit in GRPO; in SFT that of the rows, or of what they may hold."""
     if hasattr(config, "max_completion_length"):
-        return config.max_completion_length or 256
-    if config.targets in _ANSWER_TOKENS:
-        return _ANSWER_TOKENS[config.targets]
-    longest = max((len(row["prefill"] or "") + len(row["target"] or "") for row in rows), default=_LONGEST_TARGET)
-    return -(-longest // _CHARACTERS_PER_TOKEN)
+        return model.answer_limit(config.max_completion_length)
+    learnt = learnt_tokens({**vars(recipe), "targets": config.targets}, model.processor)
+    return learnt if learnt is not None else replace(model, answer_tokens=None).answer_limit(None)
 
 
 def _deepspeed(accelerate: str | None, words: list[str]) -> tuple[int | None, int, bool]:

@@ -3,18 +3,25 @@
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from transformers import AutoConfig
 
 from ..data.schema import Row
+from ..errors import DataError
 from ..models.configuration_aurora import AuroraConfig
 from ..models.processing_aurora import AuroraProcessor
+from ..training.arguments import load_rows
 from .definition import Pipeline, Step
 from .published_sizes import published_config, video_llama2_tokens
 
 _UPSTREAM_AUDIO_SECONDS = 30.0
+CHARACTERS_PER_TOKEN = 4
+# Of the answers that are not written for each row.
+ANSWER_TOKENS = {"answer": 8, "class": 20}
+_LONGEST_TARGET = 2000  # characters of a reasoning text, AURORA section 6.1
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,9 @@ class ModelPlan:
         media_tokens (`int`): places of a clip in the prompt.
         num_frames (`int`): frames that get a mask.
         max_objects (`int`, *optional*, defaults to 1): masks that an answer may have.
+        processor (`AuroraProcessor`, *optional*): the model's, or that of the checkpoint which it descends from.
+        answer_tokens (`int`, *optional*): the longest answer that it has learnt to write, in tokens, where the rows
+            are there that teach it.
     """
 
     what: str
@@ -35,6 +45,14 @@ class ModelPlan:
     media_tokens: int
     num_frames: int
     max_objects: int = 1
+    processor: AuroraProcessor | None = None
+    answer_tokens: int | None = None
+
+    def answer_limit(self, given: int | None) -> int:
+        """As [`AuroraProcessor.answer_limit`] will say once the model is trained."""
+        if self.processor is None or self.answer_tokens is None:
+            return given or _LONGEST_TARGET // CHARACTERS_PER_TOKEN
+        return self.processor.with_answer_tokens(self.answer_tokens).answer_limit(given)
 
 
 def option(words: list[str], flag: str) -> str | None:
@@ -62,16 +80,61 @@ def plan_model(pipeline: Pipeline, name: str) -> ModelPlan | None:
         text = pipeline.configs.get(maker.config) or maker.config.read_text()
         settings = yaml.safe_load(text)
         model = plan_model(pipeline, str(settings["model_name_or_path"]))
+        if model is None:
+            return None
         # A phase that sets it hands it on with its checkpoint.
-        given = settings.get("max_objects")
-        return model if model is None or given is None else replace(model, max_objects=given)
+        model = replace(model, max_objects=settings.get("max_objects") or model.max_objects)
+        supervised = any(Path(word).stem == "sft" for word in maker.command)
+        return replace(model, answer_tokens=learnt_tokens(settings, model.processor)) if supervised else model
     return _from_command(maker)
+
+
+def learnt_tokens(settings: dict[str, Any], processor: AuroraProcessor | None) -> int | None:
+    """
+    The longest answer that a supervised phase teaches.
+
+    Args:
+        settings (`dict`): its YAML.
+        processor (`AuroraProcessor`, *optional*): counts tokens; without it they are estimated.
+
+    Returns:
+        `int` or `None`: tokens; None where its rows are not there yet.
+    """
+    targets = settings.get("targets", "row")
+    if targets in ANSWER_TOKENS:
+        return ANSWER_TOKENS[targets]
+    path = str(settings.get("dataset_path"))
+    if not Path(path).exists():
+        return None
+    try:
+        rows = load_rows(
+            path,
+            settings.get("train_split", "train"),
+            dataset_format=settings.get("dataset_format"),
+            subset=settings.get("dataset_subset"),
+        )
+    except DataError:
+        return None  # the step's own check says what is wrong with them
+    taught = [row for row in rows.select_columns(["prefill", "target"]) if row["target"]]
+    if processor is None:
+        lengths = (len((row["prefill"] or "") + row["target"]) // CHARACTERS_PER_TOKEN + 1 for row in taught)
+    else:
+        lengths = (sum(map(len, processor.answer_ids(row))) for row in taught)
+    return max(lengths, default=None)
 
 
 def _from_checkpoint(name: str) -> ModelPlan:
     """Sizes and places as they are: a black and silent clip of ten seconds goes through the processor."""
     config, processor = AutoConfig.from_pretrained(name), AuroraProcessor.from_pretrained(name)
-    return ModelPlan(name, config, _media_tokens(processor), processor.num_frames, processor.max_objects)
+    return ModelPlan(
+        name,
+        config,
+        _media_tokens(processor),
+        processor.num_frames,
+        processor.max_objects,
+        processor,
+        processor.max_answer_tokens,
+    )
 
 
 def _media_tokens(processor: AuroraProcessor) -> int:
@@ -110,4 +173,6 @@ def _tiny_plan() -> ModelPlan:
     from ..tiny.videollama2 import tiny_config, tiny_processor
 
     processor = tiny_processor(world_corpus())
-    return ModelPlan("the tiny model", tiny_config(processor), _media_tokens(processor), processor.num_frames)
+    return ModelPlan(
+        "the tiny model", tiny_config(processor), _media_tokens(processor), processor.num_frames, processor=processor
+    )

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+LIMIT_HELP = "longest answer in tokens (default: a quarter more than the model was trained to write)"
 AddCommand = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
 
 
@@ -31,4 +32,4 @@ def add_format(command: argparse.ArgumentParser) -> None:
 def add_generation(command: argparse.ArgumentParser) -> None:
     """Add the flags of generation."""
     command.add_argument("--batch-size", type=int, default=16, help="(default: 16)")
-    command.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default: 256)")
+    command.add_argument("--max-new-tokens", type=int, help=LIMIT_HELP)

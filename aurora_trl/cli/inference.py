@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .common import AddCommand, add_format, add_generation, require_new, say
+from .common import LIMIT_HELP, AddCommand, add_format, add_generation, require_new, say
 
 
 def add_inference_commands(add: AddCommand) -> None:
@@ -43,7 +43,7 @@ def add_inference_commands(add: AddCommand) -> None:
     command.add_argument("--audio", help="sound file (default: the video's own track)")
     command.add_argument("--reference", required=True, help="the sentence that describes the object")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for text, masks and overlay")
-    command.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens (default: 256)")
+    command.add_argument("--max-new-tokens", type=int, help=LIMIT_HELP)
     command.add_argument("--device", help="(default: a GPU where there is one)")
 
 

@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from ..generation.answers import answer_rows, swap_modality
+from ..generation.answers import answer_rows, swap_modality, warn_of_cut_answers
 from ..generation.clip_loader import ClipLoader
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
@@ -27,6 +27,7 @@ _MEANS = {
     "seg_share": "has_seg",
     "reflective_share": "reflective",
     "mean_tokens": "num_tokens",
+    "cut_share": "cut",
 }
 
 
@@ -39,7 +40,7 @@ def evaluate_model(
     swaps: Sequence[str] = (),
     protocol: str = "refavs",
     batch_size: int = 16,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     kind_of: Callable[[dict[str, Any]], str] | None = None,
 ) -> dict[str, Any]:
     """
@@ -55,7 +56,7 @@ def evaluate_model(
             turn, on the first split: what the model does not use, it does not miss.
         protocol (`str`, *optional*, defaults to `"refavs"`): one of `PROTOCOLS`.
         batch_size (`int`, *optional*, defaults to 16): rows per forward; the scores do not depend on it.
-        max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
+        max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
         kind_of (`Callable`, *optional*): what it takes to resolve a row's reference, for a breakdown of J.
 
     Returns:
@@ -104,7 +105,9 @@ def evaluate_model(
         else:
             metrics["swaps"][swap] = {"split": split, **summary}
         everything += in_order
+    metrics["max_new_tokens"] = processor.answer_limit(max_new_tokens)
     if state.is_main_process:
+        warn_of_cut_answers([record["cut"] for record in everything], ", and scored as they stood")
         _write(output_dir, metrics, everything)
     state.wait_for_everyone()
     return metrics

@@ -17,10 +17,19 @@ GRPO_CURVES = (
     "rewards/iou_reward/mean",
     "reward_std_in_group",
     "completions/mean_length",
+    "completions/clipped_ratio",
     "iou",
     "seg_share",
     "reflective_share",
     "loss",
+)
+_ANSWER_SHARES = (
+    "class_accuracy",
+    "format_accuracy",
+    "null_accuracy",
+    "seg_share",
+    "reflective_share",
+    "cut_share",
 )
 REPORT_FILE = "report.md"
 
@@ -113,13 +122,20 @@ def _answer_table(metrics: Mapping[str, dict[str, Any]]) -> str:
     lines = []
     for phase, content in metrics.items():
         for split, scores in content["splits"].items():
-            shares = [
-                "" if scores.get(name) is None else f"{scores[name]:.2f}"
-                for name in ("class_accuracy", "format_accuracy", "null_accuracy", "seg_share", "reflective_share")
-            ]
+            shares = ["" if scores.get(name) is None else f"{scores[name]:.2f}" for name in _ANSWER_SHARES]
             lines.append([f"{phase}, {split}", str(scores["rows"]), *shares, f"{scores['mean_tokens']:.0f}"])
     return _table(
-        ["phase, split", "rows", "right class", "right format", "null or not", "with [SEG]", "reflective", "tokens"],
+        [
+            "phase, split",
+            "rows",
+            "right class",
+            "right format",
+            "null or not",
+            "with [SEG]",
+            "reflective",
+            "cut",
+            "tokens",
+        ],
         lines,
     )
 

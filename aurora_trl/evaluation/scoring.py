@@ -52,6 +52,7 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1) -> di
         "class_name": class_name,
         "completion": answer.completion,
         "num_tokens": answer.num_tokens,
+        "cut": answer.cut,
         # None where the dataset names no class.
         "class_correct": None if class_name is None else said == normalize_class(class_name),
         "format_correct": ends_with_answer(answer.completion, max_objects) or is_null_answer(answer.completion),

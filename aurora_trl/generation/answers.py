@@ -1,12 +1,15 @@
 """From a clip and a reference to reasoning and masks."""
 
-from collections.abc import Iterator, Sequence
+import difflib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from ..data.schema import Row, clip_key
 from ..models.modeling_aurora import AuroraModel
@@ -14,6 +17,10 @@ from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
 from .clip_loader import ClipLoader, pad_ids, stack_clips
 
+logger = logging.getLogger(__name__)
+
+# From this share of cut answers on a line says so.
+MUCH_CUT = 0.03
 MODALITIES = ("audio", "video", "reference")
 
 
@@ -28,6 +35,7 @@ class Answer:
         mask_logits (`torch.Tensor` of shape `(T, H', W')` or `None`): logits with the frame's aspect ratio, on the
             CPU; None where the answer holds no `[SEG]`, their union where it holds several that count.
         num_tokens (`int`): length of the completion, the end-of-turn token included.
+        cut (`bool`, *optional*, defaults to `False`): whether it ended at the limit, in the middle of something.
         object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
     """
 
@@ -35,6 +43,7 @@ class Answer:
     completion: str
     mask_logits: torch.Tensor | None
     num_tokens: int
+    cut: bool = False
     object_logits: torch.Tensor | None = None
 
 
@@ -123,6 +132,26 @@ def read_states(
     return hidden[along_rows(rows, positions), positions.clamp(min=0)]
 
 
+def warn_of_cut_answers(cut: Sequence[bool], what_follows: str = "") -> float:
+    """
+    Say so where more than a few answers ended at the limit.
+
+    Args:
+        cut (`Sequence[bool]`): of each answer.
+        what_follows (`str`, *optional*): what becomes of them, for the line.
+
+    Returns:
+        `float`: their share.
+    """
+    share = sum(cut) / len(cut) if cut else 0.0
+    if share > MUCH_CUT:
+        logger.warning(
+            f"{sum(cut)} of {len(cut)} answers ({share:.0%}) were cut at the limit{what_follows}; raise it with "
+            "`--max-new-tokens`, or train the model to end its answers"
+        )
+    return share
+
+
 def swap_modality(rows: Sequence[Row], modality: str) -> list[dict[str, Any]]:
     """
     The rows with one modality taken from another row's clip: what a model does not use, it does not miss.
@@ -156,6 +185,42 @@ def swap_modality(rows: Sequence[Row], modality: str) -> list[dict[str, Any]]:
     return swapped
 
 
+_REFUSED = {
+    "num_return_sequences": "a row has one answer; ask about the row several times",
+    "return_dict_in_generate": "answers come as `Answer`",
+    "output_hidden_states": "the states at [SEG] are kept in any case",
+    "output_scores": "answers come as `Answer`",
+    "output_logits": "answers come as `Answer`",
+    "output_attentions": "answers come as `Answer`",
+    "assistant_model": "the states at [SEG] would be another model's",
+    "prompt_lookup_num_tokens": "tokens that are guessed leave no states at [SEG]",
+    "assistant_early_exit": "tokens that are guessed leave no states at [SEG]",
+    "max_length": "it counts the prompt; use `max_new_tokens`",
+    "generation_config": "name its settings one by one",
+}
+_TAKEN = ("max_new_tokens", "logits_processor", "stopping_criteria", "streamer", "tokenizer")
+
+
+def check_generate_kwargs(settings: Mapping[str, Any]) -> None:
+    """
+    Raise `ValueError` for a setting of `generate` that does not exist, or that would part an answer from its mask.
+
+    Args:
+        settings (`Mapping[str, Any]`): keywords; everything about sampling is right, beams too.
+    """
+    for name, value in settings.items():
+        harmless = value is None or value is False or (name == "num_return_sequences" and value == 1)
+        if name in _REFUSED and not harmless:
+            raise ValueError(f"`{name}` is not taken by `generate` here: {_REFUSED[name]}")
+        if name not in _TAKEN and not hasattr(GenerationConfig(), name):
+            close = difflib.get_close_matches(name, vars(GenerationConfig()), n=1)
+            raise ValueError(f"`generate` has no `{name}`" + (f"; did you mean `{close[0]}`?" if close else ""))
+
+
+def _num_beams(model: AuroraModel, settings: Mapping[str, Any]) -> int:
+    return settings.get("num_beams") or getattr(model.generation_config, "num_beams", None) or 1
+
+
 @torch.no_grad()
 def answer_batch(
     model: AuroraModel,
@@ -187,6 +252,7 @@ def answer_batch(
     attention_mask = pad_ids([[1] * len(ids) for ids in prompts], 0, side="left").to(device)
 
     repeated = {name: value[clip_index] for name, value in embeds.items()}
+    settings = {"do_sample": False, **generate_kwargs}
     with record_last_states(model) as states:
         sequences = model.generate(
             input_ids=input_ids,
@@ -194,8 +260,10 @@ def answer_batch(
             eos_token_id=processor.tokenizer.eos_token_id,
             pad_token_id=processor.tokenizer.pad_token_id,
             **repeated,
-            **{"do_sample": False, **generate_kwargs},
+            **settings,
         )
+    if _num_beams(model, settings) > 1:
+        states.clear()  # they are those of the beams, which change places: the answers' own are read again below
     completion_ids = sequences[:, input_ids.size(1) :]
     is_eos = completion_ids == processor.tokenizer.eos_token_id
     completion_mask = (is_eos.cumsum(1) - is_eos.long()) == 0  # up to the first end of turn
@@ -214,10 +282,10 @@ def answer_batch(
         [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)],
         skip_special_tokens=True,
     )
-    lengths = completion_mask.sum(dim=1).tolist()
+    lengths, cut = completion_mask.sum(dim=1).tolist(), (~is_eos.any(dim=1)).tolist()
     return [
-        Answer(row, text.strip(), union, length, each)
-        for row, text, length, (union, each) in zip(rows, texts, lengths, drawn, strict=True)
+        Answer(row, text.strip(), union, length, is_cut, each)
+        for row, text, length, is_cut, (union, each) in zip(rows, texts, lengths, cut, drawn, strict=True)
     ]
 
 
@@ -249,7 +317,7 @@ def answer_rows(
     rows: Sequence[Row],
     *,
     batch_size: int = 8,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     swap: str | None = None,
     loader: ClipLoader | None = None,
     **generate_kwargs: Any,
@@ -261,7 +329,7 @@ def answer_rows(
         model, processor: from `load`.
         rows (`list[dict]` or `Dataset`): dataset rows.
         batch_size (`int`, *optional*, defaults to 8): rows per forward.
-        max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
+        max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
         swap (`str`, *optional*): replace one modality by another clip's, see `swap_modality`; the answers keep the
             original rows.
         loader (`ClipLoader`, *optional*): shared between calls where clips repeat.
@@ -273,14 +341,14 @@ def answer_rows(
     rows = [dict(row) for row in rows]
     asked = rows if swap is None else swap_modality(rows, swap)
     loader = loader or ClipLoader(processor)
+    limit = processor.answer_limit(max_new_tokens)
+    check_generate_kwargs(generate_kwargs)
     was_training = model.training
     model.eval()
     try:
         for start in range(0, len(rows), batch_size):
             batch = slice(start, start + batch_size)
-            answers = answer_batch(
-                model, processor, asked[batch], loader, max_new_tokens=max_new_tokens, **generate_kwargs
-            )
+            answers = answer_batch(model, processor, asked[batch], loader, max_new_tokens=limit, **generate_kwargs)
             for row, answer in zip(rows[batch], answers, strict=True):
                 answer.row = row
                 yield answer

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -105,11 +106,30 @@ class TeacherCollator:
         return {name: value for name, value in batch.items() if name not in unused}
 
 
+# Marks a row of a rollout that has been read before.
+AGAIN = "_again"
+
+
+@dataclass(eq=False)
+class RowMedia:
+    """
+    What was read for a row. No tensor and no mapping: what moves a batch to a device leaves it where it is.
+
+    Attributes:
+        clip (`dict[str, torch.Tensor]`): see [`ClipLoader.clip`]; rows of a batch that show one clip share it.
+        masks (`torch.Tensor` of shape `(T, M, M)`): the row's target masks.
+        object_masks (`torch.Tensor` of shape `(K, T, M, M)`, *optional*): where answers may have several.
+    """
+
+    clip: dict[str, torch.Tensor]
+    masks: torch.Tensor
+    object_masks: torch.Tensor | None = None
+
+
 class RolloutCollator:
     """
-    Rows for [`AuroraGRPOTrainer`], which TRL keeps as a list: each gets its `prompt`, its `clip` and its target masks
-    in place of their paths, read by the data loader's workers; `object_masks` too, where answers may have several.
-    Rows of one batch that show one clip share its tensors.
+    Rows for [`AuroraGRPOTrainer`], which TRL keeps as a list: each gets its `prompt`, and in `media` its clip and
+    target masks, read by the data loader's workers, each clip once. A row that comes again has None there.
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -121,16 +141,18 @@ class RolloutCollator:
     def __call__(self, rows: list[Row]) -> list[dict[str, Any]]:
         clips: dict[tuple[Any, ...], dict[str, torch.Tensor]] = {}
         several = self.loader.processor.max_objects > 1
-        masks: dict[str, dict[str, torch.Tensor]] = {}
+        media: dict[str, RowMedia | None] = {}
         out = []
         for row in rows:
-            key = clip_key(row)
-            if key not in clips:
-                clips[key] = self.loader.clip(row)
-            if row["id"] not in masks:
-                masks[row["id"]] = {"masks": self.loader.masks(row)}
-                if several:
-                    masks[row["id"]]["object_masks"] = self.loader.object_masks(row)
+            row = dict(row)
+            if row.pop(AGAIN, False):
+                media[row["id"]] = None
+            elif row["id"] not in media:
+                key = clip_key(row)
+                if key not in clips:
+                    clips[key] = self.loader.clip(row)
+                objects = self.loader.object_masks(row) if several else None
+                media[row["id"]] = RowMedia(clips[key], self.loader.masks(row), objects)
             prompt = build_prompt(row, self.loader.processor.instruction)
-            out.append({**row, "prompt": prompt, "clip": clips[key], **masks[row["id"]]})
+            out.append({**row, "prompt": prompt, "media": media[row["id"]]})
         return out

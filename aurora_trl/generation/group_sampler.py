@@ -1,5 +1,6 @@
 """An order of rows in which those about one clip stand together."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -11,7 +12,8 @@ from ..data.schema import clip_key
 
 class ClipGroupSampler(Sampler[int]):
     """
-    Draws clips at random, and the rows of each clip at random within it.
+    Draws clips at random, and the rows of each clip at random within it. A row that is in the dataset several times is
+    drawn as often, each time as if with another clip.
 
     Args:
         dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`.
@@ -22,10 +24,15 @@ class ClipGroupSampler(Sampler[int]):
         self.seed = seed
         self.epoch = 0
         media = dataset.select_columns([name for name in ("frames", "video", "audio") if name in dataset.column_names])
-        groups: dict[object, list[int]] = {}
-        for index, row in enumerate(media):
-            groups.setdefault(clip_key(row), []).append(index)
+        seen: Counter[str] = Counter()
+        groups: dict[tuple[object, int], list[int]] = {}
+        for index, (row, name) in enumerate(zip(media, dataset["id"], strict=True)):
+            groups.setdefault((clip_key(row), seen[name]), []).append(index)
+            seen[name] += 1
         self.groups = list(groups.values())
+        # How many groups a clip has: more than one where rows are there several times.
+        counts = Counter(clip for clip, _ in groups)
+        self.copies = [(number, counts[clip]) for clip, number in groups]
         self.length = len(dataset)
 
     def __len__(self) -> int:
@@ -37,7 +44,16 @@ class ClipGroupSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 100003 + self.epoch)
-        for group in torch.randperm(len(self.groups), generator=generator).tolist():
+        order = torch.randperm(len(self.groups), generator=generator)
+        if any(count > 1 for _, count in self.copies):
+            order = self._keep_copies_apart(generator)
+        for group in order.tolist():
             rows = self.groups[group]
             for position in torch.randperm(len(rows), generator=generator).tolist():
                 yield rows[position]
+
+    def _keep_copies_apart(self, generator: torch.Generator) -> torch.Tensor:
+        """A random order in which the groups of one clip lie in different parts of the epoch."""
+        numbers, counts = torch.tensor(self.copies, dtype=torch.float64).T
+        moments = torch.rand(len(self.groups), dtype=torch.float64, generator=generator)
+        return ((numbers + moments) / counts).argsort()

@@ -92,7 +92,7 @@ class AuroraPipeline:
         video: str | Path | None = None,
         frames: Sequence[str | Path] | None = None,
         audio: str | Path | None = None,
-        max_new_tokens: int = 256,
+        max_new_tokens: int | None = None,
         **generate_kwargs: Any,
     ) -> Segmentation:
         """
@@ -103,7 +103,7 @@ class AuroraPipeline:
             video (`str` or `Path`, *optional*): a video file, or
             frames (`list[str]` or `list[Path]`, *optional*): image files in order.
             audio (`str` or `Path`, *optional*): a sound file; the video's own track by default, or no sound.
-            max_new_tokens (`int`, *optional*, defaults to 256): longest answer, in tokens.
+            max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
             **generate_kwargs: for `generate`, such as `do_sample`.
 
         Returns:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from transformers.utils import cached_file
 from ..data.media.loading import frame_indices
 from ..data.media.masks import NO_TARGET
 from ..data.schema import Row, with_current_names
-from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt
+from ..errors import DataError
+from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
 from .configuration_aurora import AuroraConfig, SamConfig
 from .objects import find_object_positions, find_seg_positions
 
 SETTINGS_FILE = "aurora_processor.json"
+# A limit cuts what a model writes in its own words; what it learnt from is the measure, and some more.
+_ANSWER_MARGIN = 1.25
+_UNKNOWN_ANSWER_TOKENS = 512
 _SENTENCE_END = frozenset(".!?…\n")
 
 
@@ -42,6 +47,8 @@ class AuroraProcessor(ProcessorMixin):
             otherwise they are stretched to one.
         max_objects (`int`, *optional*, defaults to 1): how many objects an answer may draw, each with a `[SEG]` of its
             own; their union is the answer's mask. With 1, as in the paper, the last `[SEG]` counts.
+        max_answer_tokens (`int`, *optional*): the longest answer that the model was trained to write, in tokens; each
+            supervised phase keeps its own here. See `answer_limit`.
 
     Raises:
         `ValueError`: where the tokenizer has no `[SEG]` token, or `max_objects` is less than 1.
@@ -59,6 +66,7 @@ class AuroraProcessor(ProcessorMixin):
         instruction: str = INSTRUCTION,
         keep_aspect_ratio: bool = True,
         max_objects: int = 1,
+        max_answer_tokens: int | None = None,
     ):
         defaults = SamConfig()
         self.policy_processor = policy_processor
@@ -73,6 +81,7 @@ class AuroraProcessor(ProcessorMixin):
         if max_objects < 1:
             raise ValueError(f"`max_objects` must be at least 1, got {max_objects}")
         self.max_objects = max_objects
+        self.max_answer_tokens = max_answer_tokens
         self._sentence_end_ids: torch.Tensor | None = None
         if SEG_TOKEN not in self.tokenizer.get_vocab():
             raise ValueError(
@@ -131,6 +140,31 @@ class AuroraProcessor(ProcessorMixin):
         changed.max_objects = max_objects
         return changed
 
+    def with_answer_tokens(self, max_answer_tokens: int) -> "AuroraProcessor":
+        """A copy that differs in `max_answer_tokens`."""
+        changed = copy.copy(self)
+        changed.max_answer_tokens = max_answer_tokens
+        return changed
+
+    def answer_limit(self, given: int | None = None) -> int:
+        """
+        How many tokens an answer may take: the one place that says so, for rollouts, evaluation, mining and inference.
+
+        Args:
+            given (`int`, *optional*): a limit of one's own, which holds.
+
+        Returns:
+            `int`: by default a quarter more than the longest answer that was learnt; 512 where none was.
+
+        Raises:
+            `ValueError`: where `given` is less than 1.
+        """
+        if given is not None and given < 1:
+            raise ValueError(f"the longest answer must have at least 1 token, got {given}")
+        if given is not None or self.max_answer_tokens is None:
+            return given or _UNKNOWN_ANSWER_TOKENS
+        return math.ceil(self.max_answer_tokens * _ANSWER_MARGIN)
+
     # Text
 
     def prompt_ids(self, row: Row, clip: dict[str, torch.Tensor]) -> list[int]:
@@ -144,6 +178,8 @@ class AuroraProcessor(ProcessorMixin):
         Returns:
             `list[int]`: token ids.
         """
+        # A reference is text, whatever stands in it: only the template puts places, turns and the like.
+        row = {**row, "reference": escape_tokens(row["reference"], self.tokenizer.get_added_vocab())}
         text = self.tokenizer.apply_chat_template(
             build_prompt(row, self.instruction), tokenize=False, add_generation_prompt=True
         )
@@ -161,6 +197,20 @@ class AuroraProcessor(ProcessorMixin):
             return [], self.completion_ids(target)
         ids = self.tokenizer(prefill, add_special_tokens=False)["input_ids"]
         return ids, self.completion_ids(f" {target.lstrip()}")
+
+    def require_plain_answer(self, row: Row) -> None:
+        """
+        Raise `DataError` where a row's answer names a token that it can not hold: a place of media, the end of a turn.
+
+        `[SEG]` is what an answer is about, and may stand in it.
+        """
+        text = f"{row.get('prefill') or ''} {row['target']}"
+        found = [name for name in self.tokenizer.get_added_vocab() if name != SEG_TOKEN and name in text]
+        if found:
+            raise DataError(
+                f"row {row.get('id')!r}: its answer holds {found[0]!r}, which is a token of the model and no text; "
+                "write it in another way"
+            )
 
     def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
         """The tokenizer's `batch_decode`."""
@@ -239,6 +289,7 @@ class AuroraProcessor(ProcessorMixin):
             "instruction": self.instruction,
             "keep_aspect_ratio": self.keep_aspect_ratio,
             "max_objects": self.max_objects,
+            "max_answer_tokens": self.max_answer_tokens,
         }
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:

@@ -17,8 +17,11 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
         reward_functions (`list[str]`, *optional*, defaults to `["format_reward", "iou_reward", "class_reward"]`):
             names from `aurora_trl.training.rewards`, or `package.module:function`.
         num_generations (`int`, *optional*, defaults to 3), temperature (`float`, *optional*, defaults to 1.0),
-        top_p (`float`, *optional*, defaults to 0.9), max_completion_length (`int`, *optional*, defaults to 150),
-        beta (`float`, *optional*, defaults to 0.0), loss_type (`str`, *optional*, defaults to `"grpo"`): the paper's.
+        top_p (`float`, *optional*, defaults to 0.9), beta (`float`, *optional*, defaults to 0.0), loss_type
+        (`str`, *optional*, defaults to `"grpo"`): the paper's.
+        max_completion_length (`int`, *optional*): longest completion, in tokens; a quarter more than the longest
+            answer that the checkpoint was trained to write by default. (The authors' code has 150, which cuts what
+            their own annotators were asked to write.)
     """
 
     reward_functions: list[str] = field(
@@ -29,7 +32,9 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
     per_device_train_batch_size: int = field(default=6, metadata={"help": "Completions per device and step."})
     num_generations: int | None = field(default=3, metadata={"help": "Completions per prompt, G."})
     top_p: float = field(default=0.9, metadata={"help": "Nucleus sampling."})
-    max_completion_length: int | None = field(default=150, metadata={"help": "Longest completion, in tokens."})
+    max_completion_length: int | None = field(
+        default=None, metadata={"help": "Longest completion, in tokens; by default what the checkpoint was taught."}
+    )
     beta: float = field(default=0.0, metadata={"help": "Weight of the KL term; 0 needs no reference model."})
     loss_type: str = field(default="grpo", metadata={"help": "Mean of per-sequence means (equation 5)."})
     remove_unused_columns: bool | None = field(

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.logging import get_logger
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
@@ -12,7 +13,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..data.media.masks import frame_extents
+from ..data.media.masks import frame_extents, has_target
 from ..data.schema import Row, clip_key, require_few_objects
 from ..evaluation.iou import mask_iou
 from ..generation.answers import gather_seg_states, read_states, record_last_states
@@ -32,8 +33,11 @@ from .lora import complete_adapter, unwrap_aurora
 from .mask_losses import draw_mask_frames, mask_losses
 from .object_losses import object_losses
 from .rewards import REWARDS, completion_text, get_reward
+from .rollout_sampler import RolloutRows, RolloutSampler
 from .saving import AuroraCheckpoints
 from .trainer_inputs import listed, load_model, load_processor, refuse, require_rows
+
+logger = get_logger(__name__)
 
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
 # completion, and the mask logits.
@@ -93,14 +97,22 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         refuse(tools=(tools, lost), rollout_func=(rollout_func, lost), environment_factory=(environment_factory, lost))
         args = AuroraGRPOConfig("AURORA-GRPO") if args is None else args
         require_rows(train_dataset, eval_dataset)
+        rows: Any = train_dataset
         model = load_model(model, args.model_init_kwargs, quantization_config)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
+        learnt, given = processing_class.max_answer_tokens, args.max_completion_length
+        if given is not None and learnt is not None and given < learnt:
+            logger.warning(
+                f"`max_completion_length` is {given}, and the model was trained to write answers of up to {learnt} "
+                "tokens: those that are cut earn nothing; leave it out, and the limit follows the checkpoint"
+            )
+        args.max_completion_length = processing_class.answer_limit(given)
         for dataset in (train_dataset, *listed(eval_dataset)):
             about = {"id", "is_null", "masks", "num_objects"}.intersection(dataset.column_names)
             require_few_objects(dataset.select_columns(sorted(about)), processing_class.max_objects)
-        given = args.reward_functions if reward_funcs is None else reward_funcs
-        given = given if isinstance(given, list) else [given]
-        reward_funcs = [get_reward(reward) if reward in REWARDS else reward for reward in given]
+        rewards = args.reward_functions if reward_funcs is None else reward_funcs
+        rewards = rewards if isinstance(rewards, list) else [rewards]
+        reward_funcs = [get_reward(reward) if reward in REWARDS else reward for reward in rewards]
         if peft_config is not None:
             peft_config = complete_adapter(unwrap_aurora(model), peft_config, args.trainable_groups())
         unwrap_aurora(model).set_trainable(args.trainable_groups())
@@ -121,6 +133,13 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
             optimizers=optimizers,
             peft_config=peft_config,
         )
+        questions = args.generation_batch_size // self.num_generations
+        if len(rows) < questions:
+            raise ValueError(
+                f"a rollout takes {questions} questions ({args.generation_batch_size} completions of all processes, "
+                f"{self.num_generations} to a question), and `train_dataset` has {len(rows)}: lower "
+                "`per_device_train_batch_size` or `steps_per_generation`, or give more rows"
+            )
         self.loader = ClipLoader(processing_class, args.media_cache_clips)
         # TRL hands rows over as they are; ours reads their media in the data loader's workers.
         self.data_collator = RolloutCollator(self.loader)
@@ -131,6 +150,15 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         for patched in models:
             add_mask_head(patched)
         self._shares_prefix = shares_prefix(models, args.shared_prefix)
+
+    def _get_train_sampler(self, dataset: Any = None) -> RolloutSampler:
+        """TRL's order, in which a rollout's rows are marked where they come again."""
+        return RolloutSampler.like(super()._get_train_sampler(dataset))
+
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the sampler marks is looked up here, for training."""
+        rows = RolloutRows(dataset) if kwargs.get("is_training") else dataset
+        return super()._get_dataloader(rows, *args, **kwargs)
 
     def _whole_model(self) -> AbstractContextManager[Any]:
         """ZeRO-3 holds the weights in parts outside a training forward: bring them together, as for generation."""
@@ -155,6 +183,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Encode the rollout's clips once, let TRL generate and score, and add the index of each completion."""
+        if any(row["media"] is None for row in inputs):  # resumed in the middle of a rollout, which is made again
+            inputs = self.data_collator(inputs)
         self._banks[self._mode] = self._build_bank(inputs)
         self._rows = inputs
         self._samples = torch.arange(len(inputs), device=self.accelerator.device)
@@ -169,7 +199,9 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         device = self.accelerator.device
         keys = [clip_key(row) for row in rows]
         clip_order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        clips = [rows[keys.index(key)]["clip"] for key in clip_order]
+        # The rows, which rewards see and TRL keeps, let go of what the bank holds.
+        read = [row.pop("media") for row in rows]
+        clips = [read[keys.index(key)].clip for key in clip_order]
         media = {name: value.to(device) for name, value in stack_clips(clips).items()}
         kept = media.pop("mask_embeddings", None)
         # In the precision that DeepSpeed gives the weights, which they may not have had when the features were made.
@@ -183,7 +215,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
                 mask_inputs = {"mask_embeddings": self.aurora.encode_masks(mask_inputs["mask_frames"])}
             if self._media_frozen:
                 media = self.aurora.base_model.encode_media(**media).as_inputs()
-        prompt_ids = [self.processing_class.prompt_ids(row, row["clip"]) for row in rows]
+        prompt_ids = [self.processing_class.prompt_ids(row, media.clip) for row, media in zip(rows, read, strict=True)]
         prompts = [(key, *ids) for key, ids in zip(keys, prompt_ids, strict=True)]
         prompt_order = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
         return ClipBank(
@@ -192,9 +224,9 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
             clip_index=torch.tensor([clip_order[key] for key in keys], device=device),
             prompt_index=torch.tensor([prompt_order[prompt] for prompt in prompts], device=device),
             prompt_ids=prompt_ids,
-            masks=torch.stack([row["masks"] for row in rows]).to(device),
+            masks=torch.stack([media.masks for media in read]).to(device),
             object_masks=(
-                torch.stack([row["object_masks"] for row in rows]).to(device)
+                torch.stack([media.object_masks for media in read]).to(device)
                 if self.processing_class.max_objects > 1
                 else None
             ),
@@ -377,7 +409,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
     @property
     def _mask_frames(self) -> torch.Tensor | None:
         """The frames of this step's mask losses; None where it is all of them."""
-        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, self._bank.masks.size(1))
+        annotated = has_target(self._bank.masks[self._samples]).any(dim=0)
+        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, annotated)
         return None if frames is None else frames.to(self._bank.masks.device)
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:

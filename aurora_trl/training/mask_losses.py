@@ -11,23 +11,28 @@ from .mask_config import MaskTrainingArguments
 logger = get_logger(__name__)
 
 
-def draw_mask_frames(args: MaskTrainingArguments, seed: int, step: int, num_frames: int) -> torch.Tensor | None:
+def draw_mask_frames(
+    args: MaskTrainingArguments, seed: int, step: int, annotated: torch.Tensor
+) -> torch.Tensor | None:
     """
-    The frames that a step's mask losses are about: the same on all ranks, and again after a resume.
+    The frames that a step's mask losses are about: as many on all ranks, and the same again after a resume.
 
     Args:
         args (`MaskTrainingArguments`): says how many, in `mask_frames_per_step`.
         seed (`int`), step (`int`): the run's seed and the optimizer step.
-        num_frames (`int`): frames of a clip.
+        annotated (`torch.Tensor` of shape `(T,)`, bool): frames that are annotated in any row of the batch: they come
+            before those that are not, from which nothing is learnt.
 
     Returns:
         `torch.Tensor` or `None`: indices in ascending order; None where it is all of them.
     """
     count = args.mask_frames_per_step
-    if count is None or count >= num_frames:
+    if count is None or count >= len(annotated):
         return None
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    return torch.randperm(num_frames, generator=generator)[:count].sort().values
+    order = torch.randperm(len(annotated), generator=generator)
+    first = (~annotated.cpu()[order]).long().argsort(stable=True)
+    return order[first][:count].sort().values
 
 
 def mask_losses(

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed
 
+from ..data.media.masks import has_target
 from ..data.schema import Row, count_objects, require_few_objects
 from ..errors import DataError
 from ..evaluation.iou import mask_iou
@@ -99,6 +100,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         self._prepare_rows = partial(with_targets, targets=args.targets, max_objects=max_objects)
         train_dataset = map_datasets(train_dataset, self._prepare_rows)
         eval_dataset = map_datasets(eval_dataset, self._prepare_rows)
+        processing_class = processing_class.with_answer_tokens(longest_answer(train_dataset, processing_class))
         aurora = unwrap_aurora(model)
         if teacher is not None and args.use_teacher_mask_decoder:
             decoder = teacher.mask_decoder.state_dict(keep_vars=True)
@@ -140,6 +142,12 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             peft_config=peft_config,
         )
+        batch = args.per_device_train_batch_size * args.world_size
+        if args.dataloader_drop_last and len(train_dataset) < batch:
+            raise ValueError(
+                f"a batch takes {batch} rows of all processes, and `train_dataset` has {len(train_dataset)}: no step "
+                "would be taken; lower `per_device_train_batch_size`, or leave `dataloader_drop_last` off"
+            )
         add_mask_head(unwrap_aurora(self.model))
         if self.teacher is not None and args.feature_cache is None:
             # Under ZeRO-3 its weights are split, and an engine has to gather them.
@@ -246,7 +254,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         self, inputs: dict[str, Any], masks: torch.Tensor, object_masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Keep the frames that the mask decoder sees in this step."""
-        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, masks.size(1))
+        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, has_target(masks).any(dim=0))
         if frames is None or not self.model.training:
             return masks, object_masks
         frames = frames.to(masks.device)
@@ -288,6 +296,15 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
                 features = self._run_teacher(**batch, logits_to_keep=1).seg_features
             known.update(zip(new, features.float(), strict=True))
         return torch.stack([known[key] for key in keys]).to(self.args.device)
+
+
+def longest_answer(dataset: Dataset, processor: AuroraProcessor) -> int:
+    """The longest answer of a dataset, in tokens: what its rows begin with, what they teach, and the end of turn."""
+    columns = [name for name in ("id", "prefill", "target") if name in dataset.column_names]
+    texts = {(row.get("prefill"), row["target"]): row for row in dataset.select_columns(columns)}
+    for row in texts.values():
+        processor.require_plain_answer(row)
+    return max(sum(map(len, processor.answer_ids(row))) for row in texts.values())
 
 
 def with_targets(dataset: Dataset, targets: str, max_objects: int = 1) -> Dataset:

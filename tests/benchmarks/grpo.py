@@ -114,8 +114,10 @@ def stock_trainer(
         processing_class=processor,
     )
     texts = [row["prompt"][0]["content"][-1]["text"] for row in prompts]
-    trainer.clip_of = {text: row["clip"] for text, row in zip(texts, prompts, strict=True)}
-    trainer.ids_of = {text: processor.prompt_ids(row, row["clip"]) for text, row in zip(texts, prompts, strict=True)}
+    trainer.clip_of = {text: row["media"].clip for text, row in zip(texts, prompts, strict=True)}
+    trainer.ids_of = {
+        text: processor.prompt_ids(row, row["media"].clip) for text, row in zip(texts, prompts, strict=True)
+    }
     policy.model.register_forward_pre_hook(trainer.give_media, with_kwargs=True)
     return trainer
 

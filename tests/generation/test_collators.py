@@ -8,7 +8,7 @@ from aurora_trl.data import load_avsbench
 from aurora_trl.data.media.masks import NO_TARGET, has_target
 from aurora_trl.data.schema import clip_key
 from aurora_trl.generation.clip_loader import ClipLoader
-from aurora_trl.generation.collators import RolloutCollator, SFTCollator, TeacherCollator
+from aurora_trl.generation.collators import AGAIN, RolloutCollator, SFTCollator, TeacherCollator
 from aurora_trl.generation.group_sampler import ClipGroupSampler
 
 
@@ -75,9 +75,11 @@ def test_teacher_reads_its_own_answer(cot_rows, processor):
 def test_rollout_rows_share_a_clips_tensors(cot_rows, processor):
     row = cot_rows[0]
     out = RolloutCollator(ClipLoader(processor))([row, row])
-    assert out[0]["clip"] is out[1]["clip"]
+    assert out[0]["media"] is out[1]["media"]
     assert out[0]["prompt"][0]["role"] == "user"
-    assert out[0]["masks"].shape == (10, 32, 32)
+    assert out[0]["media"].masks.shape == (10, 32, 32)
+    (again,) = RolloutCollator(ClipLoader(processor))([{**row, AGAIN: True}])
+    assert again == {**row, "prompt": out[0]["prompt"], "media": None}
 
 
 def test_media_are_read_once_where_they_are_kept(cot_rows, processor):

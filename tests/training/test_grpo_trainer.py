@@ -217,7 +217,7 @@ def test_mask_losses_of_drawn_frames(
         trainers.append(build(model, cot_rows, processor, folder, mask_frames_per_step=frames, **settings))
         trainers[-1].train()
     (all_logits, all_masks, has_seg), (logits, masks, _) = seen
-    drawn = draw_mask_frames(trainers[1].args, trainers[1].args.seed, 0, 10)
+    drawn = draw_mask_frames(trainers[1].args, trainers[1].args.seed, 0, torch.ones(10, dtype=torch.bool))
     assert drawn.shape == (3,)
     assert all_logits.size(1) == 10
     torch.testing.assert_close(logits, all_logits[:, drawn], atol=1e-5, rtol=1e-4)

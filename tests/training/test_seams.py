@@ -7,11 +7,23 @@ import pytest
 import trl
 from trl import GRPOTrainer, SFTTrainer
 from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import RepeatSampler
 
 SEAMS = {
     (SFTTrainer, "compute_loss"): "self, model, inputs, return_outputs, num_items_in_batch",
     (SFTTrainer, "_get_train_sampler"): "self, train_dataset",
     (GRPOTrainer, "_prepare_inputs"): "self, generation_batch",
+    (GRPOTrainer, "_get_train_sampler"): "self, dataset",
+    (
+        GRPOTrainer,
+        "_get_dataloader",
+    ): "self, dataset, description, batch_size, sampler_fn, is_training, dataloader_key",
+    (SFTTrainer, "prediction_step"): "self, model, inputs, prediction_loss_only, ignore_keys",
+    (SFTTrainer, "get_batch_samples"): "self, epoch_iterator, num_batches, device",
+    (SFTTrainer, "log"): "self, logs, start_time",
+    (SFTTrainer, "evaluate"): "self, eval_dataset, ignore_keys, metric_key_prefix",
+    (SFTTrainer, "predict"): "self, test_dataset, ignore_keys, metric_key_prefix",
+    (RepeatSampler, "__init__"): "self, data_source, mini_repeat_count, batch_size, repeat_count, shuffle, seed",
     (GRPOTrainer, "_generate_and_score_completions"): "self, inputs",
     (GRPOTrainer, "_tokenize_prompts"): "self, prompts",
     (GRPOTrainer, "_generate_single_turn"): (

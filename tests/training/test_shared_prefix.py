@@ -210,7 +210,7 @@ def test_supervised_training_equals_the_plain_path(settings, checkpoint, cot_row
         trainer = AuroraSFTTrainer(
             model,
             args,
-            rows,
+            train_dataset=rows,
             processing_class=processor,
             teacher=AuroraModel.from_pretrained(checkpoint) if "distillation_loss_weight" in settings else None,
             peft_config=lora_config(model, arguments, args.trainable_groups()),

@@ -11,7 +11,7 @@ from datasets import Dataset
 from PIL import Image
 
 from ...errors import DataError
-from ...prompts import SOUNDING_REFERENCE
+from ...prompts import SOUNDING_REFERENCE, display_class, normalize_class
 from ..schema import COLUMNS, FEATURES, Row
 
 SUBSETS = ("s4", "ms3", "avss")
@@ -21,6 +21,30 @@ TABLES = {"s4": "s4_meta_data.csv", "ms3": "ms3_meta_data.csv", "avss": "metadat
 _FOLDERS = {"s4": "Single-source", "ms3": "Multi-sources", "avss": "."}
 _NUM_FRAMES = 5
 _NUM_CLASSES = 71
+# S4's categories are AudioSet's phrases for sounds; a model names the thing that makes them.
+_S4_CLASSES = {
+    "ambulance siren": "ambulance",
+    "baby laughter": "baby",
+    "cap gun shooting": "gun",
+    "cat meowing": "cat",
+    "chainsawing trees": "chainsaw",
+    "coyote howling": "coyote",
+    "dog barking": "dog",
+    "driving buses": "bus",
+    "female singing": "woman",
+    "horse clip clop": "horse",
+    "lawn mowing": "lawn mower",
+    "lions roaring": "lion",
+    "male speech": "man",
+    "mynah bird singing": "mynah bird",
+    "playing acoustic guitar": "guitar",
+    "playing glockenspiel": "glockenspiel",
+    "playing piano": "piano",
+    "playing tabla": "tabla",
+    "playing ukulele": "ukulele",
+    "playing violin": "violin",
+    "typing on computer keyboard": "keyboard",
+}
 
 
 def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
@@ -39,7 +63,7 @@ def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
         split (`str`): `"train"`, `"val"` or `"test"`.
 
     Returns:
-        `Dataset`: one row per clip, with the columns of `aurora_trl.data.schema`. `class_name` is the clip's category
+        `Dataset`: one row per clip, with the columns of `aurora_trl.data.schema`. `class_name` names what sounds
         in S4, and None in the other two.
 
     Raises:
@@ -92,7 +116,7 @@ def _s4_row(root: Path, header: Sequence[str], line: Sequence[str], split: str) 
     return _row(
         name,
         split,
-        class_name=category,
+        class_name=_S4_CLASSES.get(normalize_class(category), display_class(category)),
         frames=[str(data / "visual_frames" / inside / f"{name}_{i}.png") for i in range(1, _NUM_FRAMES + 1)],
         audio=str(data / "audio_wav" / split / category / f"{name}.wav"),
         masks=[str(data / "gt_masks" / inside / f"{name}_{i}.png") for i in range(1, annotated + 1)]

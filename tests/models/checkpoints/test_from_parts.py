@@ -20,6 +20,7 @@ from aurora_trl import (
     AuroraSFTTrainer,
 )
 from aurora_trl.cli import main
+from aurora_trl.data.media.masks import NO_TARGET
 from aurora_trl.errors import DataError
 from aurora_trl.generation.answers import answer_rows
 from aurora_trl.generation.clip_loader import ClipLoader
@@ -137,7 +138,7 @@ def test_an_sft_step_trains_the_new_and_the_taken_parts(use_lora, initial, cot_r
     trainer = AuroraSFTTrainer(
         model,
         args,
-        cot_rows,
+        train_dataset=cot_rows,
         processing_class=AuroraProcessor.from_pretrained(initial),
         peft_config=lora_config(model, LoraArguments(use_lora=use_lora), args.trainable_groups()),
     )
@@ -211,9 +212,9 @@ def test_a_mask_comes_back_from_the_square(keep_aspect_ratio, processor):
     masks[0, 5:20, 30:50] = 1
     square = processor.process_masks(masks)
     assert square.shape == (1, 64, 64)
-    assert bool(square[0, 33:].any()) != keep_aspect_ratio
+    assert bool((square[0, 33:] == NO_TARGET).all()) == keep_aspect_ratio
     assert processor.process_mask_frames(np.zeros((1, 30, 60, 3), np.uint8)).shape == (1, 3, 64, 64)
-    logits = processor.restore_masks(square.float() * 2 - 1, (30, 60))
+    logits = processor.restore_masks((square == 1).float() * 2 - 1, (30, 60))
     assert logits.shape == (1, 32, 64)
     expected = torch.nn.functional.interpolate(torch.from_numpy(masks)[None].float(), (32, 64), mode="area")[0]
     assert ((logits > 0) == (expected > 0.5)).float().mean() > 0.98

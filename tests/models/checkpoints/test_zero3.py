@@ -46,7 +46,7 @@ def root(checkpoint, cot_rows, tmp_path_factory):
     trainer = AuroraSFTTrainer(
         model,
         args,
-        cot_rows,
+        train_dataset=cot_rows,
         processing_class=AuroraProcessor.from_pretrained(checkpoint),
         teacher=AuroraModel.from_pretrained(teacher),
         peft_config=lora_config(model, LoraArguments(use_lora=True), args.trainable_groups()),
