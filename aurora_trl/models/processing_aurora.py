@@ -1,8 +1,10 @@
 """The processor of the composite model: the policy's processor, and the mask decoder's view of frames and masks."""
 
 import copy
+import inspect
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch.nn.functional as F
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.utils import cached_file
 
-from ..data.media.loading import frame_indices
+from ..data.media.loading import NO_FRAME, frame_indices
 from ..data.media.masks import NO_TARGET
 from ..data.schema import Row, with_current_names
 from ..errors import DataError
@@ -70,6 +72,7 @@ class AuroraProcessor(ProcessorMixin):
     ):
         defaults = SamConfig()
         self.policy_processor = policy_processor
+        self._tells_times = "frame_seconds" in inspect.signature(policy_processor.process_media).parameters
         self.mask_image_size = mask_image_size
         self.mask_target_size = mask_target_size
         self.pixel_mean = list(defaults.pixel_mean if pixel_mean is None else pixel_mean)
@@ -223,20 +226,34 @@ class AuroraProcessor(ProcessorMixin):
     # Media
 
     def process_clip(
-        self, frames: np.ndarray, waveform: np.ndarray | None, *, with_mask_frames: bool = True
+        self,
+        frames: np.ndarray,
+        waveform: np.ndarray | None,
+        *,
+        frame_seconds: Sequence[float] | None = None,
+        with_mask_frames: bool = True,
     ) -> dict[str, torch.Tensor]:
         """
         Args:
-            frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB frames.
+            frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB frames. Where the model takes more, black ones
+                are put behind them; the policy sees none of these where the others are enough for it.
             waveform (`np.ndarray` of shape `(samples,)`, float32, *optional*): mono sound at the policy's rate.
+            frame_seconds (`Sequence[float]`, *optional*): when each frame is shown, in seconds of the sound.
             with_mask_frames (`bool`, *optional*, defaults to `True`): make `mask_frames`.
 
         Returns:
             `dict`: the policy's media inputs, and `mask_frames` `(T, 3, S, S)` for the mask decoder.
         """
-        shown = frames if self.policy_frames is None else frames[frame_indices(len(frames), self.policy_frames)]
-        media = self.policy_processor.process_media(shown, waveform)
-        return {**media, "mask_frames": self.process_mask_frames(frames)} if with_mask_frames else media
+        total = max(self.num_frames, len(frames))
+        numbers = frame_indices(len(frames), self.policy_frames or total)
+        seen = [number for number in numbers if number != NO_FRAME]
+        times = {}
+        if frame_seconds is not None and self._tells_times:
+            times = {"frame_seconds": [frame_seconds[number] for number in seen]}
+        media = self.policy_processor.process_media(_pad_frames(frames[seen], len(numbers)), waveform, **times)
+        if not with_mask_frames:
+            return media
+        return {**media, "mask_frames": self.process_mask_frames(_pad_frames(frames, total))}
 
     def process_mask_frames(self, frames: np.ndarray) -> torch.Tensor:
         """Frames `(T, H, W, 3)` uint8 as the mask decoder sees them: `(T, 3, S, S)` float32, normalised, padded."""
@@ -329,6 +346,11 @@ class AuroraProcessor(ProcessorMixin):
         if processor_class is None:
             raise ValueError(f"{name}: the policy's processor {class_name} is not known; import its package first")
         return cls(processor_class.from_pretrained(name, **hub_kwargs), **settings)
+
+
+def _pad_frames(frames: np.ndarray, count: int) -> np.ndarray:
+    """Put black frames behind `(T, H, W, 3)` up to a number."""
+    return np.pad(frames, ((0, count - len(frames)), (0, 0), (0, 0), (0, 0)))
 
 
 def _longest_side(size: tuple[int, ...], target: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Frames and sound of a row, read when a batch needs them."""
 
+import os
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -7,6 +8,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
+import soundfile
 import soxr
 from PIL import ExifTags, Image, ImageOps
 
@@ -121,6 +123,17 @@ def frame_seconds(row: Row, numbers: Sequence[int], *, sound_seconds: float | No
     if not sound_seconds:
         return None
     return [number * sound_seconds / len(moments) for number in numbers]
+
+
+def measure_sound_seconds(row: Row) -> float | None:
+    """How long the sound file of a row is, from its header where that says it; None where there is none to be read."""
+    if not row.get("audio") or not os.path.isfile(row["audio"]):
+        return None
+    try:
+        return soundfile.info(row["audio"]).duration
+    except soundfile.LibsndfileError:
+        track = read_track(row["audio"])
+        return None if track is None else len(track[0]) / track[1]
 
 
 def load_frames(row: Row, *, num_frames: int, pad: bool = True) -> np.ndarray:
