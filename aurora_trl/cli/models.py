@@ -38,7 +38,7 @@ def add_model_commands(add: AddCommand) -> None:
         "--mask-memory-gradients", action="store_true", help="let the loss of a frame reach the ones before it"
     )
     command.add_argument("--num-frames", type=int, default=10, help="frames of a clip (default: 10)")
-    command.add_argument("--audio-seconds", type=float, help="cut and pad sound to this (default: as published)")
+    command.add_argument("--audio-seconds", type=float, help="hear so much of a longer sound, pad a shorter one (default: as published)")
     command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
     command.add_argument("--video-max-pixels", type=int, help="of a frame, for Qwen (default: as published)")
     command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")

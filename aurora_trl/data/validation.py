@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,7 +19,7 @@ from datasets import Dataset
 from ..errors import DataError
 from .formats.refavs import NULL_CLASS
 from .media.checks import MIN_SOUND_SECONDS, Fault, check_image, check_sound, check_track, check_video, group_frames
-from .media.loading import split_moment
+from .media.loading import count_frames, split_moment
 from .media.masks import decode_polygons, decode_rle, load_masks, require_mask_count
 from .schema import Row, check_row, clip_key, split_mask
 
@@ -221,6 +222,38 @@ def summarize(rows: Dataset, problems: Sequence[Problem]) -> str:
     wrong = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     return f"{len(rows)} rows, {clips} clips, {len(classes)} classes, {sum(rows['is_null'])} null rows: " + (
         f"{len(problems)} problems ({wrong})" if problems else "all is well"
+    )
+
+
+def describe_short_clips(rows: Iterable[Row], num_frames: int, *, max_videos: int | None = None) -> str | None:
+    """
+    What there is to know about clips that have fewer frames than a model takes.
+
+    Args:
+        rows (`Iterable[dict]`): dataset rows.
+        num_frames (`int`): frames that the model takes.
+        max_videos (`int`, *optional*): count the frames of so many videos at most; of all by default.
+
+    Returns:
+        `str` or `None`: a line with the flag that mends it; None where every clip has enough.
+    """
+    counts: dict[tuple[Any, ...], int] = {}
+    videos = 0
+    for row in rows:
+        key = (tuple(row.get("frames") or ()), row.get("video"))
+        videos += not row.get("frames") and key not in counts
+        if key in counts or (not row.get("frames") and max_videos is not None and videos > max_videos):
+            continue
+        with suppress(DataError):  # which the checks name
+            counts[key] = count_frames(row)
+    short = [count for count in counts.values() if count < num_frames]
+    if not short:
+        return None
+    span = str(short[0]) if len(set(short)) == 1 else f"{min(short)} to {max(short)}"
+    return (
+        f"{len(short)} of {len(counts)} clips have {span} frames, and the model takes {num_frames}: black frames fill "
+        f"them up, which cost time and teach nothing; with `num_frames: {max(short)}` in a phase's recipe, or "
+        f"`aurora init --num-frames {max(short)}`, it takes no more than there are"
     )
 
 

@@ -143,6 +143,16 @@ class AuroraProcessor(ProcessorMixin):
         changed.max_objects = max_objects
         return changed
 
+    def with_num_frames(self, num_frames: int | None) -> "AuroraProcessor":
+        """This processor, or a copy that takes another number of frames of a clip; None leaves it as it is."""
+        if num_frames in (None, self.num_frames):
+            return self
+        changed = copy.copy(self)
+        changed.num_frames = num_frames
+        if changed.policy_frames is not None:
+            changed.policy_frames = min(changed.policy_frames, num_frames)
+        return changed
+
     def with_answer_tokens(self, max_answer_tokens: int) -> "AuroraProcessor":
         """A copy that differs in `max_answer_tokens`."""
         changed = copy.copy(self)

@@ -29,7 +29,7 @@ def write_clip_with_sound(
         if video is not None:
             video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
             for number in range(num_frames):
-                plane = np.full((48, 64, 3), 20 + 5 * number, np.uint8)
+                plane = np.full((48, 64, 3), 20 + 5 * number % 200, np.uint8)
                 frame = av.VideoFrame.from_ndarray(plane, format="rgb24")
                 frame.pts, frame.time_base = number + round(10 * picture_start), Fraction(1, 10)
                 packets += video.encode(frame)

@@ -165,7 +165,10 @@ class VideoLlama2Processor(ProcessorMixin):
             `dict`: `pixel_values_videos` `(T, 3, P, P)` and, where there is sound, `audio_values` `(F, M)`, with its
             length `audio_lengths` `()` where sounds are not padded to one.
         """
-        media = {"pixel_values_videos": self.process_video(frames)}
+        # The connector joins frames in pairs, and would leave out an odd one.
+        media = {
+            "pixel_values_videos": self.process_video(np.concatenate([frames, frames[-1:]][: 1 + len(frames) % 2]))
+        }
         if waveform is not None:
             longest = int(self.audio_seconds * self.sampling_rate)
             waveform = nearest_sound(waveform, longest, self.sampling_rate, frame_seconds, len(frames))
