@@ -11,6 +11,7 @@ import sys
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor
 from aurora_trl.chain.tiny_phase import tiny_phase_arguments
+from aurora_trl.errors import DataError
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
 from aurora_trl.training.launch import finish, prepare_run
 from aurora_trl.training.lora import lora_config
@@ -25,6 +26,7 @@ def main() -> None:
         rewards = [get_reward(name) for name in config.reward_functions]
         train_dataset = recipe.load_train(config)
         eval_dataset = recipe.load_eval(config)
+        processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
         model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         trainer = AuroraGRPOTrainer(
             model=model,
@@ -32,14 +34,17 @@ def main() -> None:
             args=config,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            processing_class=AuroraProcessor.from_pretrained(recipe.model_name_or_path),
+            processing_class=processor,
             peft_config=lora_config(model, lora, config.trainable_groups()),
         )
     except (ValueError, OSError) as error:
         fail(error)
     save_recipe((recipe, lora, config), argv)
-    trainer.train(resume_from_checkpoint=resume)
-    finish(trainer)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+        finish(trainer)
+    except DataError as error:  # a file that went bad under way
+        fail(error, after_progress=True)
 
 
 if __name__ == "__main__":

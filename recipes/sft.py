@@ -7,6 +7,7 @@ The phases differ by their YAML alone. Flags override it.
 """
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
+from aurora_trl.errors import DataError
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
 from aurora_trl.training.launch import finish, prepare_run
 from aurora_trl.training.lora import lora_config
@@ -18,8 +19,8 @@ def main() -> None:
         resume = prepare_run(config)
         train_dataset = recipe.load_train(config)
         eval_dataset = recipe.load_eval(config)
-        model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
+        model = AuroraModel.from_pretrained(recipe.model_name_or_path)
         teacher_name = config.teacher_model_name_or_path
         trainer = AuroraSFTTrainer(
             model=model,
@@ -34,8 +35,11 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     save_recipe((recipe, lora, config))
-    trainer.train(resume_from_checkpoint=resume)
-    finish(trainer)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+        finish(trainer)
+    except DataError as error:  # a file that went bad under way
+        fail(error, after_progress=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from .failures import kind_shares
 from .journal import beside
 from .limits import RunLimits
 from .parsing import word_edit_distance
-from .run_files import require_classes, require_distinct_ids, rows_digest, write_failed
+from .run_files import require_answers, require_classes, require_distinct_ids, rows_digest, write_failed
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
 
@@ -116,6 +116,9 @@ def correct_file(
     if run is None:
         return None
     failed = [row for row in rows if row["id"] not in run.accepted]
+    failed_path = write_failed(output, failed, run.problems)
+    if not run.accepted:
+        require_answers(failed_path, failed, run.problems)
     answers = [(row, run.accepted[row["id"]]) for row in rows if row["id"] in run.accepted]
     corrected = [(row, answer) for row, answer in answers if not answer.get("right")]
     report = _report(corrected, len(answers) - len(corrected), len(failed))
@@ -125,7 +128,7 @@ def correct_file(
         pairs=[(row, _corrected(row, answer["text"])) for row, answer in corrected],
         right=len(answers) - len(corrected),
         failed=len(failed),
-        failed_path=write_failed(output, failed, run.problems),
+        failed_path=failed_path,
         report=report,
         report_path=report_path,
     )

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from ..data.schema import Row, count_objects, with_target
-from ..errors import DataError
 from ..progress import Progress
 from ..prompts import NULL_ANSWER, answer_sentence, cot_target
 from .annotators import Annotator, ChatAnnotator
 from .checks import find_problem
 from .clients.base import Usage
-from .engine import Annotation, AnnotationRun
+from .engine import RECORD_FIELDS, Annotation, AnnotationRun
 from .journal import Journal
 from .limits import RunLimits, describe_estimate
 from .run_files import (
     RunSummary,
+    require_answers,
     require_classes,
     require_distinct_ids,
     rows_digest,
@@ -108,8 +108,8 @@ def annotate_file(
     ]
     failed = [row for row in rows if row["id"] not in run.accepted]
     failed_path = write_failed(output, failed, run.problems)
-    if failed_path and not written:
-        raise DataError(f"{failed_path}: none of {len(failed)} rows got a usable answer")
+    if not written:
+        require_answers(failed_path, failed, run.problems)
     save_keeping_previous(written, output)
     return RunSummary(output, len(written), len(failed), failed_path)
 
@@ -127,7 +127,8 @@ def ask_about(
 ) -> AnnotationRun | None:
     """Open the journal, say what is left to do and do it; the run holds every answer, or is None after an estimate."""
     worst = _worst_usage(annotator, rows, task)
-    with Journal(output, settings, sync_seconds=0.0 if annotator.metered else _FREE_SYNC_SECONDS) as journal:
+    sync_seconds = 0.0 if annotator.metered else _FREE_SYNC_SECONDS
+    with Journal(output, settings, fields=RECORD_FIELDS, sync_seconds=sync_seconds) as journal:
         progress: list[Progress] = []
         run = AnnotationRun(
             journal, ask, check, limits, worst=worst, on_step=lambda line: progress[0].step(line) if progress else None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from threading import Event, Lock
+from types import NoneType
 from typing import Any
 
 from ..data.schema import Row
@@ -14,6 +15,15 @@ from .journal import Journal
 from .limits import Budget, Pacer, RunLimits
 
 _WORTH_SAYING_SECONDS = 5.0
+# What a record in the journal holds in any case; the rest is an [`Annotation`]'s.
+RECORD_FIELDS = {
+    "id": str,
+    "attempt": int,
+    "problem": (str, NoneType),
+    "text": str,
+    "input_tokens": int,
+    "output_tokens": int,
+}
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import DataError
@@ -15,6 +17,17 @@ def beside(output: str | Path, what: str, suffix: str = ".jsonl") -> Path:
     """The file that stands beside an output: `cot.jsonl` and `failed` give `cot.failed.jsonl`."""
     output = Path(output)
     return output.with_name(f"{output.stem}.{what}{suffix}")
+
+
+def require_own_output(output: str | Path) -> None:
+    """Raise `DataError` where no run can write to a file, or something else has."""
+    output = Path(output)
+    if output.is_dir():
+        raise DataError(f"{output}: a folder; name a file, such as {output / 'rows.jsonl'}")
+    if any(parent.is_file() for parent in output.parents):
+        raise DataError(f"{output}: one of its folders is a file; name another --output")
+    if output.exists() and not beside(output, "journal").exists():
+        raise DataError(f"{output}: exists already, and not from a run of this command; name another --output")
 
 
 class Journal:
@@ -27,20 +40,28 @@ class Journal:
     Args:
         output (`str` or `Path`): the run's output; the journal stands beside it, as `<stem>.journal.jsonl`.
         settings (`dict`): what decides the answers; JSON values, no secrets.
+        fields (`Mapping[str, type]`, *optional*): what every record must hold; an edited file may not.
         sync_seconds (`float`, *optional*, defaults to 0.0): how long a record may wait for the disk. 0 where an answer
             costs money or minutes. A killed process loses nothing in any case, only a machine that fails.
 
     Raises:
-        `DataError`: where the output belongs to no journal, the journal to other settings, or another process holds
-            it.
+        `DataError`: where the output belongs to no journal, the journal to other settings or lacks something, or
+            another process holds it.
     """
 
-    def __init__(self, output: str | Path, settings: dict[str, Any], *, sync_seconds: float = 0.0):
+    def __init__(
+        self,
+        output: str | Path,
+        settings: dict[str, Any],
+        *,
+        fields: Mapping[str, Any] = MappingProxyType({}),
+        sync_seconds: float = 0.0,
+    ):
         self.output, self.path = Path(output), beside(output, "journal")
         self._settings, self._sync_seconds = json.loads(json.dumps(settings)), sync_seconds
+        self._fields = fields
         self._lock, self._synced = Lock(), time.monotonic()
-        if self.output.exists() and not self.path.exists():
-            raise DataError(f"{output}: exists already, and not from a run of this command; name another --output")
+        require_own_output(output)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b")  # noqa: SIM115  (it lives as long as the journal)
         try:
@@ -65,6 +86,13 @@ class Journal:
             return []
         records = [self._parse(number, line) for number, line in enumerate(lines, 1)]
         self._check_settings(records[0].get("settings"))
+        for number, record in enumerate(records[1:], 2):
+            for name, kind in self._fields.items():
+                if not isinstance(record.get(name), kind):
+                    raise DataError(
+                        f"{self.path}, line {number}: no record of this run, its `{name}` is {record.get(name)!r}; "
+                        "restore the file, or take the line out"
+                    )
         return records[1:]
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """How fast a run may ask, how often, and for how much."""
 
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -55,9 +56,9 @@ class RunLimits:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         for name in ("max_retries", "max_requests", "max_cost", "input_price", "output_price"):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"`{name}` must be at least 0, got {value}")
-        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
+        if self.requests_per_minute is not None and not 0 < self.requests_per_minute < math.inf:
             raise ValueError(f"`requests_per_minute` must be above 0, got {self.requests_per_minute}")
         if (self.input_price is None) != (self.output_price is None):
             raise ValueError("`input_price` and `output_price` must be given together")

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.masks import frame_extents, mask_indices
 from ..data.media.loading import NO_FRAME
-from ..data.media.masks import frame_extents, mask_indices
 from ..data.schema import Row, with_target
 from ..errors import DataError
 from ..evaluation.iou import mask_iou
@@ -115,7 +115,8 @@ def mine_file(
         "max_iou": max_iou,
         "max_new_tokens": processor.answer_limit(max_new_tokens),
     }
-    with Journal(output, settings, sync_seconds=_SYNC_SECONDS) as journal:
+    fields = {"id": str, "completion": str, "hard": bool}
+    with Journal(output, settings, fields=fields, sync_seconds=_SYNC_SECONDS) as journal:
         through = {record["id"]: record for record in journal.records}
         todo = [row for row in rows if row["id"] not in through]
         progress, hard = Progress(len(todo)), sum(record["hard"] for record in journal.records)

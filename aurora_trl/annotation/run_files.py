@@ -79,6 +79,15 @@ def write_failed(output: Path, rows: Sequence[Row], problems: dict[str, list[dic
     return path
 
 
+def require_answers(
+    failed_path: Path | None, rows: Sequence[dict[str, Any]], problems: dict[str, list[dict[str, Any]]]
+) -> None:
+    """Raise `DataError` for a run of which no row got a usable answer, with what was wrong with the last."""
+    if failed_path is not None:
+        last = problems[rows[-1]["id"]][-1]["problem"]
+        raise DataError(f"{failed_path}: none of {len(rows)} rows got a usable answer; the last: {last}")
+
+
 def save_keeping_previous(rows: Iterable[Row], path: str | Path) -> None:
     """Write rows to a file. Another content that it had is kept as `<name>.previous`, and a line on stderr says so."""
     path = Path(path)

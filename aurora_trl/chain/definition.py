@@ -19,6 +19,7 @@ these replaced is written to `<output_dir>/configs` and used instead.
 
 import hashlib
 import json
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from ..data.json_file import read_json
 from ..errors import DataError
 
 STEP_KEYS = {"name", "run", "train", "config", "accelerate", "makes", "needs", "minutes"}
@@ -101,10 +103,10 @@ class Pipeline:
         record = self.record(step)
         if not record.exists():
             return "new"
-        content = json.loads(record.read_text())
-        if content["fingerprint"] != self.fingerprint(step):
+        content = read_json(record)
+        if content.get("fingerprint") != self.fingerprint(step):
             return "new"
-        return "done" if content["finished"] and step.makes.exists() else "started"
+        return "done" if content.get("finished") and step.makes.exists() else "started"
 
     def train_arguments(self, name: str) -> list[str]:
         """What follows the script on a training step's command line."""
@@ -140,7 +142,11 @@ def load_pipeline(
     unknown = sorted(set(content) - {"output_dir", "seed", "steps"})
     if unknown or not isinstance(content.get("steps"), list) or "output_dir" not in content:
         raise DataError(f"{file}: a chain has `output_dir`, `seed` and a list of `steps`, not {unknown or 'this'}")
-    own: dict[str, Any] = {"output_dir": str(content["output_dir"]), "seed": int(content.get("seed", 0))}
+    own: dict[str, Any] = {"output_dir": content["output_dir"], "seed": content.get("seed", 0)}
+    if not isinstance(own["output_dir"], str) or not own["output_dir"]:
+        raise DataError(f"{file}: `output_dir` must be the path of a folder, got {own['output_dir']!r}")
+    if isinstance(own["seed"], bool) or not isinstance(own["seed"], int) or not 0 <= own["seed"] < 2**32:
+        raise DataError(f"{file}: `seed` must be a whole number from 0 to {2**32 - 1}, got {own['seed']!r}")
     used: dict[str, Any] = {
         "output_dir": str(output_dir) if output_dir is not None else own["output_dir"],
         "seed": own["seed"] if seed is None else seed,
@@ -160,35 +166,39 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:  # what is no text is a ValueError
         raise DataError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise DataError(f"{file}: a mapping of keys to values is needed")
     return content
 
 
-def _build_step(pipeline: Pipeline, entry: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> Step:
+def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[str, Any]) -> Step:
     """One entry of `steps`, with `{output_dir}` and `{seed}` filled in."""
-    name = entry.get("name")
-    unknown = sorted(set(entry) - STEP_KEYS)
-    if not name or unknown or "makes" not in entry or ("run" in entry) == ("train" in entry):
-        raise DataError(
-            f"{pipeline.file}: step {name!r}: needs `name`, `makes` and either `run` or `train` with `config`"
-            + (f"; unknown key `{unknown[0]}`" if unknown else "")
-        )
+    name = _check_entry(pipeline, entry)
     step = Step(
         name=name,
         command=[],
         makes=pipeline.output_dir / entry["makes"],
-        needs=list(entry.get("needs", [])),
+        needs=list(entry.get("needs") or []),
         minutes=float(entry.get("minutes", 1)),
     )
     if "run" in entry:
-        step.command = shlex.split(entry["run"].format(**used))
-        step.inputs = entry["run"].format(output_dir="", seed=used["seed"])
+        try:
+            step.command = shlex.split(entry["run"].format(**used))
+            step.inputs = entry["run"].format(output_dir="", seed=used["seed"])
+        except (ValueError, LookupError) as error:  # quotes that do not close, places that are not known
+            raise DataError(
+                f"{pipeline.file}: step `{name}`: `run` can not be read ({type(error).__name__}: {error}); its places "
+                "are {output_dir} and {seed}"
+            ) from None
+        if not step.command:
+            raise DataError(f"{pipeline.file}: step `{name}`: `run` is empty; write a command")
         return step
     source = pipeline.file.parent / str(entry.get("config"))
+    if not source.is_file():
+        raise DataError(f"{pipeline.file}: step `{name}`: its `config` is no file: {source}")
     settings = _read_yaml(source)
     # The settings decide the result; where they are written and what they are called does not.
     step.inputs = json.dumps({**settings, "seed": used["seed"]}, sort_keys=True, default=str)
@@ -206,6 +216,34 @@ def _build_step(pipeline: Pipeline, entry: dict[str, Any], own: dict[str, Any], 
         flags = _same_batch(pipeline, entry, settings)
     step.command = [*launch, entry["train"], "--config", str(step.config), *flags]
     return step
+
+
+def _check_entry(pipeline: Pipeline, entry: Any) -> str:
+    """The name of a step whose keys are known and hold what they should."""
+    if not isinstance(entry, dict):
+        raise DataError(f"{pipeline.file}: a step is a mapping of keys to values, not {entry!r}")
+    name = entry.get("name")
+    unknown = sorted(map(str, set(entry) - STEP_KEYS))
+    if not name or unknown or "makes" not in entry or ("run" in entry) == ("train" in entry):
+        raise DataError(
+            f"{pipeline.file}: step {name!r}: needs `name`, `makes` and either `run` or `train` with `config`"
+            + (f"; unknown key `{unknown[0]}`" if unknown else "")
+        )
+    if not isinstance(name, str) or re.fullmatch(r"\w[\w.-]*", name) is None:
+        raise DataError(f"{pipeline.file}: step {name!r}: `name` must be a word, which a file is named by")
+    for key in ("makes", "run", "train", "config", "accelerate"):
+        left_out = entry.get(key) is None and key in ("config", "accelerate")
+        if key in entry and not left_out and not (isinstance(entry[key], str) and entry[key]):
+            raise DataError(f"{pipeline.file}: step `{name}`: `{key}` must be a text, got {entry[key]!r}")
+    makes = Path(entry["makes"])
+    if makes.is_absolute() or ".." in makes.parts or not makes.name:
+        raise DataError(f"{pipeline.file}: step `{name}`: `makes` must be inside `output_dir`, got {str(makes)!r}")
+    needs, minutes = entry.get("needs") or [], entry.get("minutes", 1)
+    if not isinstance(needs, list) or not all(isinstance(other, str) for other in needs):
+        raise DataError(f"{pipeline.file}: step `{name}`: `needs` must be a list of steps' names, got {needs!r}")
+    if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 <= minutes < float("inf"):
+        raise DataError(f"{pipeline.file}: step `{name}`: `minutes` must be a number, got {minutes!r}")
+    return name
 
 
 def _same_batch(pipeline: Pipeline, entry: dict[str, Any], settings: dict[str, Any]) -> list[str]:

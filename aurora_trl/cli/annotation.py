@@ -1,9 +1,10 @@
 """The sub-commands that make training text: `aurora annotate`, `aurora mine`, `aurora correct`."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from .common import AddCommand, add_format, add_generation, say
+from .common import AddCommand, add_format, add_generation, number, require_file_place, say, seed, whole
 
 _ANNOTATOR_HELP = (
     "synthetic:DIR (a synthetic world's truth), qwen-omni:CHECKPOINT (a local Qwen2.5-Omni), openai:MODEL (OpenAI, or "
@@ -40,19 +41,22 @@ def add_annotation_commands(add: AddCommand) -> None:
     _add_data_step(command, "the rows: a dataset's folder or a JSONL file")
     command.add_argument("--split", default="train", help="of a folder (default: train)")
     add_format(command)
-    command.add_argument("--max-rows", type=int, help="ask about this many rows of a seeded shuffle")
-    command.add_argument("--max-iou", type=float, default=0.6, help="a row is hard below this (default: 0.6)")
+    command.add_argument("--max-rows", type=whole(1), help="ask about this many rows of a seeded shuffle")
+    command.add_argument("--max-iou", type=number(0, 1), default=0.6, help="a row is hard below this (default: 0.6)")
     add_generation(command)
 
     command = add("correct", _correct, "Correct mined rows, and mix reflective paths with plain ones.")
     _add_data_step(command, "the hard rows that `aurora mine` wrote")
     command.add_argument("--plain", required=True, help="JSONL of rows with a chain of thought")
     command.add_argument(
-        "--max-rows", type=int, default=1505, help="correct this many of a seeded shuffle (default: the paper's 1505)"
+        "--max-rows",
+        type=whole(1),
+        default=1505,
+        help="correct this many of a seeded shuffle (default: the paper's 1505)",
     )
     command.add_argument(
         "--plain-per-reflective",
-        type=float,
+        type=number(0),
         default=3500 / 1505,
         help="plain rows to a corrected one (default: the paper's 3,500 to 1,505)",
     )
@@ -70,7 +74,7 @@ def _add_data_step(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument(
         "--output", required=True, help="JSONL file to write; a run that was cut short is continued, never overwritten"
     )
-    command.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    command.add_argument("--seed", type=seed, default=0, help="(default: 0)")
 
 
 def _add_annotator(command: argparse.ArgumentParser) -> None:
@@ -83,20 +87,22 @@ def _add_annotator(command: argparse.ArgumentParser) -> None:
         help="environment variable with the key (default: OPENAI_API_KEY for OpenAI, GEMINI_API_KEY or GOOGLE_API_KEY "
         "for Gemini, none with --base-url)",
     )
-    group.add_argument("--temperature", type=float, help="(default: the model's)")
-    group.add_argument("--max-output-tokens", type=int, help="of an answer (default: by annotator)")
-    group.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="(default: 120)")
+    group.add_argument("--temperature", type=number(0), help="(default: the model's)")
+    group.add_argument("--max-output-tokens", type=whole(1), help="of an answer (default: by annotator)")
+    group.add_argument(
+        "--timeout", type=number(0, above=True), default=120.0, metavar="SECONDS", help="(default: 120)"
+    )
 
     group = command.add_argument_group("limits")
     group.add_argument("--estimate", action="store_true", help="say what the run will take, and ask nothing")
-    group.add_argument("--concurrency", type=int, default=4, help="requests at a time (default: 4)")
-    group.add_argument("--requests-per-minute", type=float, help="(default: no limit)")
-    group.add_argument("--max-attempts", type=int, default=3, help="answers asked for a row (default: 3)")
-    group.add_argument("--max-retries", type=int, default=6, help="after rate limits and timeouts (default: 6)")
-    group.add_argument("--max-requests", type=int, help="stop here; the same command with more continues")
-    group.add_argument("--max-cost", type=float, help="stop here, in the currency of the prices")
-    group.add_argument("--input-price", type=float, help="of a million tokens that are sent")
-    group.add_argument("--output-price", type=float, help="of a million tokens that are written")
+    group.add_argument("--concurrency", type=whole(1), default=4, help="requests at a time (default: 4)")
+    group.add_argument("--requests-per-minute", type=number(0, above=True), help="(default: no limit)")
+    group.add_argument("--max-attempts", type=whole(1), default=3, help="answers asked for a row (default: 3)")
+    group.add_argument("--max-retries", type=whole(0), default=6, help="after rate limits and timeouts (default: 6)")
+    group.add_argument("--max-requests", type=whole(0), help="stop here; the same command with more continues")
+    group.add_argument("--max-cost", type=number(0), help="stop here, in the currency of the prices")
+    group.add_argument("--input-price", type=number(0), help="of a million tokens that are sent")
+    group.add_argument("--output-price", type=number(0), help="of a million tokens that are written")
 
 
 def _get_format(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -135,9 +141,11 @@ def _get_limits(arguments: argparse.Namespace) -> Any:
 
 def _annotate(arguments: argparse.Namespace) -> None:
     from ..annotation import annotate_file
+    from ..annotation.journal import require_own_output
     from ..training.arguments import load_rows
 
     limits = _get_limits(arguments)
+    require_own_output(arguments.output)
     summary = annotate_file(
         load_rows(arguments.data, arguments.split, **_get_format(arguments)).to_list(),
         _get_annotator(arguments, arguments.null_answers),
@@ -157,9 +165,11 @@ def _annotate(arguments: argparse.Namespace) -> None:
 
 def _mine(arguments: argparse.Namespace) -> None:
     from ..annotation import mine_file
+    from ..annotation.journal import require_own_output
     from ..generation.answers import load
     from ..training.arguments import load_rows
 
+    require_own_output(arguments.output)
     rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed, **_get_format(arguments))
     rows = rows.filter(lambda row: not row["is_null"]).to_list()
     model, processor = load(arguments.model)
@@ -184,10 +194,13 @@ def _correct(arguments: argparse.Namespace) -> None:
     from ..data import load_json
 
     limits = _get_limits(arguments)
+    _require_places(arguments)
     plain = load_json(arguments.plain).to_list()
     hard = load_json(arguments.data)
-    if arguments.max_rows < 1:
-        raise ValueError(f"--max-rows must be at least 1, got {arguments.max_rows}")
+    for path, rows in ((arguments.plain, plain), (arguments.data, hard)):
+        untold = next((row["id"] for row in rows if not (row["target"] or "").strip()), None)
+        if untold is not None:
+            raise ValueError(f"{path}: row {untold!r} has no `target`, the reasoning that `aurora correct` works on")
     if arguments.max_rows < len(hard):
         say(f"{arguments.data}: {arguments.max_rows} of {len(hard)} rows, drawn by seed; --max-rows takes more")
         hard = hard.shuffle(seed=arguments.seed).select(range(arguments.max_rows))
@@ -220,6 +233,22 @@ def _correct(arguments: argparse.Namespace) -> None:
     say(f"{result.report_path}: {_kinds_line(result.report)}")
     if result.failed_path:
         say(f"{result.failed_path}: {result.failed} rows without a usable answer")
+
+
+def _require_places(arguments: argparse.Namespace) -> None:
+    """The files to write can be written, and are not those to read: an annotator's answers cost money."""
+    from ..annotation.journal import beside, require_own_output
+
+    output, corrected = Path(arguments.output), Path(arguments.corrected or arguments.output)
+    for path in (output, corrected):
+        require_file_place(path)
+        if path.resolve() in (Path(arguments.data).resolve(), Path(arguments.plain).resolve()):
+            raise ValueError(f"{path}: is read by this command; name another file to write")
+    if arguments.corrected and corrected.resolve() == output.resolve():
+        raise ValueError(f"{corrected}: --output and --corrected are the same file; name two")
+    require_own_output(output)
+    if corrected.exists() and not beside(output, "journal").exists():
+        raise ValueError(f"{corrected}: exists already, and not from a run of this command; name another file")
 
 
 def _kinds_line(report: dict[str, Any]) -> str:

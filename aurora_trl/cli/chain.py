@@ -1,11 +1,10 @@
 """The sub-commands of a chain of phases: `aurora run`, `aurora report`."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import AddCommand, add_format, say
+from .common import AddCommand, add_format, say, seed, whole
 
 if TYPE_CHECKING:
     from ..chain.definition import Pipeline
@@ -21,8 +20,8 @@ def add_chain_commands(add: AddCommand) -> None:
     command = add("run", _run, "Run a chain of phases; run again, it skips what is done and continues what was cut.")
     command.add_argument("pipeline", metavar="PIPELINE.yaml", help="the chain, such as recipes/tiny/pipeline.yaml")
     command.add_argument("--output_dir", "--output-dir", help="in place of the YAML's")
-    command.add_argument("--seed", type=int, help="in place of the YAML's")
-    command.add_argument("--num_processes", "--num-processes", type=int, help="GPUs of each training step")
+    command.add_argument("--seed", type=seed, help="in place of the YAML's")
+    command.add_argument("--num_processes", "--num-processes", type=whole(1), help="GPUs of each training step")
     command.add_argument("--only", metavar="STEP", help="run this step alone")
     command.add_argument("--before", metavar="STEP", help="run what this step needs, not the step itself")
     command.add_argument("--dry-run", action="store_true", help="check files, configs and memory; run nothing")
@@ -60,7 +59,8 @@ def _check_plan(pipeline: "Pipeline", parser: argparse.ArgumentParser) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from ..data import find_source
-    from ..evaluation.report import write_report
+    from ..data.json_file import read_json
+    from ..evaluation.report import read_metrics, write_report
 
     root = Path(arguments.root)
     evaluations = {phase: root / "eval" / phase for phase in arguments.phases}
@@ -69,10 +69,10 @@ def _report(arguments: argparse.Namespace) -> None:
         if not (folder / "metrics.json").is_file():
             raise ValueError(f"{folder}/metrics.json: no such file; run `aurora evaluate` for that phase first")
 
-    first = next(iter(json.loads((next(iter(evaluations.values())) / "metrics.json").read_text())["splits"]))
+    first = next(iter(read_metrics(next(iter(evaluations.values())))["splits"]))
     source = find_source(arguments.data, arguments.format, arguments.subset)
     rows = {row["id"]: row for row in source.load(first)}
     records = sorted((root / ".pipeline").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    times = [(path.stem, json.loads(path.read_text())["seconds"]) for path in records]
+    times = [(path.stem, read_json(path).get("seconds")) for path in records]
     durations = [(name, seconds) for name, seconds in times if seconds is not None]
     say(f"{write_report(root, evaluations, trainings, rows, durations=durations)}")

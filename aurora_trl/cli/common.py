@@ -1,8 +1,11 @@
 """What the files of the `aurora` command share."""
 
 import argparse
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 LIMIT_HELP = "longest answer in tokens (default: a quarter more than the model was trained to write)"
 AddCommand = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
@@ -13,10 +16,73 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, whose errors come without the list of all flags before them."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {self.prog}: {message}; `{self.prog} --help` says what it takes\n")
+
+
+def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    """The type of a flag that takes whole numbers in a range, both ends included."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        if value < lowest or (highest is not None and value > highest):
+            most = "" if highest is None else f" and at most {highest}"
+            raise argparse.ArgumentTypeError(f"must be at least {lowest}{most}, got {text}")
+        return value
+
+    return parse
+
+
+def number(lowest: float, highest: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """The type of a flag that takes numbers in a range: both ends included, or above the lowest alone."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+        # What is no number (nan) is in no range.
+        if not lowest <= value <= highest or not math.isfinite(value) or (above and value == lowest):
+            most = "" if highest == math.inf else f" and at most {highest:g}"
+            raise argparse.ArgumentTypeError(
+                f"must be {'above' if above else 'at least'} {lowest:g}{most}, got {text}"
+            )
+        return value
+
+    return parse
+
+
+# What torch and numpy both take.
+seed = whole(0, 2**32 - 1)
+
+
 def require_new(folder: Path) -> None:
-    """Raise `ValueError` where a folder holds anything: nothing is written over."""
+    """Raise `ValueError` where a folder holds anything, or can not be made: what takes hours is written at its end."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: exists already; name a new folder or remove it")
+    require_place(folder)
+
+
+def require_place(path: Path) -> None:
+    """Raise `ValueError` where nothing can be written at a path, which need not exist."""
+    parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists() and folder != path)
+    if not parent.is_dir():
+        raise ValueError(f"{path}: {parent} is a file, and no folder; name another --output")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: the folder {parent} can not be written to; name another --output")
+
+
+def require_file_place(path: Path) -> None:
+    """Raise `ValueError` where no file can be written at a path, which need not exist."""
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; name a file, such as {path / 'rows.jsonl'}")
+    require_place(path)
 
 
 def add_format(command: argparse.ArgumentParser) -> None:
@@ -31,5 +97,5 @@ def add_format(command: argparse.ArgumentParser) -> None:
 
 def add_generation(command: argparse.ArgumentParser) -> None:
     """Add the flags of generation."""
-    command.add_argument("--batch-size", type=int, default=16, help="(default: 16)")
-    command.add_argument("--max-new-tokens", type=int, help=LIMIT_HELP)
+    command.add_argument("--batch-size", type=whole(1), default=16, help="(default: 16)")
+    command.add_argument("--max-new-tokens", type=whole(1), help=LIMIT_HELP)

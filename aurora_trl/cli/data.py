@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from .common import AddCommand, add_format, say
+from .common import AddCommand, add_format, number, say, seed, whole
 
 
 def add_data_commands(add: AddCommand) -> None:
@@ -17,19 +17,23 @@ def add_data_commands(add: AddCommand) -> None:
     """
     command = add("synth", _synth, "Write a synthetic world in the Ref-AVS layout.")
     command.add_argument("root", metavar="DIR", help="new folder")
-    command.add_argument("--clips", type=int, default=200, help="clips in all splits together (default: 200)")
-    command.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
-    command.add_argument("--image-size", type=int, default=128, help="side of the frames in pixels (default: 128)")
-    command.add_argument("--references-per-clip", type=int, default=4, help="(default: 4)")
+    command.add_argument("--clips", type=whole(1), default=200, help="clips in all splits together (default: 200)")
+    command.add_argument("--seed", type=seed, default=0, help="of everything drawn at random (default: 0)")
+    command.add_argument(
+        "--image-size", type=whole(1), default=128, help="side of the frames in pixels (default: 128)"
+    )
+    command.add_argument("--references-per-clip", type=whole(1), default=4, help="(default: 4)")
 
     command = add("check-data", _check_data, "Read a dataset as training would, and list all that is wrong with it.")
     command.add_argument("path", metavar="DATA", help="a dataset's folder or file")
     add_format(command)
     command.add_argument("--splits", nargs="+", help="(default: all)")
     command.add_argument("--quick", action="store_true", help="look at headers and ends of files, decode none")
-    command.add_argument("--workers", type=int, help="threads that read (default: as many as there are cores)")
-    command.add_argument("--min-sound-seconds", type=float, default=1.0, help="a shorter sound is wrong (default: 1)")
-    command.add_argument("--num-frames", type=int, default=10, help="frames that the model takes (default: 10)")
+    command.add_argument("--workers", type=whole(1), help="threads that read (default: as many as there are cores)")
+    command.add_argument(
+        "--min-sound-seconds", type=number(0), default=1.0, help="a shorter sound is wrong (default: 1)"
+    )
+    command.add_argument("--num-frames", type=whole(1), default=10, help="frames that the model takes (default: 10)")
 
     command = add("export", _export, "Write a dataset with its media to Parquet files, for the Hub.")
     command.add_argument("path", metavar="DATA", help="a dataset's folder or file")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .common import LIMIT_HELP, AddCommand, add_format, add_generation, require_new, say
+from .common import LIMIT_HELP, AddCommand, add_format, add_generation, require_new, say, whole
 
 
 def add_inference_commands(add: AddCommand) -> None:
@@ -33,7 +33,7 @@ def add_inference_commands(add: AddCommand) -> None:
         "--swaps", nargs="*", default=[], help="of audio, video, reference: take it from another clip (first split)"
     )
     command.add_argument("--output", required=True, help="new folder for metrics.json, answers.jsonl, report.md")
-    command.add_argument("--max-rows", type=int, help="rows per split, the first ones")
+    command.add_argument("--max-rows", type=whole(1), help="rows per split, the first ones")
     add_generation(command)
 
     command = add("segment", _segment, "Reason about one clip and segment it.")
@@ -43,7 +43,7 @@ def add_inference_commands(add: AddCommand) -> None:
     command.add_argument("--audio", help="sound file (default: the video's own track)")
     command.add_argument("--reference", required=True, help="the sentence that describes the object")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for text, masks and overlay")
-    command.add_argument("--max-new-tokens", type=int, help=LIMIT_HELP)
+    command.add_argument("--max-new-tokens", type=whole(1), help=LIMIT_HELP)
     command.add_argument("--device", help="(default: a GPU where there is one)")
 
 
@@ -116,6 +116,8 @@ def _segment(arguments: argparse.Namespace) -> None:
     for path in (arguments.video, arguments.audio, *(arguments.frames or ())):
         if path is not None and not Path(path).is_file():
             raise ValueError(f"{path}: no such file")
+    if (arguments.video is None) == (arguments.frames is None):
+        raise ValueError("give the clip as --video or as --frames, and not both")
     clip = {"video": arguments.video, "frames": arguments.frames, "audio": arguments.audio}
     pipeline = AuroraPipeline.from_pretrained(arguments.model, device=arguments.device)
     result = pipeline(arguments.reference, max_new_tokens=arguments.max_new_tokens, **clip)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from .annotation import add_annotation_commands
 from .chain import add_chain_commands
-from .common import say
+from .common import OneLineParser, say
 from .data import add_data_commands
 from .inference import add_inference_commands
 from .models import add_model_commands
@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         `int`: the exit code: 0, or 1 after one line on stderr that says what is wrong.
+
+    Raises:
+        `SystemExit`: with code 2 and such a line for a flag that is wrong, with 0 after `--help`.
     """
     arguments = build_parser().parse_args(argv)
     try:
@@ -57,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all sub-commands."""
-    parser = argparse.ArgumentParser(prog="aurora", description="Train models to reason about a clip and segment it.")
+    parser = OneLineParser(prog="aurora", description="Train models to reason about a clip and segment it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:

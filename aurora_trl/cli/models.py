@@ -1,9 +1,10 @@
 """The sub-commands that make, merge and publish checkpoints."""
 
 import argparse
+import re
 from pathlib import Path
 
-from .common import AddCommand, require_new, say
+from .common import AddCommand, number, require_new, say, seed, whole
 
 
 def add_model_commands(add: AddCommand) -> None:
@@ -15,9 +16,9 @@ def add_model_commands(add: AddCommand) -> None:
     """
     command = add("tiny-model", _tiny_model, "Write a checkpoint of the published classes with small random weights.")
     command.add_argument("output", metavar="DIR", help="new folder")
-    command.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
+    command.add_argument("--seed", type=seed, default=0, help="of the weights (default: 0)")
     command.add_argument("--world", metavar="DIR", help="a synthetic world that teaches the towers to see and hear")
-    command.add_argument("--tower-steps", type=int, help="steps of that (default: 2000)")
+    command.add_argument("--tower-steps", type=whole(1), help="steps of that (default: 2000)")
 
     command = add("init", _init, "Build a model from a published policy and a published SAM, to start training from.")
     command.add_argument("policy", metavar="POLICY", help="folder or Hub repository: DAMO-NLP-SG/VideoLLaMA2.1-7B-AV")
@@ -25,9 +26,14 @@ def add_model_commands(add: AddCommand) -> None:
         "--mask-decoder", required=True, help="sam_vit_h_4b8939.pth, or a folder or repository of SAM 2"
     )
     command.add_argument("--output", required=True, metavar="DIR", help="new folder")
-    command.add_argument("--mask-image-size", type=int, help="side of SAM's input in pixels (default: as published)")
     command.add_argument(
-        "--mask-memory", type=int, metavar="N", help="let each frame look back at N in SAM 2's memory, published: 7"
+        "--mask-image-size", type=whole(1), help="side of SAM's input in pixels (default: as published)"
+    )
+    command.add_argument(
+        "--mask-memory",
+        type=whole(1),
+        metavar="N",
+        help="let each frame look back at N in SAM 2's memory, published: 7",
     )
     command.add_argument(
         "--mask-prompt-frames",
@@ -37,12 +43,16 @@ def add_model_commands(add: AddCommand) -> None:
     command.add_argument(
         "--mask-memory-gradients", action="store_true", help="let the loss of a frame reach the ones before it"
     )
-    command.add_argument("--num-frames", type=int, default=10, help="frames of a clip (default: 10)")
-    command.add_argument("--audio-seconds", type=float, help="hear so much of a longer sound, pad a shorter one (default: as published)")
+    command.add_argument("--num-frames", type=whole(1), default=10, help="frames of a clip (default: 10)")
+    command.add_argument(
+        "--audio-seconds",
+        type=number(0, above=True),
+        help="hear so much of a longer sound, pad a shorter one (default: as published)",
+    )
     command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
-    command.add_argument("--video-max-pixels", type=int, help="of a frame, for Qwen (default: as published)")
+    command.add_argument("--video-max-pixels", type=whole(1), help="of a frame, for Qwen (default: as published)")
     command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")
-    command.add_argument("--seed", type=int, default=0, help="of the projector's weights (default: 0)")
+    command.add_argument("--seed", type=seed, default=0, help="of the projector's weights (default: 0)")
 
     command = add("merge", _merge, "Merge the adapter of a LoRA phase into its base.")
     command.add_argument("adapter", metavar="ADAPTER", help="a LoRA phase's output folder, or a Hub repository")
@@ -51,7 +61,7 @@ def add_model_commands(add: AddCommand) -> None:
     command.add_argument(
         "--dtype", choices=["float32", "bfloat16"], help="of the merged weights (default: the base's)"
     )
-    command.add_argument("--max-shard-size", default="5GB", help="(default: 5GB)")
+    command.add_argument("--max-shard-size", type=_shard_size, default="5GB", help="(default: 5GB)")
 
     command = add("push", _push, "Push a checkpoint with its processor and a model card to the Hub.")
     command.add_argument("folder", metavar="DIR", help="a phase's output folder")
@@ -61,14 +71,20 @@ def add_model_commands(add: AddCommand) -> None:
     command.add_argument("--revision", help="branch to push to (default: main)")
 
 
+def _shard_size(text: str) -> str:
+    if re.fullmatch(r"[1-9]\d*(\.\d+)?[KMG]i?B", text, re.IGNORECASE) is None:
+        raise argparse.ArgumentTypeError(f"must be a size such as 500MB or 5GB, got {text!r}")
+    return text
+
+
 def _tiny_model(arguments: argparse.Namespace) -> None:
     from ..tiny.videollama2 import create_tiny_checkpoint
 
     require_new(Path(arguments.output))
     settings = {}
     if arguments.tower_steps is not None:
-        if arguments.world is None or arguments.tower_steps < 1:
-            raise ValueError(f"`--tower-steps` {arguments.tower_steps}: use at least 1, with `--world`")
+        if arguments.world is None:
+            raise ValueError(f"`--tower-steps` {arguments.tower_steps}: it needs a world to learn from; add `--world`")
         settings["tower_steps"] = arguments.tower_steps
     create_tiny_checkpoint(arguments.output, seed=arguments.seed, world=arguments.world, **settings)
     say(f"{arguments.output}: a tiny checkpoint")

@@ -2,12 +2,13 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from datasets import Features, List, Value
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
 
 from ..errors import DataError
 
@@ -27,6 +28,8 @@ FEATURES = Features(
         # annotated, and in place of them all where none is. Of several objects the union, or a JSON list with the mask
         # of each, in the same order in every frame, and null for one that is not in the frame.
         "masks": List(Value("string")),
+        # Where the masks' files hold a number per object: the number of this row's. None: all that is not 0.
+        "mask_value": Value("int32"),
         "num_objects": Value("int32"),  # how many objects the reference is about; None: one, or as many as have masks
         "target": Value("string"),  # the text to learn, where the phase has one
         "prefill": Value("string"),  # what the answer begins with, before `target`: read, and not learnt
@@ -68,6 +71,27 @@ def _say_renamed(source: str, old: str) -> None:
 def clip_key(row: Row) -> tuple[Any, ...]:
     """What makes two rows show the same clip: their media files."""
     return (tuple(row.get("frames") or ()), row.get("video"), row.get("audio"))
+
+
+def as_dataset(rows: Sequence[Row], source: str | Path) -> Dataset:
+    """
+    Rows as a dataset: the columns of this file, and whatever else they hold, which every reward gets by name.
+
+    Args:
+        rows (`Sequence[dict]`): a column that one lacks is None there.
+        source (`str` or `Path`): where they are from, for the error.
+
+    Raises:
+        `DataError`: where a column of one's own holds values of different kinds.
+    """
+    dataset = Dataset.from_list([{name: row.get(name) for name in COLUMNS} for row in rows], features=FEATURES)
+    for name in dict.fromkeys(name for row in rows for name in row if name not in FEATURES):
+        try:
+            dataset = dataset.add_column(name, [row.get(name) for row in rows])
+        except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
+            text = " ".join(str(error).split())
+            raise DataError(f"{source}: the values of `{name}` are not all of one kind ({text})") from None
+    return dataset
 
 
 def with_target(row: Row, target: str) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from datasets import Dataset
 
 from ..errors import DataError
 from .formats.refavs import NULL_CLASS
+from .masks import decode_polygons, decode_rle, load_masks, mask_values, require_mask_count
 from .media.checks import MIN_SOUND_SECONDS, Fault, check_image, check_sound, check_track, check_video, group_frames
 from .media.loading import count_frames, split_moment
-from .media.masks import decode_polygons, decode_rle, load_masks, require_mask_count
 from .schema import Row, check_row, clip_key, split_mask
 
 _SHOWN_SKIPS = 20
@@ -36,8 +36,8 @@ class Problem:
     Something that is wrong with a dataset.
 
     Attributes:
-        kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `empty mask`, `empty sound`, `silent
-            sound`, `short sound`, `duplicate id`, `class` or `row`.
+        kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `mask values`, `empty mask`, `empty
+            sound`, `silent sound`, `short sound`, `duplicate id`, `class` or `row`.
         text (`str`): one line that names the file or the row and the way out.
         rows (`tuple[int, ...]`): the places of the rows that can not be used for it.
     """
@@ -49,7 +49,7 @@ class Problem:
     @property
     def stops_training(self) -> bool:
         """Whether the rows can not be used; a silent clip is worth knowing of, and can be trained on."""
-        return self.kind not in ("empty mask", "silent sound", "short sound", "class")
+        return self.kind not in ("empty mask", "mask values", "silent sound", "short sound", "class")
 
 
 def find_problems(
@@ -350,9 +350,16 @@ class _ClipChecker:
                 )
         if faults or not entries or not self.thorough:
             return faults
-        drawn = self._once(("masks", *names), partial(self._any_drawn, row))
+        drawn = self._once(("masks", str(row.get("mask_value")), *names), partial(self._any_drawn, row))
         if isinstance(drawn, Fault):
             return [drawn]
+        if row.get("mask_value") is None:
+            for name in names:
+                values = [] if name.startswith("{") else self._once(("values", name), partial(mask_values, name))
+                if not isinstance(values, Fault) and len(values) > 1:
+                    some = ", ".join(map(str, values[:5])) + (" …" if len(values) > 5 else "")
+                    text = f"{name}: it holds several numbers ({some}), and all that are not 0 are drawn"
+                    return [Fault("mask values", f"{text}; where each is an object, set `mask_value` to the row's")]
         if not drawn:
             text = f"row {row['id']!r}: all its masks are empty; set `is_null` if the reference matches nothing"
             return [Fault("empty mask", text)]

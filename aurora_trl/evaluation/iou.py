@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ..data.media.masks import NO_TARGET, has_target
+from ..data.masks import NO_TARGET, has_target
 
 
 @torch.no_grad()

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.formats.refavs import NULL_SPLIT
+from ..data.json_file import read_json
+from ..errors import DataError
 from .evaluate import ANSWERS_FILE, METRICS_FILE
 from .metrics import get_protocol
 
@@ -32,6 +34,7 @@ _ANSWER_SHARES = (
     "cut_share",
 )
 REPORT_FILE = "report.md"
+_ANSWER_KEYS = ("id", "split", "swap", "j", "reference", "class_name", "completion", "masks")
 
 
 def write_report(
@@ -58,11 +61,11 @@ def write_report(
         `Path`: the report.
 
     Raises:
-        `ValueError`: where the evaluations follow different protocols.
+        `ValueError`: where the evaluations follow different protocols, or a file is not what a command wrote.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    metrics = {name: json.loads((folder / METRICS_FILE).read_text()) for name, folder in evaluations.items()}
+    metrics = {name: read_metrics(folder) for name, folder in evaluations.items()}
     last = list(metrics)[-1]
     rules = get_protocol(metrics[last]["protocol"])
     other = next((name for name, content in metrics.items() if content["protocol"] != rules.name), None)
@@ -94,6 +97,30 @@ def write_report(
     report = output_dir / REPORT_FILE
     report.write_text("\n".join(part.rstrip("\n") + "\n" for part in parts))
     return report
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """
+    What `aurora evaluate` found.
+
+    Args:
+        folder (`Path`): that it wrote.
+
+    Raises:
+        `DataError`: where there are no such scores, or the file was edited or cut short.
+    """
+    file = folder / METRICS_FILE
+    metrics = read_json(file)
+    again = "evaluate that checkpoint again"
+    if not isinstance(metrics.get("splits"), dict) or not metrics["splits"] or "swaps" not in metrics:
+        raise DataError(f"{file}: it has no scores by split; {again}")
+    rules = get_protocol(str(metrics.get("protocol")))
+    for split, scores in metrics["splits"].items():
+        wanted = (*rules.scores, "rows", "mean_tokens")
+        wrong = next((name for name in wanted if not isinstance(scores.get(name), (int, float))), None)
+        if wrong is not None or not isinstance(scores.get("by_kind"), dict):
+            raise DataError(f"{file}: {split} has no number `{wrong or 'by_kind'}`; {again}")
+    return metrics
 
 
 def shown_scores(protocol: str, split: str) -> tuple[str, ...]:
@@ -164,10 +191,10 @@ def _swap_section(phase: str, content: dict[str, Any]) -> str:
 
 
 def _curve_section(output_dir: Path, trainings: Mapping[str, Path]) -> list[str]:
-    from .visualize import draw_curves
+    from .visualize import draw_curves, read_history
 
     states = [(name, folder / "trainer_state.json") for name, folder in trainings.items()]
-    grpo = [(name, state) for name, state in states if _logged(state, "reward")]
+    grpo = [(name, state) for name, state in states if any("reward" in entry for entry in read_history(state))]
     sft = [item for item in states if item not in grpo]
     parts = []
     for title, group, names in (("Supervised", sft, SFT_CURVES), ("GRPO", grpo, GRPO_CURVES)):
@@ -177,16 +204,12 @@ def _curve_section(output_dir: Path, trainings: Mapping[str, Path]) -> list[str]
     return parts
 
 
-def _logged(state: Path, name: str) -> bool:
-    return any(name in entry for entry in json.loads(state.read_text())["log_history"])
-
-
 def _picture_section(
     output_dir: Path, evaluation: Path, rows: Mapping[str, dict[str, Any]], num_pictures: int
 ) -> list[str]:
     from .visualize import draw_answer
 
-    answers = [json.loads(line) for line in (evaluation / ANSWERS_FILE).read_text().splitlines()]
+    answers = _read_answers(evaluation / ANSWERS_FILE)
     first = answers[0]["split"]
     ranked = [a for a in answers if a["swap"] is None and a["split"] == first and a["id"] in rows]
     ranked.sort(key=lambda answer: -answer["j"])
@@ -207,6 +230,24 @@ def _picture_section(
             parts.append(f"> {answer['completion']}\n")
             parts.append(f"![{answer['reference']}](pictures/{name})\n")
     return parts
+
+
+def _read_answers(file: Path) -> list[dict[str, Any]]:
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    if not lines:
+        raise DataError(f"{file}: no such file, or it holds no answer; evaluate that checkpoint again")
+    return [_read_answer(f"{file}, line {number}", line) for number, line in enumerate(lines, 1)]
+
+
+def _read_answer(place: str, line: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+        lacking = [name for name in _ANSWER_KEYS if name not in answer]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{place}: no answer of an evaluation ({error}); evaluate that checkpoint again") from None
+    if lacking:
+        raise DataError(f"{place}: the answer has no `{lacking[0]}`; evaluate that checkpoint again")
+    return answer
 
 
 def of_distinct_classes(answers: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from ..data.formats.avsbench import load_class_maps, load_class_names
+from ..data.masks import encode_rle, frame_size, load_masks, mask_indices
 from ..data.media.loading import NO_FRAME, taken_frames
-from ..data.media.masks import encode_rle, frame_size, load_masks, mask_indices
 from ..data.schema import Row
 from ..errors import DataError
 from ..generation.answers import Answer

@@ -1,6 +1,5 @@
 """Pictures: masks over frames with the text that led to them, and training curves."""
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ..data.json_file import read_json
+from ..data.masks import decode_rle, load_masks, mask_indices
 from ..data.media.loading import load_frames, taken_frames
-from ..data.media.masks import decode_rle, load_masks, mask_indices
 from ..data.schema import Row
+from ..errors import DataError
 from ..generation.overlay import overlay_masks
 
 _SHOWN_FRAMES = 5
@@ -69,6 +70,14 @@ def smooth(values: Sequence[float]) -> np.ndarray:
     return (sums[end] - sums[start]) / (end - start)
 
 
+def read_history(state: Path) -> list[dict[str, Any]]:
+    """What a trainer logged, from its `trainer_state.json`; `DataError` where that is no such file."""
+    history = read_json(state).get("log_history")
+    if not isinstance(history, list) or not all(isinstance(entry, dict) and "step" in entry for entry in history):
+        raise DataError(f"{state}: it has no `log_history` with steps; restore the file that the trainer wrote")
+    return history
+
+
 def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: str | Path) -> Path | None:
     """
     Draw logged values against the step, one panel per value: as logged faintly, and smoothed. A phase has one colour.
@@ -83,7 +92,7 @@ def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: 
     """
     series: dict[str, list[tuple[str, list[float], list[float]]]] = {}
     for title, state in states:
-        history = json.loads(state.read_text())["log_history"]
+        history = read_history(state)
         for name in names:
             points = [(entry["step"], float(entry[name])) for entry in history if name in entry]
             if points:

@@ -58,9 +58,26 @@ def load(model_dir: str | Path, device: str | torch.device | None = None) -> tup
     Returns:
         `tuple`: the model in eval mode, and its processor.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = AuroraModel.from_pretrained(str(model_dir)).to(device).eval()
-    return model, AuroraProcessor.from_pretrained(model_dir)
+    place = find_device(device)
+    processor = AuroraProcessor.from_pretrained(model_dir)  # first: what is wrong with it is known in a moment
+    model = AuroraModel.from_pretrained(str(model_dir)).to(place).eval()
+    processor.require_fit(model)
+    return model, processor
+
+
+def find_device(name: str | torch.device | None = None) -> torch.device:
+    """
+    A device by its name; a GPU where there is one by default.
+
+    Raises:
+        `ValueError`: where it is none, or not in this machine.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's without CUDA is an assertion
+        raise ValueError(f"device {str(name)!r} can not be used: {str(error).splitlines()[0]}; try cpu") from None
+    return device
 
 
 @contextmanager
@@ -338,6 +355,8 @@ def answer_rows(
     Yields:
         `Answer`: one per row.
     """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
     rows = [dict(row) for row in rows]
     asked = rows if swap is None else swap_modality(rows, swap)
     loader = loader or ClipLoader(processor)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ..data.masks import NO_TARGET, load_masks, load_object_masks, mask_indices
 from ..data.media.loading import (
     NO_FRAME,
     MediaCache,
@@ -16,7 +17,6 @@ from ..data.media.loading import (
     measure_sound_seconds,
     taken_frames,
 )
-from ..data.media.masks import NO_TARGET, load_masks, load_object_masks, mask_indices
 from ..data.schema import Row, clip_key, require_few_objects
 from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
@@ -91,7 +91,8 @@ class ClipLoader:
         The row's target masks `(T, M, M)` uint8 in the decoder's geometry; all zero for a null row, and all
         `NO_TARGET` in a frame that nobody annotated or that stands past the end of a short clip.
         """
-        key = ("null", *clip_key(row)) if row.get("is_null") else tuple(row["masks"] or ())
+        null = row.get("is_null")
+        key = ("null", *clip_key(row)) if null else (row.get("mask_value"), *(row["masks"] or ()))
         return self._masks.get(key, lambda: self._load_masks(row))
 
     def object_masks(self, row: Row) -> torch.Tensor:
@@ -102,7 +103,7 @@ class ClipLoader:
         Raises:
             `DataError`: where the row is about more objects than an answer may have.
         """
-        key = ("objects", row.get("is_null"), *(row["masks"] or ()))
+        key = ("objects", row.get("is_null"), row.get("mask_value"), *(row["masks"] or ()))
         return self._masks.get(key, lambda: self._load_object_masks(row))
 
     def _load_object_masks(self, row: Row) -> torch.Tensor:

@@ -14,7 +14,7 @@ from ..data.schema import Row, check_row
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
-from .answers import answer_rows
+from .answers import answer_rows, find_device
 from .clip_loader import ClipLoader
 
 
@@ -61,6 +61,7 @@ class AuroraPipeline:
     """
 
     def __init__(self, model: AuroraModel, processor: AuroraProcessor):
+        processor.require_fit(model)
         self.model = model.eval()
         self.processor = processor
         # Several references about one clip read it once.
@@ -79,10 +80,10 @@ class AuroraPipeline:
             **kwargs: for [`AuroraModel.from_pretrained`], such as `dtype`, `revision`, `base_model_name_or_path`.
         """
         name = str(pretrained_model_name_or_path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        place = find_device(device)
         files = {k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
-        model = AuroraModel.from_pretrained(name, **kwargs).to(device)
-        return cls(model, AuroraProcessor.from_pretrained(name, **files))
+        processor = AuroraProcessor.from_pretrained(name, **files)  # first: a broken one is known in a moment
+        return cls(AuroraModel.from_pretrained(name, **kwargs).to(place), processor)
 
     def __call__(
         self,
@@ -110,10 +111,11 @@ class AuroraPipeline:
 
         Raises:
             `DataError`: where the reference is empty or a file is missing or can not be read.
-            `ValueError`: where not exactly one of `video` and `frames` is given.
+            `ValueError`: where not exactly one of `video` and `frames` is given, or something else than paths.
         """
         if (video is None) == (frames is None):
             raise ValueError("give the clip as `video` or as `frames`, and not both")
+        _require_paths(video, frames, audio)
         row: Row = {
             "id": str(video or (frames or ["no frames"])[0]),
             "reference": reference,
@@ -154,3 +156,16 @@ class AuroraPipeline:
             num_frames=count_frames(row),
             object_masks=None if objects is None else np.stack([drawn(logits) for logits in objects]),
         )
+
+
+def _require_paths(video: Any, frames: Any, audio: Any) -> None:
+    """Raise `ValueError` for pixels or samples, which are named by their type: they would fill the screen."""
+    if isinstance(frames, (str, Path)):
+        raise ValueError(f"`frames` takes a list of image files in order, got one: {str(frames)!r}; put it in a list")
+    named = [("video", video), ("audio", audio)]
+    named += [("frames", frame) for frame in (() if frames is None else frames)]
+    for name, value in named:
+        if value is not None and not isinstance(value, (str, Path)):
+            raise ValueError(
+                f"`{name}` takes paths of files, got a {type(value).__name__}; write it to a file and give its path"
+            )

@@ -10,8 +10,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from ..data.masks import encode_rle
 from ..data.media.loading import frame_seconds, load_audio, load_frames
-from ..data.media.masks import encode_rle
 from ..data.schema import Row
 from .overlay import overlay_masks
 from .pipeline import Segmentation

@@ -11,8 +11,8 @@ from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, Generati
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
-from .checkpoints.adapters import HUB_ARGUMENTS, find_adapter, find_weight_names, load_merged
-from .checkpoints.zero3 import is_partitioned
+from .checkpoints.adapters import find_adapter, load_merged
+from .checkpoints.files import HUB_ARGUMENTS, check_checkpoint, require_finite, require_keys
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder
 from .mask_head import AuroraOutput, capture_hidden_states
@@ -114,25 +114,21 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
                 kwargs.pop(key, None)
             merged = load_merged(adapter, revision=revision, **kwargs)
             return (merged, {}) if output_loading_info else merged
+        name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        # Weights under other names, or stored in another form, are for those to judge who asked for them.
+        if name is not None and not {"state_dict", "key_mapping", "gguf_file", "quantization_config"} & set(kwargs):
+            hub_kwargs = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+            config = kwargs.get("config") if isinstance(kwargs.get("config"), AuroraConfig) else None
+            check_checkpoint(cls, str(name), *args[1:], config=config, **hub_kwargs)
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = _with_whole_mask_parts(kwargs["quantization_config"])
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         # Our checkpoints hold the names of the code. Under ZeRO-3 transformers notes conversions for the parts' own
         # checkpoints whether or not it needed them, and would save under other names (5.23).
         model._weight_conversions = []
-        name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        if name is not None and is_partitioned(model.parameters()):
-            # There transformers takes it on trust that a checkpoint holds nothing else (5.24).
-            hub_kwargs = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-            info["unexpected_keys"] = find_weight_names(str(name), **hub_kwargs) - set(model.state_dict())
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            keys = sorted(str(key) for key in info.get(kind) or ())
-            if keys:
-                shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-                raise ValueError(
-                    f"{name}: not a whole AuroraModel checkpoint, {kind.replace('_', ' ')}: {shown}; "
-                    "save it again with `save_pretrained`, or build it from its parts"
-                )
+        kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+        require_keys(str(name), **{kind: info.get(kind) or () for kind in kinds})
+        require_finite(str(name), model)
         return (model, info) if output_loading_info else model
 
     @property

@@ -12,17 +12,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AutoProcessor, ProcessorMixin
-from transformers.utils import cached_file
+from transformers.models.auto.processing_auto import processor_class_from_name
 
+from ..data.json_file import read_json
+from ..data.masks import NO_TARGET
 from ..data.media.loading import NO_FRAME, frame_indices
-from ..data.media.masks import NO_TARGET
 from ..data.schema import Row, with_current_names
 from ..errors import DataError
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
+from .checkpoints.files import CONFIG_FILE, HUB_ARGUMENTS, find_file, one_line, read_own_config
 from .configuration_aurora import AuroraConfig, SamConfig
 from .objects import find_object_positions, find_seg_positions
+from .policies.tokens import require_chat_tokenizer
 
 SETTINGS_FILE = "aurora_processor.json"
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "processor_config.json", "preprocessor_config.json")
 # A limit cuts what a model writes in its own words; what it learnt from is the measure, and some more.
 _ANSWER_MARGIN = 1.25
 _UNKNOWN_ANSWER_TOKENS = 512
@@ -53,7 +57,7 @@ class AuroraProcessor(ProcessorMixin):
             supervised phase keeps its own here. See `answer_limit`.
 
     Raises:
-        `ValueError`: where the tokenizer has no `[SEG]` token, or `max_objects` is less than 1.
+        `ValueError`: where the tokenizer has no `[SEG]` token, or a setting is out of range.
     """
 
     def __init__(
@@ -81,16 +85,32 @@ class AuroraProcessor(ProcessorMixin):
         self.policy_frames = policy_frames
         self.instruction = instruction
         self.keep_aspect_ratio = keep_aspect_ratio
-        if max_objects < 1:
-            raise ValueError(f"`max_objects` must be at least 1, got {max_objects}")
         self.max_objects = max_objects
         self.max_answer_tokens = max_answer_tokens
+        self._check_settings()
         self._sentence_end_ids: torch.Tensor | None = None
         if SEG_TOKEN not in self.tokenizer.get_vocab():
             raise ValueError(
                 f"the tokenizer has no {SEG_TOKEN} token: add it with `tokenizer.add_tokens('{SEG_TOKEN}')`, resize "
                 "the policy's embeddings and save both"
             )
+
+    def _check_settings(self) -> None:
+        needed = ("mask_image_size", "mask_target_size", "num_frames", "max_objects")
+        for name in (*needed, "policy_frames", "max_answer_tokens"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1) and (name in needed or value is not None):
+                raise ValueError(f"`{name}` must be at least 1, got {value!r}")
+        for name, lowest in (("pixel_mean", float("-inf")), ("pixel_std", 0.0)):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(isinstance(value, (int, float)) and value > lowest for value in values):
+                raise ValueError(f"`{name}` must be 3 numbers{' above 0' * (lowest == 0)}, got {values}")
+        try:
+            shown = self.instruction.format(reference=SEG_TOKEN)
+        except (AttributeError, LookupError, ValueError):
+            shown = ""
+        if SEG_TOKEN not in shown:
+            raise ValueError(f"`instruction` must be a text with the place {{reference}}, got {self.instruction!r}")
 
     def __repr__(self) -> str:
         return f"AuroraProcessor({self.settings()}, policy_processor={self.policy_processor!r})"
@@ -134,6 +154,34 @@ class AuroraProcessor(ProcessorMixin):
         if self.max_objects == 1:
             return find_seg_positions(token_ids, mask, self.seg_token_id)
         return find_object_positions(token_ids, mask, self.seg_token_id, self.sentence_end_ids, self.max_objects)
+
+    def require_fit(self, model: Any) -> None:
+        """
+        See to it that this is the processor of a model, and not of another: what differs would be drawn elsewhere,
+        or read at another token, without a word.
+
+        Args:
+            model (`AuroraModel`): that will read what this writes.
+
+        Raises:
+            `DataError`: names the setting, and both values.
+        """
+        config, decoder = model.config, model.config.mask_decoder_config
+        pairs: dict[str, tuple[Any, Any]] = {
+            "mask_image_size": (self.mask_image_size, getattr(decoder, "image_size", None)),
+            "keep_aspect_ratio": (self.keep_aspect_ratio, getattr(decoder, "keep_aspect_ratio", None)),
+            "seg_token_id": (self.seg_token_id, config.seg_token_id),
+        }
+        where = model.name_or_path or "the model"
+        for name, (own, models) in pairs.items():
+            if models is not None and own != models:
+                raise DataError(
+                    f"{where}: a processor of another model: its `{name}` is {own}, the model's is {models}; load "
+                    "both from the same folder"
+                )
+        size, rows = len(self.tokenizer), getattr(config.get_text_config(), "vocab_size", None)
+        if rows is not None and size > rows:
+            raise DataError(f"{where}: the tokenizer has {size} tokens, the model {rows}; load both from one folder")
 
     def with_max_objects(self, max_objects: int | None) -> "AuroraProcessor":
         """This processor, or a copy that differs in `max_objects`; None leaves it as it is."""
@@ -341,21 +389,63 @@ class AuroraProcessor(ProcessorMixin):
         Load from a folder or a Hub repository.
 
         Raises:
-            `ValueError`: where `aurora_processor.json` is missing or its policy's processor is not known.
+            `DataError`: names the file that is missing or broken, or what the tokenizer lacks.
         """
         name = str(pretrained_model_name_or_path)
-        hub_kwargs = {k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
-        file = cached_file(name, SETTINGS_FILE, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
+        hub_kwargs = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        config_file = find_file(name, CONFIG_FILE, **hub_kwargs)
+        if config_file is not None:
+            read_own_config(AuroraConfig, config_file)  # the tokenizer's own words for a broken one say less
+        file = find_file(name, SETTINGS_FILE, **hub_kwargs)
         if file is None:
-            raise ValueError(f"{name}: {SETTINGS_FILE} is missing; this is not a checkpoint of an AuroraModel")
-        settings = with_current_names(json.loads(Path(file).read_text()), file)
-        class_name = settings.pop("policy_processor_class")
-        from transformers.models.auto.processing_auto import processor_class_from_name
-
-        processor_class = processor_class_from_name(class_name)
+            raise DataError(f"{name}: {SETTINGS_FILE} is missing; this is not a checkpoint of an AuroraModel")
+        settings = with_current_names(read_json(file), file)
+        class_name = settings.pop("policy_processor_class", None)
+        processor_class = processor_class_from_name(str(class_name))
         if processor_class is None:
-            raise ValueError(f"{name}: the policy's processor {class_name} is not known; import its package first")
-        return cls(processor_class.from_pretrained(name, **hub_kwargs), **settings)
+            raise DataError(f"{file}: `policy_processor_class` {class_name!r} is not known; import its package first")
+        policy_processor = _load_policy_processor(name, processor_class, hub_kwargs)
+        try:
+            processor = cls(policy_processor, **settings)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{file}: {error}; restore the file that was saved") from None
+        _check_template(name, processor)
+        return processor
+
+
+def _load_policy_processor(name: str, processor_class: Any, hub_kwargs: dict[str, Any]) -> Any:
+    """The processor that the policy brings, with a tokenizer that can write a chat."""
+    paths = {file: find_file(name, file, **hub_kwargs) for file in _TOKENIZER_FILES}
+    for path in paths.values():
+        if path is not None:
+            read_json(path)
+    if paths["tokenizer_config.json"] is None:
+        # transformers makes a tokenizer without padding and end of turn then.
+        raise DataError(f"{name}: tokenizer_config.json is missing; copy the folder again whole")
+    try:
+        policy_processor = processor_class.from_pretrained(name, **hub_kwargs)
+    except Exception as error:  # whatever a wrong value leads to
+        missing = [file for file in _TOKENIZER_FILES[1:3] if paths[file] is None]
+        reason = f"{' and '.join(missing)} missing" if missing else one_line(error)
+        raise DataError(f"{name}: its tokenizer can not be loaded ({reason}); copy the folder again whole") from error
+    require_chat_tokenizer(policy_processor.tokenizer, name)
+    return policy_processor
+
+
+def _check_template(name: str, processor: AuroraProcessor) -> None:
+    """A template without a place for the clip would leave the model blind, and say nothing."""
+    reference = "the object in question"
+    turns = build_prompt({"reference": reference, "audio": "sound.wav"}, processor.instruction)
+    blind = [{**turn, "content": [part for part in turn["content"] if part["type"] == "text"]} for turn in turns]
+    try:
+        text, without_clip = (
+            processor.tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
+            for shown in (turns, blind)
+        )
+    except Exception as error:  # jinja's, and those that a template raises itself
+        raise DataError(f"{name}: its chat template can not be run ({one_line(error)}); restore it") from error
+    if reference not in text or text == without_clip:
+        raise DataError(f"{name}: its chat template leaves out the reference or the clip; restore what was saved")
 
 
 def _pad_frames(frames: np.ndarray, count: int) -> np.ndarray:

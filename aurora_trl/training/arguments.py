@@ -171,10 +171,13 @@ class LoraArguments:
             raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}")
 
 
-def fail(message: object) -> NoReturn:
-    """One line on stderr, exit code 1."""
-    text = " ".join(str(message).split())
-    sys.stderr.write(f"error: {text}\n")
+def fail(message: object, *, after_progress: bool = False) -> NoReturn:
+    """One line on stderr, exit code 1; `after_progress`: below a bar that is not through."""
+    text = str(message)
+    if text.startswith("Caught "):  # in a process that loads: torch puts its traceback into the message
+        text = text.strip().splitlines()[-1].partition("Error: ")[2] or text
+    text = " ".join(text.split())
+    sys.stderr.write("\n" * after_progress + f"error: {text}\n")
     raise SystemExit(1)
 
 
@@ -198,13 +201,15 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
         _check_yaml(Path(config), config_classes)
     try:
         with _with_current_keys(argv, config) as current:
-            return TrlParser(config_classes).parse_args_and_config(args=current, fail_with_unknown_args=True)
-    except SystemExit as error:
-        if error.code in (0, None):
-            raise
-        fail(f"{config or 'command line'}: a flag is missing or not known, see the line above; --help lists them")
+            parser = TrlParser(config_classes)
+            parser.error = _raise  # type: ignore[method-assign]  # argparse lists all flags first, 200 of them
+            return parser.parse_args_and_config(args=current, fail_with_unknown_args=True)
     except (ValueError, TypeError) as error:
         fail(f"{config or 'command line'}: {error}")
+
+
+def _raise(message: str) -> NoReturn:
+    raise ValueError(f"{message}; --help lists what there is")
 
 
 @contextmanager

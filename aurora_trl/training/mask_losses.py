@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.logging import get_logger
 
-from ..data.media.masks import NO_TARGET, has_target
+from ..data.masks import NO_TARGET, has_target
 from .losses import mask_bce_loss, mask_dice_loss
 from .mask_config import MaskTrainingArguments
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
-from ..data.media.masks import NO_TARGET, has_target
+from ..data.masks import NO_TARGET, has_target
 from ..models.objects import union_logits
 from .losses import pairwise_mask_losses
 from .mask_config import MaskTrainingArguments

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed
 
-from ..data.media.masks import has_target
+from ..data.masks import has_target
 from ..data.schema import Row, count_objects, require_few_objects
 from ..errors import DataError
 from ..evaluation.iou import mask_iou

@@ -37,7 +37,7 @@ def load_model(model: Any, init_kwargs: dict[str, Any] | None, quantization_conf
 
 
 def load_processor(processing_class: Any, model: Any) -> AuroraProcessor:
-    """The processor that a trainer was given, or its model's own, from where that was loaded."""
+    """The processor that a trainer was given, which must be its model's, or that one, from where that was loaded."""
     if processing_class is None:
         return AuroraProcessor.from_pretrained(unwrap_aurora(model).name_or_path)
     if not isinstance(processing_class, AuroraProcessor):
@@ -45,6 +45,7 @@ def load_processor(processing_class: Any, model: Any) -> AuroraProcessor:
             f"`processing_class` is a {type(processing_class).__name__}; give the checkpoint's `AuroraProcessor`, or "
             "leave it out"
         )
+    processing_class.require_fit(unwrap_aurora(model))
     return processing_class
 
 

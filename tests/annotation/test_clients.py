@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -38,14 +39,14 @@ def some_rows(rows):
     return list(chosen.values())[:6]
 
 
-def connect(backend, server, timeout_seconds=5.0):
+def connect(backend, server, timeout_seconds=300.0):
     url = server.url + ("/v1" if backend == "openai" else "")
     return get_annotator(
         f"{backend}:some-model", base_url=url, key_variable="ANNOTATOR_KEY", timeout_seconds=timeout_seconds
     )
 
 
-def run(backend, server, rows, output, *, timeout_seconds=5.0, **limits):
+def run(backend, server, rows, output, *, timeout_seconds=300.0, **limits):
     annotator = connect(backend, server, timeout_seconds)
     return annotate_file(rows, annotator, output, limits=RunLimits(**{"concurrency": 3, **QUICK, **limits}))
 
@@ -112,9 +113,11 @@ def test_trouble_passes(backend, trouble, some_rows, tmp_path):
     def behave(request, number):
         return trouble if number in (1, 3) else answer_well(request, number)
 
+    # A busy machine may take longer than that for a good answer, too, which is then asked for again.
+    patience = {"timeout_seconds": 0.5, "max_retries": 1000} if trouble.hang else {}
     with serve(behave) as server:
-        run(backend, server, some_rows, tmp_path / "cot.jsonl", timeout_seconds=0.5)
-        assert len(server.requests) == 8
+        run(backend, server, some_rows, tmp_path / "cot.jsonl", **patience)
+        assert len(server.requests) >= 8 if trouble.hang else len(server.requests) == 8
     assert_all_written(some_rows, tmp_path / "cot.jsonl")
 
 
@@ -211,13 +214,29 @@ def heeds_interrupts():
     signal.signal(signal.SIGINT, before)
 
 
+class StopsSaid(io.StringIO):
+    """Standard error, which tells when the run says that it stops."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = threading.Event()
+
+    def write(self, text):
+        if "stopping" in text:
+            self.said.set()
+        return super().write(text)
+
+
 @pytest.mark.usefixtures("heeds_interrupts")
-def test_an_interrupt_keeps_the_answers_under_way(backend, some_rows, tmp_path):
-    output = tmp_path / "cot.jsonl"
+def test_an_interrupt_keeps_the_answers_under_way(backend, some_rows, tmp_path, monkeypatch):
+    output, stderr = tmp_path / "cot.jsonl", StopsSaid()
+    monkeypatch.setattr(sys, "stderr", stderr)
 
     def behave(request, number):
         if number == 1:
-            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            os.kill(os.getpid(), signal.SIGINT)
+        if number:
+            stderr.said.wait()  # these answers come after the interrupt, however late that is heeded
         return Action(request.good_answer, delay=0.4 if number else 0.0)
 
     with serve(behave) as server:

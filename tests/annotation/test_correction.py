@@ -91,11 +91,14 @@ def test_the_command_mixes_and_reports(hard_rows, cot_rows, world, tmp_path, cap
     assert {row["id"] for row in prefilled} == {row["id"] for row in reflective}
     assert all(row["target"].startswith(REFLECTION_TRIGGERS) for row in prefilled)
     few = [*command[:-1], str(tmp_path / "few.jsonl"), "--max-rows", "2", "--plain-per-reflective", "0"]
+    assert main(few) == 1  # the corrected paths of another run stand there
+    assert "corrected.jsonl: exists already" in capsys.readouterr().err
+    few[few.index(str(corrected))] = str(tmp_path / "few_corrected.jsonl")
     assert main(few) == 0
     assert "2 of 5 rows, drawn by seed" in capsys.readouterr().out
     assert len(load_json(tmp_path / "few.jsonl")) == 2
     assert main([*command[:-1], str(hard)]) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "hard.jsonl: is read by this command" in capsys.readouterr().err
 
 
 def test_the_world_knows_what_is_right_and_what_went_wrong(rows, world):

@@ -52,9 +52,8 @@ def test_requests_are_spaced_and_held_back_over_all_threads():
     pacer.hold(0.2)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(ask, range(6)))
-    assert min(times) - started >= 0.2
-    times.sort()
-    assert all(later - earlier >= 0.045 for earlier, later in zip(times, times[1:], strict=False))
+    # None before its turn; a busy machine may make any of them late.
+    assert all(moment - started >= 0.199 + 0.05 * turn for turn, moment in enumerate(sorted(times)))
     pacer.hold(100.0)
     stop.set()
     pacer.wait(stop)  # a run that stops waits for nothing
@@ -71,7 +70,7 @@ def test_requests_under_way_count_at_their_worst():
     assert fourth.is_alive()  # whether it fits depends on what the three will have taken
     budget.add(Usage(100, 10))  # 0.0002 instead of 0.001
     budget.release()
-    fourth.join(2.0)
+    fourth.join(500)
     assert not fourth.is_alive()
     for _ in range(3):
         budget.add(Usage(100, 90))

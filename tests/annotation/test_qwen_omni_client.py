@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -167,9 +168,13 @@ def test_requests_that_wait_are_answered_together(omni, rows):
     alone = [ask(prompt) for prompt in prompts]
     sizes, generate = [], client.model.generate
     client.model.generate = lambda **inputs: sizes.append(len(inputs["input_ids"])) or generate(**inputs)
-    client.gather_seconds, client.max_batch_size = 2.0, 3
+    client.max_batch_size = 3
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(ask, prompts))
+        with client._model_lock:  # as if an answer were under way until all of them wait
+            together = pool.map(ask, prompts)
+            while len(client._waiting) < 4:
+                time.sleep(0.01)
+        together = list(together)
     assert together == alone
     assert sizes == [3, 1]
 

@@ -10,6 +10,7 @@ import time
 import pytest
 from annotation_servers import Action, answer_well, serve
 
+from aurora_trl import AuroraModel
 from aurora_trl.annotation import WorldAnnotator, annotate_file
 from aurora_trl.annotation.journal import Journal, beside
 from aurora_trl.annotation.mining import mine_file
@@ -33,7 +34,7 @@ def test_killed_in_the_middle_nothing_is_lost_or_asked_twice(rows, tmp_path):
         command = [sys.executable, "-m", "aurora_trl.cli", "annotate", str(data), "--annotator", "openai:m"]
         command += ["--base-url", f"{server.url}/v1", "--concurrency", "2", "--output", str(output)]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 500  # an error in place of a test that hangs
         while len(server.references()) < ANSWERED_BEFORE_THE_KILL + 2 or len(_records(journal)) < 7:
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -125,10 +126,11 @@ def test_a_journal_that_is_cut_held_or_broken(tmp_path):
         assert journal.records == []
 
 
-def test_mining_continues_where_it_was_cut(model, processor, checkpoint, cot_rows, tmp_path):
+def test_mining_continues_where_it_was_cut(drawing_checkpoint, processor, checkpoint, cot_rows, tmp_path):
+    model = AuroraModel.from_pretrained(drawing_checkpoint)
     rows = [row for row in cot_rows if not row["is_null"]][:5]
     output, options = tmp_path / "hard.jsonl", {"checkpoint": checkpoint, "batch_size": 2, "max_new_tokens": 10}
-    assert mine_file(model, processor, rows, output, **options) == 5  # random weights name no class
+    assert mine_file(model, processor, rows, output, **options) == 5  # it names no class
     journal = beside(output, "journal")
     whole, records = output.read_bytes(), _records(journal)
     assert [record["id"] for record in records] == [row["id"] for row in rows]

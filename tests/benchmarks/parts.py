@@ -1,6 +1,8 @@
 """The parts: F, decoding, loading, features from disk."""
 
+import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,10 +10,14 @@ from datasets import Dataset
 from setting import Ratio, bench_model, bench_processor, compare
 
 from aurora_trl import AuroraModel
+from aurora_trl.data.media.video import index_video, read_frames
 from aurora_trl.evaluation.metrics import f_score
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.generation.feature_store import FeatureStore
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))  # run by itself, not by pytest
+from videos import write_clip  # noqa: E402
 
 
 def naive_f(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -40,6 +46,20 @@ def from_disk(model: AuroraModel, *, repeats: int) -> Ratio:
         store.write("clip", computed()[0])
         return compare(
             "a clip's SAM features from disk / computed", computed, lambda: store.read("clip"), repeats=repeats
+        )
+
+
+def from_video(*, repeats: int) -> Ratio:
+    """Ten frames of a long video, which is not decoded whole for them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_clip(f"{folder}/a.mp4", [20 + i % 200 for i in range(1500)], gop=15, size=(144, 192))
+        index = index_video(path)
+        return compare(
+            "ten frames of a long video / all 1,500",
+            lambda: read_frames(path, index, range(1500)),
+            lambda: read_frames(path, index, index.spread(10)),
+            repeats=repeats,
+            bound=0.4,
         )
 
 
@@ -88,4 +108,5 @@ def run(rows: Dataset, *, repeats: int = 3) -> list[Ratio]:
             bound=0.10,  # two workers load while one step runs: half of it is waited for at most
         ),
         from_disk(model, repeats=repeats),
+        from_video(repeats=repeats),
     ]

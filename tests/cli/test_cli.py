@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -73,8 +72,6 @@ def test_existing_folders_are_left_alone(tmp_path, capsys):
 
 
 def test_import_is_lazy():
-    started = time.time()
     code = "import sys, aurora_trl; print('torch' in sys.modules, aurora_trl.__version__)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.startswith("False 0.")
-    assert time.time() - started < 30

@@ -13,7 +13,7 @@ from aurora_trl.annotation import annotate_rows, build_reflective_rows, correct_
 from aurora_trl.data import load_avsbench, load_json, load_parquet
 from aurora_trl.data.formats.jsonl import save_json
 from aurora_trl.data.formats.parquet import save_parquet
-from aurora_trl.data.media.masks import NO_TARGET, encode_rle, load_masks, load_object_masks
+from aurora_trl.data.masks import NO_TARGET, encode_rle, load_masks, load_object_masks
 from aurora_trl.data.schema import COLUMNS, FEATURES, count_objects
 from aurora_trl.data.validation import find_problems
 from aurora_trl.errors import DataError

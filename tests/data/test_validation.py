@@ -12,7 +12,7 @@ from PIL import Image
 from aurora_trl.cli import main
 from aurora_trl.data import DataError, load_refavs
 from aurora_trl.data.formats.jsonl import map_paths
-from aurora_trl.data.media.masks import encode_rle
+from aurora_trl.data.masks import encode_rle
 from aurora_trl.data.validation import (
     check_classes,
     check_dataset,

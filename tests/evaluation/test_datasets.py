@@ -8,8 +8,8 @@ from layouts import write_avss, write_ms3, write_reasonseg, write_s4
 
 from aurora_trl.cli import main
 from aurora_trl.data import DataError, load_avsbench
-from aurora_trl.data.media.masks import load_masks
-from aurora_trl.evaluation.metrics import PROTOCOLS
+from aurora_trl.data.masks import load_masks
+from aurora_trl.evaluation.metrics import PROTOCOLS, get_protocol
 from aurora_trl.evaluation.report import write_report
 from aurora_trl.evaluation.scoring import ClassScorer, MaskScorer, scored_frames
 from aurora_trl.generation.answers import Answer
@@ -74,6 +74,8 @@ def test_unknown_protocol_is_one_line(checkpoint, world, tmp_path, capsys):
 def test_a_report_does_not_mix_protocols(tmp_path):
     for name in ("refavs", "davis"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.json").write_text(json.dumps({"protocol": name, "splits": {}, "swaps": {}}))
+        scores = {**dict.fromkeys(get_protocol(name).scores, 0.5), "rows": 1, "mean_tokens": 3.0, "by_kind": {}}
+        content = {"protocol": name, "splits": {"test": scores}, "swaps": {}}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="they can not be compared"):
         write_report(tmp_path, {name: tmp_path / name for name in ("refavs", "davis")}, {}, {})

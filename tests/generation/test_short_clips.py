@@ -15,7 +15,7 @@ from aurora_trl import AuroraModel, AuroraPipeline, AuroraProcessor
 from aurora_trl.annotation.request_parts import Picture, clip_parts
 from aurora_trl.cli import main
 from aurora_trl.data import load_avsbench, load_json, save_json
-from aurora_trl.data.media.masks import decode_rle, encode_rle
+from aurora_trl.data.masks import decode_rle, encode_rle
 from aurora_trl.data.validation import describe_short_clips
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.generation.clip_loader import ClipLoader

@@ -206,7 +206,7 @@ def test_what_is_not_a_sam_is_one_clear_line(sam, sam_file, sam2_folder, tmp_pat
         (half, "half.pth: cut short"),
         (lacking, "1 missing: mask_decoder.iou_token.weight; 1 unexpected: mask_decoder.hf_token.weight"),
         (tmp_path / "no.pth", "no.pth: no such file"),
-        (tmp_path / "nowhere", "nowhere: no such checkpoint folder"),
+        (tmp_path / "nowhere", "nowhere: no such folder, and no name of a Hub"),
         (clip, "a mask decoder is SAM 2 .* this is 'clip'"),
         (cut, "model.safetensors: cut short"),
     ):

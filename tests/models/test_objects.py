@@ -9,7 +9,7 @@ from PIL import Image
 
 from aurora_trl import AuroraModel, AuroraPipeline, AuroraProcessor
 from aurora_trl.annotation import mine_rows
-from aurora_trl.data.media.masks import decode_rle, load_masks
+from aurora_trl.data.masks import decode_rle, load_masks
 from aurora_trl.data.schema import clip_key
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.scoring import describe_answer

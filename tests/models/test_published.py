@@ -303,7 +303,7 @@ def test_a_repository_is_found_by_its_name(published, tmp_path, monkeypatch):
     shutil.copytree(published, cached / "snapshots" / ("0" * 40))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert load("DAMO-NLP-SG/VideoLLaMA2.1-7B-AV")[0].dtype == torch.float32
-    with pytest.raises(DataError, match="DAMO-NLP-SG/Other: neither a folder here nor a Hub repository"):
+    with pytest.raises(DataError, match="DAMO-NLP-SG/Other: no such folder, and not downloaded"):
         load("DAMO-NLP-SG/Other")
 
 
@@ -372,7 +372,7 @@ BREAKS = {
     ),
     "no tokenizer": (lambda f: (f / "tokenizer_config.json").unlink(), "tokenizer_config.json: no such file"),
     "no words": (lambda f: (f / "merges.txt").unlink(), "merges.txt: no such file"),
-    "no tower": (lambda f: _edit_config(f, mm_vision_tower="no/such/tower"), "no/such/tower: no such checkpoint"),
+    "no tower": (lambda f: _edit_config(f, mm_vision_tower="no/such/tower"), "no/such/tower: no such folder"),
 }
 
 

@@ -1,5 +1,6 @@
 """The lesson that the demo's towers get before the first phase."""
 
+import pytest
 import torch
 
 from aurora_trl import AuroraModel, AuroraProcessor
@@ -51,9 +52,11 @@ def test_towers_and_connectors_learn_and_nothing_else(checkpoint, world):
 
 
 def test_bad_worlds_and_steps(tmp_path, capsys):
-    for flags in (["--tower-steps", "0", "--world", str(tmp_path)], ["--tower-steps", "5"]):
-        assert main(["tiny-model", str(tmp_path / "new"), *flags]) == 1
-        assert "--tower-steps" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["tiny-model", str(tmp_path / "new"), "--tower-steps", "0", "--world", str(tmp_path)])
+    assert "--tower-steps: must be at least 1" in capsys.readouterr().err
+    assert main(["tiny-model", str(tmp_path / "new"), "--tower-steps", "5"]) == 1
+    assert "--tower-steps" in capsys.readouterr().err
     assert main(["tiny-model", str(tmp_path / "new"), "--world", str(tmp_path)]) == 1
     assert "no synthetic world" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -11,7 +11,7 @@ from grpo_helpers import build
 from PIL import Image
 
 from aurora_trl.annotation.mining import score_answer
-from aurora_trl.data.media.masks import NO_TARGET, frame_extents, load_masks
+from aurora_trl.data.masks import NO_TARGET, frame_extents, load_masks
 from aurora_trl.data.schema import FEATURES
 from aurora_trl.evaluation.iou import mask_iou
 from aurora_trl.generation.answers import Answer

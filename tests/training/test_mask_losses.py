@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from aurora_trl.data.media.masks import NO_TARGET
+from aurora_trl.data.masks import NO_TARGET
 from aurora_trl.evaluation.iou import mask_iou
 from aurora_trl.training.mask_losses import mask_losses
 from aurora_trl.training.rewards import iou_reward

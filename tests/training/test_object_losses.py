@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from aurora_trl.data.media.masks import NO_TARGET
+from aurora_trl.data.masks import NO_TARGET
 from aurora_trl.training.losses import mask_bce_loss, mask_dice_loss, pairwise_mask_losses
 from aurora_trl.training.mask_losses import mask_losses
 from aurora_trl.training.object_losses import match_objects, object_losses

@@ -169,6 +169,12 @@ class RemoteClient:
         return hide_key(error, self._key)
 
 
+def count_tokens(usage: Any, *names: str) -> int:
+    """The sum of what a server says it counted; what is no count is none: not every server fills these in."""
+    counts = (getattr(usage, name, None) for name in names)
+    return sum(count for count in counts if isinstance(count, int) and count > 0)
+
+
 def read_key(variable: str) -> str:
     """
     A key from the environment.

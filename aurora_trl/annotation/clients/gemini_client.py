@@ -8,7 +8,20 @@ from typing import Any
 
 from ...errors import DataError
 from ..request_parts import Part, Picture
-from .base import Rejected, RemoteClient, Reply, Transient, Unusable, Usage, retry_after_seconds, without_key
+from .base import (
+    Rejected,
+    RemoteClient,
+    Reply,
+    Transient,
+    Unusable,
+    Usage,
+    count_tokens,
+    retry_after_seconds,
+    without_key,
+)
+
+# What the package runs into where an answer is JSON, and not what it should be.
+_UNREADABLE = (json.JSONDecodeError, TypeError, AttributeError, LookupError)
 
 
 class GeminiClient(RemoteClient):
@@ -54,7 +67,7 @@ class GeminiClient(RemoteClient):
             raise self._status_error(error) from None
         except _transport_errors() as error:
             raise Transient(f"{type(error).__name__}: {self._shown(error)}") from None
-        except (ValidationError, json.JSONDecodeError, self._errors.UnknownApiResponseError) as error:
+        except (ValidationError, self._errors.UnknownApiResponseError, *_UNREADABLE) as error:
             raise Unusable(f"the server's answer can not be read: {self._shown(error)}") from None
         return self._read(response)
 
@@ -77,8 +90,8 @@ class GeminiClient(RemoteClient):
 
     def _read(self, response: Any) -> Reply:
         counted = response.usage_metadata
-        written = (counted.candidates_token_count or 0) + (counted.thoughts_token_count or 0) if counted else 0
-        usage = Usage(counted.prompt_token_count or 0 if counted else 0, written)
+        written = count_tokens(counted, "candidates_token_count", "thoughts_token_count")
+        usage = Usage(count_tokens(counted, "prompt_token_count"), written)
         if not response.candidates:
             blocked = getattr(response.prompt_feedback, "block_reason", None)
             raise Unusable(f"the request was blocked: {blocked}" if blocked else "it holds no candidate", usage)

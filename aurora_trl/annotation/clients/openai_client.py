@@ -6,7 +6,18 @@ from typing import Any
 
 from ...errors import DataError
 from ..request_parts import Part, Picture
-from .base import Rejected, RemoteClient, Reply, Transient, Unusable, Usage, hide_key, retry_after_seconds, without_key
+from .base import (
+    Rejected,
+    RemoteClient,
+    Reply,
+    Transient,
+    Unusable,
+    Usage,
+    count_tokens,
+    hide_key,
+    retry_after_seconds,
+    without_key,
+)
 
 
 class OpenAIClient(RemoteClient):
@@ -71,7 +82,7 @@ def _content(part: Part) -> dict[str, Any]:
 def _read(completion: Any, key: str | None) -> Reply:
     """The text of an answer; the package does not check that a server sent what it should."""
     counted = getattr(completion, "usage", None)
-    usage = Usage(getattr(counted, "prompt_tokens", 0) or 0, getattr(counted, "completion_tokens", 0) or 0)
+    usage = Usage(count_tokens(counted, "prompt_tokens"), count_tokens(counted, "completion_tokens"))
     choices = getattr(completion, "choices", None)
     message = getattr(choices[0], "message", None) if choices else None
     text = getattr(message, "content", None) or ""
@@ -79,6 +90,6 @@ def _read(completion: Any, key: str | None) -> Reply:
         refusal = getattr(message, "refusal", None)
         raise Unusable(f"a refusal: {hide_key(refusal, key)}" if refusal else "the answer holds no text", usage)
     text = without_key(text, key)
-    if choices[0].finish_reason == "length":  # type: ignore[index]
+    if getattr(choices[0], "finish_reason", None) == "length":  # type: ignore[index]
         raise Unusable(f"it was cut off after {usage.output_tokens} tokens", usage, text)
     return Reply(text, usage)

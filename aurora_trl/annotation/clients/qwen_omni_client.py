@@ -13,6 +13,9 @@ import torch
 from PIL import Image
 
 from ...errors import DataError
+from ...generation.answers import find_device
+from ...models.checkpoints.files import find_weight_files, one_line, read_header
+from ...models.checkpoints.weight_files import find_checkpoint, read_config
 from ..request_parts import SAMPLING_RATE, Part, Picture, Sound
 from .base import Reply, Unusable, Usage
 
@@ -43,7 +46,7 @@ class QwenOmniClient:
         device (`str`, *optional*): a GPU where there is one by default.
 
     Raises:
-        `DataError`: where a weight is missing: it would be random.
+        `DataError`: where there is no such checkpoint, it is not whole, or a weight is missing: it would be random.
     """
 
     picture_tokens = 800.0
@@ -60,17 +63,8 @@ class QwenOmniClient:
         gather_seconds: float = 0.2,
         device: str | None = None,
     ):
-        from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
-
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.processor = Qwen2_5OmniProcessor.from_pretrained(path)
-        model, loading = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-            path, dtype="auto", output_loading_info=True
-        )
-        if loading["missing_keys"]:
-            missing = min(loading["missing_keys"])
-            raise DataError(f"{path}: it lacks the weight {missing}; give a Qwen2.5-Omni checkpoint")
-        self.model = model.to(device).eval()
+        self.processor, model = _load(path)
+        self.model = model.to(find_device(device)).eval()
         self.temperature, self.max_output_tokens = temperature, max_output_tokens
         self.max_batch_size, self.gather_seconds = max_batch_size, gather_seconds
         self.settings: dict[str, Any] = {
@@ -160,6 +154,30 @@ class QwenOmniClient:
         if end not in ids:
             return Unusable(f"it was cut off after {length} tokens", usage, text)
         return Reply(text, usage) if text else Unusable("the model wrote nothing", usage)
+
+
+def _load(path: str) -> tuple[Any, Any]:
+    """The processor and the thinker of a checkpoint that is whole."""
+    from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+    folder = find_checkpoint(path)
+    model_type = read_config(folder)["model_type"]
+    if not str(model_type).startswith("qwen2_5_omni"):
+        raise DataError(f"{path}: its `model_type` is {model_type!r}; give a Qwen2.5-Omni checkpoint")
+    for file in find_weight_files(str(folder)):
+        read_header(file)
+    try:
+        processor = Qwen2_5OmniProcessor.from_pretrained(folder)
+        model, loading = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except Exception as error:  # whatever a broken file or a wrong value leads to
+        raise DataError(f"{path}: it can not be loaded ({one_line(error)}); download or copy it again") from error
+    for kind, found in (("lacks", "missing_keys"), ("has in another shape", "mismatched_keys")):
+        if loading[found]:
+            key = min(str(name if isinstance(name, str) else name[0]) for name in loading[found])
+            raise DataError(f"{path}: it {kind} the weight {key}; give a Qwen2.5-Omni checkpoint")
+    return processor, model
 
 
 def _read_wave(wav: bytes) -> np.ndarray:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from PIL import Image
 
 from ...errors import DataError
 from ...prompts import SOUNDING_REFERENCE, display_class, normalize_class
-from ..schema import COLUMNS, FEATURES, Row
+from ..schema import COLUMNS, Row, as_dataset
+from ..text_files import read_text
 
 SUBSETS = ("s4", "ms3", "avss")
 SPLITS = ("train", "val", "test")
@@ -76,8 +78,7 @@ def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
     table = find_table(root, subset)
     if table is None:
         raise DataError(f"{Path(root) / TABLES[subset]}: no such file; give the folder that holds it")
-    with open(table, newline="", encoding="utf-8") as file:
-        header, *lines = [line for line in csv.reader(file) if line] or [[]]
+    header, *lines = [line for line in csv.reader(StringIO(read_text(table))) if line] or [[]]
     if "split" not in header:
         raise DataError(f"{table}: it has no column `split`")
     place = header.index("split")
@@ -88,19 +89,17 @@ def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
     rows = [build(table.parent, header, line, split) for line in lines if line[place] == split]
     if not rows:
         raise DataError(f"{table}: no row of split {split!r}")
-    return Dataset.from_list(rows, features=FEATURES)
+    return as_dataset(rows, table)
 
 
 def find_table(root: str | Path, subset: str) -> Path | None:
     """The subset's table in a folder or in the official folder below it; None where there is none."""
     candidates = [Path(root) / TABLES[subset], Path(root) / _FOLDERS[subset] / TABLES[subset]]
     found = next((path for path in candidates if path.is_file()), None)
-    if found is not None and subset == "avss":
-        # Ref-AVS has a table of that name, too.
-        with open(found, newline="", encoding="utf-8") as file:
-            if not {"uid", "label", "split"} <= set(next(csv.reader(file), [])):
-                return None
-    return found
+    if found is None or subset != "avss":
+        return found
+    header = next(csv.reader(StringIO(read_text(found, 1 << 16))), [])
+    return found if {"uid", "label", "split"} <= set(header) else None  # Ref-AVS has a table of that name, too
 
 
 def _row(name: str, split: str, **columns: Any) -> dict[str, Any]:
@@ -180,7 +179,7 @@ def load_class_names(root: str | Path) -> list[str]:
     """
     path = Path(root) / "label2idx.json"
     try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
+        numbers = json.loads(read_text(path))
         return sorted(numbers, key=lambda name: int(numbers[name]))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; it comes with AVSBench-semantic") from None

@@ -1,5 +1,6 @@
 """Rows in a JSONL file: how the data steps between the phases hand them on, and how one's own data come in."""
 
+import difflib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -9,7 +10,8 @@ from typing import Any
 from datasets import Dataset
 
 from ...errors import DataError
-from ..schema import COLUMNS, FEATURES, Row, count_objects, split_mask, with_current_names
+from ..schema import COLUMNS, Row, as_dataset, count_objects, split_mask, with_current_names
+from ..text_files import read_text
 
 _REQUIRED = ("id", "reference")
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -17,7 +19,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "frames": (list,),
     "masks": (list,),
     "num_objects": (int,),
+    "mask_value": (int,),
 }
+
+# What rewards get besides the columns of a row.
+_TAKEN = frozenset(
+    ("prompt", "prompts", "completion", "completions", "completion_ids", "media", "pred_masks", "object_masks")
+    + ("max_objects", "trainer_state", "log_extra", "log_metric", "image", "images")
+)
 
 # None among the masks is a frame that is not annotated.
 _ITEMS: dict[str, tuple[type, ...]] = {"frames": (str,), "masks": (str, type(None))}
@@ -35,6 +44,7 @@ def load_json(path: str | Path) -> Dataset:
     | `video` | one video file, of which the model's frames are taken evenly |
     | `audio` | a file with sound, a video too; without it the track of `video`, or no sound |
     | `masks` | one per frame: a PNG (0 is background), a COCO RLE, polygons, or null for one not annotated |
+    | `mask_value` | the number of the object in masks that hold one per object |
     | `num_objects` | how many objects the reference is about, where they are several |
     | `class_name` | the object's class, for the class reward |
     | `is_null` | true where the reference matches nothing: no masks are needed |
@@ -43,9 +53,10 @@ def load_json(path: str | Path) -> Dataset:
     | `split` | `train` where it is missing |
 
     Paths are relative to the file's folder, or absolute. Only `id`, `reference` and one of `frames` and `video` are
-    needed. A mask that is no file is an object, `{"size": [H, W], "counts": "..."}` or
-    `{"polygons": [[x1, y1, ...]]}`, or the same as text. Where the reference is about several objects, a frame has one
-    mask of all together, or a list with the mask of each, null for one that is not in the frame.
+    needed. A column of one's own stays: every reward gets it by name. A mask that is no file is an object,
+    `{"size": [H, W], "counts": "..."}` or `{"polygons": [[x1, y1, ...]]}`, or the same as text. Where the reference is
+    about several objects, a frame has one mask of all together, or a list with the mask of each, null for one that is
+    not in the frame.
 
     Args:
         path (`str` or `Path`): the file.
@@ -61,13 +72,12 @@ def load_json(path: str | Path) -> Dataset:
         raise DataError(f"{path}: no such file")
     folder = path.resolve().parent
     rows = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                rows.append(_read_row(path, number, line, folder))
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            rows.append(_read_row(path, number, line, folder))
     if not rows:
         raise DataError(f"{path}: it holds no rows")
-    return Dataset.from_list(rows, features=FEATURES)
+    return as_dataset(rows, path)
 
 
 def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any]:
@@ -79,16 +89,14 @@ def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any
     if not isinstance(row, dict):
         raise DataError(f"{place}: a row is an object, not {type(row).__name__}")
     row = with_current_names(row, path)
-    unknown = sorted(set(row) - set(COLUMNS))
-    if unknown:
-        raise DataError(f"{place}: unknown key `{unknown[0]}`; the keys are {', '.join(COLUMNS)}")
+    _check_own_columns(place, row)
     for key in _REQUIRED:
         if row.get(key) is None:
             raise DataError(f"{place}: `{key}` is missing")
     if isinstance(row.get("masks"), list):
         row["masks"] = [json.dumps(mask) if isinstance(mask, dict | list) else mask for mask in row["masks"]]
     for key, value in row.items():
-        if value is not None and not isinstance(value, _TYPES.get(key, (str,))):
+        if key in COLUMNS and value is not None and not isinstance(value, _TYPES.get(key, (str,))):
             raise DataError(f"{place}: `{key}` is {type(value).__name__}, not {_TYPES.get(key, (str,))[0].__name__}")
     for key, kind in _ITEMS.items():
         wrong = next((item for item in row.get(key) or () if not isinstance(item, kind)), None)
@@ -104,12 +112,22 @@ def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any
     return map_paths(row, lambda value: os.path.normpath(folder / value))
 
 
+def _check_own_columns(place: str, row: Row) -> None:
+    """Columns of one's own are welcome; a slip of the pen, and what a trainer puts there itself, are not."""
+    for key in set(row) - set(COLUMNS):
+        if key in _TAKEN:
+            raise DataError(f"{place}: `{key}` is what the trainer gives to rewards; call the column something else")
+        close = difflib.get_close_matches(key, COLUMNS, n=1, cutoff=0.8)
+        if close:
+            raise DataError(f"{place}: unknown key `{key}`; did you mean `{close[0]}`?")
+
+
 def save_json(rows: Iterable[Row], path: str | Path) -> Path:
     """
     Write rows to a JSONL file, whole or not at all.
 
     Args:
-        rows (`Iterable[dict]`): rows with the columns of `aurora_trl.data.schema`; other keys are left out.
+        rows (`Iterable[dict]`): rows with the columns of `aurora_trl.data.schema`, and of one's own.
         path (`str` or `Path`): the file. Media are written relative to its folder, so that both can move together.
 
     Returns:
@@ -121,7 +139,7 @@ def save_json(rows: Iterable[Row], path: str | Path) -> Path:
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         for row in rows:
-            kept = {key: row[key] for key in COLUMNS if row.get(key) is not None}
+            kept = {key: row[key] for key in (*COLUMNS, *(set(row) - set(COLUMNS))) if row.get(key) is not None}
             kept = map_paths(kept, lambda value: os.path.relpath(value, folder))
             file.write(json.dumps(kept, ensure_ascii=False) + "\n")
     temporary.replace(path)

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
 from ...errors import DataError
-from ..schema import COLUMNS, FEATURES, with_current_names
+from ..schema import COLUMNS, as_dataset, with_current_names
 from .jsonl import map_paths
 
 ROWS_FOLDER, MEDIA_FOLDER = "rows", "media"
@@ -85,7 +85,7 @@ def save_parquet(splits: Mapping[str, Dataset], folder: str | Path, *, shard_meg
         (folder / part).mkdir(parents=True, exist_ok=True)
     _write_media(folder / MEDIA_FOLDER, names, shard_megabytes << 20)
     for split, rows in moved.items():
-        Dataset.from_list(rows, features=FEATURES).to_parquet(folder / ROWS_FOLDER / f"{split}.parquet")
+        as_dataset(rows, folder).to_parquet(folder / ROWS_FOLDER / f"{split}.parquet")
     files = "\n".join(f"  - split: {split}\n    path: {ROWS_FOLDER}/{split}.parquet" for split in splits)
     (folder / "README.md").write_text(_CARD.format(files=files, name=folder.name, split=next(iter(splits))))
     return folder
@@ -154,7 +154,7 @@ def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None =
         map_paths({**dict.fromkeys(COLUMNS), **with_current_names(row, path)}, lambda name: str(folder / name))
         for row in rows
     ]
-    return Dataset.from_list(there, features=FEATURES)
+    return as_dataset(there, path)
 
 
 def list_parquet_splits(path: str | Path) -> list[str]:

@@ -7,8 +7,9 @@ from typing import Any
 from datasets import Dataset
 
 from ...errors import DataError
-from ..media.masks import encode_polygons
-from ..schema import COLUMNS, FEATURES
+from ..masks import encode_polygons
+from ..schema import COLUMNS, as_dataset
+from ..text_files import read_text
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _KEYS = ("id", "image", "query", "polygons", "rle", "class_name", "split", "is_null")
@@ -47,7 +48,7 @@ def load_reasonseg(root: str | Path, split: str) -> Dataset:
         raise DataError(f"{root / split}: no such folder; give ReasonSeg's folder with {split}/NAME.jpg and NAME.json")
     if not rows:
         raise DataError(f"{root}: no row of split {split!r}")
-    return Dataset.from_list(rows, features=FEATURES)
+    return as_dataset(rows, root)
 
 
 def _row(row_id: str, split: str, query: str, image: Path, mask: str | None, **columns: Any) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _area(points: list[list[float]]) -> float:
 
 
 def _read_file(path: Path, split: str) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     try:
         if text.lstrip().startswith("["):
             entries = list(enumerate(json.loads(text), 1))

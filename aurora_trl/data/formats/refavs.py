@@ -4,13 +4,15 @@ import csv
 import os
 import warnings
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from ...errors import DataError
-from ..schema import FEATURES
+from ..schema import as_dataset
+from ..text_files import read_text
 
 SPLITS = ("train", "val", "test_s", "test_u", "test_n")
 NUM_FRAMES = 10
@@ -57,12 +59,16 @@ def load_refavs(root: str | Path, split: str) -> Dataset:
     table = root / "metadata.csv"
     if not table.is_file():
         raise DataError(f"{table}: no such file; give the folder that holds Ref-AVS's metadata.csv, media and gt_mask")
-    with open(table, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = sorted(_COLUMNS - set(reader.fieldnames or ()))
-        if missing:
-            raise DataError(f"{table}: it has no column `{missing[0]}`; the official one has vid,uid,split,fid,exp")
-        entries = [(line, entry) for line, entry in enumerate(reader, 2) if entry["split"] == split]
+    reader = csv.DictReader(StringIO(read_text(table)))
+    missing = sorted(_COLUMNS - set(reader.fieldnames or ()))
+    if missing:
+        raise DataError(f"{table}: it has no column `{missing[0]}`; the official one has vid,uid,split,fid,exp")
+    entries = []
+    for line, entry in enumerate(reader, 2):
+        if None in entry or None in entry.values():  # fewer cells, or more
+            raise DataError(f"{table}, line {line}: it has not as many cells as columns; restore the table")
+        if entry["split"] == split:
+            entries.append((line, entry))
     if not entries:
         raise DataError(f"{table}: no row of split {split!r}")
     seen: Counter[str] = Counter()
@@ -73,7 +79,7 @@ def load_refavs(root: str | Path, split: str) -> Dataset:
             f"{root}: the media of {len(elsewhere)} null references are not under their own name, as in the official "
             f"download, but under that of their video (first: {elsewhere[0]})"
         )
-    return Dataset.from_list(rows, features=FEATURES)
+    return as_dataset(rows, table)
 
 
 def _build_row(

@@ -3,12 +3,14 @@
 import csv
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 
 from datasets import Dataset
 
 from ...errors import DataError
+from ..text_files import read_text
 from . import avsbench, refavs
 from .avsbench import load_avsbench
 from .jsonl import load_json
@@ -105,8 +107,7 @@ def _recognise(path: Path) -> list[tuple[str | None, str | None]]:
     if path.is_file():
         if path.suffix not in (".jsonl", ".json"):
             return []
-        with open(path, encoding="utf-8") as file:
-            start = file.read(1 << 16)
+        start = read_text(path, 1 << 16)
         return [("reasonseg" if '"image"' in start and '"query"' in start else "json", None)]
     found: list[tuple[str | None, str | None]] = []
     if (path / "metadata.csv").is_file() and set(_header(path / "metadata.csv")) >= _REFAVS_COLUMNS:
@@ -122,8 +123,7 @@ def _recognise(path: Path) -> list[tuple[str | None, str | None]]:
 
 
 def _header(table: Path) -> list[str]:
-    with open(table, newline="", encoding="utf-8") as file:
-        return next(csv.reader(file), [])
+    return next(csv.reader(StringIO(read_text(table, 1 << 16))), [])
 
 
 def _ordered(names: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Frames, sound and masks of a row: reading them, and checking files by their headers.
+"""Frames and sound of a row: reading them, and checking files by their headers.
 
 It may import the row's schema, and no dataset's format.
 """

@@ -205,7 +205,11 @@ def split_moment(name: str) -> tuple[str, float | None]:
 
 def upright(image: Image.Image) -> Image.Image:
     """A photograph as a viewer shows it: cameras store it as the sensor lay, mirrored too, and say so in its EXIF."""
-    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+    if _orientation(image) == 1:
+        return image
+    turned = ImageOps.exif_transpose(image)
+    turned.format = image.format
+    return turned
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

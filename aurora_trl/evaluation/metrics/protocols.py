@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...data.media.masks import resize_masks_official
+from ...data.masks import resize_masks_official
 
 
 @dataclass(frozen=True)

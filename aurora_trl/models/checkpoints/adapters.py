@@ -7,9 +7,8 @@ base itself stays where it is.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,22 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from peft.utils.save_and_load import get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers.utils import cached_file
 
+from ...data.json_file import read_json
+from ...errors import DataError
 from ..configuration_aurora import model_class
+from .files import (
+    CONFIG_FILE,
+    HUB_ARGUMENTS,
+    PICKLED_WEIGHTS,
+    find_file,
+    find_weight_files,
+    one_line,
+    read_header,
+    require_finite,
+)
 from .zero3 import copy_tensors, gathered, is_partitioned
 
 if TYPE_CHECKING:
@@ -32,7 +42,6 @@ ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_mode
 RECORD_FILE, REPLACED_FILE = "aurora_adapter.json", "aurora_replaced.safetensors"
 ADAPTER_FILES = (RECORD_FILE, REPLACED_FILE)
 
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "proxies", "subfolder")
 # What a config says about the file or the version that wrote it, not about the model.
 _VOLATILE = {"transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "use_cache"}
 _SAMPLE = 16
@@ -55,16 +64,7 @@ class AdapterRecord:
 
 def find_adapter(name: str, **hub_kwargs: Any) -> str | None:
     """Path of the `adapter_config.json` of a folder or Hub repository, or None where it holds no adapter."""
-    return _find(name, ADAPTER_CONFIG_FILE, **hub_kwargs)
-
-
-def find_weight_names(name: str, **hub_kwargs: Any) -> set[str]:
-    """Names of the weights in a checkpoint's safetensors, read without the weights; empty where there are none."""
-    names: set[str] = set()
-    for path in _weight_files(name, **hub_kwargs):
-        with safe_open(path, "pt") as file:
-            names |= set(file.keys())
-    return names
+    return find_file(name, ADAPTER_CONFIG_FILE, **hub_kwargs)
 
 
 def describe_base(name: str, **hub_kwargs: Any) -> AdapterRecord:
@@ -81,19 +81,19 @@ def describe_base(name: str, **hub_kwargs: Any) -> AdapterRecord:
     Raises:
         `ValueError`: where there is no checkpoint.
     """
-    config = _find(name, "config.json", **hub_kwargs)
-    files = _weight_files(name, **hub_kwargs)
+    config = find_file(name, CONFIG_FILE, **hub_kwargs) if name else None
+    files = [] if config is None else _weight_files(name, **hub_kwargs)
     if config is None or not files:
-        raise ValueError(
+        raise DataError(
             f"{name}: no such checkpoint of an AuroraModel; an adapter does not hold its base: save the base with "
             "`save_pretrained` and load it from there"
         )
-    settings = json.dumps(_without_volatile(json.loads(Path(config).read_text())), sort_keys=True)
+    settings = json.dumps(_without_volatile(read_json(config)), sort_keys=True)
     digest = hashlib.sha256()
     # An adapter's base may be an adapter, which stands on a base of its own.
-    record = _find(name, RECORD_FILE, **hub_kwargs)
+    record = find_file(name, RECORD_FILE, **hub_kwargs)
     if record is not None:
-        digest.update(json.loads(Path(record).read_text())["base_weights"].encode())
+        digest.update(_read_record(record).base_weights.encode())
     for key, sample in sorted(_weight_samples(files)):
         digest.update(key.encode())
         digest.update(sample)
@@ -168,42 +168,73 @@ def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None
     name = str(name)
     hub_kwargs = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
     base_kwargs = {key: value for key, value in hub_kwargs.items() if key not in ("revision", "subfolder")}
-    record_file = _find(name, RECORD_FILE, **hub_kwargs)
-    if record_file is None:
-        raise ValueError(
-            f"{name}: {RECORD_FILE} is missing, so its base is not known; save the adapter with one of our trainers"
-        )
-    record = AdapterRecord(**json.loads(Path(record_file).read_text()))
+    record, weights_file, keys = check_adapter_files(name, **hub_kwargs)
     base = str(base_model_name_or_path or record.base_model_name_or_path)
     _check_base(name, base, record, base_kwargs)
     model: AuroraModel = model_class().from_pretrained(base, **base_kwargs, **kwargs)
-    replaced_file = _find(name, REPLACED_FILE, **hub_kwargs)
+    replaced_file = find_file(name, REPLACED_FILE, **hub_kwargs)
     if replaced_file is not None:
+        read_header(replaced_file)
         replaced = load_file(replaced_file)
         copy_tensors(replaced, model, str(replaced_file))
         model.replaced_weights = set(replaced)
-    config_file = find_adapter(name, **hub_kwargs)
-    weights_file = _find(name, ADAPTER_WEIGHTS_FILE, **hub_kwargs)
-    if config_file is None or weights_file is None:
-        raise ValueError(f"{name}: {ADAPTER_WEIGHTS_FILE} is missing; the adapter was not saved or copied whole")
     try:
-        with safe_open(weights_file, "pt") as file:
-            keys = set(file.keys())
-    except SafetensorError as error:
-        raise ValueError(f"{weights_file}: can not be read ({error}); download or copy it again") from None
-    folder = str(Path(weights_file).parent)
-    try:
-        adapted = PeftModel.from_pretrained(model, folder)
+        adapted = PeftModel.from_pretrained(model, str(Path(weights_file).parent))
     except KeyError as error:  # PEFT's answer to a module without its weights
-        raise ValueError(f"{weights_file}: not a whole adapter of {base}: missing {error.args[0]}") from None
+        raise DataError(f"{weights_file}: not a whole adapter of {base}: missing {error.args[0]}") from None
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # and to other shapes or values
+        raise DataError(f"{weights_file}: not an adapter of {base} ({one_line(error)}); copy it again") from error
     expected = set(get_peft_model_state_dict(adapted))
     if keys != expected:
         wrong = sorted(keys ^ expected)
-        raise ValueError(
+        raise DataError(
             f"{weights_file}: not a whole adapter of {base}: "
             f"{'missing' if wrong[0] in expected else 'unexpected'} {wrong[0]} (one of {len(wrong)})"
         )
+    require_finite(name, adapted)
     return adapted
+
+
+def check_adapter_files(name: str, **hub_kwargs: Any) -> tuple[AdapterRecord, str, set[str]]:
+    """
+    See to it that an adapter is whole, before its base is read.
+
+    Args:
+        name (`str`): an adapter's folder or Hub repository.
+        **hub_kwargs: `revision`, `token`, `cache_dir` and the like.
+
+    Returns:
+        `tuple`: what it remembers of its base, the path of its weights, and their names.
+
+    Raises:
+        `DataError`: names the file that is missing, cut short, or not what it should be.
+    """
+    record_file = find_file(name, RECORD_FILE, **hub_kwargs)
+    if record_file is None:
+        raise DataError(
+            f"{name}: {RECORD_FILE} is missing, so its base is not known; save the adapter with one of our trainers"
+        )
+    record = _read_record(record_file)
+    config_file = find_adapter(name, **hub_kwargs)
+    weights_file = find_file(name, ADAPTER_WEIGHTS_FILE, **hub_kwargs)
+    if config_file is None or weights_file is None:
+        pickled = next((file for file in PICKLED_WEIGHTS if find_file(name, file, **hub_kwargs)), None)
+        instead = "" if pickled is None else f", and {pickled} is a pickle, which could run code"
+        raise DataError(
+            f"{name}: {ADAPTER_WEIGHTS_FILE} is missing{instead}; the adapter was not saved or copied whole"
+        )
+    kind = read_json(config_file).get("peft_type")
+    if kind != "LORA":
+        raise DataError(f"{config_file}: its `peft_type` is {kind!r}, not 'LORA'; copy the adapter again")
+    return record, weights_file, set(read_header(weights_file))
+
+
+def _read_record(file: str) -> AdapterRecord:
+    content = read_json(file)
+    names = [entry.name for entry in fields(AdapterRecord)]
+    if sorted(content) != sorted(names) or not all(isinstance(value, str) for value in content.values()):
+        raise DataError(f"{file}: it should hold {', '.join(names)}, each a text; copy the adapter again")
+    return AdapterRecord(**content)
 
 
 def load_merged(name: str | Path, **kwargs: Any) -> "AuroraModel":
@@ -245,66 +276,37 @@ def _check_base(name: str, base: str, record: AdapterRecord, hub_kwargs: dict[st
     try:
         found = describe_base(base, **hub_kwargs)
     except (ValueError, OSError) as error:
-        raise ValueError(
+        raise DataError(
             f"{name}: its base {base} can not be loaded ({str(error).splitlines()[0]}); put it there, or say where it "
             "is with `base_model_name_or_path`"
         ) from error
     for what in ("config", "weights"):
         if getattr(found, f"base_{what}") != getattr(record, f"base_{what}"):
-            raise ValueError(
+            raise DataError(
                 f"{name}: an adapter for another base: the {what} of {base} are not those that it was trained on "
                 f"({record.base_model_name_or_path}); name that base with `base_model_name_or_path`"
             )
 
 
-def _find(name: str, file: str, **hub_kwargs: Any) -> str | None:
-    """Path of a checkpoint's file, downloaded where need be; None where it has none."""
-    if Path(name).is_dir():
-        path = Path(name, hub_kwargs.get("subfolder") or "", file)
-        return str(path) if path.is_file() else None
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is None:
-        raise ValueError(f"{name}: no such folder, and no name of a Hub repository; check the path")
-    return cached_file(
-        name,
-        file,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_connection_errors=False,
-        **hub_kwargs,
-    )
-
-
 def _weight_files(name: str, **hub_kwargs: Any) -> list[str]:
     """The safetensors of a checkpoint: one, its shards, or an adapter's."""
-    if find_adapter(name, **hub_kwargs) is not None:
-        found = [_find(name, file, **hub_kwargs) for file in (ADAPTER_WEIGHTS_FILE, REPLACED_FILE)]
-        return [file for file in found if file is not None]
-    index = _find(name, "model.safetensors.index.json", **hub_kwargs)
-    if index is None:
-        single = _find(name, "model.safetensors", **hub_kwargs)
-        return [] if single is None else [single]
-    files = []
-    for shard in sorted(set(json.loads(Path(index).read_text())["weight_map"].values())):
-        file = _find(name, shard, **hub_kwargs)
-        if file is None:
-            raise ValueError(f"{name}: {shard} is missing; download or copy the checkpoint again")
-        files.append(file)
-    return files
+    if find_adapter(name, **hub_kwargs) is None:
+        return find_weight_files(name, **hub_kwargs)
+    found = [find_file(name, file, **hub_kwargs) for file in (ADAPTER_WEIGHTS_FILE, REPLACED_FILE)]
+    return [file for file in found if file is not None]
 
 
 def _weight_samples(files: list[str]) -> Iterator[tuple[str, bytes]]:
     """Name and shape, and the first numbers in bf16, of every weight."""
     for path in files:
-        try:
-            with safe_open(path, "pt") as file:
-                for key in file.keys():  # noqa: SIM118  (no mapping)
-                    part = file.get_slice(key)
-                    shape = part.get_shape()
-                    values = part[:1] if len(shape) > 1 else part[:_SAMPLE] if shape else file.get_tensor(key)
-                    sample = values.flatten()[:_SAMPLE].to(torch.bfloat16).contiguous()
-                    yield f"{key} {shape}", sample.view(torch.uint8).numpy().tobytes()
-        except SafetensorError as error:
-            raise ValueError(f"{path}: can not be read ({error}); download or copy it again") from None
+        read_header(path)  # says what is wrong with a file that is none
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118  (no mapping)
+                part = file.get_slice(key)
+                shape = part.get_shape()
+                values = part[:1] if len(shape) > 1 else part[:_SAMPLE] if shape else file.get_tensor(key)
+                sample = values.flatten()[:_SAMPLE].to(torch.bfloat16).contiguous()
+                yield f"{key} {shape}", sample.view(torch.uint8).numpy().tobytes()
 
 
 def _without_volatile(value: Any) -> Any:

@@ -1,14 +1,17 @@
 """The Hub: a model card that says what a folder holds, and the push of that folder."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ...data.json_file import read_json
 from ...errors import DataError
-from .adapters import RECORD_FILE
+from ..configuration_aurora import model_class
+from ..processing_aurora import AuroraProcessor
+from .adapters import RECORD_FILE, check_adapter_files
+from .files import CONFIG_FILE, HTTPError, check_checkpoint, one_line
 
 CARD_FILE = "README.md"
 # The settings of a phase, in its output folder.
@@ -61,12 +64,12 @@ def write_model_card(
         `DataError`: where the folder is no checkpoint, or the evaluation holds no scores.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise DataError(f"{folder}/config.json: no such file; name the output folder of a phase")
-    config = json.loads((folder / "config.json").read_text())
+    if not (folder / CONFIG_FILE).is_file():
+        raise DataError(f"{folder}/{CONFIG_FILE}: no such file; name the output folder of a phase")
+    config = read_json(folder / CONFIG_FILE)
     record = _read_json(folder / RECORD_FILE)
     recipe_file = folder / RECIPE_FILE
-    recipe = yaml.safe_load(recipe_file.read_text()) if recipe_file.is_file() else {}
+    recipe = _read_recipe(recipe_file) if recipe_file.is_file() else {}
     name = repo_id or folder.resolve().name
     base = (record or {}).get("base_model_name_or_path") or recipe.get("model_name_or_path")
     policy, license_name = POLICIES.get(config.get("policy_config", {}).get("model_type"), ("policy", None))
@@ -124,14 +127,17 @@ def push(
     elif evaluation is not None:
         raise DataError(f"{card}: was not written by aurora_trl and is left as it is; add the scores to it by hand")
     api = HfApi(token=token)
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        revision=revision,
-        commit_message="Upload an AuroraModel with aurora_trl",
-        ignore_patterns=list(NOT_PUSHED),
-    )
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message="Upload an AuroraModel with aurora_trl",
+            ignore_patterns=list(NOT_PUSHED),
+        )
+    except HTTPError as error:  # those without an answer are no `OSError`
+        raise DataError(f"{repo_id}: the Hub did not take it: {one_line(error)}; push again") from error
     return str(commit.commit_url)
 
 
@@ -141,9 +147,11 @@ def check_pushable(folder: Path) -> None:
         raise DataError(f"{folder}: holds no {WEIGHT_FILES[0]} and no adapter; name the output folder of a phase")
     if not (folder / "aurora_processor.json").is_file():
         raise DataError(f"{folder}: aurora_processor.json is missing; save the processor into the same folder")
-    record = _read_json(folder / RECORD_FILE)
-    if record is not None:
-        check_base_is_public(str(folder), record["base_model_name_or_path"])
+    if (folder / RECORD_FILE).is_file():
+        check_base_is_public(str(folder), check_adapter_files(str(folder))[0].base_model_name_or_path)
+    else:
+        check_checkpoint(model_class(), str(folder))
+    AuroraProcessor.from_pretrained(folder)
 
 
 def check_base_is_public(what: str, base: str) -> None:
@@ -203,8 +211,8 @@ def _training(folder: Path, base: str | None, recipe: dict[str, Any], recipe_fil
             lines.append(f"* {what}: `{recipe[key]}`{split}")
     state = _read_json(folder / "trainer_state.json")
     if state is not None:
-        epochs = f", {state['epoch']:.2f} epochs" if state.get("epoch") else ""
-        lines.append(f"* Steps: {state['global_step']}{epochs}")
+        epochs = f", {state['epoch']:.2f} epochs" if isinstance(state.get("epoch"), float) else ""
+        lines.append(f"* Steps: {state.get('global_step')}{epochs}")
     if method is not None:
         lines.append(f"* Trainer: {method}")
     if recipe:
@@ -220,9 +228,12 @@ def _scores(folder: Path, evaluation: str | Path | None) -> str:
     places = [folder, folder.resolve().parent / "eval" / folder.resolve().name]
     if evaluation is not None:
         places = [Path(evaluation)]
-    metrics = next((value for value in (_read_json(place / "metrics.json") for place in places) if value), None)
-    if metrics is None:
+    file = next((place / "metrics.json" for place in places if (place / "metrics.json").is_file()), None)
+    if file is None:
         return "## Scores\n\nNot evaluated."
+    metrics = read_json(file)
+    if not isinstance(metrics.get("splits"), dict) or "protocol" not in metrics:
+        raise DataError(f"{file}: it has no scores by split; evaluate the checkpoint again")
     columns = ("J", "F", "J&F", "S", "class_accuracy")
     unused = {True: ("J", "F", "J&F", "class_accuracy"), False: ("S",)}  # by whether a split holds null rows alone
     lines = [
@@ -231,6 +242,8 @@ def _scores(folder: Path, evaluation: str | Path | None) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for split, scores in metrics["splits"].items():
+        if not isinstance(scores, dict):
+            raise DataError(f"{file}: the scores of {split} are {scores!r}; evaluate the checkpoint again")
         shown = [name for name in columns if name not in unused[split == "test_n"]]
         values = (f"{scores[name]:.3f}" if name in shown and name in scores else "" for name in columns)
         lines.append(_table_row([split, str(scores.get("rows", "")), *values]))
@@ -257,4 +270,14 @@ def _licenses(policy: str, license_name: str | None, base: str | None) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
+
+
+def _read_recipe(file: Path) -> dict[str, Any]:
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise DataError(f"{file}: not valid YAML ({one_line(error)}); restore it, or take it away") from None
+    if not isinstance(recipe, dict):
+        raise DataError(f"{file}: it holds no keys and values; restore it, or take it away")
+    return recipe

@@ -1,7 +1,5 @@
 """Files of published checkpoints: found, read as tensors and nothing else, and checked key by key."""
 
-import json
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,17 +7,17 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from ...data.json_file import read_json
 from ...errors import DataError
+from .files import CONFIG_FILE, HTTPError, find_weight_files, one_line, read_header, require_repository
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 # What a checkpoint's folder may hold that is worth a download: no pictures, no copies of the weights in other formats.
 CHECKPOINT_PATTERNS = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors", "*.bin")
-REPOSITORY_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def find_checkpoint(name_or_path: str | Path, patterns: Iterable[str] = CHECKPOINT_PATTERNS) -> Path:
@@ -39,15 +37,11 @@ def find_checkpoint(name_or_path: str | Path, patterns: Iterable[str] = CHECKPOI
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder
-    if not REPOSITORY_ID.fullmatch(str(name_or_path)) or folder.exists():
-        raise DataError(f"{name_or_path}: no such checkpoint folder; name a folder or a Hub repository (org/name)")
+    require_repository(str(name_or_path))
     try:
         return Path(snapshot_download(str(name_or_path), allow_patterns=list(patterns)))
-    except (OSError, ValueError) as error:  # all of the Hub client's errors are of these two
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{name_or_path}: neither a folder here nor a Hub repository that can be downloaded: {reason}"
-        ) from None
+    except (OSError, ValueError, HTTPError) as error:
+        raise DataError(f"{name_or_path}: the download from the Hub failed: {one_line(error)}; try again") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -57,14 +51,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         `DataError`: where it is missing, is not JSON, or does not say what model it belongs to.
     """
-    file = folder / "config.json"
+    file = folder / CONFIG_FILE
     if not file.is_file():
         raise DataError(f"{file}: no such file; {folder} is not the folder of a published checkpoint")
-    try:
-        config = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}: not valid JSON: {error}; download it again") from None
-    if not isinstance(config, dict) or "model_type" not in config:
+    config = read_json(file)
+    if "model_type" not in config:
         raise DataError(f"{file}: it has no `model_type`; this is not the config of a model")
     return config
 
@@ -76,32 +67,11 @@ def read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         `DataError`: names the shard that is missing, cut short, or lacks a tensor that the index promises.
     """
-    index_file = folder / SAFE_WEIGHTS_INDEX_NAME
-    if not index_file.is_file():
-        return _read_safetensors_file(folder / SAFE_WEIGHTS_NAME)
-    try:
-        weight_map: dict[str, str] = json.loads(index_file.read_text())["weight_map"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise DataError(f"{index_file}: not an index of shards; download it again") from None
     weights: dict[str, torch.Tensor] = {}
-    for name in sorted(set(weight_map.values())):
-        weights.update(_read_safetensors_file(folder / name))
-    for key, name in weight_map.items():
-        if key not in weights:
-            raise DataError(f"{folder / name}: the index promises {key}, which is not there; download the shard again")
+    for file in find_weight_files(str(folder)):
+        read_header(file)  # says what is wrong with a file that is none
+        weights.update(load_file(file))
     return weights
-
-
-def _read_safetensors_file(file: Path) -> dict[str, torch.Tensor]:
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; the checkpoint is not whole, download it again")
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118, it is not a mapping
-    except SafetensorError as error:
-        raise DataError(
-            f"{file}: cut short, or not a safetensors file ({file.stat().st_size} bytes): {error}; download it again"
-        ) from None
 
 
 def read_torch_file(file: Path) -> dict[str, torch.Tensor]:
@@ -115,8 +85,8 @@ def read_torch_file(file: Path) -> dict[str, torch.Tensor]:
         raise DataError(f"{file}: no such file")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # whatever a broken file leads to
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{file}: cut short, or not a file of tensors alone: {reason}") from None
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
         raise DataError(f"{file}: not a dictionary of tensors by name")

@@ -24,8 +24,8 @@ from aurora_trl.data import (
     save_parquet,
 )
 from aurora_trl.data.formats.avsbench import class_palette, load_class_maps, load_class_names
+from aurora_trl.data.masks import encode_rle, load_masks, mask_indices
 from aurora_trl.data.media.loading import load_audio, load_frames
-from aurora_trl.data.media.masks import encode_rle, load_masks, mask_indices
 from aurora_trl.data.validation import check_dataset
 from aurora_trl.evaluation.metrics import PROTOCOLS, SegmentationMetrics, SemanticMetrics
 from aurora_trl.generation.clip_loader import ClipLoader

@@ -12,7 +12,7 @@ import pytest
 
 from aurora_trl.data import COLUMNS, DataError, load_refavs
 from aurora_trl.data.formats.refavs import SPLITS, UNSEEN_CLASSES
-from aurora_trl.data.media.masks import load_masks
+from aurora_trl.data.masks import load_masks
 from aurora_trl.data.validation import check_classes
 
 
@@ -113,7 +113,7 @@ def test_what_is_wrong_is_named(copy, tmp_path):
 
 def test_official_mask_size():
     """A mask of one pixel grows as OpenCV's bilinear resize on uint8 grows it: every touched pixel counts."""
-    from aurora_trl.data.media.masks import resize_masks_official
+    from aurora_trl.data.masks import resize_masks_official
 
     mask = np.zeros((1, 128, 128), np.uint8)
     mask[0, 64, 64] = 1

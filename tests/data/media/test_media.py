@@ -9,8 +9,8 @@ import soundfile
 from PIL import ExifTags, Image
 
 from aurora_trl.data import DataError, load_json, save_json
+from aurora_trl.data.masks import decode_rle, encode_rle, frame_size, load_masks
 from aurora_trl.data.media.loading import MediaCache, frame_indices, load_audio, load_frames
-from aurora_trl.data.media.masks import decode_rle, encode_rle, frame_size, load_masks
 from aurora_trl.data.validation import find_problems
 
 

@@ -10,8 +10,8 @@ import soundfile
 from videos import write_clip
 
 from aurora_trl.data import DataError, load_json, save_json
+from aurora_trl.data.masks import encode_rle, frame_size, load_masks, mask_indices
 from aurora_trl.data.media.loading import load_audio, load_frames, split_moment, taken_frames
-from aurora_trl.data.media.masks import encode_rle, frame_size, load_masks, mask_indices
 from aurora_trl.data.media.sound import read_track
 from aurora_trl.data.media.video import index_video, read_frames
 from aurora_trl.data.validation import check_dataset, find_problems

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from video_matrix import MATRIX, Kind, draw_frame, set_display_matrix, stamps_of, write_kind
 
+from aurora_trl.data.masks import frame_size
 from aurora_trl.data.media import video
 from aurora_trl.data.media.loading import load_frames, taken_frames
-from aurora_trl.data.media.masks import frame_size
 from aurora_trl.data.media.video import Orientation, index_video, read_frames
 from aurora_trl.data.validation import find_problems
 

@@ -20,7 +20,7 @@ from aurora_trl import (
     AuroraSFTTrainer,
 )
 from aurora_trl.cli import main
-from aurora_trl.data.media.masks import NO_TARGET
+from aurora_trl.data.masks import NO_TARGET
 from aurora_trl.errors import DataError
 from aurora_trl.generation.answers import answer_rows
 from aurora_trl.generation.clip_loader import ClipLoader
@@ -261,7 +261,7 @@ def test_init_errors_are_one_line(parts, tmp_path, capsys):
         ([policy, "--mask-decoder", sam, "--dtype", "half-ish"], "unknown dtype 'half-ish'"),
         ([policy, "--mask-decoder", sam, "--mask-memory", "7"], "segment-anything has no memory"),
         ([policy, "--mask-decoder", sam, "--mask-memory-gradients"], "need a memory; add `--mask-memory 7`"),
-        (["some/repository", "--mask-decoder", sam], "some/repository: neither a folder here nor a Hub repository"),
+        (["some/repository", "--mask-decoder", sam], "some/repository: no such folder, and not downloaded"),
     ):
         assert main(["init", *arguments, "--output", output]) == 1
         err = capsys.readouterr().err.strip().splitlines()[-1]

@@ -105,7 +105,7 @@ def run(hub, tmp_path_factory):
 
     def call(*arguments):
         command = [sys.executable, *map(str, arguments)]
-        result = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=200)
+        result = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stdout
 

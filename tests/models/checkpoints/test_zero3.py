@@ -79,7 +79,7 @@ def launched(root, checkpoint):
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(
-        [*launch, *map(str, inputs)], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=400
+        [*launch, *map(str, inputs)], cwd=REPOSITORY, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return output

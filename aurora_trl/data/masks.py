@@ -9,13 +9,16 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from ...errors import DataError
-from ..schema import Row, count_objects, split_mask
-from .loading import NO_FRAME, count_frames, split_moment, taken_frames, upright, upright_size
-from .video import index_video
+from ..errors import DataError
+from .media.loading import NO_FRAME, count_frames, split_moment, taken_frames, upright, upright_size
+from .media.video import index_video
+from .schema import Row, count_objects, split_mask
 
 Polygons = Sequence[Sequence[Sequence[float]]]
 OFFICIAL_SIZE = 256
+# Modes of images that hold one number per pixel; formats whose pixels are not those that were saved.
+_NUMBERS, _LOSSY = ("L", "P", "1", "I;16", "I"), ("JPEG", "MPO", "WEBP")
+_LEAST_LOSSY = 32  # below it there is nothing but noise
 # In a batch's target masks, pixels that nothing is compared with: those outside the frame, in the padding of the
 # decoder's square, and all of a frame that nobody annotated or that stands past the end of a short clip.
 NO_TARGET = 255
@@ -163,14 +166,45 @@ def _read_mask(name: str, row: Row) -> np.ndarray:
         return decode_rle(name) if "polygons" not in name else decode_polygons(name, frame_size(row))
     try:
         with Image.open(name) as stored:
-            image = upright(stored)
-            # Some copies hold a class index, not 255; a palette is an index, too.
-            plane = np.asarray(image if image.mode in ("L", "P", "1", "I;16", "I") else image.convert("L"))
+            return _drawn(upright(stored), name, row.get("mask_value"))
     except FileNotFoundError:
         raise DataError(f"{name}: no such mask (row {row.get('id')!r})") from None
     except (OSError, SyntaxError) as error:
         raise DataError(f"{name}: can not be read as a mask: {error}") from None
-    return (plane > 0).astype(np.uint8)
+
+
+def _drawn(image: Image.Image, name: str, value: int | None) -> np.ndarray:
+    """
+    The pixels of an image that are the object: all that are not 0, or those of one number.
+
+    What is transparent is background. A format that loses detail leaves noise around 0: there it is what is nearer to
+    the brightest.
+    """
+    # Some copies hold a class index, not 255; a palette is an index, too.
+    plane = np.asarray(image if image.mode in _NUMBERS else image.convert("L"))
+    if value is not None:
+        if image.format in _LOSSY or image.mode not in _NUMBERS:
+            raise DataError(f"{name}: `mask_value` needs an image of one number per pixel, such as a grey PNG")
+        return (plane == value).astype(np.uint8)
+    if image.format in _LOSSY:
+        brightest = int(plane.max())
+        return ((plane > brightest // 2) & (brightest >= _LEAST_LOSSY)).astype(np.uint8)
+    drawn = plane > 0
+    if image.mode == "P" and isinstance(image.info.get("transparency"), int):
+        drawn &= plane != image.info["transparency"]
+    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "RGB" and "transparency" in image.info):
+        opaque = np.asarray(image.convert("RGBA"))[..., 3] > 127
+        # Black on nothing is an object, too; black on white is none.
+        drawn = opaque & (drawn if (drawn & opaque).any() or opaque.all() else True)
+    return drawn.astype(np.uint8)
+
+
+def mask_values(path: str) -> list[int]:
+    """The numbers above 0 in a mask's file, where it holds one number per pixel; empty for any other."""
+    with Image.open(path) as image:
+        if image.format in _LOSSY or image.mode not in _NUMBERS:
+            return []
+        return [int(value) for value in np.unique(np.asarray(image)) if value]
 
 
 def _shown(name: str, row: Row) -> str:
@@ -192,7 +226,12 @@ def decode_rle(text: str) -> np.ndarray:
     """
     try:
         rle = json.loads(text)
-        return coco.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
+        size, counts = [int(side) for side in rle["size"]], rle["counts"]
+        if isinstance(counts, list):  # COCO's second form, runs as numbers
+            if sum(counts) != size[0] * size[1] or min(counts, default=0) < 0:
+                raise ValueError(f"its runs add up to {sum(counts)} pixels, not {size[0]} x {size[1]}")
+            return coco.decode(coco.frPyObjects({"size": size, "counts": counts}, *size))
+        return coco.decode({"size": size, "counts": counts.encode("ascii")})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"not a COCO run-length encoding: {text[:60]!r} ({error})") from None
 

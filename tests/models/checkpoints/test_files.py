@@ -1,0 +1,101 @@
+"""The files of our checkpoints: a name that leads nowhere, and what is known before a weight is read."""
+
+import random
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors import safe_open
+
+from aurora_trl import AuroraModel, AuroraPipeline, AuroraProcessor
+from aurora_trl.errors import DataError
+from aurora_trl.models.checkpoints.files import check_checkpoint
+from aurora_trl.models.checkpoints.weight_files import find_checkpoint
+from aurora_trl.tiny.qwen import create_tiny_qwen_checkpoint
+
+
+def point_at(endpoint, monkeypatch):
+    """As HF_ENDPOINT does, which the client reads when it is imported."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub that knows no repository, and writes down what it is asked."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            if "sftt" in self.path:  # the client has questions of its own
+                asked.append(self.path)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    point_at(f"http://127.0.0.1:{server.server_port}", monkeypatch)
+    yield asked
+    server.shutdown()
+    server.server_close()
+
+
+LOADERS = [
+    AuroraModel.from_pretrained,
+    AuroraProcessor.from_pretrained,
+    AuroraPipeline.from_pretrained,
+    find_checkpoint,
+]
+
+
+@pytest.mark.parametrize("load", LOADERS, ids=lambda load: load.__qualname__)
+def test_a_mistyped_folder_asks_the_hub_once(load, hub, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "sft").symlink_to(checkpoint)
+    with pytest.raises(DataError) as caught:
+        load("outputs/sftt")
+    assert "outputs/sftt: no such folder, and on the Hub the repository is unknown to it" in str(caught.value)
+    assert str(caught.value).endswith("did you mean outputs/sft?")
+    assert hub == ["/outputs/sftt/resolve/main/config.json"]
+    for path in ("./outputs/sftt", "outputs/tiny/sft", "~/sft", str(tmp_path / "sft")):
+        with pytest.raises(DataError, match="no such folder, and no name of a Hub repository"):
+            load(path)
+    assert len(hub) == 1
+
+
+def test_a_hub_that_can_not_be_reached_is_asked_once(monkeypatch):
+    point_at("http://127.0.0.1:9", monkeypatch)  # nobody listens
+    with pytest.raises(DataError, match="none/such: no such folder, and the Hub can not be asked .*refused"):
+        AuroraModel.from_pretrained("none/such")
+
+
+def test_looking_at_a_checkpoint_draws_no_numbers(checkpoint):
+    """A training that starts from it is the same to the bit."""
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    check_checkpoint(AuroraModel, str(checkpoint))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
+def test_a_head_that_is_tied_is_not_missing(tmp_path):
+    folder = create_tiny_qwen_checkpoint(tmp_path / "qwen", ["some words"], sound=False)
+    config = AuroraModel.from_pretrained(folder).config
+    config.policy_config.tie_word_embeddings = config.policy_config.text_config.tie_word_embeddings = True
+    AuroraModel(config).save_pretrained(tmp_path / "tied")
+    with safe_open(tmp_path / "tied" / "model.safetensors", "pt") as file:
+        assert "policy.lm_head.weight" not in file.keys()  # noqa: SIM118  (no mapping)
+    policy = AuroraModel.from_pretrained(tmp_path / "tied").policy
+    assert policy.lm_head.weight is policy.get_input_embeddings().weight
