@@ -118,6 +118,30 @@ def set_display_matrix(path: str | Path, turn: tuple[float, float, float, float]
     Path(path).write_bytes(data[:place] + pack(*turn) + data[place + 36 :])
 
 
+def set_edits(path: str | Path, edits: list[tuple[float, float | None]]) -> None:
+    """
+    Write the edit list of an MP4 whose header stands at its end: what a player shows of the track.
+
+    Args:
+        path: the file.
+        edits: how many seconds from which second on; None: nothing is shown.
+    """
+    with av.open(str(path)) as container:
+        clock = container.streams.video[0].time_base.denominator
+    data = Path(path).read_bytes()
+    place = data.index(b"elst") - 4
+    size, _, _, _, _, start = struct.unpack(">I4sIIIi", data[place : place + 24])
+    entries = [(round(1000 * long), -1 if at is None else start + round(at * clock)) for long, at in edits]
+    box = struct.pack(">I4sII", 16 + 12 * len(edits), b"elst", 0, len(edits))
+    box += b"".join(struct.pack(">IiI", long, at, 1 << 16) for long, at in entries)
+    changed = bytearray(data[:place] + box + data[place + size :])
+    for name in (b"edts", b"trak", b"moov"):
+        outer = data.rindex(name, 0, place) - 4
+        longer = struct.unpack(">I", data[outer : outer + 4])[0] + len(box) - size
+        changed[outer : outer + 4] = struct.pack(">I", longer)
+    Path(path).write_bytes(changed)
+
+
 # Of each pair of codec and container that is in use, with what makes jumping hard in it.
 MATRIX = [
     *[Kind("h264", suffix, b) for suffix in ("mp4", "mkv", "avi", "ts", "mpg", "flv") for b in (0, 2)],

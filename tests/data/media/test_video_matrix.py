@@ -5,7 +5,7 @@ from dataclasses import replace
 import av
 import numpy as np
 import pytest
-from video_matrix import MATRIX, Kind, draw_frame, set_display_matrix, stamps_of, write_kind
+from video_matrix import MATRIX, Kind, draw_frame, set_display_matrix, set_edits, stamps_of, write_kind
 
 from aurora_trl.data.masks import frame_size
 from aurora_trl.data.media import video
@@ -80,6 +80,49 @@ def test_a_video_that_asks_for_less_than_a_quarter_turn_is_refused(tmp_path):
     with pytest.raises(ValueError, match="only quarter turns are known"):
         index_video(path)
     assert [problem.kind for problem in find_problems([row])] == ["unreadable"]
+
+
+EDITS = {
+    "head": [(1.5, 0.8)],
+    "tail": [(1.5, 0.0)],
+    "delay": [(0.5, None), (2.0, 0.3)],
+    "two": [(0.7, 0.5), (0.8, 1.5)],
+    "back": [(0.7, 1.5), (0.8, 0.5)],
+    "again": [(0.9, 0.0), (0.9, 0.0)],
+}
+
+
+@pytest.mark.parametrize("codec", ["h264", "h264-open", "hevc"])
+@pytest.mark.parametrize("name", EDITS)
+def test_edit_lists_are_followed(name, codec, tmp_path):
+    """Telephones trim a video so; what is cut off is never shown, and has no number."""
+    path = write_kind(tmp_path / "clip.mp4", Kind(codec, "mp4", 2))
+    set_edits(path, EDITS[name])
+    frames, index = decode(path), index_video(path)
+    assert 0 < len(frames) < 24
+    assert len(index.times) == len(frames)
+    for number in range(len(frames)):
+        assert np.array_equal(read_frames(path, index, [number])[0], frames[number])
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("h264-open", "mp4"), ("h264-open", "mkv"), ("hevc", "mp4"), ("hevc", "ts")]
+)
+@pytest.mark.parametrize("dropped", [6, 8])
+def test_a_video_that_was_cut_between_key_frames(codec, suffix, dropped, tmp_path):
+    """As stream copies are: the first pictures lean on what is gone, and a decoder leaves them out."""
+    whole = write_kind(tmp_path / "whole.mp4", Kind(codec, "mp4", 2))
+    path = str(tmp_path / f"cut.{suffix}")
+    with av.open(whole) as source, av.open(path, "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.dts is not None and number >= dropped:
+                packet.stream = stream
+                target.mux(packet)
+    frames, index = decode(path), index_video(path)
+    assert len(index.times) == len(frames) < 24 - dropped + 1
+    for number in range(len(frames)):
+        assert np.array_equal(read_frames(path, index, [number])[0], frames[number])
 
 
 def test_the_matrix_is_wide():
