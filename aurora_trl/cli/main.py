@@ -30,7 +30,6 @@ _PACKAGES = [
     "datasets",
     "segment-anything",
     "av",
-    "av",
     "soundfile",
     "soxr",
     "pycocotools",

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ...errors import DataError
 from .loading import split_moment, upright_size
-from .sound import mix_channels, read_sound, read_track
+from .sound import mix_channels, read_sound, read_track, require_finite
 from .video import CutShort, check_frames, index_video, read_frames
 
 MIN_SOUND_SECONDS = 1.0
@@ -50,11 +50,12 @@ def check_image(path: str, what: str, *, decode: bool = False) -> tuple[int, int
     """
     try:
         with Image.open(path) as image:
-            (height, width), kind = upright_size(image), image.format
+            kind = image.format
             # The end first: a decoder's own words for a file that ends early are many.
             end = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "")
             if end is not None and end not in _tail(path):
                 raise Fault("cut short", f"{path}: the {what} is cut short; restore it or remove the rows that use it")
+            height, width = upright_size(image)
             if decode:
                 image.load()
             if what == "frame" and image.mode == "F":
@@ -73,7 +74,7 @@ def _tail(path: str) -> bytes:
         return file.read()
 
 
-def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = False) -> None:
+def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = False) -> tuple[int, int]:
     """
     Check a video.
 
@@ -83,6 +84,9 @@ def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = Fa
             given.
         decode (`bool`, *optional*, defaults to `False`): decode the frames; otherwise its packets are listed, where
             they tell which frames there are.
+
+    Returns:
+        `tuple[int, int]`: width and height of its upright frames in pixels.
 
     Raises:
         `Fault`: where it is missing, no video, cut short, too short for a moment, or a frame can not be decoded.
@@ -105,6 +109,8 @@ def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = Fa
         raise Fault("cut short", str(error)) from None
     except DataError as error:
         raise Fault("unreadable", str(error)) from None
+    height, width = index.size
+    return width, height
 
 
 def check_sound(path: str, *, decode: bool = False, min_seconds: float = MIN_SOUND_SECONDS) -> None:
@@ -133,10 +139,11 @@ def check_track(path: str, *, min_seconds: float = MIN_SOUND_SECONDS) -> None:
     """Listen to the sound track of a video as `check_sound` does to a file; it is no fault to have none."""
     try:
         track = read_track(path)
+        heard = None if track is None else _measure(path, *track)
     except DataError as error:
         raise Fault("unreadable", str(error)) from None
-    if track is not None:
-        _check_heard(path, *_measure(*track), min_seconds)
+    if heard is not None:
+        _check_heard(path, *heard, min_seconds)
 
 
 def _check_heard(path: str, seconds: float, loudest: float | None, min_seconds: float) -> None:
@@ -174,10 +181,11 @@ def _listen(path: str, decode: bool) -> tuple[float, float | None]:
     track = read_sound(path)
     if track is None:
         raise DataError(f"{path}: it has no sound track; remove `audio` where the clip has no sound")
-    return _measure(*track)
+    return _measure(path, *track)
 
 
-def _measure(wave: np.ndarray, rate: int) -> tuple[float, float]:
+def _measure(path: str, wave: np.ndarray, rate: int) -> tuple[float, float]:
+    require_finite(wave, path)
     return len(wave) / rate, float(np.abs(mix_channels(wave)).max()) if len(wave) else 0.0
 
 

@@ -1,17 +1,20 @@
 """Frames and sound of a row, read when a batch needs them."""
 
+import os
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
+import soundfile
 import soxr
 from PIL import ExifTags, Image, ImageOps
 
 from ...errors import DataError
 from ..schema import Row
-from .sound import mix_channels, read_sound, read_track
+from .sound import mix_channels, read_sound, read_track, require_finite
 from .video import index_video, read_frames
 
 Value = TypeVar("Value")
@@ -122,6 +125,17 @@ def frame_seconds(row: Row, numbers: Sequence[int], *, sound_seconds: float | No
     return [number * sound_seconds / len(moments) for number in numbers]
 
 
+def measure_sound_seconds(row: Row) -> float | None:
+    """How long the sound file of a row is, from its header where that says it; None where there is none to be read."""
+    if not row.get("audio") or not os.path.isfile(row["audio"]):
+        return None
+    try:
+        return soundfile.info(row["audio"]).duration
+    except soundfile.LibsndfileError:
+        track = read_track(row["audio"])
+        return None if track is None else len(track[0]) / track[1]
+
+
 def load_frames(row: Row, *, num_frames: int, pad: bool = True) -> np.ndarray:
     """
     The frames of a row's clip.
@@ -191,15 +205,29 @@ def split_moment(name: str) -> tuple[str, float | None]:
 
 def upright(image: Image.Image) -> Image.Image:
     """A photograph as a viewer shows it: cameras store it as the sensor lay, mirrored too, and say so in its EXIF."""
-    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+    if _orientation(image) == 1:
         return image
-    return ImageOps.exif_transpose(image)
+    turned = ImageOps.exif_transpose(image)
+    turned.format = image.format
+    return turned
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Height and width in pixels of an image as a viewer shows it, from its header."""
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    turned = _orientation(image) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The place of EXIF for it; 1 is upright."""
+    if image.format == "TIFF":  # Pillow turns these itself
+        return 1
+    if image.format == "PNG" and not any("exif" in str(key).lower() for key in image.info):
+        return 1  # its EXIF stands before the pixels, and asking for it would decode them
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, struct.error):
+        return 1  # not EXIF, as viewers see it
 
 
 def _read_image(path: str) -> np.ndarray:
@@ -244,7 +272,6 @@ def load_audio(row: Row, *, sampling_rate: int) -> np.ndarray | None:
     wave, rate = track
     if not len(wave):
         raise DataError(f"{row.get('audio') or row['video']}: it holds no samples")
+    require_finite(wave, row.get("audio") or row["video"])
     mono = mix_channels(wave)
-    if not np.isfinite(mono).all():
-        raise DataError(f"{row.get('audio') or row['video']}: some of its samples are no numbers (NaN, infinite)")
     return mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate).astype(np.float32)

@@ -44,6 +44,12 @@ def read_sound(path: str) -> tuple[np.ndarray, int] | None:
             raise DataError(f"{path}: can not be read as sound: {error.error_string}") from None
 
 
+def require_finite(wave: np.ndarray, path: str) -> None:
+    """Raise `DataError` where samples of a file are not numbers."""
+    if not np.isfinite(wave).all():
+        raise DataError(f"{path}: some of its samples are no numbers (NaN or infinite); write the file anew")
+
+
 def mix_channels(wave: np.ndarray) -> np.ndarray:
     """
     One channel out of several: their mean; in moments when they are of opposite phase, so that hardly anything of them
@@ -55,9 +61,9 @@ def mix_channels(wave: np.ndarray) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(samples,)`, float32.
     """
-    if wave.shape[1] == 1:
-        return wave[:, 0]
-    mono = wave.mean(axis=1)
+    mono = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
+    if wave.shape[1] == 1 or not len(wave):
+        return mono
     starts = np.arange(0, len(wave), _MIX_WINDOW)
     powers = np.add.reduceat(np.square(wave), starts, axis=0)  # (windows, channels)
     cancelled = np.add.reduceat(np.square(mono), starts) < _CANCELLED * powers.sum(axis=1) / wave.shape[1] ** 2
@@ -119,32 +125,33 @@ def _place_sound(frames: Iterator[Any], start: float | None, rate: int, path: st
             if gap > _LONGEST_PAUSE_SECONDS * rate:
                 raise DataError(f"{path}: its sound pauses for {gap / rate:.0f} s, by its clock; {REENCODE}")
             if gap > (_PAUSE_SECONDS * rate if parts else 0):
-                parts.append(np.zeros((len(samples), gap), np.float32))
+                parts.append(np.zeros((gap, samples.shape[1]), np.float32))
                 total += gap
         parts.append(samples)
-        total += samples.shape[1]
-    wave = np.concatenate(parts, axis=1).T if parts else np.zeros((0, 1), np.float32)
+        total += len(samples)
+    wave = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
     return wave[lead:], rate
 
 
 def _resample(frames: Iterator[Any], rate: int) -> Iterator[tuple[float | None, np.ndarray]]:
-    """When each frame is heard, where it says so, and its samples `(channels, N)`, with the channels of the first."""
+    """When each frame is heard, where it says so, and its samples `(N, channels)`, with the channels of the first."""
     source: tuple[Any, ...] | None = None
     layout: Any = None
     resampler: Any = None
     for frame in frames:
         if source != (frame.format.name, frame.layout.name, frame.sample_rate):
             # Broadcasts change from one to the other.
-            yield from _rest_of(resampler)
+            yield from _rest_of(resampler, layout)
             source, layout = (frame.format.name, frame.layout.name, frame.sample_rate), layout or frame.layout
-            resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+            # Packed: PyAV crashes where it reads eight planes (18.1).
+            resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)
         seconds = None if frame.pts is None else float(frame.pts * frame.time_base)
         for part in resampler.resample(frame):
-            yield seconds, part.to_ndarray()
+            yield seconds, part.to_ndarray().reshape(-1, layout.nb_channels)
             seconds = None
-    yield from _rest_of(resampler)
+    yield from _rest_of(resampler, layout)
 
 
-def _rest_of(resampler: Any) -> Iterator[tuple[None, np.ndarray]]:
+def _rest_of(resampler: Any, layout: Any) -> Iterator[tuple[None, np.ndarray]]:
     for part in () if resampler is None else resampler.resample(None):
-        yield None, part.to_ndarray()
+        yield None, part.to_ndarray().reshape(-1, layout.nb_channels)

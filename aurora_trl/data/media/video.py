@@ -164,7 +164,8 @@ def _list_packets(container: Any, path: str) -> VideoIndex | None:
     shown = [packet[:3] for packet in packets if not packet[3]]
     if first is None or not shown:
         raise DataError(f"{path}: the video has no frames")
-    if any(packet[0] is None for packet in packets):
+    # Where it cuts between frames, or some packet has no time, only decoding tells what is left.
+    if any(packet[3] for packet in packets[-len(shown) :]) or any(packet[0] is None for packet in packets):
         return None
     shown.sort()
     stamps = [pts for pts, _, _ in shown]
