@@ -28,6 +28,10 @@ _DISK_WORDS = (
 )
 
 
+# The way out of a command that writes a new folder.
+NEW_FOLDER = "free some, remove the folder and run the command again"
+
+
 def is_disk_error(error: BaseException) -> bool:
     """Whether a disk, and not the program, is why something could not be written."""
     if isinstance(error, OSError) and error.errno is not None:

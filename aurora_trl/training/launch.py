@@ -84,6 +84,8 @@ def _hold_for_all(output_dir: Path, args: TrainingArguments) -> None:
     if args.world_size > 1:
         broadcast_object_list(refusal)
     if refusal[0] is not None:
+        if args.process_index > 0:
+            raise SystemExit(1)  # one of them says it
         raise DataError(refusal[0])
 
 
