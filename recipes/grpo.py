@@ -9,12 +9,13 @@ Flags override the YAML.
 
 import sys
 
-from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraProcessor
+from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraProcessor
 from aurora_trl.chain.tiny_phase import tiny_phase_arguments
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
 from aurora_trl.training.launch import prepare_run, train_and_finish
 from aurora_trl.training.lora import lora_config
 from aurora_trl.training.rewards import get_reward
+from aurora_trl.training.trainer_inputs import load_model
 
 
 def main() -> None:
@@ -26,7 +27,8 @@ def main() -> None:
         train_dataset = recipe.load_train(config)
         eval_dataset = recipe.load_eval(config)
         processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
-        model = AuroraModel.from_pretrained(recipe.model_name_or_path)
+        model = load_model(recipe.model_name_or_path, config.model_init_kwargs, None)
+        config.model_init_kwargs = None  # it is loaded
         trainer = AuroraGRPOTrainer(
             model=model,
             reward_funcs=rewards,

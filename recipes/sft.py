@@ -10,6 +10,7 @@ from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTT
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
 from aurora_trl.training.launch import prepare_run, train_and_finish
 from aurora_trl.training.lora import lora_config
+from aurora_trl.training.trainer_inputs import load_model
 
 
 def main() -> None:
@@ -19,7 +20,8 @@ def main() -> None:
         train_dataset = recipe.load_train(config)
         eval_dataset = recipe.load_eval(config)
         processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
-        model = AuroraModel.from_pretrained(recipe.model_name_or_path)
+        model = load_model(recipe.model_name_or_path, config.model_init_kwargs, None)
+        config.model_init_kwargs = None  # it is loaded
         teacher_name = config.teacher_model_name_or_path
         trainer = AuroraSFTTrainer(
             model=model,

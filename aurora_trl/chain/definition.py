@@ -28,6 +28,7 @@ from typing import Any
 import yaml
 
 from ..data.json_file import read_json
+from ..data.text_files import read_yaml
 from ..errors import DataError
 
 STEP_KEYS = {"name", "run", "train", "config", "accelerate", "makes", "needs", "minutes"}
@@ -138,7 +139,7 @@ def load_pipeline(
         `DataError`: names the file and the key that is wrong.
     """
     file = Path(file)
-    content = _read_yaml(file)
+    content = read_yaml(file)
     unknown = sorted(set(content) - {"output_dir", "seed", "steps"})
     if unknown or not isinstance(content.get("steps"), list) or "output_dir" not in content:
         raise DataError(f"{file}: a chain has `output_dir`, `seed` and a list of `steps`, not {unknown or 'this'}")
@@ -160,18 +161,6 @@ def load_pipeline(
             raise DataError(f"{file}: two steps are called `{step.name}`")
         pipeline.steps.append(step)
     return pipeline
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # what is no text is a ValueError
-        raise DataError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{file}: a mapping of keys to values is needed")
-    return content
 
 
 def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[str, Any]) -> Step:
@@ -199,7 +188,7 @@ def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[
     source = pipeline.file.parent / str(entry.get("config"))
     if not source.is_file():
         raise DataError(f"{pipeline.file}: step `{name}`: its `config` is no file: {source}")
-    settings = _read_yaml(source)
+    settings = read_yaml(source)
     # The settings decide the result; where they are written and what they are called does not.
     step.inputs = json.dumps({**settings, "seed": used["seed"]}, sort_keys=True, default=str)
     step.config = source
@@ -250,7 +239,7 @@ def _same_batch(pipeline: Pipeline, entry: dict[str, Any], settings: dict[str, A
     """The flags by which a step sees as many samples on another number of GPUs."""
     if not entry.get("accelerate"):
         raise DataError(f"{pipeline.file}: step `{entry['name']}` has no `accelerate` config to start processes with")
-    written_for = int(_read_yaml(Path(entry["accelerate"])).get("num_processes", 1))
+    written_for = int(read_yaml(Path(entry["accelerate"])).get("num_processes", 1))
     micro_steps = written_for * int(settings.get("gradient_accumulation_steps", 1))
     count = pipeline.num_processes
     if not count or count < 1 or micro_steps % count:

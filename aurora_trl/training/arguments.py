@@ -18,6 +18,7 @@ from trl import TrlParser
 from ..data.formats.avsbench import SUBSETS
 from ..data.formats.registry import FORMATS
 from ..data.schema import RENAMED, with_current_names
+from ..data.text_files import read_yaml
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
 from ..disk import written_whole
 from ..errors import DataError
@@ -233,11 +234,12 @@ def _check_yaml(path: Path, config_classes: tuple[type, ...]) -> None:
     if not path.is_file():
         fail(f"{path}: no such recipe")
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        fail(f"{path}: not valid YAML: {error}")
-    if not isinstance(content, dict):
-        fail(f"{path}: a recipe is a mapping of keys to values")
+        content = read_yaml(path)
+    except DataError as error:
+        fail(error)
+    for name in ("model_name_or_path", "dataset_path"):
+        if name in content and not content[name]:
+            fail(f"{path}: `{name}` is empty; name a folder, or a repository on the Hub")
     known = {name for cls in config_classes for name in (item.name for item in fields(cls))}
     unknown = sorted(set(with_current_names(content, path)) - known)
     if unknown:

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
+from ..generation.answers import check_generate_kwargs
 from .mask_config import MaskTrainingArguments
+from .options import check_options, check_values
 
 
 @dataclass
@@ -37,14 +39,20 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
     )
     beta: float = field(default=0.0, metadata={"help": "Weight of the KL term; 0 needs no reference model."})
     loss_type: str = field(default="grpo", metadata={"help": "Mean of per-sequence means (equation 5)."})
+    # TRL's 8 does not hold whole groups of 3, either.
+    per_device_eval_batch_size: int = field(default=6, metadata={"help": "Completions per device in evaluation."})
     remove_unused_columns: bool | None = field(
         default=False, metadata={"help": "Media columns must reach the trainer."}
     )
 
     def __post_init__(self) -> None:
+        check_values(self)
+        check_options(self, "grpo")
+        given = self.generation_kwargs or {}
+        check_generate_kwargs(given)
+        if (given.get("num_beams") or 1) > 1:
+            raise ValueError("`generation_kwargs: num_beams` is refused: completions are sampled, not searched")
         super().__post_init__()
         self.check_mask_arguments()
         if not self.reward_functions:
             raise ValueError("`reward_functions` is empty: GRPO needs at least one")
-        if self.use_vllm or self.use_transformers_continuous_batching:
-            raise ValueError("clips reach the policy through `generate`: leave `use_vllm` and continuous batching off")

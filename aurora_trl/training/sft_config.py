@@ -7,6 +7,7 @@ from trl import SFTConfig
 
 from ..prompts import TEACHER_TARGETS
 from .mask_config import MaskTrainingArguments
+from .options import check_options, check_values
 
 TARGETS = ("row", *TEACHER_TARGETS)
 
@@ -54,6 +55,8 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
     )
 
     def __post_init__(self) -> None:
+        check_values(self)
+        check_options(self, "sft")
         super().__post_init__()
         self.check_mask_arguments()
         for name in ("ce_loss_weight", "distillation_loss_weight"):
@@ -65,5 +68,3 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
             raise ValueError(
                 f"`teacher_targets` must be one of {', '.join(TEACHER_TARGETS)}, got {self.teacher_targets!r}"
             )
-        if self.packing or self.padding_free:
-            raise ValueError("`packing` and `padding_free` do not work with clips: leave them off")

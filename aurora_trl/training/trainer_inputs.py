@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers.utils import is_flash_attn_2_available
 
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
@@ -26,6 +27,11 @@ def load_model(model: Any, init_kwargs: dict[str, Any] | None, quantization_conf
     settings = dict(init_kwargs or {})
     if quantization_config is not None:
         settings["quantization_config"] = quantization_config
+    attention = str(settings.get("attn_implementation", ""))
+    if attention.startswith("flash_attention") and not is_flash_attn_2_available():
+        raise ValueError(
+            f"`attn_implementation: {attention}` needs the package flash-attn and a GPU: install it, or leave it out"
+        )
     if isinstance(model, str | Path):
         return AuroraModel.from_pretrained(str(model), **settings)
     if settings:

@@ -124,7 +124,7 @@ KINDS = [
     Kind("a frame that is found out by a worker", lambda p: damaged(p, 1), ("damaged.png", "can not be read")),
     # A chain's YAML
     chain("a chain that is no YAML", "steps: [", "not valid YAML"),
-    chain("a chain of bytes", b"\xff\xfe\x00\x00", "not valid YAML"),
+    chain("a chain of bytes", b"\xff\xfe\x00\x00", "not text in UTF-8"),
     chain("a chain that is a list", "[1]", "a mapping"),
     chain("a chain without steps", {"output_dir": "x"}, "`steps`"),
     chain("a chain without a folder", {"steps": []}, "`output_dir`"),

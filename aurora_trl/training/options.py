@@ -1,0 +1,275 @@
+"""
+What becomes of every option of TRL's and transformers' configs: it works, it is refused with the reason, or it has no
+effect on what is trained here. One table for the check, a test and the docs; an option that is in none of the three
+makes the test fail, as one of a new TRL does.
+"""
+
+import importlib.util
+import logging
+import math
+import os
+import re
+from dataclasses import MISSING, fields
+from typing import Any
+
+logger = logging.getLogger(__name__)
+_WORDS = re.compile(r"\w+")
+
+_CLIPS = "rows come with clips, which only their own collator reads"
+_TOKENIZER = "the tokenizer is the checkpoint's"
+_VLLM = "clips reach the policy through `generate`"
+_ROLLOUT = "rollouts and rewards come before the loss"
+
+# By the method, "both", "sft" or "grpo": refused where they are set to anything but the default.
+REFUSED: dict[str, dict[str, str]] = {
+    "both": {
+        "fp16": "the policies' towers overflow in float16: use `bf16`",
+        "fp16_full_eval": "the policies' towers overflow in float16: use `bf16`",
+        "bf16_full_eval": "it would round the master weights to bfloat16; evaluation runs in `bf16` as it is",
+        "fsdp": "the mask head is not sharded by FSDP: use DDP or DeepSpeed, see recipes/accelerate",
+        "fsdp_config": "the mask head is not sharded by FSDP: use DDP or DeepSpeed, see recipes/accelerate",
+        "parallelism_config": "the model is not split along tensors or sequences: use DDP or DeepSpeed",
+        "remove_unused_columns": "the columns of media must reach the collator",
+        "torch_compile": "the mask head reads the backbone's states by a hook, which compiled code leaves out",
+        "torch_compile_backend": "the mask head reads the backbone's states by a hook, which compiled code leaves out",
+        "torch_compile_mode": "the mask head reads the backbone's states by a hook, which compiled code leaves out",
+        "use_liger_kernel": "its fused loss passes the mask head by; TRL's fused head keeps no logits either",
+        "train_sampling_strategy": "the length of a row is known once its clip is read",
+    },
+    "sft": {
+        "activation_offloading": "the mask head's activations are not offloaded: use `gradient_checkpointing`",
+        "chat_template_path": _TOKENIZER,
+        "completion_only_loss": "the prompt is a clip and a question, and is never learnt",
+        "dataset_kwargs": _CLIPS,
+        "dataset_num_proc": "nothing is prepared beforehand; `dataloader_num_workers` read ahead",
+        "dataset_text_field": "the text to learn is the column `target`",
+        "eos_token": _TOKENIZER,
+        "eval_packing": _CLIPS,
+        "max_length": "a row is never cut: without its end it has no [SEG]; make long targets shorter",
+        "packing": "`packing` and `padding_free` do not work with clips",
+        "pad_token": _TOKENIZER,
+        "padding_free": "`packing` and `padding_free` do not work with clips",
+    },
+    "grpo": {
+        "auto_find_batch_size": "a rollout's batches are laid out before training",
+        "cache_implementation": "prompts are read once, and their cache is repeated for the completions",
+        "cast_lm_head_to_fp32": "the head is the policy's; `bf16: false` runs everything in float32",
+        "chat_template_kwargs": "`prompts.py` makes the prompts",
+        "label_smoothing_factor": "GRPO has no labels",
+        "neftune_noise_alpha": "completions would be sampled with the noise, too",
+        "use_transformers_continuous_batching": _VLLM,
+        "use_transformers_paged": _VLLM,
+        "use_vllm": _VLLM,
+    },
+}
+
+# Said where they are set: nothing that runs here asks for them.
+NO_EFFECT: dict[str, dict[str, str]] = {
+    "both": {
+        "batch_eval_metrics": "there is no `compute_metrics`",
+        "do_eval": "`eval_strategy` decides",
+        "do_predict": "a phase does not predict",
+        "do_train": "a phase trains",
+        "include_for_metrics": "there is no `compute_metrics`",
+        "label_names": "the collator makes the labels",
+        "length_column_name": "rows are not grouped by length",
+        "liger_kernel_config": "liger is not used",
+        "router_aux_loss_coef": "no policy has experts",
+        "trust_remote_code": "no code is taken from a checkpoint",
+        "use_cache": "training keeps no cache, and generation always one",
+    },
+    "sft": {
+        "assistant_only_loss": "the answer alone is learnt in any case",
+        "packing_strategy": "rows are not packed",
+        "pad_to_multiple_of": "a batch is as long as its longest row",
+        "truncation_mode": "rows are not cut",
+    },
+    "grpo": {
+        "include_num_input_tokens_seen": "a batch is a list of rows; `num_tokens` is logged",
+        "log_multimodal": "media are not logged",
+        "max_tool_calling_iterations": "there are no tools",
+        "transformers_continuous_batching_config": _VLLM,
+        **{
+            f"vllm_{name}": "vLLM is not used"
+            for name in (
+                "enable_sleep_mode",
+                "gpu_memory_utilization",
+                "group_port",
+                "importance_sampling_cap",
+                "importance_sampling_clip_max",
+                "importance_sampling_clip_min",
+                "importance_sampling_correction",
+                "importance_sampling_mode",
+                "max_model_length",
+                "mode",
+                "model_impl",
+                "server_base_url",
+                "server_host",
+                "server_port",
+                "server_timeout",
+                "structured_outputs_regex",
+                "tensor_parallel_size",
+            )
+        },
+    },
+}
+
+WORKS: dict[str, frozenset[str]] = {
+    "both": frozenset(
+        _WORDS.findall(
+            """
+            accelerator_config activation_checkpointing activation_checkpointing_kwargs adam_beta1
+            adam_beta2 adam_epsilon average_tokens_across_devices bf16 data_seed
+            dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context
+            dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory
+            dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
+            ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed disable_tqdm
+            enable_jit_checkpoint eval_accumulation_steps eval_delay eval_do_concat_batches
+            eval_on_start eval_steps eval_strategy eval_use_gather_object full_determinism
+            gradient_accumulation_steps gradient_checkpointing gradient_checkpointing_kwargs
+            greater_is_better hub_always_push hub_model_id hub_private_repo hub_revision
+            hub_strategy hub_token ignore_data_skip learning_rate load_best_model_at_end local_rank
+            log_level log_level_replica log_on_each_node logging_first_step logging_nan_inf_filter
+            logging_steps logging_strategy loss_type lr_scheduler_kwargs lr_scheduler_type
+            max_grad_norm max_steps metric_for_best_model model_init_kwargs num_train_epochs optim
+            optim_args optim_target_modules output_dir per_device_eval_batch_size
+            per_device_train_batch_size prediction_loss_only project push_to_hub report_to
+            restore_callback_states_from_checkpoint resume_from_checkpoint run_name
+            save_on_each_node save_only_model save_steps save_strategy save_total_limit seed
+            shuffle_dataset skip_memory_metrics tf32 torch_empty_cache_steps trackio_bucket_id
+            trackio_space_id trackio_static_space_id use_cpu warmup_steps weight_decay
+            """
+        )
+    ),
+    "sft": frozenset(
+        _WORDS.findall(
+            """
+            auto_find_batch_size include_num_input_tokens_seen label_smoothing_factor
+            neftune_noise_alpha
+            """
+        )
+    ),
+    "grpo": frozenset(
+        _WORDS.findall(
+            """
+            beta delta disable_dropout ds3_gather_for_generation entropy_coef entropy_coef_delta
+            entropy_coef_max entropy_coef_min entropy_target epsilon epsilon_high
+            generation_batch_size generation_kwargs importance_sampling_level log_completions
+            log_completions_hub_repo log_unique_prompts mask_truncated_completions
+            max_completion_length min_p multi_objective_aggregation num_completions_to_print
+            num_generations num_generations_eval num_iterations off_policy_mask_threshold
+            pad_to_multiple_of ref_model_mixup_alpha ref_model_sync_steps repetition_penalty
+            reward_weights sapo_temperature_neg sapo_temperature_pos scale_rewards
+            steps_per_generation sync_ref_model temperature top_entropy_quantile top_k top_p
+            use_adaptive_entropy use_bias_correction_kl vespo_k_neg vespo_k_pos vespo_lambda_neg
+            vespo_lambda_pos
+            """
+        )
+    ),
+}
+
+# Values beside the default that ask for what is done anyway.
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "completion_only_loss": (True,),
+    "dataset_kwargs": ({"skip_prepare_dataset": True},),
+    "max_length": (None,),
+    "train_sampling_strategy": ("random",),
+}
+_POSITIVE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+_NUMBERS = ("learning_rate", "num_train_epochs", "max_grad_norm", "weight_decay", "adam_epsilon", "temperature")
+# Packages of the trackers, where they are not called what `report_to` calls them.
+_TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "comet_ml": ("comet_ml",), "azure_ml": ("azureml",)}
+_NO_TRACKERS = {"none", "all", "codecarbon", "flyte", "dagshub"}
+
+
+def check_options(config: Any, method: str) -> None:
+    """
+    Raise for an option that can not work with clips and masks, and say where one has no effect.
+
+    Args:
+        config (`SFTConfig` or `GRPOConfig`): before it is used.
+        method (`str`): `"sft"` or `"grpo"`.
+
+    Raises:
+        `ValueError`: names the option and the reason.
+    """
+    for table, said in ((REFUSED, "is refused"), (NO_EFFECT, "has no effect here")):
+        for name, reason in {**table["both"], **table[method]}.items():
+            value = getattr(config, name, None)
+            if value == _default(config, name) or any(value == harmless for harmless in _HARMLESS.get(name, ())):
+                continue
+            if table is REFUSED:
+                raise ValueError(f"`{name}: {_shown(value)}` {said}: {reason}")
+            if os.environ.get("RANK", "0") == "0":
+                logger.warning(f"`{name}: {_shown(value)}` {said}: {reason}")
+
+
+def check_values(config: Any) -> None:
+    """
+    Raise for numbers with which nothing could be trained, and for a tracker that is not installed.
+
+    They are looked at before TRL's own checks, which divide by some of them.
+    """
+    for name in _POSITIVE:
+        if (getattr(config, name, 1) or 0) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(config, name)}")
+    for name in _NUMBERS:
+        value = getattr(config, name, 0.0)
+        if isinstance(value, float | int) and (not math.isfinite(value) or value < 0):
+            raise ValueError(f"`{name}` must be a number from 0 on, got {value}")
+    if config.max_steps < -1 or config.max_steps == 0:
+        raise ValueError(
+            f"`max_steps` must be at least 1, or -1 for all of `num_train_epochs`, got {config.max_steps}"
+        )
+    given = config.report_to if isinstance(config.report_to, list) else [config.report_to]
+    for tracker in given:
+        packages = _TRACKERS.get(tracker, (tracker,))
+        known = isinstance(tracker, str) and tracker not in _NO_TRACKERS
+        if known and not any(importlib.util.find_spec(package) for package in packages):
+            raise ValueError(f"`report_to: {tracker}` needs the package {packages[0]}: install it, or set `none`")
+
+
+def options_page() -> str:
+    """The page of the docs that lists every option."""
+    lines = [
+        "# Options of TRL and transformers",
+        "",
+        "`AuroraSFTConfig` and `AuroraGRPOConfig` take every option of TRL's `SFTConfig` and `GRPOConfig`. Each works",
+        "as there, or is refused with the reason, or has no effect here, which a line in the log says. This page is",
+        "written from the table in `aurora_trl/training/options.py`, which the configs read:",
+        "`python -m aurora_trl.training.options > docs/options.md`.",
+        "",
+        "| option | SFT | GRPO | why |",
+        "| --- | --- | --- | --- |",
+    ]
+    names = {name for table in (REFUSED, NO_EFFECT, WORKS) for part in table.values() for name in part}
+    for name in sorted(names):
+        states = {method: _state(name, method) for method in ("sft", "grpo")}
+        reason = next((reason for _, reason in states.values() if reason), "")
+        lines.append(f"| `{name}` | {states['sft'][0]} | {states['grpo'][0]} | {reason} |")
+    return "\n".join(lines) + "\n"
+
+
+def _state(name: str, method: str) -> tuple[str, str]:
+    for table, word in ((REFUSED, "refused"), (NO_EFFECT, "no effect")):
+        for part in (table["both"], table[method]):
+            if name in part:
+                return word, part[name]
+    return ("works", "") if name in WORKS["both"] | WORKS[method] else ("", "")
+
+
+def _default(config: Any, name: str) -> Any:
+    item = next((item for item in fields(config) if item.name == name), None)
+    if item is None or item.default is not MISSING:
+        return None if item is None else item.default
+    return item.default_factory() if item.default_factory is not MISSING else None
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(options_page())

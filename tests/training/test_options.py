@@ -1,0 +1,142 @@
+"""Every option of TRL and transformers works, is refused with the reason, or is said to have no effect."""
+
+import logging
+from dataclasses import fields
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY
+from grpo_helpers import SETTINGS as GRPO_SETTINGS
+from grpo_helpers import build as build_grpo
+from sft_helpers import SETTINGS
+from trl import GRPOConfig, SFTConfig
+
+from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig
+from aurora_trl.training.arguments import RecipeArguments, parse_recipe
+from aurora_trl.training.options import NO_EFFECT, REFUSED, WORKS, options_page
+
+CONFIGS = {"sft": (SFTConfig, AuroraSFTConfig), "grpo": (GRPOConfig, AuroraGRPOConfig)}
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_every_option_stands_in_one_table(method):
+    """Where this fails TRL or transformers has a new option: see what becomes of it here, and put it into a table."""
+    names = {item.name for item in fields(CONFIGS[method][0]) if item.init}
+    tables = [{*table["both"], *table[method]} for table in (REFUSED, NO_EFFECT, WORKS)]
+    known = set().union(*tables)
+    assert names - known == set()
+    both = {item.name for trls, _ in CONFIGS.values() for item in fields(trls)}
+    assert known - both == set()
+    assert sum(map(len, tables)) == len(known)
+
+
+def test_the_docs_show_the_table():
+    assert (REPOSITORY / "docs" / "options.md").read_text() == options_page()
+
+
+def make(method, folder, **settings):
+    common = SETTINGS if method == "sft" else GRPO_SETTINGS
+    return CONFIGS[method][1](str(folder), **{**common, **settings})
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("sft", {"max_length": 512}, "`max_length: 512` is refused: a row is never cut"),
+        ("sft", {"packing": True}, "`packing` and `padding_free` do not work with clips"),
+        ("sft", {"completion_only_loss": False}, "`completion_only_loss: false` is refused"),
+        ("sft", {"pad_token": "zz"}, "`pad_token: zz` is refused: the tokenizer is the checkpoint's"),
+        ("sft", {"use_liger_kernel": True}, "`use_liger_kernel: true` is refused"),
+        ("sft", {"torch_compile": True}, "`torch_compile: true` is refused"),
+        ("sft", {"fp16": True, "bf16": False}, "use `bf16`"),
+        ("grpo", {"cast_lm_head_to_fp32": True}, "`cast_lm_head_to_fp32: true` is refused"),
+        ("grpo", {"cache_implementation": "static"}, "`cache_implementation: static` is refused"),
+        ("grpo", {"label_smoothing_factor": 0.1}, "GRPO has no labels"),
+        ("grpo", {"use_vllm": True}, "`use_vllm: true` is refused: clips reach the policy through `generate`"),
+        ("grpo", {"generation_kwargs": {"num_beams": 2}}, "completions are sampled, not searched"),
+        ("grpo", {"generation_kwargs": {"num_return_sequences": 2}}, "`num_return_sequences` is not taken"),
+        ("grpo", {"generation_kwargs": {"topk": 2}}, "did you mean `top_k`"),
+        ("sft", {"per_device_train_batch_size": 0}, "`per_device_train_batch_size` must be at least 1, got 0"),
+        ("sft", {"learning_rate": float("nan")}, "`learning_rate` must be a number from 0 on, got nan"),
+        ("sft", {"max_steps": -5}, "`max_steps` must be at least 1, or -1 for all of"),
+        ("grpo", {"max_steps": -5}, "`max_steps` must be at least 1"),
+        ("sft", {"report_to": "mlflow"}, "`report_to: mlflow` needs the package mlflow"),
+        ("sft", {"report_to": ["tensorboard"]}, "`report_to: tensorboard` needs the package tensorboard"),
+    ],
+)
+def test_what_can_not_work_is_one_line(method, settings, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=message) as caught:
+        make(method, tmp_path, **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("sft", {"truncation_mode": "keep_end"}),
+        ("sft", {"assistant_only_loss": True}),
+        ("sft", {"do_predict": True}),
+        ("grpo", {"vllm_mode": "server"}),
+        ("grpo", {"log_multimodal": False}),
+    ],
+)
+def test_what_has_no_effect_is_said(method, settings, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        make(method, tmp_path, **settings)
+    assert f"`{next(iter(settings))}: " in caplog.text
+    assert "has no effect here" in caplog.text
+
+
+def test_what_is_done_anyway_is_taken_without_a_word(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        make("sft", tmp_path, completion_only_loss=True, max_length=None)
+    assert "completion_only_loss" not in caplog.text
+
+
+def test_a_key_that_stands_twice(tmp_path, capsys):
+    file = tmp_path / "twice.yaml"
+    file.write_text("model_name_or_path: a\nlearning_rate: 1.0e-4\ndataset_path: b\nlearning_rate: 1.0e-5\n")
+    with pytest.raises(SystemExit):
+        parse_recipe((RecipeArguments, AuroraSFTConfig), ["--config", str(file)])
+    said = capsys.readouterr().err
+    assert "twice.yaml: not valid YAML: the key `learning_rate` stands twice; remove one of them" in said
+    assert "line 4" in said
+
+
+@pytest.mark.parametrize("key", ["model_name_or_path", "dataset_path"])
+def test_a_name_that_is_null(key, tmp_path, capsys):
+    values = {"model_name_or_path": "a", "dataset_path": "b", "output_dir": str(tmp_path / "out"), key: None}
+    (tmp_path / "null.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(SystemExit):
+        parse_recipe((RecipeArguments, AuroraSFTConfig), ["--config", str(tmp_path / "null.yaml")])
+    assert f"null.yaml: `{key}` is empty; name a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mask_truncated_completions": True},
+        {"loss_type": "dapo"},
+        {"loss_type": "dr_grpo", "scale_rewards": "none"},
+        {"importance_sampling_level": "sequence", "num_iterations": 2},
+        {"top_k": 5, "min_p": 0.05, "repetition_penalty": 1.2, "generation_kwargs": {"no_repeat_ngram_size": 3}},
+        {"top_entropy_quantile": 0.5},
+        {"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 1},
+        {"reward_weights": [1.0, 0.5, 0.5, 2.0], "multi_objective_aggregation": "normalize_then_sum"},
+        {"eval_strategy": "steps", "eval_steps": 1, "num_generations": 3, "per_device_train_batch_size": 3},
+        {"log_completions": True, "num_completions_to_print": 1, "log_unique_prompts": True},
+        {"disable_dropout": True, "pad_to_multiple_of": 8},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    ],
+    ids=str,
+)
+def test_what_works_in_grpo_trains(settings, checkpoint, cot_rows, processor, tmp_path):
+    model = AuroraModel.from_pretrained(checkpoint)
+    extra = {"eval_dataset": cot_rows.select(range(3))} if "eval_strategy" in settings else {}
+    trainer = build_grpo(model, cot_rows, processor, tmp_path, max_steps=1, **settings, **extra)
+    trainer.train()
+    entry = trainer.state.log_history[0]
+    assert torch.isfinite(torch.tensor([entry["loss"], entry["grad_norm"], entry["iou"]])).all()
+    assert ("eval_loss" in str(trainer.state.log_history)) == ("eval_strategy" in settings)
