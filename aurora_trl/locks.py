@@ -209,6 +209,16 @@ def release(path: str | Path) -> None:
         lock.release()
 
 
+def require_held(path: str | Path) -> None:
+    """Raise `DataError` where a lock of this process was taken by another run, while this machine slept."""
+    lock = _HELD.get(Path(path).absolute())
+    if lock is not None and not lock.is_held():
+        raise DataError(
+            f"{lock.place}: another run has taken it over ({(_read(lock.path) or {}).get('host')}), since this one "
+            "showed no sign of life; nothing more is written"
+        )
+
+
 def lock_id(path: str | Path) -> str:
     """The id of a lock that is held; for `CHAIN_VARIABLE`."""
     return str(_HELD[Path(path).absolute()].record["id"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..disk import naming, written_whole
 from ..errors import DataError
-from ..locks import CHAIN_VARIABLE, end_leftovers, hold, lock_id, release
+from ..locks import CHAIN_VARIABLE, LOCK_FILE, end_leftovers, hold, lock_id, release
 from .child_process import run_command
 from .definition import Pipeline, Step
 
@@ -92,6 +92,9 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     record = pipeline.record(step)
     record.parent.mkdir(parents=True, exist_ok=True)
     is_new = pipeline.state(step) == "new"
+    if (step.makes / LOCK_FILE).exists():  # of a run outside the chain, which may be writing there
+        hold(step.makes / LOCK_FILE)
+        release(step.makes / LOCK_FILE)
     if step.makes.exists() and (is_new or step.config is None):
         _keep_as_previous(step.makes)
     if is_new:

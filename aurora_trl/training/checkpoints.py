@@ -184,11 +184,11 @@ def last_complete(output_dir: str | Path) -> str | None:
     return None if last is None else str(Path(output_dir, last))
 
 
-def is_trained(output_dir: str | Path) -> bool:
-    """Whether a folder holds the model of a run that has taken all its steps; its state is written after the model."""
+def state_of_trained(output_dir: str | Path) -> dict[str, Any] | None:
+    """The state of a run that has taken all its steps, which is written after its model; None where it has not."""
     state = _read_json(Path(output_dir, _STATE)) if Path(output_dir, _STATE).is_file() else None
     taken, planned = ((state or {}).get(name) for name in ("global_step", "max_steps"))
-    return isinstance(taken, int) and isinstance(planned, int) and taken >= planned > 0
+    return state if isinstance(taken, int) and isinstance(planned, int) and taken >= planned > 0 else None
 
 
 def require_complete(folder: str | Path, *, num_processes: int) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..locks import LOCK_FILE, hold, release
 from ..models.checkpoints.hub import WEIGHT_FILES
 from .arguments import fail
-from .checkpoints import find_checkpoints, is_trained, last_complete, require_complete
+from .checkpoints import find_checkpoints, last_complete, require_complete, state_of_trained
 
 
 def prepare_run(args: TrainingArguments) -> str | None:
@@ -45,8 +45,9 @@ def prepare_run(args: TrainingArguments) -> str | None:
         resume = None
     if resume is not None and str(resume).lower() == "true":
         last = last_complete(output_dir)
-        if last is None and _holds_model(output_dir) and is_trained(output_dir):
-            _end_trained(output_dir, args)
+        state = state_of_trained(output_dir)
+        if last is None and state is not None and _holds_model(output_dir):
+            _end_trained(output_dir, state, args)
         return last
     if resume is not None:
         require_complete(resume, num_processes=args.world_size)
@@ -63,8 +64,16 @@ def _holds_model(folder: Path) -> bool:
     return any((folder / name).exists() for name in WEIGHT_FILES)
 
 
-def _end_trained(output_dir: Path, args: TrainingArguments) -> NoReturn:
+def _end_trained(output_dir: Path, state: dict[str, Any], args: TrainingArguments) -> NoReturn:
     """A run that kept no checkpoint and has taken all its steps is not begun once more."""
+    more = args.max_steps > state["max_steps"]
+    if args.max_steps <= 0:
+        more = args.num_train_epochs > state.get("num_train_epochs", args.num_train_epochs)
+    if more:
+        raise DataError(
+            f"{output_dir}: holds the model of {state['global_step']} steps, and no checkpoint to take more from; "
+            "choose another `output_dir`"
+        )
     if args.push_to_hub:
         raise DataError(f"{output_dir}: all steps are taken already; `aurora push {output_dir} NAME` pushes the model")
     if args.process_index == 0:
@@ -84,6 +93,8 @@ def _hold_for_all(output_dir: Path, args: TrainingArguments) -> None:
     if args.world_size > 1:
         broadcast_object_list(refusal)
     if refusal[0] is not None:
+        if args.process_index > 0:
+            raise SystemExit(1)  # one of them says it
         raise DataError(refusal[0])
 
 
