@@ -21,6 +21,7 @@ from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
 from .checkpoints.files import CONFIG_FILE, HUB_ARGUMENTS, find_file, read_own_config
 from .checkpoints.policy_processor import check_template, load_policy_processor
 from .configuration_aurora import AuroraConfig, SamConfig
+from .mask_geometry import MaskGeometry
 from .objects import find_object_positions, find_seg_positions
 
 SETTINGS_FILE = "aurora_processor.json"
@@ -309,6 +310,26 @@ class AuroraProcessor(ProcessorMixin):
         if not with_mask_frames:
             return media
         return {**media, "mask_frames": self.process_mask_frames(_pad_frames(frames, total))}
+
+    def process_mask_frames(self, frames: np.ndarray) -> torch.Tensor:
+        """Frames `(T, H, W, 3)` uint8 as the mask decoder sees them, see [`MaskGeometry`]."""
+        return self._geometry.process_frames(frames)
+
+    def process_masks(self, masks: np.ndarray) -> torch.Tensor:
+        """Masks `(T, H, W)` in {0, 1} in the decoder's square, see [`MaskGeometry`]."""
+        return self._geometry.process_masks(masks)
+
+    def restore_masks(self, mask_logits: torch.Tensor, frame_size: tuple[int, int]) -> torch.Tensor:
+        """Mask logits `(T, h, w)` in the geometry of a frame of this height and width, see [`MaskGeometry`]."""
+        return self._geometry.restore_masks(mask_logits, frame_size)
+
+    @property
+    def _geometry(self) -> MaskGeometry:
+        return MaskGeometry(
+            self.mask_image_size, self.mask_target_size, self.pixel_mean, self.pixel_std, self.keep_aspect_ratio
+        )
+
+    # Files
 
     def settings(self) -> dict[str, Any]:
         """What `aurora_processor.json` holds."""

@@ -191,6 +191,10 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
         with without_dropout(self.model):  # all completions of a prompt, and their masks, are one model's
             output = super()._generate_and_score_completions(inputs)
         output["sample_index"] = torch.arange(len(inputs), device=self.accelerator.device)
+        # Trackers take a message of text, and end the run at one of several parts.
+        logged = [_as_text(prompt) for prompt in self._logs["prompt"]]
+        self._logs["prompt"].clear()
+        self._logs["prompt"].extend(logged)
         return output
 
     @torch.no_grad()
@@ -327,3 +331,14 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
         self.log_gathered(metrics)
         steps = self.current_gradient_accumulation_steps if self._mode == "train" else 1
         return loss + extra / steps
+
+
+def _as_text(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages with the name of each medium in the place of its part."""
+    shown = []
+    for message in messages:
+        parts = message["content"]
+        if not isinstance(parts, str):
+            parts = " ".join(part.get("text") or f"<{part['type']}>" for part in parts)
+        shown.append({**message, "content": parts})
+    return shown

@@ -204,3 +204,13 @@ def test_deviation_within_groups(model, processor, cot_rows, tmp_path):
     entry = trainer.state.log_history[0]
     assert entry["reward_std_in_group"] == pytest.approx(0.5**0.5, abs=1e-4)
     assert entry["reward_std"] > 2
+
+
+def test_logged_prompts_are_text(model, processor, cot_rows, tmp_path):
+    """A tracker's table ends the run at a message of several parts."""
+    trainer = AuroraGRPOTrainer(model, "iou_reward", grpo_args(tmp_path, log_completions=True), cot_rows)
+    trainer.train()
+    assert trainer._logs["prompt"]
+    for messages in trainer._logs["prompt"]:
+        (message,) = messages
+        assert message["content"].startswith("<video> <audio> ")

@@ -288,14 +288,15 @@ def _check_base(name: str, base: str, record: AdapterRecord, hub_kwargs: dict[st
         found = describe_base(base, **hub_kwargs)
     except (ValueError, OSError) as error:
         raise DataError(
-            f"{name}: its base {base} can not be loaded ({str(error).splitlines()[0]}); put it there, or say where it "
-            "is with `base_model_name_or_path`"
+            f"{name}: its base {base} can not be loaded ({str(error).splitlines()[0]}); put it there, or make a whole "
+            f"model with `aurora merge {name} --base WHERE`; in Python `base_model_name_or_path` says where it is"
         ) from error
     for what in ("config", "weights"):
         if getattr(found, f"base_{what}") != getattr(record, f"base_{what}"):
             raise DataError(
                 f"{name}: an adapter for another base: the {what} of {base} are not those that it was trained on "
-                f"({record.base_model_name_or_path}); name that base with `base_model_name_or_path`"
+                f"({record.base_model_name_or_path}); make a whole model of them with "
+                f"`aurora merge {name} --base WHERE`; in Python `base_model_name_or_path` names the base"
             )
 
 
