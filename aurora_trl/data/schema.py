@@ -28,14 +28,14 @@ FEATURES = Features(
         # annotated, and in place of them all where none is. Of several objects the union, or a JSON list with the mask
         # of each, in the same order in every frame, and null for one that is not in the frame.
         "masks": List(Value("string")),
-        # Where the masks' files hold a number per object: the number of this row's. None: all that is not 0.
-        "mask_value": Value("int32"),
         "num_objects": Value("int32"),  # how many objects the reference is about; None: one, or as many as have masks
         "target": Value("string"),  # the text to learn, where the phase has one
         "prefill": Value("string"),  # what the answer begins with, before `target`: read, and not learnt
     }
 )
 COLUMNS = tuple(FEATURES)
+# Columns that rows may have besides: where the files of masks hold a number per object, `mask_value` is this row's.
+OPTIONAL_COLUMNS = ("mask_value",)
 # A row as a mapping: the columns above, and whatever a collator or a trainer puts beside them.
 Row: TypeAlias = dict[str, Any]
 

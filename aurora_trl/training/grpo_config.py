@@ -1,5 +1,6 @@
 """Configuration of [`AuroraGRPOTrainer`]."""
 
+import json
 from dataclasses import dataclass, field
 
 from trl import GRPOConfig
@@ -7,6 +8,8 @@ from trl import GRPOConfig
 from ..generation.answers import check_generate_kwargs
 from .mask_config import MaskTrainingArguments
 from .options import check_options, check_values
+
+_EVAL_ROWS = 6
 
 
 @dataclass
@@ -40,7 +43,9 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
     beta: float = field(default=0.0, metadata={"help": "Weight of the KL term; 0 needs no reference model."})
     loss_type: str = field(default="grpo", metadata={"help": "Mean of per-sequence means (equation 5)."})
     # TRL's 8 does not hold whole groups of 3, either.
-    per_device_eval_batch_size: int = field(default=6, metadata={"help": "Completions per device in evaluation."})
+    per_device_eval_batch_size: int = field(
+        default=_EVAL_ROWS, metadata={"help": "Completions per device in evaluation."}
+    )
     remove_unused_columns: bool | None = field(
         default=False, metadata={"help": "Media columns must reach the trainer."}
     )
@@ -48,10 +53,16 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
     def __post_init__(self) -> None:
         check_values(self)
         check_options(self, "grpo")
+        # As a flag it is text until TRL reads it.
         given = self.generation_kwargs or {}
+        given = json.loads(given) if isinstance(given, str) else given
         check_generate_kwargs(given)
         if (given.get("num_beams") or 1) > 1:
             raise ValueError("`generation_kwargs: num_beams` is refused: completions are sampled, not searched")
+        # TRL evaluates in whole groups, which the default does not hold for every number of generations.
+        group = self.num_generations_eval or self.num_generations or 1
+        if self.per_device_eval_batch_size == _EVAL_ROWS and _EVAL_ROWS % group:
+            self.per_device_eval_batch_size = group
         super().__post_init__()
         self.check_mask_arguments()
         if not self.reward_functions:

@@ -59,6 +59,12 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
         check_options(self, "sft")
         super().__post_init__()
         self.check_mask_arguments()
+        for name in ("label_smoothing_factor", "neftune_noise_alpha"):
+            if self.group_by_clip and self.shared_prefix and getattr(self, name):
+                raise ValueError(
+                    f"`{name}` looks at whole rows, and `group_by_clip` reads what they share once: set "
+                    "`shared_prefix: false`"
+                )
         for name in ("ce_loss_weight", "distillation_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")

@@ -50,6 +50,9 @@ def make(method, folder, **settings):
         ("sft", {"use_liger_kernel": True}, "`use_liger_kernel: true` is refused"),
         ("sft", {"torch_compile": True}, "`torch_compile: true` is refused"),
         ("sft", {"fp16": True, "bf16": False}, "use `bf16`"),
+        ("sft", {"assistant_only_loss": True}, "`assistant_only_loss: true` is refused"),
+        ("sft", {"group_by_clip": True, "label_smoothing_factor": 0.1}, "reads what they share once: set"),
+        ("sft", {"group_by_clip": True, "neftune_noise_alpha": 5.0}, "`neftune_noise_alpha` looks at whole rows"),
         ("grpo", {"cast_lm_head_to_fp32": True}, "`cast_lm_head_to_fp32: true` is refused"),
         ("grpo", {"cache_implementation": "static"}, "`cache_implementation: static` is refused"),
         ("grpo", {"label_smoothing_factor": 0.1}, "GRPO has no labels"),
@@ -76,7 +79,6 @@ def test_what_can_not_work_is_one_line(method, settings, message, tmp_path, monk
     ("method", "settings"),
     [
         ("sft", {"truncation_mode": "keep_end"}),
-        ("sft", {"assistant_only_loss": True}),
         ("sft", {"do_predict": True}),
         ("grpo", {"vllm_mode": "server"}),
         ("grpo", {"log_multimodal": False}),
@@ -140,3 +142,11 @@ def test_what_works_in_grpo_trains(settings, checkpoint, cot_rows, processor, tm
     entry = trainer.state.log_history[0]
     assert torch.isfinite(torch.tensor([entry["loss"], entry["grad_norm"], entry["iou"]])).all()
     assert ("eval_loss" in str(trainer.state.log_history)) == ("eval_strategy" in settings)
+
+
+def test_evaluation_holds_whole_groups(tmp_path):
+    """For any number of generations, and as a flag `generation_kwargs` is text."""
+    for group in (2, 3, 4, 5):
+        config = make("grpo", tmp_path, num_generations=group, per_device_train_batch_size=group, eval_strategy="no")
+        assert config.per_device_eval_batch_size % group == 0
+    assert make("grpo", tmp_path, generation_kwargs='{"top_k": 5}').generation_kwargs == {"top_k": 5}

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from ...disk import written_whole
 from ...errors import DataError
-from ..schema import COLUMNS, Row, as_dataset, count_objects, split_mask, with_current_names
+from ..schema import COLUMNS, OPTIONAL_COLUMNS, Row, as_dataset, count_objects, split_mask, with_current_names
 from ..text_files import read_text
 
 _REQUIRED = ("id", "reference")
@@ -97,7 +97,11 @@ def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any
     if isinstance(row.get("masks"), list):
         row["masks"] = [json.dumps(mask) if isinstance(mask, dict | list) else mask for mask in row["masks"]]
     for key, value in row.items():
-        if key in COLUMNS and value is not None and not isinstance(value, _TYPES.get(key, (str,))):
+        if (
+            key in (*COLUMNS, *OPTIONAL_COLUMNS)
+            and value is not None
+            and not isinstance(value, _TYPES.get(key, (str,)))
+        ):
             raise DataError(f"{place}: `{key}` is {type(value).__name__}, not {_TYPES.get(key, (str,))[0].__name__}")
     for key, kind in _ITEMS.items():
         wrong = next((item for item in row.get(key) or () if not isinstance(item, kind)), None)
@@ -115,10 +119,10 @@ def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any
 
 def _check_own_columns(place: str, row: Row) -> None:
     """Columns of one's own are welcome; a slip of the pen, and what a trainer puts there itself, are not."""
-    for key in set(row) - set(COLUMNS):
+    for key in set(row) - {*COLUMNS, *OPTIONAL_COLUMNS}:
         if key in _TAKEN:
             raise DataError(f"{place}: `{key}` is what the trainer gives to rewards; call the column something else")
-        close = difflib.get_close_matches(key, COLUMNS, n=1, cutoff=0.8)
+        close = difflib.get_close_matches(key, (*COLUMNS, *OPTIONAL_COLUMNS), n=1, cutoff=0.8)
         if close:
             raise DataError(f"{place}: unknown key `{key}`; did you mean `{close[0]}`?")
 
