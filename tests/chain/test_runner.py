@@ -17,6 +17,7 @@ from small_chain import write_small_recipe
 from aurora_trl.chain.definition import load_pipeline
 from aurora_trl.chain.runner import run_pipeline
 from aurora_trl.data import DataError
+from aurora_trl.locks import LOCK_FILE
 
 
 def write_chain(folder, **changes):
@@ -77,6 +78,43 @@ def test_a_change_runs_what_depends_on_it_and_keeps_the_old(tmp_path):
     assert log(changed) == "abca2b"
     assert (changed.output_dir / "a.txt").read_text() == "a2"
     assert (changed.output_dir / "a.txt.previous").read_text() == "a"
+
+
+def test_what_was_cut_never_replaces_what_was_whole(tmp_path):
+    """Settings are changed, the step is cut, and the settings are changed again."""
+    run_pipeline(write_chain(tmp_path))
+    (tmp_path / "out" / "b.txt").write_text("whole")
+    (tmp_path / "fail_b").touch()
+    for setting in ("b2", "b3", "b4"):
+        changed = write_chain(tmp_path, b=setting)
+        with pytest.raises(DataError, match="exit code 3"):
+            run_pipeline(changed)
+        (tmp_path / "out" / "b.txt").write_text(f"half of {setting}")
+    assert (tmp_path / "out" / "b.txt.previous").read_text() == "whole"
+    assert (tmp_path / "out" / "b.txt.cut").read_text() == "half of b3"
+    (tmp_path / "fail_b").unlink()
+    run_pipeline(changed)
+    assert (tmp_path / "out" / "b.txt").read_text() == "b4"
+    assert (tmp_path / "out" / "b.txt.cut").read_text() == "half of b4"
+    assert (tmp_path / "out" / "b.txt.previous").read_text() == "whole"
+
+
+def test_a_phase_that_is_trained_without_its_chain_is_left_where_it_is(tmp_path):
+    """Its settings have changed, and another process still writes to its folder."""
+    run_pipeline(write_chain(tmp_path))
+    folder = tmp_path / "out" / "b.txt"
+    folder.unlink()
+    folder.mkdir()
+    hold = "import sys, time, aurora_trl.locks as l; l.hold(sys.argv[1]); print(1, flush=True); time.sleep(1000)"
+    other = subprocess.Popen([sys.executable, "-c", hold, str(folder / LOCK_FILE)], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    try:
+        with pytest.raises(DataError, match=f"b.txt: another run is writing it: process {other.pid} on "):
+            run_pipeline(write_chain(tmp_path, b="b2"))
+        assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
+    finally:
+        other.kill()
+        other.communicate()
 
 
 def test_a_failure_stops_the_chain_and_the_same_command_continues(tmp_path):
