@@ -27,7 +27,7 @@ _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 _STATE = "trainer_state.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "latest")
 _OPTIMIZER = ("optimizer.pt", "latest")  # the latter is DeepSpeed's, whose folder holds weights and optimizer
-_END_BYTES = 4 << 20
+_END_BYTES = 1 << 20
 
 
 def step_of(folder: Path) -> int:
