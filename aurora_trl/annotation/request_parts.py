@@ -60,9 +60,8 @@ def clip_parts(row: Row, *, num_frames: int, max_image_side: int) -> list[Part]:
     Raises:
         `DataError`: names a file that can not be read.
     """
-    total = min(CLIP_FRAMES, len(row["frames"])) if row.get("frames") else CLIP_FRAMES
-    frames = load_frames(row, num_frames=total)
-    kept = np.linspace(0, total - 1, min(num_frames, total)).astype(int)
+    frames = load_frames(row, num_frames=CLIP_FRAMES, pad=False)
+    kept = np.linspace(0, len(frames) - 1, min(num_frames, len(frames))).astype(int)
     parts: list[Part] = [_encode_picture(frames[index], max_image_side) for index in kept]
     waveform = load_audio(row, sampling_rate=SAMPLING_RATE)
     if waveform is not None:

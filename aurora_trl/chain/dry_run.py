@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from ..data.schema import Row
+from ..data.validation import describe_short_clips
 from ..errors import DataError
 from ..training.arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
 from ..training.grpo_config import AuroraGRPOConfig
@@ -27,6 +28,7 @@ CONFIGS: dict[str, type] = {"sft": AuroraSFTConfig, "grpo": AuroraGRPOConfig}
 _READ_BY_COMMANDS = ("data", "model", "policy", "mask_decoder", "adapter", "plain", "annotator", "folder", "path")
 _MODEL_ARGUMENTS = ("model", "policy", "mask_decoder", "adapter")
 _INSTRUCTION_TOKENS = 48  # the chat's own, the reference and the instruction
+_MEASURED_VIDEOS = 20
 _MEASURED_ROWS = 256
 
 
@@ -201,6 +203,9 @@ class _Checker:
         if model is None:
             self.plan.lines.append("model: its sizes are known once the first step has made it")
             return
+        model = model.with_num_frames(config.num_frames)
+        short = describe_short_clips(rows, model.num_frames, max_videos=_MEASURED_VIDEOS)
+        self.plan.lines += [] if short is None else [f"data: {short}"]
         prompt, answer = _prompt_tokens(model, rows), _answer_tokens(config, recipe, model)
         stage, processes, offload = _deepspeed(accelerate, self.step.command)
         setup = TrainingSetup(

@@ -48,6 +48,15 @@ class ModelPlan:
     processor: AuroraProcessor | None = None
     answer_tokens: int | None = None
 
+    def with_num_frames(self, num_frames: int | None) -> "ModelPlan":
+        """As a phase with this `num_frames` has it; None leaves it as it is."""
+        if num_frames in (None, self.num_frames):
+            return self
+        if self.processor is None:
+            return replace(self, num_frames=num_frames)
+        processor = self.processor.with_num_frames(num_frames)
+        return replace(self, num_frames=num_frames, processor=processor, media_tokens=_media_tokens(processor))
+
     def answer_limit(self, given: int | None) -> int:
         """As [`AuroraProcessor.answer_limit`] will say once the model is trained."""
         if self.processor is None or self.answer_tokens is None:
@@ -84,6 +93,7 @@ def plan_model(pipeline: Pipeline, name: str) -> ModelPlan | None:
             return None
         # A phase that sets it hands it on with its checkpoint.
         model = replace(model, max_objects=settings.get("max_objects") or model.max_objects)
+        model = model.with_num_frames(settings.get("num_frames"))
         supervised = any(Path(word).stem == "sft" for word in maker.command)
         return replace(model, answer_tokens=learnt_tokens(settings, model.processor)) if supervised else model
     return _from_command(maker)

@@ -76,4 +76,4 @@ def video_llama2_tokens(num_frames: int, audio_seconds: float, *, image_size: in
     """
     side = image_size // patch_size // 2
     windows = (int(audio_seconds * 16000) - 400) // 160 + 1
-    return num_frames // 2 * side * side + windows // 16 * 8
+    return (num_frames + 1) // 2 * side * side + windows // 16 * 8

@@ -34,6 +34,7 @@ def add_data_commands(add: AddCommand) -> None:
     command.add_argument(
         "--min-sound-seconds", type=number(0), default=1.0, help="a shorter sound is wrong (default: 1)"
     )
+    command.add_argument("--num-frames", type=whole(1), default=10, help="frames that the model takes (default: 10)")
 
     command = add("export", _export, "Write a dataset with its media to Parquet files, for the Hub.")
     command.add_argument("path", metavar="DATA", help="a dataset's folder or file")
@@ -58,7 +59,7 @@ def _synth(arguments: argparse.Namespace) -> None:
 
 def _check_data(arguments: argparse.Namespace) -> None:
     from ..data import DataError, find_source
-    from ..data.validation import Problem, check_classes, find_problems, summarize
+    from ..data.validation import Problem, check_classes, describe_short_clips, find_problems, summarize
     from ..progress import Progress
 
     source = find_source(arguments.path, arguments.format, arguments.subset)
@@ -86,6 +87,10 @@ def _check_data(arguments: argparse.Namespace) -> None:
     for found in problems.values():
         for problem in found:
             say(problem.text)
+    for split, rows in splits.items():
+        note = describe_short_clips(rows.select_columns(["frames", "video"]), arguments.num_frames)
+        if note is not None:
+            say(f"{split}: {note}")
     for split, found in problems.items():
         say(f"{split}: {summarize(splits[split], found) if split in splits else 'it can not be loaded'}")
     total = sum(map(len, problems.values()))

@@ -29,7 +29,6 @@ _PACKAGES = [
     "deepspeed",
     "datasets",
     "segment-anything",
-    "decord",
     "av",
     "soundfile",
     "soxr",

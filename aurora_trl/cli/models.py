@@ -45,7 +45,9 @@ def add_model_commands(add: AddCommand) -> None:
     )
     command.add_argument("--num-frames", type=whole(1), default=10, help="frames of a clip (default: 10)")
     command.add_argument(
-        "--audio-seconds", type=number(0, above=True), help="cut and pad sound to this (default: as published)"
+        "--audio-seconds",
+        type=number(0, above=True),
+        help="hear so much of a longer sound, pad a shorter one (default: as published)",
     )
     command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
     command.add_argument("--video-max-pixels", type=whole(1), help="of a frame, for Qwen (default: as published)")

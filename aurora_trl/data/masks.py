@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from ..errors import DataError
-from .media.loading import NO_FRAME, frame_indices, load_frames, split_moment
+from .media.loading import NO_FRAME, count_frames, split_moment, taken_frames, upright, upright_size
+from .media.video import index_video
 from .schema import Row, count_objects, split_mask
 
 Polygons = Sequence[Sequence[Sequence[float]]]
@@ -52,13 +53,28 @@ def mask_indices(row: Row, num_frames: int) -> list[int]:
         num_frames (`int`): frames that the model takes of a clip.
 
     Returns:
-        `list[int]`: `num_frames` indices into the row's masks; -1 past the end of a short clip, and where a frame is
-        not annotated.
+        `list[int]`: `num_frames` indices into the row's masks, which are the frames' numbers; -1 past the end of a
+        short clip, and where a frame is not annotated.
+
+    Raises:
+        `DataError`: where the row has too few masks, or names a video that can not be read.
     """
     names = None if row.get("is_null") else row.get("masks")
-    count = len(names or row.get("masks") or row.get("frames") or ()) or num_frames
-    indices = frame_indices(count, num_frames)
-    return [NO_FRAME if i == NO_FRAME or (names and names[i] is None) else i for i in indices]
+    taken = taken_frames(row, num_frames)
+    if names:
+        require_mask_count(row, len(names))
+    taken += [NO_FRAME] * (num_frames - len(taken))
+    return [NO_FRAME if i == NO_FRAME or (names and names[i] is None) else i for i in taken]
+
+
+def require_mask_count(row: Row, count: int) -> None:
+    """Raise `DataError` where a row has not one mask for each frame of its clip: they go by frames' numbers."""
+    total = count_frames(row)
+    if count != total:
+        raise DataError(
+            f"row {row.get('id')!r}: {count} masks for {total} frames; give one per frame, null for one that is not "
+            "annotated" + ("" if row.get("frames") else f", or name moments in `frames`, as in {row['video']}#t=1.5")
+        )
 
 
 def load_masks(row: Row, indices: Sequence[int] | None = None) -> np.ndarray:
@@ -126,15 +142,15 @@ def _read_masks(names: Sequence[str | None], row: Row, indices: Sequence[int] | 
 
 
 def frame_size(row: Row) -> tuple[int, int]:
-    """Height and width of a row's frames in pixels."""
-    if row.get("frames") and split_moment(row["frames"][0])[1] is None:
-        try:
-            with Image.open(row["frames"][0]) as image:
-                return image.height, image.width
-        except OSError as error:
-            raise DataError(f"{row['frames'][0]}: can not be read as an image: {error}") from None
-    height, width = load_frames(row, num_frames=1).shape[1:3]
-    return height, width
+    """Height and width of a row's upright frames in pixels, from the first one's header."""
+    path, seconds = split_moment(row["frames"][0]) if row.get("frames") else (row["video"], 0.0)
+    if seconds is not None:
+        return index_video(path).size
+    try:
+        with Image.open(path) as image:
+            return upright_size(image)
+    except OSError as error:
+        raise DataError(f"{path}: can not be read as an image: {error}") from None
 
 
 def _read_mask(name: str, row: Row) -> np.ndarray:
@@ -149,15 +165,15 @@ def _read_mask(name: str, row: Row) -> np.ndarray:
     if name.startswith("{"):
         return decode_rle(name) if "polygons" not in name else decode_polygons(name, frame_size(row))
     try:
-        with Image.open(name) as image:
-            return _drawn(image, name, row.get("mask_value"))
+        with Image.open(name) as stored:
+            return _drawn(upright(stored), name, row.get("mask_value"), lossy=stored.format in _LOSSY)
     except FileNotFoundError:
         raise DataError(f"{name}: no such mask (row {row.get('id')!r})") from None
     except (OSError, SyntaxError) as error:
         raise DataError(f"{name}: can not be read as a mask: {error}") from None
 
 
-def _drawn(image: Image.Image, name: str, value: int | None) -> np.ndarray:
+def _drawn(image: Image.Image, name: str, value: int | None, *, lossy: bool) -> np.ndarray:
     """
     The pixels of an image that are the object: all that are not 0, or those of one number.
 
@@ -167,10 +183,10 @@ def _drawn(image: Image.Image, name: str, value: int | None) -> np.ndarray:
     # Some copies hold a class index, not 255; a palette is an index, too.
     plane = np.asarray(image if image.mode in _NUMBERS else image.convert("L"))
     if value is not None:
-        if image.format in _LOSSY or image.mode not in _NUMBERS:
+        if lossy or image.mode not in _NUMBERS:
             raise DataError(f"{name}: `mask_value` needs an image of one number per pixel, such as a grey PNG")
         return (plane == value).astype(np.uint8)
-    if image.format in _LOSSY:
+    if lossy:
         brightest = int(plane.max())
         return ((plane > brightest // 2) & (brightest >= _LEAST_LOSSY)).astype(np.uint8)
     drawn = plane > 0

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,9 +19,9 @@ from datasets import Dataset
 from ..disk import written_whole
 from ..errors import DataError
 from .formats.refavs import NULL_CLASS
-from .masks import decode_polygons, decode_rle, load_masks, mask_values
+from .masks import decode_polygons, decode_rle, load_masks, mask_values, require_mask_count
 from .media.checks import MIN_SOUND_SECONDS, Fault, check_image, check_sound, check_track, check_video, group_frames
-from .media.loading import load_frames
+from .media.loading import count_frames, split_moment
 from .schema import Row, check_row, clip_key, split_mask
 
 _SHOWN_SKIPS = 20
@@ -226,6 +227,38 @@ def summarize(rows: Dataset, problems: Sequence[Problem]) -> str:
     )
 
 
+def describe_short_clips(rows: Iterable[Row], num_frames: int, *, max_videos: int | None = None) -> str | None:
+    """
+    What there is to know about clips that have fewer frames than a model takes.
+
+    Args:
+        rows (`Iterable[dict]`): dataset rows.
+        num_frames (`int`): frames that the model takes.
+        max_videos (`int`, *optional*): count the frames of so many videos at most; of all by default.
+
+    Returns:
+        `str` or `None`: a line with the flag that mends it; None where every clip has enough.
+    """
+    counts: dict[tuple[Any, ...], int] = {}
+    videos = 0
+    for row in rows:
+        key = (tuple(row.get("frames") or ()), row.get("video"))
+        videos += not row.get("frames") and key not in counts
+        if key in counts or (not row.get("frames") and max_videos is not None and videos > max_videos):
+            continue
+        with suppress(DataError):  # which the checks name
+            counts[key] = count_frames(row)
+    short = [count for count in counts.values() if count < num_frames]
+    if not short:
+        return None
+    span = str(short[0]) if len(set(short)) == 1 else f"{min(short)} to {max(short)}"
+    return (
+        f"{len(short)} of {len(counts)} clips have {span} frames, and the model takes {num_frames}: black frames fill "
+        f"them up, which cost time and teach nothing; with `num_frames: {max(short)}` in a phase's recipe, or "
+        f"`aurora init --num-frames {max(short)}`, it takes no more than there are"
+    )
+
+
 class _ClipChecker:
     """Looks at the rows of one clip, and at each of its files once."""
 
@@ -261,25 +294,29 @@ class _ClipChecker:
             images, moments = group_frames(row.get("frames") or [])
         except DataError as error:
             return [Fault("row", str(error))]
-        sizes = {path: self._once(("frame", path), partial(self._frame, path)) for path in images}
-        faults = [size for size in sizes.values() if isinstance(size, Fault)]
+        looks = {path: self._once(("frame", path), partial(self._frame, path)) for path in images}
         if row.get("video"):
             moments[row["video"]] = ()
         for path, seconds in moments.items():
-            faults += self._faults_of(("video", path, str(seconds)), partial(self._video, path, seconds))
+            looks[path] = self._once(("video", path, str(seconds)), partial(self._video, path, seconds))
+        faults = [look for look in looks.values() if isinstance(look, Fault)]
         if row.get("audio"):
             faults += self._faults_of(("sound", row["audio"]), partial(self._sound, row["audio"]))
         elif row.get("video") and self.thorough and not faults:
             faults += self._faults_of(("track", row["video"]), partial(self._track, row["video"]))
-        known = [(path, size) for path, size in sizes.items() if not isinstance(size, Fault)]
-        for path, size in known:
-            if size != known[0][1]:
-                shown = f"{_shown(size)} pixels, but the clip's first frame has {_shown(known[0][1])}"
+        named = [split_moment(name)[0] for name in row.get("frames") or [row["video"]]]
+        sizes = {path: look for path in named if not isinstance(look := looks[path], Fault)}
+        first_size = next(iter(sizes.values()), None)
+        for path, size in sizes.items():
+            if first_size is not None and size != first_size:
+                shown = f"{_shown(size)} pixels, but the clip's first frame has {_shown(first_size)}"
                 faults.append(Fault("size", f"{path}: {shown}"))
-        frame_size = known[0][1] if known else None
-        if frame_size is None and not faults:
-            frame_size = self._video_size(row)
-        return faults + self._mask_faults(row, frame_size)
+        if not faults and row.get("masks") and not row.get("is_null"):
+            try:
+                require_mask_count(row, len(row["masks"]))
+            except DataError as error:
+                faults.append(Fault("mask count", str(error)))
+        return faults + self._mask_faults(row, first_size)
 
     def _faults_of(self, key: tuple[str, ...], look: Callable[[], None]) -> list[Fault]:
         fault = self._once(key, look)
@@ -288,21 +325,14 @@ class _ClipChecker:
     def _frame(self, path: str) -> tuple[int, int]:
         return check_image(path, "frame", decode=self.thorough)
 
-    def _video(self, path: str, seconds: tuple[float, ...]) -> None:
-        check_video(path, moments=seconds, decode=self.thorough)
+    def _video(self, path: str, seconds: tuple[float, ...]) -> tuple[int, int]:
+        return check_video(path, moments=seconds, decode=self.thorough)
 
     def _sound(self, path: str) -> None:
         check_sound(path, decode=self.thorough, min_seconds=self.min_sound_seconds)
 
     def _track(self, path: str) -> None:
         check_track(path, min_seconds=self.min_sound_seconds)
-
-    def _video_size(self, row: Row) -> tuple[int, int] | None:
-        """The size of a video's frames, where masks have to fit it and files are decoded."""
-        if not self.thorough or not row.get("masks"):
-            return None
-        height, width = load_frames({**row, "frames": (row.get("frames") or [])[:1]}, num_frames=1).shape[1:3]
-        return width, height
 
     def _mask_faults(self, row: Row, frame_size: tuple[int, int] | None) -> list[Fault]:
         if row.get("is_null"):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ..data.formats.avsbench import load_class_maps, load_class_names
 from ..data.masks import encode_rle, frame_size, load_masks, mask_indices
-from ..data.media.loading import NO_FRAME
+from ..data.media.loading import NO_FRAME, taken_frames
 from ..data.schema import Row
 from ..errors import DataError
 from ..generation.answers import Answer
@@ -38,12 +38,14 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1) -> di
         max_objects (`int`, *optional*, defaults to 1): how many `[SEG]` an answer may have.
 
     Returns:
-        `dict`: the beginning of a line of `answers.jsonl`, with the drawn masks in the frame's size.
+        `dict`: the beginning of a line of `answers.jsonl`, with the drawn masks in the frame's size, one for each of
+            the clip's frames that the model took.
     """
     row, size = answer.row, frame_size(answer.row)
-    drawn = torch.zeros((num_frames, *size), dtype=torch.uint8)
+    count = len(taken_frames(row, num_frames))
+    drawn = torch.zeros((count, *size), dtype=torch.uint8)
     if answer.mask_logits is not None:
-        planes = F.interpolate(answer.mask_logits[:, None], size, mode="bilinear", align_corners=False)
+        planes = F.interpolate(answer.mask_logits[:count, None], size, mode="bilinear", align_corners=False)
         drawn = (planes[:, 0] > 0).to(torch.uint8)
     class_name, said = row.get("class_name"), extract_class(answer.completion)
     return {

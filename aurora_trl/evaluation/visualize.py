@@ -13,7 +13,7 @@ import numpy as np
 
 from ..data.json_file import read_json
 from ..data.masks import decode_rle, load_masks, mask_indices
-from ..data.media.loading import load_frames
+from ..data.media.loading import load_frames, taken_frames
 from ..data.schema import Row
 from ..errors import DataError
 from ..generation.overlay import overlay_masks
@@ -34,13 +34,16 @@ def draw_answer(row: Row, answer: dict[str, Any], path: str | Path) -> Path:
         `Path`: the file.
     """
     num_frames = len(answer["masks"])
-    frames = load_frames(row, num_frames=num_frames)
+    frames, numbers = load_frames(row, num_frames=num_frames, pad=False), taken_frames(row, num_frames)
     predicted = np.stack([decode_rle(mask) for mask in answer["masks"]])
     target = load_masks(row, indices=mask_indices(row, num_frames))
-    figure, axes = plt.subplots(1, _SHOWN_FRAMES, figsize=(2.2 * _SHOWN_FRAMES, 3.6))
-    for axis, i in zip(axes, np.linspace(0, num_frames - 1, _SHOWN_FRAMES).round().astype(int), strict=True):
+    shown = np.linspace(0, len(frames) - 1, min(_SHOWN_FRAMES, len(frames))).round().astype(int)
+    figure, grid = plt.subplots(1, _SHOWN_FRAMES, figsize=(2.2 * _SHOWN_FRAMES, 3.6))
+    for axis in grid[len(shown) :]:
+        axis.set_visible(False)
+    for axis, i in zip(grid, shown, strict=False):
         axis.imshow(overlay_masks(frames[i], predicted[i], target[i]))
-        axis.set_title(f"frame {i}", fontsize=8)
+        axis.set_title(f"frame {numbers[i]}", fontsize=8)
         axis.axis("off")
     verdict = {True: ", right class", False: f", wrong class, it is {answer['class_name']}", None: ""}
     figure.suptitle(f"“{answer['reference']}”   J {answer['j']:.2f}{verdict[answer['class_correct']]}", fontsize=10)

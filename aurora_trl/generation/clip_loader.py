@@ -3,11 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data.masks import NO_TARGET, load_masks, load_object_masks, mask_indices
-from ..data.media.loading import NO_FRAME, MediaCache, load_audio, load_frames
+from ..data.media.loading import (
+    NO_FRAME,
+    MediaCache,
+    frame_seconds,
+    load_audio,
+    load_frames,
+    measure_sound_seconds,
+    taken_frames,
+)
 from ..data.schema import Row, clip_key, require_few_objects
 from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
@@ -44,16 +53,28 @@ class ClipLoader:
         return self._clips.get(clip_key(row), lambda: self._load_clip(row))
 
     def _load_clip(self, row: Row) -> dict[str, torch.Tensor]:
-        frames = load_frames(row, num_frames=self.processor.num_frames)
+        frames = load_frames(row, num_frames=self.processor.num_frames, pad=False)
         sampling_rate = self.processor.policy_processor.sampling_rate
         # A policy without a rate does not hear: its rows' sound is not read.
         waveform = None if sampling_rate is None else load_audio(row, sampling_rate=sampling_rate)
         kept = self._mask_features if self.mask_inputs else None
-        clip = self.processor.process_clip(frames, waveform, with_mask_frames=self.mask_inputs and kept is None)
+        clip = self.processor.process_clip(
+            frames,
+            waveform,
+            frame_seconds=self._frame_seconds(row, waveform),
+            with_mask_frames=self.mask_inputs and kept is None,
+        )
         if kept is not None:
             clip["mask_embeddings"] = kept.read(clip_key(row))
         clip["frame_size"] = torch.tensor(frames.shape[1:3])
         return clip
+
+    def _frame_seconds(self, row: Row, waveform: np.ndarray | None) -> list[float] | None:
+        if waveform is None:
+            sound_seconds = measure_sound_seconds(row)
+        else:
+            sound_seconds = len(waveform) / self.processor.policy_processor.sampling_rate
+        return frame_seconds(row, taken_frames(row, self.processor.num_frames), sound_seconds=sound_seconds)
 
     def distinct_clips(self, rows: Sequence[Row]) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
         """The clips that rows show, each once and in order of appearance, and the index of each row's clip."""

@@ -12,7 +12,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..data.media.loading import NO_FRAME, frame_indices, split_moment
+from ..data.media.loading import NO_FRAME, frame_indices, measure_sound_seconds, split_moment
 from ..data.schema import Row
 from ..disk import written_whole
 from ..errors import DataError
@@ -20,7 +20,7 @@ from ..errors import DataError
 logger = logging.getLogger(__name__)
 
 # Part of every key: raise it where the same files and weights give another feature than before.
-FORMAT = 1
+FORMAT = 2
 _NAME = "feature"
 _CHECKSUM = "xxh3_128"
 
@@ -53,7 +53,7 @@ def file_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def clip_digest(row: Row, num_frames: int, *, sound: bool) -> str:
+def clip_digest(row: Row, num_frames: int, *, sound: bool, times: bool = False) -> str:
     """
     Digest of what a model with `num_frames` frames sees, and hears, of a row's clip: the bytes of the files.
 
@@ -61,6 +61,8 @@ def clip_digest(row: Row, num_frames: int, *, sound: bool) -> str:
         row (`dict`): a dataset row.
         num_frames (`int`): frames that are taken of a clip; the files of others are not read.
         sound (`bool`): whether the sound counts.
+        times (`bool`, *optional*, defaults to `False`): whether it counts when frames are shown, as the row says it:
+            images stand evenly in their sound.
 
     Returns:
         `str`: hexadecimal.
@@ -84,6 +86,8 @@ def clip_digest(row: Row, num_frames: int, *, sound: bool) -> str:
     source = row.get("audio") or row.get("video")
     if sound and source:
         parts.append(of_file(source))
+    if times:
+        parts.append(measure_sound_seconds(row))
     return content_key("clip", parts)
 
 

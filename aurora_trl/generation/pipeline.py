@@ -9,8 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..data.media.loading import NO_FRAME, frame_indices
-from ..data.media.video import index_video
+from ..data.media.loading import count_frames, frame_seconds, taken_frames
 from ..data.schema import Row, check_row
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
@@ -134,13 +133,7 @@ class AuroraPipeline:
             loader=self._loader,
             **generate_kwargs,
         )
-        if video is None:
-            times, total = None, len(row["frames"])
-            indices = [index for index in frame_indices(total, self.processor.num_frames) if index != NO_FRAME]
-        else:
-            index_of_video = index_video(str(video))
-            times, total = index_of_video.times, len(index_of_video.times)
-            indices = index_of_video.spread(self.processor.num_frames)
+        indices = taken_frames(row, self.processor.num_frames)
         height, width = self._loader.clip(row)["frame_size"].tolist()
 
         def drawn(mask_logits: torch.Tensor) -> np.ndarray:
@@ -159,8 +152,8 @@ class AuroraPipeline:
             masks=masks,
             has_seg=answer.mask_logits is not None,
             frame_indices=indices,
-            frame_seconds=None if times is None else [times[index] for index in indices],
-            num_frames=total,
+            frame_seconds=frame_seconds(row, indices),
+            num_frames=count_frames(row),
             object_masks=None if objects is None else np.stack([drawn(logits) for logits in objects]),
         )
 

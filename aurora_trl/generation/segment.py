@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from ..data.masks import encode_rle
-from ..data.media.loading import load_audio, load_frames
+from ..data.media.loading import frame_seconds, load_audio, load_frames
 from ..data.schema import Row
 from .overlay import overlay_masks
 from .pipeline import Segmentation
 
 OVERLAY_FPS = 10
 SOUND_RATE = 44_100
-# A clip that is a list of images has no times; Ref-AVS takes one frame per second.
+# A clip that is a list of images without sound has no times; Ref-AVS takes one frame per second.
 SECONDS_PER_IMAGE = 1.0
 
 
@@ -107,13 +107,16 @@ def write_overlay(result: Segmentation, row: Row, path: str | Path) -> None:
         result (`Segmentation`), row (`dict`): as in `write_segmentation`.
         path (`str` or `Path`): the file.
     """
-    # The same frames that the model saw, without those that pad a short clip.
-    frames = load_frames(row, num_frames=max(len(result.masks), 1))
+    frames = load_frames(row, num_frames=max(len(result.masks), 1), pad=False)
     planes = result.masks if result.object_masks is None else result.object_masks.swapaxes(0, 1)
     pictures = [overlay_masks(frame, masks) for frame, masks in zip(frames, planes, strict=True)]
     height, width = (side - side % 2 for side in pictures[0].shape[:2])  # yuv420p wants even sides
     wave = load_audio(row, sampling_rate=SOUND_RATE)
-    seconds = result.frame_seconds or [(i + 0.5) * SECONDS_PER_IMAGE for i in range(len(pictures))]
+    seconds = result.frame_seconds
+    if seconds is None:
+        clip_seconds = result.num_frames * SECONDS_PER_IMAGE if wave is None else len(wave) / SOUND_RATE
+        starts = frame_seconds(row, result.frame_indices, sound_seconds=clip_seconds) or [0.0]
+        seconds = [start + clip_seconds / result.num_frames / 2 for start in starts]
     step = 2 * seconds[0] if len(seconds) == 1 else seconds[-1] - seconds[-2]
     end = seconds[-1] + max(step / 2, 1 / OVERLAY_FPS)
     changes = [(a + b) / 2 for a, b in zip(seconds, seconds[1:], strict=False)]

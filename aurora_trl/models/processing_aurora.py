@@ -1,8 +1,10 @@
 """The processor of the composite model: the policy's processor, and the mask decoder's view of frames and masks."""
 
 import copy
+import inspect
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from transformers.models.auto.processing_auto import processor_class_from_name
 
 from ..data.json_file import read_json
 from ..data.masks import NO_TARGET
-from ..data.media.loading import frame_indices
+from ..data.media.loading import NO_FRAME, frame_indices
 from ..data.schema import Row, with_current_names
 from ..errors import DataError
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
@@ -74,6 +76,7 @@ class AuroraProcessor(ProcessorMixin):
     ):
         defaults = SamConfig()
         self.policy_processor = policy_processor
+        self._tells_times = "frame_seconds" in inspect.signature(policy_processor.process_media).parameters
         self.mask_image_size = mask_image_size
         self.mask_target_size = mask_target_size
         self.pixel_mean = list(defaults.pixel_mean if pixel_mean is None else pixel_mean)
@@ -188,6 +191,16 @@ class AuroraProcessor(ProcessorMixin):
         changed.max_objects = max_objects
         return changed
 
+    def with_num_frames(self, num_frames: int | None) -> "AuroraProcessor":
+        """This processor, or a copy that takes another number of frames of a clip; None leaves it as it is."""
+        if num_frames in (None, self.num_frames):
+            return self
+        changed = copy.copy(self)
+        changed.num_frames = num_frames
+        if changed.policy_frames is not None:
+            changed.policy_frames = min(changed.policy_frames, num_frames)
+        return changed
+
     def with_answer_tokens(self, max_answer_tokens: int) -> "AuroraProcessor":
         """A copy that differs in `max_answer_tokens`."""
         changed = copy.copy(self)
@@ -271,20 +284,34 @@ class AuroraProcessor(ProcessorMixin):
     # Media
 
     def process_clip(
-        self, frames: np.ndarray, waveform: np.ndarray | None, *, with_mask_frames: bool = True
+        self,
+        frames: np.ndarray,
+        waveform: np.ndarray | None,
+        *,
+        frame_seconds: Sequence[float] | None = None,
+        with_mask_frames: bool = True,
     ) -> dict[str, torch.Tensor]:
         """
         Args:
-            frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB frames.
+            frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB frames. Where the model takes more, black ones
+                are put behind them; the policy sees none of these where the others are enough for it.
             waveform (`np.ndarray` of shape `(samples,)`, float32, *optional*): mono sound at the policy's rate.
+            frame_seconds (`Sequence[float]`, *optional*): when each frame is shown, in seconds of the sound.
             with_mask_frames (`bool`, *optional*, defaults to `True`): make `mask_frames`.
 
         Returns:
             `dict`: the policy's media inputs, and `mask_frames` `(T, 3, S, S)` for the mask decoder.
         """
-        shown = frames if self.policy_frames is None else frames[frame_indices(len(frames), self.policy_frames)]
-        media = self.policy_processor.process_media(shown, waveform)
-        return {**media, "mask_frames": self.process_mask_frames(frames)} if with_mask_frames else media
+        total = max(self.num_frames, len(frames))
+        numbers = frame_indices(len(frames), self.policy_frames or total)
+        seen = [number for number in numbers if number != NO_FRAME]
+        times = {}
+        if frame_seconds is not None and self._tells_times:
+            times = {"frame_seconds": [frame_seconds[number] for number in seen]}
+        media = self.policy_processor.process_media(_pad_frames(frames[seen], len(numbers)), waveform, **times)
+        if not with_mask_frames:
+            return media
+        return {**media, "mask_frames": self.process_mask_frames(_pad_frames(frames, total))}
 
     def process_mask_frames(self, frames: np.ndarray) -> torch.Tensor:
         """Frames `(T, H, W, 3)` uint8 as the mask decoder sees them: `(T, 3, S, S)` float32, normalised, padded."""
@@ -419,6 +446,11 @@ def _check_template(name: str, processor: AuroraProcessor) -> None:
         raise DataError(f"{name}: its chat template can not be run ({one_line(error)}); restore it") from error
     if reference not in text or text == without_clip:
         raise DataError(f"{name}: its chat template leaves out the reference or the clip; restore what was saved")
+
+
+def _pad_frames(frames: np.ndarray, count: int) -> np.ndarray:
+    """Put black frames behind `(T, H, W, 3)` up to a number."""
+    return np.pad(frames, ((0, count - len(frames)), (0, 0), (0, 0), (0, 0)))
 
 
 def _longest_side(size: tuple[int, ...], target: int) -> tuple[int, int]:

@@ -35,6 +35,7 @@ from .object_losses import object_losses
 from .rewards import REWARDS, completion_text, get_reward
 from .rollout_sampler import RolloutRows, RolloutSampler
 from .saving import AuroraCheckpoints
+from .short_clips import warn_of_short_clips
 from .trainer_inputs import listed, load_model, load_processor, refuse, require_rows
 
 logger = get_logger(__name__)
@@ -102,6 +103,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         rows: Any = train_dataset
         model = load_model(model, args.model_init_kwargs, quantization_config)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
+        processing_class = processing_class.with_num_frames(args.num_frames)
+        warn_of_short_clips(train_dataset, processing_class.num_frames)
         learnt, given = processing_class.max_answer_tokens, args.max_completion_length
         if given is not None and learnt is not None and given < learnt:
             logger.warning(

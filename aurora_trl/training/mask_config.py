@@ -31,6 +31,8 @@ class MaskTrainingArguments:
         max_objects (`int`, *optional*): how many objects an answer may draw, each with a `[SEG]` of its own, as in `It
             is [SEG] and [SEG].` The checkpoint keeps it; by default it is what the checkpoint says, and 1 in the
             paper.
+        num_frames (`int`, *optional*): how many frames are taken of a clip, each of which gets a mask. The checkpoint
+            keeps it; by default it is what the checkpoint says. A clip that has fewer is filled up with black frames.
     """
 
     mask_bce_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the masks' binary cross-entropy."})
@@ -59,6 +61,9 @@ class MaskTrainingArguments:
     max_objects: int | None = field(
         default=None, metadata={"help": "Objects that an answer may draw; as the checkpoint says by default."}
     )
+    num_frames: int | None = field(
+        default=None, metadata={"help": "Frames that are taken of a clip; as the checkpoint says by default."}
+    )
 
     def check_mask_arguments(self) -> None:
         """Raise `ValueError` for a value out of range; the configs' `__post_init__` calls it."""
@@ -72,6 +77,8 @@ class MaskTrainingArguments:
             raise ValueError(f"`mask_frames_per_step` must be at least 1, got {self.mask_frames_per_step}")
         if self.max_objects is not None and self.max_objects < 1:
             raise ValueError(f"`max_objects` must be at least 1, got {self.max_objects}")
+        if self.num_frames is not None and self.num_frames < 1:
+            raise ValueError(f"`num_frames` must be at least 1, got {self.num_frames}")
 
     def trainable_groups(self) -> set[str]:
         """The groups of `AuroraModel.trainable_modules()` that are not frozen."""

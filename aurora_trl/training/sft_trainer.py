@@ -35,6 +35,7 @@ from .mask_losses import draw_mask_frames, mask_losses
 from .object_losses import object_losses
 from .saving import AuroraCheckpoints
 from .sft_config import AuroraSFTConfig
+from .short_clips import warn_of_short_clips
 from .trainer_inputs import load_model, load_processor, map_datasets, refuse, require_rows
 
 
@@ -96,6 +97,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
         require_rows(train_dataset, eval_dataset)
         model = load_model(model, args.model_init_kwargs, quantization_config)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
+        processing_class = processing_class.with_num_frames(args.num_frames)
+        warn_of_short_clips(train_dataset, processing_class.num_frames)
         max_objects = processing_class.max_objects
         self._prepare_rows = partial(with_targets, targets=args.targets, max_objects=max_objects)
         train_dataset = map_datasets(train_dataset, self._prepare_rows)

@@ -1,6 +1,5 @@
 """Flags, output folders and journals."""
 
-import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 from bad_checkpoints import segment
 from kinds import Kind, Place
 
+from aurora_trl import locks
+from aurora_trl.annotation.journal import beside
 from aurora_trl.cli import main
 
 MODEL_FLAGS = ("--max-new-tokens", "2")
@@ -100,10 +101,11 @@ def edited(name: str, words: str, change: dict[str, object], *named: str) -> Kin
 
 
 def held(place: Place) -> list[str]:
-    """A journal that another process writes."""
-    file = open(place.write("cot.journal.jsonl", ""), "a")  # noqa: SIM115  (until the test is over)
-    fcntl.flock(file, fcntl.LOCK_EX)
-    place.kept.append(file)
+    """A journal that another process writes: here it is the machine's first."""
+    journal = place.root / "cot.journal.jsonl"
+    lock = locks.RunLock(beside(place.root / "cot.jsonl", "lock", ""), journal)
+    lock.record |= {"process": 1, "start": locks._start_of(1)}
+    place.write(lock.path.name, json.dumps(lock.record))
     return [str(place.rows()) if word == "ROWS" else word for word in [*ANNOTATE.split(), f"{place.root}/cot.jsonl"]]
 
 
@@ -195,5 +197,5 @@ KINDS = [
     edited("a journal without tokens", ANSWERS, {"input_tokens": ...}, "journal.jsonl, line 2", "`input_tokens`"),
     edited("a journal of a row that is a number", ANSWERS, {"id": 7}, "journal.jsonl, line 2", "`id` is 7"),
     edited("a journal without an answer", f"{MINE[:-8]}--max-rows 1 --output", {"completion": ...}, "`completion`"),
-    Kind("a journal that another process writes", held, ("cot.journal.jsonl: another process",)),
+    Kind("a journal that another process writes", held, ("cot", "process 1")),
 ]

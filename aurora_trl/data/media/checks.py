@@ -8,8 +8,9 @@ import soundfile
 from PIL import Image
 
 from ...errors import DataError
-from .loading import read_sound, split_moment
-from .video import index_video, read_frames, read_track
+from .loading import split_moment, upright_size
+from .sound import mix_channels, read_sound, read_track, require_finite
+from .video import CutShort, check_frames, index_video, read_frames
 
 MIN_SOUND_SECONDS = 1.0
 # A sample of 16 bits that is off by three steps: anything quieter than that is no sound.
@@ -42,25 +43,28 @@ def check_image(path: str, what: str, *, decode: bool = False) -> tuple[int, int
         decode (`bool`, *optional*, defaults to `False`): decode it; otherwise its header and its end are looked at.
 
     Returns:
-        `tuple[int, int]`: width and height in pixels.
+        `tuple[int, int]`: width and height in pixels, as a viewer shows it.
 
     Raises:
         `Fault`: where it is missing, cut short, or no image.
     """
     try:
         with Image.open(path) as image:
-            size, kind = image.size, image.format
+            kind = image.format
             # The end first: a decoder's own words for a file that ends early are many.
             end = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "")
             if end is not None and end not in _tail(path):
                 raise Fault("cut short", f"{path}: the {what} is cut short; restore it or remove the rows that use it")
+            height, width = upright_size(image)
             if decode:
                 image.load()
+            if what == "frame" and image.mode == "F":
+                raise Fault("unreadable", f"{path}: its pixels are fractions; save it with 8 bits per channel")
     except FileNotFoundError:
         raise Fault("missing", f"{path}: no such {what}; restore it or remove the rows that use it") from None
     except (OSError, SyntaxError) as error:
         raise Fault("unreadable", f"{path}: can not be read as an image: {error}") from None
-    return size
+    return width, height
 
 
 def _tail(path: str) -> bytes:
@@ -70,18 +74,22 @@ def _tail(path: str) -> bytes:
         return file.read()
 
 
-def check_video(path: str, *, moments: tuple[float, ...] = (), num_frames: int = 10, decode: bool = False) -> None:
+def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = False) -> tuple[int, int]:
     """
     Check a video.
 
     Args:
         path (`str`): the file.
-        moments (`tuple[float, ...]`, *optional*): seconds at which its frames are wanted.
-        num_frames (`int`, *optional*, defaults to 10): how many frames training takes where no moments are given.
-        decode (`bool`, *optional*, defaults to `False`): decode those frames; otherwise its packets are listed.
+        moments (`tuple[float, ...]`, *optional*): seconds at which its frames are wanted; all frames where none are
+            given.
+        decode (`bool`, *optional*, defaults to `False`): decode the frames; otherwise its packets are listed, where
+            they tell which frames there are.
+
+    Returns:
+        `tuple[int, int]`: width and height of its upright frames in pixels.
 
     Raises:
-        `Fault`: where it is missing, no video, too short for a moment, or a frame can not be decoded.
+        `Fault`: where it is missing, no video, cut short, too short for a moment, or a frame can not be decoded.
     """
     if not os.path.isfile(path):
         raise Fault("missing", f"{path}: no such file; restore it or remove the rows that use it")
@@ -91,12 +99,18 @@ def check_video(path: str, *, moments: tuple[float, ...] = (), num_frames: int =
         late = next((seconds for seconds in moments if seconds > index.duration + _GRACE_SECONDS), None)
         if late is not None:
             raise Fault("cut short", f"{path}: it ends at {index.duration:.2f} s, a frame is wanted at {late:.2f} s")
-        if decode:
-            read_frames(path, index, [index.at(s) for s in moments] if moments else index.spread(num_frames))
+        if decode and moments:
+            read_frames(path, index, [index.at(seconds) for seconds in moments])
+        elif decode:
+            check_frames(path, index)
     except Fault:
         raise
+    except CutShort as error:
+        raise Fault("cut short", str(error)) from None
     except DataError as error:
         raise Fault("unreadable", str(error)) from None
+    height, width = index.size
+    return width, height
 
 
 def check_sound(path: str, *, decode: bool = False, min_seconds: float = MIN_SOUND_SECONDS) -> None:
@@ -125,10 +139,11 @@ def check_track(path: str, *, min_seconds: float = MIN_SOUND_SECONDS) -> None:
     """Listen to the sound track of a video as `check_sound` does to a file; it is no fault to have none."""
     try:
         track = read_track(path)
+        heard = None if track is None else _measure(path, *track)
     except DataError as error:
         raise Fault("unreadable", str(error)) from None
-    if track is not None:
-        _check_heard(path, *_measure(*track), min_seconds)
+    if heard is not None:
+        _check_heard(path, *heard, min_seconds)
 
 
 def _check_heard(path: str, seconds: float, loudest: float | None, min_seconds: float) -> None:
@@ -166,11 +181,12 @@ def _listen(path: str, decode: bool) -> tuple[float, float | None]:
     track = read_sound(path)
     if track is None:
         raise DataError(f"{path}: it has no sound track; remove `audio` where the clip has no sound")
-    return _measure(*track)
+    return _measure(path, *track)
 
 
-def _measure(wave: np.ndarray, rate: int) -> tuple[float, float]:
-    return len(wave) / rate, float(np.abs(wave).max()) if len(wave) else 0.0
+def _measure(path: str, wave: np.ndarray, rate: int) -> tuple[float, float]:
+    require_finite(wave, path)
+    return len(wave) / rate, float(np.abs(mix_channels(wave)).max()) if len(wave) else 0.0
 
 
 def group_frames(names: list[str]) -> tuple[list[str], dict[str, tuple[float, ...]]]:

@@ -1,6 +1,7 @@
 """Frames and sound of a row, read when a batch needs them."""
 
 import os
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
@@ -9,11 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 import soundfile
 import soxr
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from ...errors import DataError
 from ..schema import Row
-from .video import index_video, read_frames, read_track
+from .sound import mix_channels, read_sound, read_track, require_finite
+from .video import index_video, read_frames
 
 Value = TypeVar("Value")
 NO_FRAME = -1
@@ -71,31 +73,92 @@ def frame_indices(total: int, wanted: int) -> list[int]:
     return [*range(total), *[NO_FRAME] * (wanted - total)]
 
 
-def load_frames(row: Row, *, num_frames: int) -> np.ndarray:
+def count_frames(row: Row) -> int:
+    """How many frames a row's clip has."""
+    return len(row["frames"]) if row.get("frames") else len(index_video(row["video"]).times)
+
+
+def taken_frames(row: Row, num_frames: int) -> list[int]:
+    """
+    The frames of a row's clip that stand for it: in a list of images or moments see `frame_indices`, in a video those
+    that are spread evenly over its time, see `VideoIndex.spread`. Masks go by the same numbers.
+
+    Args:
+        row (`dict`): a dataset row with `frames` or `video`.
+        num_frames (`int`): how many a model takes.
+
+    Returns:
+        `list[int]`: their numbers in order, fewer than `num_frames` where the clip has fewer.
+
+    Raises:
+        `DataError`: where the row has neither, or names the video that can not be read.
+    """
+    if row.get("frames"):
+        return [index for index in frame_indices(len(row["frames"]), num_frames) if index != NO_FRAME]
+    if row.get("video"):
+        return index_video(row["video"]).spread(num_frames)
+    raise DataError(f"row {row.get('id')!r}: it has neither `frames` nor `video`")
+
+
+def frame_seconds(row: Row, numbers: Sequence[int], *, sound_seconds: float | None = None) -> list[float] | None:
+    """
+    When frames of a row's clip are shown.
+
+    Args:
+        row (`dict`): a dataset row.
+        numbers (`Sequence[int]`): of the frames, from `taken_frames`.
+        sound_seconds (`float`, *optional*): how long the clip's sound is.
+
+    Returns:
+        `list[float]` or `None`: seconds from the clip's start. Of a video, or of moments of one in order, they are the
+        file's; images are spread evenly over the sound. None for images without sound, which have no times.
+    """
+    if not row.get("frames"):
+        times = index_video(row["video"]).times
+        return [times[number] for number in numbers]
+    moments = [split_moment(name) for name in row["frames"]]
+    seconds = [moment for _, moment in moments if moment is not None]
+    if len(seconds) == len(moments) and len({path for path, _ in moments}) == 1 and seconds == sorted(seconds):
+        return [seconds[number] for number in numbers]
+    if not sound_seconds:
+        return None
+    return [number * sound_seconds / len(moments) for number in numbers]
+
+
+def measure_sound_seconds(row: Row) -> float | None:
+    """How long the sound file of a row is, from its header where that says it; None where there is none to be read."""
+    if not row.get("audio") or not os.path.isfile(row["audio"]):
+        return None
+    try:
+        return soundfile.info(row["audio"]).duration
+    except soundfile.LibsndfileError:
+        track = read_track(row["audio"])
+        return None if track is None else len(track[0]) / track[1]
+
+
+def load_frames(row: Row, *, num_frames: int, pad: bool = True) -> np.ndarray:
     """
     The frames of a row's clip.
 
     Args:
         row (`dict`): a dataset row with `frames` or `video`. A frame is an image, or a moment of a video in seconds,
             as in `clip.mp4#t=1.5`. The rate of a video may vary: its frames are spread over its time.
-        num_frames (`int`): how many to take, see `frame_indices`.
+        num_frames (`int`): how many to take, see `taken_frames`.
+        pad (`bool`, *optional*, defaults to `True`): put black frames behind those of a clip that has fewer.
 
     Returns:
-        `np.ndarray` of shape `(num_frames, H, W, 3)`, uint8, RGB, upright.
+        `np.ndarray` of shape `(num_frames, H, W, 3)`, or fewer without `pad`; uint8, RGB, upright.
 
     Raises:
         `DataError`: names the file that is missing, can not be read, or differs in size from the clip's first frame.
     """
+    numbers = taken_frames(row, num_frames)
     if row.get("frames"):
-        indices = frame_indices(len(row["frames"]), num_frames)
-        frames = _read_listed([row["frames"][i] for i in indices if i != NO_FRAME])
-    elif row.get("video"):
-        index = index_video(row["video"])
-        frames = list(read_frames(row["video"], index, index.spread(num_frames)))
+        frames = np.stack(_read_listed([row["frames"][number] for number in numbers]))
     else:
-        raise DataError(f"row {row.get('id')!r}: it has neither `frames` nor `video`")
-    blank = np.zeros_like(frames[0])
-    return np.stack([*frames, *[blank] * (num_frames - len(frames))])
+        frames = read_frames(row["video"], index_video(row["video"]), numbers)
+    missing = num_frames - len(frames) if pad else 0
+    return np.pad(frames, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else frames
 
 
 def _read_listed(names: Sequence[str]) -> list[np.ndarray]:
@@ -140,10 +203,43 @@ def split_moment(name: str) -> tuple[str, float | None]:
     return path, seconds
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """A photograph as a viewer shows it: cameras store it as the sensor lay, mirrored too, and say so in its EXIF."""
+    if _orientation(image) == 1:
+        return image
+    turned = ImageOps.exif_transpose(image)
+    turned.format = image.format
+    return turned
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width in pixels of an image as a viewer shows it, from its header."""
+    turned = _orientation(image) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The place of EXIF for it; 1 is upright."""
+    if image.format == "TIFF":  # Pillow turns these itself
+        return 1
+    if image.format == "PNG" and not any("exif" in str(key).lower() for key in image.info):
+        return 1  # its EXIF stands before the pixels, and asking for it would decode them
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, struct.error):
+        return 1  # not EXIF, as viewers see it
+
+
 def _read_image(path: str) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            picture = upright(image)
+            if picture.mode == "F":
+                raise DataError(f"{path}: its pixels are fractions; save it with 8 bits per channel")
+            if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off above 255
+                grey = (np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
+            return np.asarray(picture.convert("RGB"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such frame") from None
     except (OSError, SyntaxError) as error:
@@ -159,7 +255,8 @@ def load_audio(row: Row, *, sampling_rate: int) -> np.ndarray | None:
         sampling_rate (`int`): in hertz.
 
     Returns:
-        `np.ndarray` of shape `(samples,)`, float32 in [-1, 1], mono, or `None` where the clip has no sound.
+        `np.ndarray` of shape `(samples,)`, float32 in [-1, 1], mono, or `None` where the clip has no sound. A track
+        stands on the clock of its own file's pictures, see `read_track`; channels are mixed by `mix_channels`.
 
     Raises:
         `DataError`: names the file that is missing, can not be read, has no sound track, or holds no samples.
@@ -175,29 +272,6 @@ def load_audio(row: Row, *, sampling_rate: int) -> np.ndarray | None:
     wave, rate = track
     if not len(wave):
         raise DataError(f"{row.get('audio') or row['video']}: it holds no samples")
-    mono = wave.mean(axis=1)
+    require_finite(wave, row.get("audio") or row["video"])
+    mono = mix_channels(wave)
     return mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate).astype(np.float32)
-
-
-def read_sound(path: str) -> tuple[np.ndarray, int] | None:
-    """
-    The sound of a file: wav, flac, ogg, mp3 and what else libsndfile reads, then whatever FFmpeg reads, videos too.
-
-    Args:
-        path (`str`): the file.
-
-    Returns:
-        `tuple`: samples `(N, channels)` float32, and their rate in hertz; None where a video has no sound track.
-
-    Raises:
-        `DataError`: names the file that is missing or can not be read.
-    """
-    if not os.path.isfile(path):
-        raise DataError(f"{path}: can not be read as sound: no such file")
-    try:
-        return soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        try:
-            return read_track(path)
-        except DataError:
-            raise DataError(f"{path}: can not be read as sound: {error.error_string}") from None

@@ -1,42 +1,80 @@
-"""Frames and sound out of video files: decord where it is installed and can, PyAV where not."""
+"""
+Frames out of video files, by PyAV: those that decoding a file from its start gives, in every container and codec.
 
+`tests/data/media/test_video_matrix.py` holds it to that. decord 0.6 reads nothing here: of 225 files of such a matrix
+that it could read, it gave other frames in 91 (open GOPs, and with them x265's defaults; B-frames in MPEG-2 and -4;
+most of AVI, TS and PS), and where it was right PyAV took 0.4 to 1.0 of its time.
+"""
+
+import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
 
 from ...errors import DataError
 
-try:
-    import decord
-except ImportError:  # there is no wheel for this platform
-    decord = None
-
-READERS = ("decord", "av")
 # Frames' times are rounded to the container's clock: a moment this close before a frame belongs to it.
 _CLOCK_SECONDS = 1e-3
+# Containers whose packets say when each frame is shown, and from which key frames decoding may start. Of all others
+# the frames are known once they are decoded (AVI, MPEG-PS and -TS, FLV, ASF, bare streams).
+_INDEXED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+REENCODE = "encode it anew, as with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
+
+
+class CutShort(DataError):
+    """A file that ends before its header says."""
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """
+    How stored pictures are turned to stand upright.
+
+    Attributes:
+        transposed (`bool`): rows and columns change places; then
+        flips_rows, flips_columns (`bool`): their order is turned round.
+    """
+
+    transposed: bool = False
+    flips_rows: bool = False
+    flips_columns: bool = False
+
+    def apply(self, frame: np.ndarray) -> np.ndarray:
+        """The frame `(H, W, 3)` as a player shows it; a view."""
+        turned = frame.swapaxes(0, 1) if self.transposed else frame
+        return turned[:: -1 if self.flips_rows else 1, :: -1 if self.flips_columns else 1]
 
 
 @dataclass(frozen=True)
 class VideoIndex:
     """
-    What a video holds, read from its packets without decoding any.
+    What a video holds.
 
     Attributes:
         times (`tuple[float, ...]`): when each frame is shown, in seconds from the first; the rate may vary.
-        stamps (`tuple[int, ...]`): the same in the stream's own clock.
-        keyframes (`tuple[int, ...]`): the frames that decode without others, by number; the first is one.
+        stamps (`tuple[int | None, ...]`): the same in the stream's own clock; None where the file does not say it.
+        keyframes (`tuple[int, ...]`): the frames that decode without earlier ones, by number; none where the file is
+            decoded from its start.
         duration (`float`): until the last frame ends, in seconds.
-        rotation (`int`): quarter turns counter-clockwise that the file asks the player for.
+        size (`tuple[int, int]`): height and width of the upright frames, in pixels.
+        orientation (`Orientation`): how stored frames are turned.
     """
 
     times: tuple[float, ...]
-    stamps: tuple[int, ...]
+    stamps: tuple[int | None, ...]
     keyframes: tuple[int, ...]
     duration: float
-    rotation: int
+    size: tuple[int, int]
+    orientation: Orientation
 
     def at(self, seconds: float) -> int:
         """The number of the frame that is shown at a moment; of the last one after the end."""
@@ -60,134 +98,293 @@ class VideoIndex:
 
 def index_video(path: str) -> VideoIndex:
     """
-    Read when each frame of a video is shown.
+    Find out which frames a video has, and when each is shown: from its packets where the container is one that tells
+    it, by decoding it once where not. The last videos are remembered.
 
     Raises:
-        `DataError`: where the file is missing, is no video, or has no frames.
+        `DataError`: where the file is missing, is no video, has no frames, or is to be turned by less than a quarter.
     """
     try:
-        with av.open(path) as container:
-            if not container.streams.video:
-                raise DataError(f"{path}: it has no video track")
-            stream = container.streams.video[0]
-            packets = sorted(
-                (packet.pts, packet.duration or 0, packet.is_keyframe)
-                for packet in container.demux(stream)
-                # An edit list cuts frames off: they are decoded, and never shown.
-                if packet.pts is not None and not packet.is_discard
-            )
-            clock = stream.time_base
-            container.seek(0)
-            # How the file is to be turned comes with its frames, which are stored as the sensor lay.
-            first = next(container.decode(stream), None)
-            rotation = 0 if first is None else round(first.rotation / 90) % 4
+        stat = os.stat(path)
+    except OSError:
+        raise DataError(f"{path}: no such video") from None
+    return _index_video(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=64)
+def _index_video(path: str, *version: int) -> VideoIndex:
+    listed = None
+    with open_video(path) as container:
+        if container.format.name in _INDEXED:
+            listed = _list_packets(container, path)
+    if listed is not None:
+        return listed
+    with open_video(path) as container:
+        return _list_frames(container, path)
+
+
+@contextmanager
+def open_video(path: str) -> Iterator[Any]:
+    """The container of a file; what goes wrong with it inside the block names the file."""
+    try:
+        # Tags of old files are in any encoding, and are not read.
+        with av.open(path, metadata_errors="replace") as container:
+            yield container
     except FileNotFoundError:
         raise DataError(f"{path}: no such video") from None
-    except av.FFmpegError as error:
+    except (av.FFmpegError, EOFError) as error:
         raise DataError(f"{path}: can not be read as a video: {error}") from None
-    if not packets or first is None or clock is None:
+
+
+def find_pictures(container: Any) -> Any | None:
+    """The first track of moving pictures; a cover is none."""
+    covers = Disposition.attached_pic | Disposition.timed_thumbnails
+    return next((stream for stream in container.streams.video if not stream.disposition & covers), None)
+
+
+def require_pictures(container: Any, path: str) -> Any:
+    stream = find_pictures(container)
+    if stream is None:
+        raise DataError(f"{path}: it has no video track")
+    return stream
+
+
+def _list_packets(container: Any, path: str) -> VideoIndex | None:
+    """The index that packets give; None where they do not say all of it."""
+    stream = require_pictures(container, path)
+    first, packets, end = None, [], 0.0
+    for packet in container.demux():
+        end = max(end, _end_seconds(packet))
+        if packet.stream is stream and packet.size:
+            packets.append((packet.pts, packet.duration or 0, packet.is_keyframe, packet.is_discard))
+        if packet.stream is stream and first is None:
+            first = next(iter(packet.decode()), None)
+    _require_end(path, container, end)
+    # An edit list cuts frames off: they are decoded, and never shown.
+    shown = [packet[:3] for packet in packets if not packet[3]]
+    if first is None or not shown:
         raise DataError(f"{path}: the video has no frames")
-    stamps = tuple(pts for pts, _, _ in packets)
-    times = tuple(float((pts - stamps[0]) * clock) for pts in stamps)
-    last = float(packets[-1][1] * clock) or (times[-1] / (len(times) - 1) if len(times) > 1 else 0.0)
-    keyframes = tuple(i for i, packet in enumerate(packets) if packet[2])
-    return VideoIndex(times, stamps, keyframes, times[-1] + last, rotation)
+    # Where it cuts between frames, or some packet has no time, only decoding tells what is left.
+    if any(packet[3] for packet in packets[-len(shown) :]) or any(packet[0] is None for packet in packets):
+        return None
+    shown.sort()
+    stamps = [pts for pts, _, _ in shown]
+    # Pictures that are shown before the first key frame lean on what is not there: a decoder may leave them out.
+    if len(set(stamps)) < len(stamps) or not packets[0][2] or stamps[0] < packets[0][0]:
+        return None
+    times = tuple(float((pts - stamps[0]) * stream.time_base) for pts in stamps)
+    last = float(shown[-1][1] * stream.time_base) or _frame_seconds(stream, times)
+    keyframes = tuple(number for number, packet in enumerate(shown) if packet[2])
+    return _make_index(path, first, times, stamps, keyframes, last)
 
 
-def read_frames(path: str, index: VideoIndex, numbers: Sequence[int], *, reader: str | None = None) -> np.ndarray:
+def _list_frames(container: Any, path: str) -> VideoIndex:
+    """The index that decoding gives."""
+    stream = require_pictures(container, path)
+    first, stamps, end = None, [], 0.0
+    for packet in container.demux():
+        end = max(end, _end_seconds(packet))
+        for frame in packet.decode() if packet.stream is stream else ():
+            first = first or frame
+            stamps.append(frame.pts)
+    if container.format.name in (*_INDEXED, "avi"):
+        _require_end(path, container, end)
+    if first is None:
+        raise DataError(f"{path}: the video has no frames")
+    times = _rising_times(stamps, stream)
+    return _make_index(path, first, times, stamps, (), _frame_seconds(stream, times))
+
+
+def _make_index(
+    path: str,
+    first: Any,
+    times: tuple[float, ...],
+    stamps: Sequence[int | None],
+    keyframes: tuple[int, ...],
+    last_seconds: float,
+) -> VideoIndex:
+    orientation = _orientation(first, path)
+    size = _upright_size(first, orientation)
+    return VideoIndex(times, tuple(stamps), keyframes, times[-1] + last_seconds, size, orientation)
+
+
+def _end_seconds(packet: Any) -> float:
+    """When a packet's content is over, by the file's clock."""
+    stamp = packet.dts if packet.pts is None else packet.pts
+    return 0.0 if stamp is None else float((stamp + (packet.duration or 0)) * packet.time_base)
+
+
+def _require_end(path: str, container: Any, end: float) -> None:
+    """Raise where a file ends before its header says: the download, or the recording, broke off."""
+    declared = (container.duration or 0) / av.time_base
+    if container.format.name == "avi":  # whose duration is corrected by the file's size
+        declared = max(float(stream.frames / (stream.average_rate or 1)) for stream in container.streams.video)
+    if declared > end + max(1.0, 0.05 * declared):
+        raise CutShort(
+            f"{path}: it ends at {end:.2f} s of {declared:.2f} s; restore it or remove the rows that use it"
+        )
+
+
+def _rising_times(stamps: Sequence[int | None], stream: Any) -> tuple[float, ...]:
     """
-    Read some frames of a video; only what stands between them and the keyframes before them is decoded.
+    Times of frames in the order in which they are shown. One without a stamp stands evenly between its neighbours;
+    where stamps go back the file has no times of its own, and the frames come at the stream's rate.
+    """
+    known = [(number, float(stamp * stream.time_base)) for number, stamp in enumerate(stamps) if stamp is not None]
+    seconds = _frame_seconds(stream, ())
+    if not known or any(later < earlier for (_, earlier), (_, later) in pairwise(known)):
+        return tuple(number * seconds for number in range(len(stamps)))
+    first, last = known[0], known[-1]
+    before = (-1, first[1] - (first[0] + 1) * seconds)
+    after = (len(stamps), last[1] + (len(stamps) - last[0]) * seconds)
+    numbers, moments = zip(before, *known, after, strict=True)
+    times = np.interp(np.arange(len(stamps)), numbers, moments)
+    return tuple((times - times[0]).tolist())
+
+
+def _frame_seconds(stream: Any, times: Sequence[float]) -> float:
+    """How long a frame is shown that does not say it."""
+    if len(times) > 1:
+        return times[-1] / (len(times) - 1)
+    rate = stream.average_rate or stream.guessed_rate
+    return 1 / float(rate) if rate else 0.0
+
+
+def _orientation(frame: Any, path: str) -> Orientation:
+    """What the file asks a player for (a telephone's video is stored as the sensor lay, or mirrored)."""
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+    if matrix is None:
+        return Orientation()
+    # Rows of (a, b, u), (c, d, v), (x, y, w): a stored point goes to (a x + c y, b x + d y).
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
+    slack = max(map(abs, (a, b, c, d))) // 100
+    if max(abs(b), abs(c)) <= slack < min(abs(a), abs(d)):
+        return Orientation(False, flips_rows=d < 0, flips_columns=a < 0)
+    if max(abs(a), abs(d)) <= slack < min(abs(b), abs(c)):
+        return Orientation(True, flips_rows=b < 0, flips_columns=c < 0)
+    raise DataError(
+        f"{path}: it asks to be turned by {frame.rotation} degrees, and only quarter turns are known; {REENCODE}"
+    )
+
+
+def _upright_size(frame: Any, orientation: Orientation) -> tuple[int, int]:
+    return (frame.width, frame.height) if orientation.transposed else (frame.height, frame.width)
+
+
+def read_frames(path: str, index: VideoIndex, numbers: Sequence[int]) -> np.ndarray:
+    """
+    Read some frames of a video: those that decoding it from the start gives.
+
+    Where the container tells which frames decode without earlier ones, and that saves more than half of the work, what
+    stands before them is left out.
 
     Args:
         path (`str`): the video.
         index (`VideoIndex`): from `index_video`.
         numbers (`Sequence[int]`): which frames, in any order; one may be wanted twice.
-        reader (`str`, *optional*): `"decord"` or `"av"` alone; by default decord, and PyAV where decord can not.
 
     Returns:
         `np.ndarray` of shape `(len(numbers), H, W, 3)`, uint8, RGB, turned as the file asks for.
 
     Raises:
-        `DataError`: names the file whose frames can not be read.
+        `DataError`: names the file whose frames can not be read, are damaged, or differ in size.
     """
-    if reader is None:
-        reader = "av" if decord is None else "decord"
-        frames = _read_decord(path, index, numbers) if reader == "decord" else None
-        return _read_av(path, index, numbers) if frames is None else frames
-    if reader == "av":
-        return _read_av(path, index, numbers)
-    frames = _read_decord(path, index, numbers)
-    if frames is None:
-        raise DataError(f"{path}: decord can not read it")
-    return frames
-
-
-def _read_decord(path: str, index: VideoIndex, numbers: Sequence[int]) -> np.ndarray | None:
-    """None where decord can not, or counts other frames than there are."""
-    if index.rotation:
-        return None  # it turns frames into arrays of a wrong shape (decord 0.6)
-    try:
-        video = decord.VideoReader(path, num_threads=1)
-        if len(video) != len(index.times):
-            return None
-        return video.get_batch(list(numbers)).asnumpy()
-    except (decord.DECORDError, RuntimeError):
-        return None
-
-
-def _read_av(path: str, index: VideoIndex, numbers: Sequence[int]) -> np.ndarray:
-    groups: dict[int, list[int]] = {}
-    for number in sorted(set(numbers)):
-        # The keyframe that decoding starts from.
-        start = max(0, bisect_right(index.keyframes, number) - 1)
-        groups.setdefault(index.keyframes[start] if index.keyframes else 0, []).append(number)
-    found: dict[int, np.ndarray] = {}
-    try:
-        with av.open(path) as container:
-            stream = container.streams.video[0]
-            for start, wanted in groups.items():
-                container.seek(index.stamps[start], stream=stream)
-                stamps = {index.stamps[number]: number for number in wanted}
-                for frame in container.decode(stream):
-                    if frame.pts in stamps:
-                        number = stamps.pop(frame.pts)
-                        found[number] = np.rot90(frame.to_ndarray(format="rgb24"), index.rotation)
-                    if not stamps:
-                        break
-    except av.FFmpegError as error:
-        raise DataError(f"{path}: can not be read as a video: {error}") from None
-    lost = next((number for number in numbers if number not in found), None)
-    if lost is not None:
-        raise DataError(f"{path}: frame {lost}, at {index.times[lost]:.2f} s, can not be decoded")
+    wanted = sorted(set(numbers))
+    found = _jump(path, index, wanted)
+    if found is None:
+        found = {}
+        for number, frame in _decode_through(path, index):
+            if number == wanted[len(found)]:
+                found[number] = _upright_frame(path, index, number, frame)
+            if len(found) == len(wanted):
+                break
+    _require_decoded(path, index, [number for number in wanted if number not in found])
+    for number in wanted:
+        _require_size(path, number, found[number].shape[:2], wanted[0], found[wanted[0]].shape[:2])
     return np.stack([found[number] for number in numbers])
 
 
-def read_track(path: str) -> tuple[np.ndarray, int] | None:
+def _jump(path: str, index: VideoIndex, wanted: Sequence[int]) -> dict[int, np.ndarray] | None:
+    """The frames, decoded from the key frames before them; None where that is no gain, or does not go as it should."""
+    if not index.keyframes or wanted[0] < index.keyframes[0]:
+        return None
+    groups: dict[int, list[int]] = {}
+    for number in wanted:
+        groups.setdefault(index.keyframes[bisect_right(index.keyframes, number) - 1], []).append(number)
+    if 2 * sum(group[-1] - start + 1 for start, group in groups.items()) > wanted[-1] + 1:
+        return None
+    places = {stamp: number for number, stamp in enumerate(index.stamps)}
+    found: dict[int, np.ndarray] = {}
+    try:
+        with open_video(path) as container:
+            stream = require_pictures(container, path)
+            for start, group in groups.items():
+                container.seek(index.stamps[start], stream=stream)
+                following: int | None = None
+                for frame in container.decode(stream):
+                    place = places.get(frame.pts)
+                    if place is None or (place > group[0] if following is None else place != following):
+                        return None
+                    following = place + 1
+                    if place in group:
+                        found[place] = _upright_frame(path, index, place, frame)
+                    if place >= group[-1]:
+                        break
+    except DataError:
+        return None  # decoding from the start says what is wrong
+    return found if len(found) == len(wanted) else None
+
+
+def check_frames(path: str, index: VideoIndex) -> None:
     """
-    The first sound track of a file, of any codec that FFmpeg knows.
+    Decode a whole video as `read_frames` does, and keep nothing.
 
     Args:
-        path (`str`): a video or a sound file.
-
-    Returns:
-        `tuple`: samples `(N, channels)` float32, and their rate in hertz; None where there is no track.
+        path (`str`): the video.
+        index (`VideoIndex`): from `index_video`.
 
     Raises:
-        `DataError`: names the file that is missing or can not be read.
+        `DataError`: names the first frame that is damaged, can not be decoded, or differs in size from the first.
     """
-    # decord's own reader is not used: it lays out two channels wrongly (decord 0.6).
-    try:
-        with av.open(path) as container:
-            if not container.streams.audio:
-                return None
-            rate = container.streams.audio[0].rate
-            resampler = av.AudioResampler(format="fltp", rate=rate)
-            parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-            parts += resampler.resample(None)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except av.FFmpegError as error:
-        raise DataError(f"{path}: its sound can not be read: {error}") from None
-    if not parts:
-        return np.zeros((0, 1), np.float32), rate
-    return np.concatenate([part.to_ndarray() for part in parts], axis=1).T, rate
+    count = 0
+    for number, frame in _decode_through(path, index):
+        _require_whole(path, index, number, frame)
+        _require_size(path, number, _upright_size(frame, index.orientation), 0, index.size)
+        count += 1
+    _require_decoded(path, index, range(count, len(index.times)))
+
+
+def _decode_through(path: str, index: VideoIndex) -> Iterator[tuple[int, Any]]:
+    """The frames with their numbers, decoded from the start of the file."""
+    with open_video(path) as container:
+        for number, frame in enumerate(container.decode(require_pictures(container, path))):
+            if number >= len(index.stamps) or frame.pts != index.stamps[number]:
+                raise DataError(
+                    f"{path}: frame {number} is another one than its packets announce; the file is damaged or cut "
+                    f"badly: {REENCODE}"
+                )
+            yield number, frame
+
+
+def _require_decoded(path: str, index: VideoIndex, missing: Sequence[int]) -> None:
+    if missing:
+        raise DataError(f"{path}: frame {missing[0]}, at {index.times[missing[0]]:.2f} s, can not be decoded")
+
+
+def _require_whole(path: str, index: VideoIndex, number: int, frame: Any) -> None:
+    if frame.is_corrupt:
+        raise DataError(f"{path}: frame {number}, at {index.times[number]:.2f} s, is damaged")
+
+
+def _require_size(path: str, number: int, size: tuple[int, ...], other: int, other_size: tuple[int, ...]) -> None:
+    if size != other_size:
+        (height, width), (other_height, other_width) = size, other_size
+        raise DataError(
+            f"{path}: frame {number} has {width}x{height} pixels, and frame {other} {other_width}x{other_height}; "
+            f"{REENCODE}"
+        )
+
+
+def _upright_frame(path: str, index: VideoIndex, number: int, frame: Any) -> np.ndarray:
+    _require_whole(path, index, number, frame)
+    return index.orientation.apply(frame.to_ndarray(format="rgb24"))

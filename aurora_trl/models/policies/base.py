@@ -138,9 +138,15 @@ class PolicyProcessor(Protocol):
 
     def process_media(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
         """
+        Where the signature names `frame_seconds` (`Sequence[float]` or `None`), it is given when the clip's frames are
+        shown, in seconds of the sound. It is None where nobody knows, and has no entry for frames that pad a clip.
+        `timing.py` has what a policy may need with it.
+
         Args:
-            frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB; one frame is an image.
-            waveform (`np.ndarray` of shape `(samples,)`, float32, or `None`): mono sound, or none.
+            frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB; one frame is an image. Of a clip that has fewer
+                than the model takes the last are black.
+            waveform (`np.ndarray` of shape `(samples,)`, float32, or `None`): mono sound from the clip's start, as
+                long as it is, or none.
 
         Returns:
             `dict`: keywords among `media_inputs`, for one clip (no clip dimension).

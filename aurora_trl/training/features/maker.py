@@ -245,7 +245,7 @@ class FeatureMaker:
                 found.mask_keys[clip] = key
                 job.mask_key = None if self.store.get(key) is not None else key
             if teacher is not None:
-                digest = clip_digest(job.row, num_frames, sound=hears)
+                digest = clip_digest(job.row, num_frames, sound=hears, times=True)
                 for row_key, row in rows.items():
                     prompt = build_prompt(row, self.processor.instruction)
                     target = teacher_target(row, self.teacher_targets)

@@ -6,11 +6,12 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
+from PIL import ExifTags, Image
 
 from aurora_trl.data import DataError, load_json, save_json
-from aurora_trl.data.masks import decode_rle, encode_rle, load_masks
+from aurora_trl.data.masks import decode_rle, encode_rle, frame_size, load_masks
 from aurora_trl.data.media.loading import MediaCache, frame_indices, load_audio, load_frames
+from aurora_trl.data.validation import find_problems
 
 
 def write_video(path, frames, with_sound=True):
@@ -141,3 +142,55 @@ def test_cache_keeps_what_was_used_last():
     nothing.get("a", lambda: loads.append("a"))
     nothing.get("a", lambda: loads.append("a"))
     assert loads[-2:] == ["a", "a"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_come_upright(orientation, suffix, tmp_path):
+    """Turned and mirrored as cameras do; their size, their masks and what check-data says follow."""
+    upright = np.zeros((40, 60, 3), np.uint8)
+    upright[:20, :20] = 250  # nothing else is near the upper left corner
+    upright[30:, 40:] = 120
+    # What a camera stores of it: the inverse of what a viewer does.
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    stored = Image.fromarray(upright)
+    stored = stored.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else stored
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    quality = {"lossless": True} if suffix == "webp" else {"quality": 95, "subsampling": 0} if suffix == "jpg" else {}
+    path = str(tmp_path / f"a.{suffix}")
+    stored.save(path, exif=exif, **quality)
+    row = {"id": "a", "reference": "x", "frames": [path], "masks": [encode_rle(np.ones((40, 60), np.uint8))]}
+    read = load_frames(row, num_frames=1)[0]
+    assert read.shape == upright.shape
+    assert np.abs(read.astype(int) - upright).max() < 12
+    assert frame_size(row) == (40, 60)
+    assert find_problems([row]) == []
+    sideways = {**row, "masks": [encode_rle(np.ones((60, 40), np.uint8))]}
+    assert "40x60 pixels, but the clip's frames have 60x40" in find_problems([sideways])[0].text
+    # A mask that was made of the photograph with its EXIF is turned like it.
+    mask = Image.fromarray(upright[..., 0]).transpose(Image.Transpose(undo[orientation])) if orientation > 1 else None
+    if mask is not None and suffix == "png":
+        mask.save(tmp_path / "m.png", exif=exif)
+        drawn = load_masks({**row, "masks": [str(tmp_path / "m.png")]})[0]
+        assert np.array_equal(drawn, upright[..., 0] > 0)
+
+
+def test_photographs_of_16_bits(tmp_path):
+    """Grey levels above 255 are not white."""
+    grey = (np.arange(48, dtype=np.uint16).reshape(6, 8) * 1365).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    read = load_frames({"frames": [str(tmp_path / "a.png")]}, num_frames=1)[0]
+    assert np.array_equal(read, np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2))
+    Image.fromarray(np.zeros((6, 8), np.float32)).save(tmp_path / "b.tiff")
+    row = {"id": "b", "reference": "x", "frames": [str(tmp_path / "b.tiff")], "is_null": True}
+    with pytest.raises(DataError, match=r"b.tiff: its pixels are fractions"):
+        load_frames(row, num_frames=1)
+    assert [problem.kind for problem in find_problems([row])] == ["unreadable"]
+
+
+def test_broken_exif_is_none(tmp_path):
+    Image.new("RGB", (8, 6), (9, 9, 9)).save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0")
+    row = {"id": "a", "reference": "x", "frames": [str(tmp_path / "a.jpg")], "is_null": True}
+    assert load_frames(row, num_frames=1).shape == (1, 6, 8, 3)
+    assert find_problems([row]) == []

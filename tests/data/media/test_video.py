@@ -1,7 +1,6 @@
-"""Videos: both readers, any rate, any moment, turned, without sound."""
+"""Videos: any rate, any moment, without sound, damaged, cut short; `test_video_matrix.py` has their kinds."""
 
 import os
-import struct
 from pathlib import Path
 
 import av
@@ -11,16 +10,16 @@ import soundfile
 from videos import write_clip
 
 from aurora_trl.data import DataError, load_json, save_json
-from aurora_trl.data.masks import encode_rle, frame_size
-from aurora_trl.data.media.loading import load_audio, load_frames, split_moment
-from aurora_trl.data.media.video import READERS, index_video, read_frames, read_track
+from aurora_trl.data.masks import encode_rle, frame_size, load_masks, mask_indices
+from aurora_trl.data.media.loading import load_audio, load_frames, split_moment, taken_frames
+from aurora_trl.data.media.sound import read_track
+from aurora_trl.data.media.video import index_video, read_frames
 from aurora_trl.data.validation import check_dataset, find_problems
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.generation.collators import SFTCollator
 
 REAL = os.environ.get("AURORA_REAL_DATA")
 needs_real_data = pytest.mark.skipif(REAL is None, reason="AURORA_REAL_DATA names no folder with real clips")
-decord = pytest.importorskip("decord")
 
 
 def levels_of(frames):
@@ -31,8 +30,7 @@ def close(read, written):
     return np.abs(np.array(read) - np.array(written)).max() <= 3
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_any_frames_in_any_order(reader, tmp_path):
+def test_any_frames_in_any_order(tmp_path):
     levels = list(range(20, 220, 5))
     path = write_clip(tmp_path / "a.mp4", levels)
     index = index_video(path)
@@ -41,11 +39,10 @@ def test_any_frames_in_any_order(reader, tmp_path):
     assert index.duration == pytest.approx(4.0, abs=0.11)
     assert len(index.keyframes) > 2
     numbers = [39, 0, 13, 13, 12, 25]
-    assert close(levels_of(read_frames(path, index, numbers, reader=reader)), [levels[i] for i in numbers])
+    assert close(levels_of(read_frames(path, index, numbers)), [levels[i] for i in numbers])
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_a_varying_rate_is_read_by_time(reader, tmp_path):
+def test_a_varying_rate_is_read_by_time(tmp_path):
     # Five frames in the first half second, then one each second.
     stamps = [0, 10, 20, 30, 40, 100, 200, 300, 400]
     levels = [20, 40, 60, 80, 100, 130, 160, 190, 220]
@@ -55,34 +52,7 @@ def test_a_varying_rate_is_read_by_time(reader, tmp_path):
     assert [index.at(seconds) for seconds in (0, 0.05, 0.1, 0.99, 1.0, 2.5, 9)] == [0, 0, 1, 4, 5, 6, 8]
     middles = index.spread(4)  # nearest to 0.5, 1.5, 2.5 and 3.5 seconds
     assert middles == [4, 6, 7, 8]
-    assert close(levels_of(read_frames(path, index, middles, reader=reader)), [100, 160, 190, 220])
-
-
-def rotate(path, quarter_turns_clockwise):
-    """Write the display matrix into the track's header."""
-    one, zero = struct.pack(">i", 1 << 16), struct.pack(">i", 0)
-    minus = struct.pack(">i", -(1 << 16))
-    turned = {1: (zero, one, minus, zero), 2: (minus, zero, zero, minus), 3: (zero, minus, one, zero)}
-    a, b, c, d = turned[quarter_turns_clockwise]
-    data = Path(path).read_bytes()
-    identity = one + zero + zero + zero + one + zero + zero + zero + struct.pack(">i", 1 << 30)
-    place = data.index(identity, data.index(b"tkhd"))
-    matrix = a + b + zero + c + d + zero + zero + zero + struct.pack(">i", 1 << 30)
-    Path(path).write_bytes(data[:place] + matrix + data[place + len(identity) :])
-
-
-@pytest.mark.parametrize("turns", [1, 2, 3])
-def test_turned_videos_come_upright(turns, tmp_path):
-    path = write_clip(tmp_path / "a.mp4", [60] * 4)
-    rotate(path, turns)
-    index = index_video(path)
-    read = read_frames(path, index, [1])[0]
-    edge = {1: read[:, -8:], 2: read[-8:], 3: read[:, :8]}[turns]
-    assert read.shape == ((64, 48, 3) if turns % 2 else (48, 64, 3))
-    assert edge.mean() > 200  # what was up has been turned clockwise
-    assert frame_size({"id": "a", "video": path}) == read.shape[:2]
-    with pytest.raises(DataError, match="decord can not read it"):
-        read_frames(path, index, [1], reader="decord")
+    assert close(levels_of(read_frames(path, index, middles)), [100, 160, 190, 220])
 
 
 def test_moments_are_frames_and_sound_comes_from_a_video(tmp_path):
@@ -145,11 +115,13 @@ def test_broken_videos_are_named(tmp_path):
 
 @needs_real_data
 @pytest.mark.parametrize("name", ["clip_6s_360p.mp4", "clip_9s_336p.mp4"])
-def test_real_clips_through_both_readers(name):
+def test_real_clips_are_what_another_reader_gives(name):
+    decord = pytest.importorskip("decord")
     path = str(Path(REAL) / "clips" / name)
     index = index_video(path)
     numbers = [*index.spread(10), 0, len(index.times) - 1]
-    ours, theirs = (read_frames(path, index, numbers, reader=reader).astype(int) for reader in READERS)
+    ours = read_frames(path, index, numbers).astype(int)
+    theirs = decord.VideoReader(path).get_batch(numbers).asnumpy().astype(int)
     assert np.abs(ours - theirs).max() <= 1
     wave, rate = read_track(path)
     # decord mixes two channels to one with 0.7071 each, where a mean takes 0.5.
@@ -193,3 +165,55 @@ def test_a_real_clip_without_a_sound_to_hear_is_found():
         for name in ("clip_6s_360p.mp4", "clip_9s_336p.mp4")
     ]
     assert [(problem.kind, problem.rows) for problem in find_problems(rows)] == [("silent sound", (1,))]
+
+
+def test_masks_of_a_video_belong_to_frame_numbers(tmp_path, processor):
+    """At a varying rate the frames nearest to even moments are far from even numbers; each keeps its own mask."""
+    stamps = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 400, 700, 1000, 1300, 1600]
+    path = write_clip(tmp_path / "a.mp4", [20 + 10 * i for i in range(15)], stamps)
+    masks = [np.zeros((48, 64), np.uint8) for _ in range(15)]
+    for number, mask in enumerate(masks):
+        mask[:, : 4 * (number + 1)] = 1
+    row = {"id": "a", "reference": "x", "video": path, "masks": [encode_rle(mask) for mask in masks]}
+    taken = taken_frames(row, 5)
+    assert taken == [9, 10, 11, 12, 13]  # by time: nearest to 1.6, 4.8, 8, 11.2 and 14.4 s
+    assert mask_indices(row, 5) == taken
+    assert close(levels_of(load_frames(row, num_frames=5)), [20 + 10 * number for number in taken])
+    assert np.array_equal(load_masks(row, mask_indices(row, 5)), np.stack([masks[number] for number in taken]))
+    assert find_problems([row]) == []
+    unmarked = {**row, "masks": [None if number == 11 else mask for number, mask in enumerate(row["masks"])]}
+    assert mask_indices(unmarked, 5) == [9, 10, -1, 12, 13]
+    for count in (7, 16):
+        wrong = {**row, "masks": (row["masks"] * 2)[:count]}
+        for problems in (find_problems([wrong]), find_problems([wrong], thorough=False)):
+            assert [problem.kind for problem in problems] == ["mask count"]
+            assert f"{count} masks for 15 frames; give one per frame" in problems[0].text
+        with pytest.raises(DataError, match=f"{count} masks for 15 frames"):
+            mask_indices(wrong, 5)
+    assert mask_indices({**row, "masks": None, "is_null": True}, 20) == [*range(15), *[-1] * 5]
+
+
+def test_moments_of_videos_of_other_sizes_are_found(tmp_path):
+    one, other = write_clip(tmp_path / "a.mp4", [60] * 4), write_clip(tmp_path / "b.mp4", [60] * 4, size=(32, 64))
+    row = {"id": "a", "reference": "x", "frames": [f"{one}#t=0.1", f"{other}#t=0.1"], "is_null": True}
+    assert [problem.kind for problem in find_problems([row], thorough=False)] == ["size"]
+
+
+def test_damaged_and_cut_videos_are_named(tmp_path):
+    levels = [20 + i % 200 for i in range(100)]
+    for name, options in (("a.mp4", {"movflags": "faststart"}), ("a.mkv", {})):
+        path = Path(write_clip(tmp_path / name, levels, container_options=options))
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * 0.6)])
+        (problem,) = find_problems([{"id": "a", "reference": "x", "video": str(path), "is_null": True}])
+        assert problem.kind in ("cut short", "unreadable")
+        assert str(path) in problem.text
+    path = Path(write_clip(tmp_path / "b.mp4", levels))
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    content = bytearray(path.read_bytes())
+    content[packets[50].pos : packets[50].pos + packets[50].size] = bytes(packets[50].size)
+    path.write_bytes(content)
+    (problem,) = find_problems([{"id": "b", "reference": "x", "video": str(path), "is_null": True}])
+    assert problem.kind == "unreadable"
+    assert problem.stops_training

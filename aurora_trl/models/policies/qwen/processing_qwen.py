@@ -1,12 +1,13 @@
 """Processors of the Qwen policies: frames and sound in Qwen's own format, one clip at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLProcessor, Qwen2_5OmniProcessor, Qwen3VLProcessor
 
+from ..timing import extend_seconds, nearest_sound
 from .configuration_qwen import Qwen3VLPolicyConfig, QwenOmniPolicyConfig, QwenVLPolicyConfig
 
 
@@ -30,10 +31,13 @@ class QwenFrames:
         size = self.video_processor.size
         self.video_processor.size = {"shortest_edge": min(size["shortest_edge"], value), "longest_edge": value}
 
-    def process_frames(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
+    def process_frames(
+        self, frames: np.ndarray, frame_seconds: Sequence[float] | None = None
+    ) -> dict[str, torch.Tensor]:
         """
         Args:
             frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB; one frame is an image.
+            frame_seconds (`Sequence[float]`, *optional*): when they are shown.
 
         Returns:
             `dict`: `pixel_patches` `(N, P)` and `pixel_grid` `(4,)`, see [`QwenBackbone.encode_media`].
@@ -45,8 +49,10 @@ class QwenFrames:
         else:
             made = self.video_processor(videos=[pixels], do_sample_frames=False, return_tensors="pt")
             patches, grid = made["pixel_values_videos"], made["video_grid_thw"][0]
+            seconds = extend_seconds(frame_seconds, len(frames), self.seconds_per_frame)
+            step = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
             # Whole milliseconds: a float would be rounded where a trainer casts its inputs to half precision.
-            milliseconds = round(1000 * self.seconds_per_frame * self.video_processor.temporal_patch_size)
+            milliseconds = max(1, round(1000 * step * self.video_processor.temporal_patch_size))
         return {"pixel_patches": patches, "pixel_grid": torch.tensor([*grid.tolist(), milliseconds])}
 
     def expand_frames(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
@@ -86,12 +92,15 @@ class QwenVLPolicyProcessor(QwenSilentProcessor, Qwen2_5_VLProcessor):
 
     Args:
         image_processor, tokenizer, video_processor, chat_template: as in transformers.
-        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees.
+        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees, of a clip
+            that has no times: a list of images without sound.
     """
 
-    def process_media(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
+    def process_media(
+        self, frames: np.ndarray, waveform: np.ndarray | None, frame_seconds: Sequence[float] | None = None
+    ) -> dict[str, torch.Tensor]:
         """See [`~aurora_trl.models.policies.base.PolicyProcessor`]; the sound is left out."""
-        return self.process_frames(frames)
+        return self.process_frames(frames, frame_seconds)
 
     def expand_ids(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
         """See [`~aurora_trl.models.policies.base.PolicyProcessor`]."""
@@ -105,7 +114,8 @@ class Qwen3VLPolicyProcessor(QwenSilentProcessor, Qwen3VLProcessor):
 
     Args:
         image_processor, tokenizer, video_processor, chat_template: as in transformers.
-        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees.
+        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees, of a clip
+            that has no times: a list of images without sound.
     """
 
     @property
@@ -121,25 +131,32 @@ class Qwen3VLPolicyProcessor(QwenSilentProcessor, Qwen3VLProcessor):
     def _pixels_per_place(self) -> int:
         return (self.video_processor.patch_size * self.video_processor.merge_size) ** 2
 
-    def process_media(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
-        """See [`~aurora_trl.models.policies.base.PolicyProcessor`]; behind the grid stands the number of frames."""
-        media = self.process_frames(frames)
-        return {**media, "pixel_grid": torch.cat([media["pixel_grid"], torch.tensor([len(frames)])])}
+    def process_media(
+        self, frames: np.ndarray, waveform: np.ndarray | None, frame_seconds: Sequence[float] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """
+        See [`~aurora_trl.models.policies.base.PolicyProcessor`]; behind the grid stands the number of frames, and
+        behind that the millisecond at which each is shown, where that is known.
+        """
+        media = self.process_frames(frames, frame_seconds)
+        known = extend_seconds(frame_seconds, len(frames), self.seconds_per_frame) if frame_seconds else []
+        moments = [len(frames), *(round(1000 * seconds) for seconds in known)]
+        return {**media, "pixel_grid": torch.cat([media["pixel_grid"], torch.tensor(moments)])}
 
     def expand_ids(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
         """See [`~aurora_trl.models.policies.base.PolicyProcessor`]."""
-        steps, height, width, milliseconds, num_frames = media["pixel_grid"].tolist()
+        steps, height, width, milliseconds, num_frames, *moments = media["pixel_grid"].tolist()
         num_places = height * width // self.video_processor.merge_size**2
         if not milliseconds:
             places = [self.image_token_id] * num_places
         else:
             frames_per_step = self.video_processor.temporal_patch_size
-            seconds_per_frame = milliseconds / 1000 / frames_per_step
+            moments = moments or [number * milliseconds / frames_per_step for number in range(num_frames)]
             places = []
             for first in range(0, steps * frames_per_step, frames_per_step):
                 # An odd last frame stands twice in its step.
                 last = min(first + frames_per_step, num_frames) - 1
-                time = f"<{(first + last) / 2 * seconds_per_frame:.1f} seconds>"
+                time = f"<{(moments[first] + moments[last]) / 2000:.1f} seconds>"
                 places += self.tokenizer(time, add_special_tokens=False)["input_ids"]
                 places += [self.vision_start_token_id, *[self.video_token_id] * num_places, self.vision_end_token_id]
         return [expanded for token in ids for expanded in (places if token == self.video_token_id else [token])]
@@ -151,9 +168,11 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
 
     Args:
         image_processor, video_processor, feature_extractor, tokenizer, chat_template: as in transformers.
-        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees.
-        audio_seconds (`float`, *optional*): longer sound is cut to this; by default to what the feature extractor
-            takes. Nothing is padded.
+        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees, of a clip
+            that has no times: a list of images without sound.
+        audio_seconds (`float`, *optional*): of a longer sound this much is heard, see
+            [`~aurora_trl.models.policies.timing.nearest_sound`]; by default what the feature extractor takes. Nothing
+            is padded.
     """
 
     def __init__(
@@ -176,6 +195,14 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
         """Of the sound, in Hz."""
         return self.feature_extractor.sampling_rate
 
+    @property
+    def _longest_sound(self) -> int:
+        """In samples."""
+        extractor = self.feature_extractor
+        if self.audio_seconds is None:
+            return extractor.n_samples
+        return min(extractor.n_samples, round(self.audio_seconds * extractor.sampling_rate))
+
     def process_audio(self, waveform: np.ndarray) -> torch.Tensor:
         """
         Args:
@@ -185,10 +212,7 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
             `torch.Tensor` of shape `(F, M)`: the log mel spectrogram, as long as the sound.
         """
         extractor = self.feature_extractor
-        longest = extractor.n_samples
-        if self.audio_seconds is not None:
-            longest = min(longest, round(self.audio_seconds * extractor.sampling_rate))
-        waveform = waveform[:longest]
+        waveform = waveform[: self._longest_sound]
         # Transformers pads to five minutes, computes the spectrogram and masks it. A window of silence is enough.
         padded = -(-(len(waveform) + extractor.n_fft) // extractor.hop_length) * extractor.hop_length
         made = extractor(
@@ -200,10 +224,14 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
         )
         return made["input_features"][0].T[made["attention_mask"][0].bool()]
 
-    def process_media(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
+    def process_media(
+        self, frames: np.ndarray, waveform: np.ndarray | None, frame_seconds: Sequence[float] | None = None
+    ) -> dict[str, torch.Tensor]:
         """See [`~aurora_trl.models.policies.base.PolicyProcessor`]."""
-        media = self.process_frames(frames)
+        media = self.process_frames(frames, frame_seconds)
         if waveform is not None:
+            rate = self.sampling_rate
+            waveform = nearest_sound(waveform, self._longest_sound, rate, frame_seconds, len(frames))
             media["audio_features"] = self.process_audio(waveform)
             media["audio_lengths"] = torch.tensor(len(media["audio_features"]))
         return media

@@ -1,7 +1,7 @@
 """Processor of VideoLLaMA2.1-AV: frames as SigLIP sees them, sound as a kaldi filter bank, places in the text."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
 from transformers.audio_utils import mel_filter_bank
 
 from ....prompts import AUDIO_TOKEN, VIDEO_TOKEN
+from ..timing import nearest_sound
 from .configuration_videollama2 import VideoLlama2Config
 
 SETTINGS_FILE = "processor_config.json"
@@ -28,7 +29,8 @@ class VideoLlama2Processor(ProcessorMixin):
         image_size, patch_size (`int`): the vision tower's input and patch, in pixels.
         image_mean, image_std (`float`): normalisation of pixels in [0, 1].
         sampling_rate (`int`): of the sound, in Hz.
-        audio_seconds (`float`): the sound is cut to this length.
+        audio_seconds (`float`): of a longer sound this much is heard, see
+            [`~aurora_trl.models.policies.timing.nearest_sound`].
         pad_audio (`bool`): and zero-padded to it, as the checkpoint has heard it. Otherwise a clip's sound keeps its
             own length and silence takes no places, which is cheaper and a little different.
         num_mel_bins, audio_patch_size (`int`): the audio tower's bins and patch.
@@ -150,18 +152,26 @@ class VideoLlama2Processor(ProcessorMixin):
             self._filters = torch.from_numpy(filters).float()
         return (power @ self._filters).clamp(min=EPSILON).log()
 
-    def process_media(self, frames: np.ndarray, waveform: np.ndarray | None) -> dict[str, torch.Tensor]:
+    def process_media(
+        self, frames: np.ndarray, waveform: np.ndarray | None, frame_seconds: Sequence[float] | None = None
+    ) -> dict[str, torch.Tensor]:
         """
         Args:
             frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): RGB.
             waveform (`np.ndarray` of shape `(samples,)`, float32, or `None`): see `process_audio`; None: no sound.
+            frame_seconds (`Sequence[float]`, *optional*): when the frames are shown, for a sound that is too long.
 
         Returns:
             `dict`: `pixel_values_videos` `(T, 3, P, P)` and, where there is sound, `audio_values` `(F, M)`, with its
             length `audio_lengths` `()` where sounds are not padded to one.
         """
-        media = {"pixel_values_videos": self.process_video(frames)}
+        # The connector joins frames in pairs, and would leave out an odd one.
+        media = {
+            "pixel_values_videos": self.process_video(np.concatenate([frames, frames[-1:]][: 1 + len(frames) % 2]))
+        }
         if waveform is not None:
+            longest = int(self.audio_seconds * self.sampling_rate)
+            waveform = nearest_sound(waveform, longest, self.sampling_rate, frame_seconds, len(frames))
             media["audio_values"] = self.process_audio(waveform)
             if not self.pad_audio:
                 media["audio_lengths"] = torch.tensor(len(media["audio_values"]))

@@ -1,0 +1,157 @@
+"""Sound out of files, and channels into one."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+import soundfile
+
+from ...errors import DataError
+from .video import REENCODE, find_pictures, open_video, require_pictures
+
+# A sound that pauses for less, by the clock of its packets, goes on: many containers round to milliseconds and more.
+_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 3600.0
+# The power of channels' mean, against what it would be if they had nothing to do with each other: below it they are
+# taken to cancel each other.
+_CANCELLED = 0.05
+_MIX_WINDOW = 4096  # samples: a tenth to a quarter of a second
+
+
+def read_sound(path: str) -> tuple[np.ndarray, int] | None:
+    """
+    The sound of a file: wav, flac, ogg, mp3 and what else libsndfile reads, then whatever FFmpeg reads, videos too.
+
+    Args:
+        path (`str`): the file.
+
+    Returns:
+        `tuple`: samples `(N, channels)` float32, and their rate in hertz; None where a video has no sound track.
+
+    Raises:
+        `DataError`: names the file that is missing or can not be read.
+    """
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: can not be read as sound: no such file")
+    try:
+        return soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        try:
+            return read_track(path)
+        except DataError:
+            raise DataError(f"{path}: can not be read as sound: {error.error_string}") from None
+
+
+def require_finite(wave: np.ndarray, path: str) -> None:
+    """Raise `DataError` where samples of a file are not numbers."""
+    if not np.isfinite(wave).all():
+        raise DataError(f"{path}: some of its samples are no numbers (NaN or infinite); write the file anew")
+
+
+def mix_channels(wave: np.ndarray) -> np.ndarray:
+    """
+    One channel out of several: their mean; in moments when they are of opposite phase, so that hardly anything of them
+    is left in it, the loudest of them.
+
+    Args:
+        wave (`np.ndarray` of shape `(samples, channels)`): float32.
+
+    Returns:
+        `np.ndarray` of shape `(samples,)`, float32.
+    """
+    mono = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
+    if wave.shape[1] == 1 or not len(wave):
+        return mono
+    starts = np.arange(0, len(wave), _MIX_WINDOW)
+    powers = np.add.reduceat(np.square(wave), starts, axis=0)  # (windows, channels)
+    cancelled = np.add.reduceat(np.square(mono), starts) < _CANCELLED * powers.sum(axis=1) / wave.shape[1] ** 2
+    if not cancelled.any():
+        return mono
+    loudest = wave[:, int(powers[cancelled].sum(axis=0).argmax())]
+    # From one to the other without a click.
+    share = np.interp(np.arange(len(wave)), starts + _MIX_WINDOW / 2, cancelled).astype(np.float32)
+    return mono + share * (loudest - mono)
+
+
+def read_track(path: str) -> tuple[np.ndarray, int] | None:
+    """
+    The first sound track of a file, of any codec that FFmpeg knows, on the clock of its pictures: silence stands
+    before a sound that begins after the first of them, and where a sound pauses; what comes before the first is left
+    out. Without pictures a sound begins where it begins.
+
+    Args:
+        path (`str`): a video or a sound file.
+
+    Returns:
+        `tuple`: samples `(N, channels)` float32, and their rate in hertz; None where there is no track.
+
+    Raises:
+        `DataError`: names the file that is missing or can not be read.
+    """
+    try:
+        with av.open(path, metadata_errors="replace") as container:
+            if not container.streams.audio:
+                return None
+            start = _first_picture_seconds(path) if find_pictures(container) is not None else None
+            return _place_sound(container.decode(audio=0), start, container.streams.audio[0].rate, path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (av.FFmpegError, EOFError) as error:
+        raise DataError(f"{path}: its sound can not be read: {error}") from None
+
+
+def _first_picture_seconds(path: str) -> float | None:
+    """When the first picture of a file is shown, by the file's own clock; None where no picture can be decoded."""
+    try:
+        with open_video(path) as container:
+            frame = next(container.decode(require_pictures(container, path)), None)
+    except DataError:
+        return None  # whoever wants its pictures hears of it
+    return None if frame is None or frame.pts is None else float(frame.pts * frame.time_base)
+
+
+def _place_sound(frames: Iterator[Any], start: float | None, rate: int, path: str) -> tuple[np.ndarray, int]:
+    """Samples `(N, channels)` of decoded frames, each at its time from `start` on; None: from the first on."""
+    parts: list[np.ndarray] = []
+    total, lead = 0, 0  # samples so far, and those of them that stand before the start
+    for seconds, samples in _resample(frames, rate):
+        if seconds is not None:
+            start = seconds if start is None else start
+            gap = round((seconds - start) * rate) - (total - lead)
+            if not parts:
+                lead, gap = max(0, -gap), max(0, gap)
+            if gap > _LONGEST_PAUSE_SECONDS * rate:
+                raise DataError(f"{path}: its sound pauses for {gap / rate:.0f} s, by its clock; {REENCODE}")
+            if gap > (_PAUSE_SECONDS * rate if parts else 0):
+                parts.append(np.zeros((gap, samples.shape[1]), np.float32))
+                total += gap
+        parts.append(samples)
+        total += len(samples)
+    wave = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+    return wave[lead:], rate
+
+
+def _resample(frames: Iterator[Any], rate: int) -> Iterator[tuple[float | None, np.ndarray]]:
+    """When each frame is heard, where it says so, and its samples `(N, channels)`, with the channels of the first."""
+    source: tuple[Any, ...] | None = None
+    layout: Any = None
+    resampler: Any = None
+    for frame in frames:
+        if source != (frame.format.name, frame.layout.name, frame.sample_rate):
+            # Broadcasts change from one to the other.
+            yield from _rest_of(resampler, layout)
+            source, layout = (frame.format.name, frame.layout.name, frame.sample_rate), layout or frame.layout
+            # Packed: PyAV crashes where it reads eight planes (18.1).
+            resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)
+        seconds = None if frame.pts is None else float(frame.pts * frame.time_base)
+        for part in resampler.resample(frame):
+            yield seconds, part.to_ndarray().reshape(-1, layout.nb_channels)
+            seconds = None
+    yield from _rest_of(resampler, layout)
+
+
+def _rest_of(resampler: Any, layout: Any) -> Iterator[tuple[None, np.ndarray]]:
+    for part in () if resampler is None else resampler.resample(None):
+        yield None, part.to_ndarray().reshape(-1, layout.nb_channels)
