@@ -28,6 +28,10 @@ _DISK_WORDS = (
 )
 
 
+# The way out of a command that writes a new folder.
+NEW_FOLDER = "free some, remove the folder and run the command again"
+
+
 def is_disk_error(error: BaseException) -> bool:
     """Whether a disk, and not the program, is why something could not be written."""
     if isinstance(error, OSError) and error.errno is not None:
@@ -110,6 +114,14 @@ def written_whole(path: str | Path, mode: str = "w", *, sync: bool = True) -> It
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def bring_to_disk(folder: Path) -> None:
+    """Let a machine that fails lose nothing of a folder's files, before what they replace is taken away."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
 
 def put_in_place(source: Path, target: Path) -> None:

@@ -79,21 +79,17 @@ class RunLock:
     def _take(self) -> dict[str, Any] | None:
         dead = None
         while not self._create():
-            found = self.require_free()
-            if found is not None:
-                dead = found
-                self._take_away(found)
+            found = _read(self.path)
+            if found is None:
+                continue  # released just now
+            if self._is_alive(found):
+                raise DataError(
+                    f"{self.place}: another run is writing it: process {found.get('process')} on {found.get('host')} "
+                    f"since {found.get('since')} ({found.get('command')}); wait for it or end it"
+                )
+            dead = found
+            self._take_away(found)
         return dead
-
-    def require_free(self) -> dict[str, Any] | None:
-        """The record of a dead run, if there is one; `DataError` where another run has the lock."""
-        found = _read(self.path)
-        if found is not None and self._is_alive(found):
-            raise DataError(
-                f"{self.place}: another run is writing it: process {found.get('process')} on {found.get('host')} "
-                f"since {found.get('since')} ({found.get('command')}); wait for it or end it"
-            )
-        return found
 
     def release(self) -> None:
         """Let others have it; a folder that was made for the lock alone goes, too."""
@@ -211,6 +207,16 @@ def release(path: str | Path) -> None:
     lock = _HELD.pop(Path(path).absolute(), None)
     if lock is not None:
         lock.release()
+
+
+def require_held(path: str | Path) -> None:
+    """Raise `DataError` where a lock of this process was taken by another run, while this machine slept."""
+    lock = _HELD.get(Path(path).absolute())
+    if lock is not None and not lock.is_held():
+        raise DataError(
+            f"{lock.place}: another run has taken it over ({(_read(lock.path) or {}).get('host')}), since this one "
+            "showed no sign of life; nothing more is written"
+        )
 
 
 def lock_id(path: str | Path) -> str:

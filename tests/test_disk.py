@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import re
+import subprocess
 import sys
 
 import pytest
@@ -91,6 +93,24 @@ COMMANDS = {
     "segment": ("segment --model MODEL --frames FRAME --reference it --output out --max-new-tokens 8", "out/"),
     "mine": ("mine MODEL WORLD --max-rows 8 --output out.jsonl --max-new-tokens 8", "out.journal.jsonl"),
 }
+
+
+def test_export_names_the_file(world, tmp_path):
+    """In a process of its own: what writes Parquet may end it."""
+    code = """import resource, sys
+import aurora_trl.data.formats.parquet as parquet
+from aurora_trl.cli import main
+write = parquet._write_media
+def write_and_fill_the_disk(*args):
+    write(*args)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, -1))
+parquet._write_media = write_and_fill_the_disk
+sys.exit(main(["export", sys.argv[1], "--output", sys.argv[2]]))
+"""
+    command = [sys.executable, "-c", code, str(world), str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert re.search(rf"\nerror: {tmp_path}/out/rows/\w+.parquet: can not be written whole", "\n" + result.stderr)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..disk import naming, remove, written_whole
 from ..errors import DataError
-from ..locks import CHAIN_VARIABLE, LOCK_FILE, RunLock, end_leftovers, hold, lock_id, release
+from ..locks import CHAIN_VARIABLE, LOCK_FILE, end_leftovers, hold, lock_id, release
 from .child_process import run_command
 from .definition import Pipeline, Step
 
@@ -90,6 +90,9 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     """Run one step, keep what an earlier run with other settings left, record the outcome."""
     record = pipeline.record(step)
     record.parent.mkdir(parents=True, exist_ok=True)
+    if (step.makes / LOCK_FILE).exists():  # of a run outside the chain, which may be writing there
+        hold(step.makes / LOCK_FILE)
+        release(step.makes / LOCK_FILE)
     _clear_place(pipeline, step)
     state = {"fingerprint": pipeline.fingerprint(step), "finished": False, "seconds": None}
     _write_record(record, state)
@@ -111,8 +114,6 @@ def _clear_place(pipeline: Pipeline, step: Step) -> None:
     """
     what = "cut" if pipeline.was_cut(step) else "previous"
     if pipeline.state(step) == "new":
-        if step.makes.is_dir():
-            RunLock(step.makes / LOCK_FILE, step.makes).require_free()  # a phase may be trained without its chain
         # A data step that was cut short continues from what it left beside its output, but not with other settings.
         for path in (step.makes, *_beside(step.makes)):
             _keep(path, what)

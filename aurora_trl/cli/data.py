@@ -46,7 +46,7 @@ def add_data_commands(add: AddCommand) -> None:
 def _synth(arguments: argparse.Namespace) -> None:
     from ..data.synthetic import write_world
 
-    with naming(arguments.root):
+    with naming(arguments.root):  # nothing is left of it
         root = write_world(
             arguments.root,
             clips=arguments.clips,

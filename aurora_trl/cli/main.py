@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..disk import naming
+from ..disk import NEW_FOLDER, naming
 from ..locks import LOCK_FILE, release
 from .annotation import add_annotation_commands
 from .chain import add_chain_commands
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     output = getattr(arguments, "output", None)
     try:
-        with naming(output) if output is not None else nullcontext():
+        # Commands that write a file say by themselves how they continue.
+        with naming(output, NEW_FOLDER) if output else nullcontext():
             arguments.run(arguments)
     except (ValueError, OSError) as error:  # `DataError` is a `ValueError`
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")

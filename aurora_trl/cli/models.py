@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shutil
 from pathlib import Path
 
 from .common import AddCommand, claim, number, say, seed, whole
@@ -123,6 +124,8 @@ def _init(arguments: argparse.Namespace) -> None:
 def _merge(arguments: argparse.Namespace) -> None:
     from ..models import AuroraProcessor
     from ..models.checkpoints.adapters import find_adapter, load_merged
+    from ..models.checkpoints.files import find_file
+    from ..models.checkpoints.hub import RECIPE_FILE
 
     output = Path(arguments.output)
     claim(output)
@@ -131,6 +134,9 @@ def _merge(arguments: argparse.Namespace) -> None:
     model = load_merged(arguments.adapter, base_model_name_or_path=arguments.base, dtype=arguments.dtype or "auto")
     model.save_pretrained(output, max_shard_size=arguments.max_shard_size)
     AuroraProcessor.from_pretrained(arguments.adapter).save_pretrained(output)
+    recipe = find_file(arguments.adapter, RECIPE_FILE)
+    if recipe is not None:  # the card of the whole model says from it what it was trained from and on
+        shutil.copy(recipe, output / RECIPE_FILE)
     say(f"{output}: {arguments.adapter} merged into its base")
 
 

@@ -11,8 +11,9 @@ from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, Generati
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
-from .checkpoints.adapters import find_adapter, load_merged
+from .checkpoints.adapters import adapter_asked_for, load_merged
 from .checkpoints.files import HUB_ARGUMENTS, check_checkpoint, require_finite, require_keys
+from .checkpoints.quantization import with_whole_mask_parts
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder
 from .mask_head import AuroraOutput, capture_hidden_states
@@ -30,9 +31,6 @@ SEG_INPUTS = (
     "mask_embeddings",
     "clip_index",
 )
-
-# Never quantised: what draws masks is trained, and so are the tables in which `[SEG]` has a row.
-WHOLE_PARTS = ("seg_projector", "mask_decoder", "lm_head", "embed_tokens")
 
 
 class AuroraModel(PreTrainedModel, GenerationMixin):
@@ -106,7 +104,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         Raises:
             `ValueError`: names the checkpoint and the first of the keys, or the base that is missing or another one.
         """
-        adapter = _adapter_name(args, kwargs)
+        adapter = adapter_asked_for(args, kwargs)
         if adapter is not None:
             # The Auto classes look up the base's revision and config, which are not the adapter's.
             revision = (kwargs.pop("adapter_kwargs", None) or {}).get("revision", kwargs.pop("revision", None))
@@ -121,7 +119,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             config = kwargs.get("config") if isinstance(kwargs.get("config"), AuroraConfig) else None
             check_checkpoint(cls, str(name), *args[1:], config=config, **hub_kwargs)
         if kwargs.get("quantization_config") is not None:
-            kwargs["quantization_config"] = _with_whole_mask_parts(kwargs["quantization_config"])
+            kwargs["quantization_config"] = with_whole_mask_parts(kwargs["quantization_config"])
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         # Our checkpoints hold the names of the code. Under ZeRO-3 transformers notes conversions for the parts' own
         # checkpoints whether or not it needed them, and would save under other names (5.23).
@@ -401,30 +399,6 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             return flat.unflatten(0, (batch_size, num_objects))
         embeddings = mask_embeddings if clip_index is None else mask_embeddings[clip_index]
         return self.mask_decoder.decode_clips(embeddings, seg_features.to(embeddings.dtype)[:, None])
-
-
-def _adapter_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """The adapter that `from_pretrained` was asked for, or None where it was asked for a whole model."""
-    # `AutoModel` has followed an adapter on the Hub to its base already, and says so.
-    followed = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
-    name = followed or (args[0] if args else kwargs.get("pretrained_model_name_or_path"))
-    if name is None:
-        return None
-    hub_kwargs = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
-    return str(name) if followed or find_adapter(str(name), **hub_kwargs) is not None else None
-
-
-def _with_whole_mask_parts(quantization_config: Any) -> Any:
-    """A copy that leaves whole what draws masks, and the head, in which `[SEG]`'s row is trained."""
-    changed = copy.deepcopy(quantization_config)
-    is_mapping = isinstance(changed, dict)
-    settings = changed if is_mapping else vars(changed)
-    # bitsandbytes calls them one thing, all other methods another.
-    name = next((name for name in ("llm_int8_skip_modules", "modules_to_not_convert") if name in settings), None)
-    if name is None:
-        name = "llm_int8_skip_modules" if is_mapping else "modules_to_not_convert"
-    settings[name] = list(dict.fromkeys([*(settings.get(name) or ()), *WHOLE_PARTS]))
-    return changed
 
 
 AutoModel.register(AuroraConfig, AuroraModel)

@@ -10,23 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import processor_class_from_name
 
 from ..data.json_file import read_json
-from ..data.masks import NO_TARGET
 from ..data.media.loading import NO_FRAME, frame_indices
 from ..data.schema import Row, with_current_names
 from ..errors import DataError
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
-from .checkpoints.files import CONFIG_FILE, HUB_ARGUMENTS, find_file, one_line, read_own_config
+from .checkpoints.files import CONFIG_FILE, HUB_ARGUMENTS, find_file, read_own_config
+from .checkpoints.policy_processor import check_template, load_policy_processor
 from .configuration_aurora import AuroraConfig, SamConfig
+from .mask_geometry import MaskGeometry
 from .objects import find_object_positions, find_seg_positions
-from .policies.tokens import require_chat_tokenizer
 
 SETTINGS_FILE = "aurora_processor.json"
-_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "processor_config.json", "preprocessor_config.json")
 # A limit cuts what a model writes in its own words; what it learnt from is the measure, and some more.
 _ANSWER_MARGIN = 1.25
 _UNKNOWN_ANSWER_TOKENS = 512
@@ -314,40 +312,22 @@ class AuroraProcessor(ProcessorMixin):
         return {**media, "mask_frames": self.process_mask_frames(_pad_frames(frames, total))}
 
     def process_mask_frames(self, frames: np.ndarray) -> torch.Tensor:
-        """Frames `(T, H, W, 3)` uint8 as the mask decoder sees them: `(T, 3, S, S)` float32, normalised, padded."""
-        pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
-        size = self._size_in_square(frames.shape[1:3], self.mask_image_size)
-        pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
-        mean = torch.tensor(self.pixel_mean).view(3, 1, 1)
-        std = torch.tensor(self.pixel_std).view(3, 1, 1)
-        return _pad_square((pixels - mean) / std, self.mask_image_size)
+        """Frames `(T, H, W, 3)` uint8 as the mask decoder sees them, see [`MaskGeometry`]."""
+        return self._geometry.process_frames(frames)
 
     def process_masks(self, masks: np.ndarray) -> torch.Tensor:
-        """Masks `(T, H, W)` in {0, 1} in the decoder's geometry: `(T, M, M)` uint8, `NO_TARGET` in the padding."""
-        planes = torch.from_numpy(np.ascontiguousarray(masks))[:, None].float()
-        size = self._size_in_square(masks.shape[1:3], self.mask_target_size)
-        planes = F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=True)
-        return _pad_square((planes >= 0.5).to(torch.uint8), self.mask_target_size, NO_TARGET)[:, 0]
+        """Masks `(T, H, W)` in {0, 1} in the decoder's square, see [`MaskGeometry`]."""
+        return self._geometry.process_masks(masks)
 
     def restore_masks(self, mask_logits: torch.Tensor, frame_size: tuple[int, int]) -> torch.Tensor:
-        """
-        Mask logits in the geometry of the frame: upsampled to the decoder's input, padding cut off.
+        """Mask logits `(T, h, w)` in the geometry of a frame of this height and width, see [`MaskGeometry`]."""
+        return self._geometry.restore_masks(mask_logits, frame_size)
 
-        Args:
-            mask_logits (`torch.Tensor` of shape `(T, h, w)`): from the decoder.
-            frame_size (`tuple[int, int]`): height and width of the frames, in pixels.
-
-        Returns:
-            `torch.Tensor` of shape `(T, H', W')`: logits with the frame's aspect ratio, longest side S.
-        """
-        height, width = _longest_side(frame_size, self.mask_image_size)
-        size = (self.mask_image_size, self.mask_image_size) if self.keep_aspect_ratio else (height, width)
-        logits = F.interpolate(mask_logits[:, None].float(), size, mode="bilinear", align_corners=False)
-        return logits[:, 0, :height, :width]
-
-    def _size_in_square(self, size: tuple[int, ...], target: int) -> tuple[int, int]:
-        """Height and width that a frame takes in the decoder's square of this side."""
-        return _longest_side(size, target) if self.keep_aspect_ratio else (target, target)
+    @property
+    def _geometry(self) -> MaskGeometry:
+        return MaskGeometry(
+            self.mask_image_size, self.mask_target_size, self.pixel_mean, self.pixel_std, self.keep_aspect_ratio
+        )
 
     # Files
 
@@ -404,64 +384,18 @@ class AuroraProcessor(ProcessorMixin):
         processor_class = processor_class_from_name(str(class_name))
         if processor_class is None:
             raise DataError(f"{file}: `policy_processor_class` {class_name!r} is not known; import its package first")
-        policy_processor = _load_policy_processor(name, processor_class, hub_kwargs)
+        policy_processor = load_policy_processor(name, processor_class, hub_kwargs)
         try:
             processor = cls(policy_processor, **settings)
         except (TypeError, ValueError) as error:
             raise DataError(f"{file}: {error}; restore the file that was saved") from None
-        _check_template(name, processor)
+        check_template(name, processor)
         return processor
-
-
-def _load_policy_processor(name: str, processor_class: Any, hub_kwargs: dict[str, Any]) -> Any:
-    """The processor that the policy brings, with a tokenizer that can write a chat."""
-    paths = {file: find_file(name, file, **hub_kwargs) for file in _TOKENIZER_FILES}
-    for path in paths.values():
-        if path is not None:
-            read_json(path)
-    if paths["tokenizer_config.json"] is None:
-        # transformers makes a tokenizer without padding and end of turn then.
-        raise DataError(f"{name}: tokenizer_config.json is missing; copy the folder again whole")
-    try:
-        policy_processor = processor_class.from_pretrained(name, **hub_kwargs)
-    except Exception as error:  # whatever a wrong value leads to
-        missing = [file for file in _TOKENIZER_FILES[1:3] if paths[file] is None]
-        reason = f"{' and '.join(missing)} missing" if missing else one_line(error)
-        raise DataError(f"{name}: its tokenizer can not be loaded ({reason}); copy the folder again whole") from error
-    require_chat_tokenizer(policy_processor.tokenizer, name)
-    return policy_processor
-
-
-def _check_template(name: str, processor: AuroraProcessor) -> None:
-    """A template without a place for the clip would leave the model blind, and say nothing."""
-    reference = "the object in question"
-    turns = build_prompt({"reference": reference, "audio": "sound.wav"}, processor.instruction)
-    blind = [{**turn, "content": [part for part in turn["content"] if part["type"] == "text"]} for turn in turns]
-    try:
-        text, without_clip = (
-            processor.tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
-            for shown in (turns, blind)
-        )
-    except Exception as error:  # jinja's, and those that a template raises itself
-        raise DataError(f"{name}: its chat template can not be run ({one_line(error)}); restore it") from error
-    if reference not in text or text == without_clip:
-        raise DataError(f"{name}: its chat template leaves out the reference or the clip; restore what was saved")
 
 
 def _pad_frames(frames: np.ndarray, count: int) -> np.ndarray:
     """Put black frames behind `(T, H, W, 3)` up to a number."""
     return np.pad(frames, ((0, count - len(frames)), (0, 0), (0, 0), (0, 0)))
-
-
-def _longest_side(size: tuple[int, ...], target: int) -> tuple[int, int]:
-    """Height and width after the longest side was scaled to `target`."""
-    scale = target / max(size)
-    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
-
-
-def _pad_square(planes: torch.Tensor, size: int, value: int = 0) -> torch.Tensor:
-    """Pad `(N, C, H, W)` at the bottom and on the right to a square."""
-    return F.pad(planes, (0, size - planes.shape[-1], 0, size - planes.shape[-2]), value=value)
 
 
 AutoProcessor.register(AuroraConfig, AuroraProcessor)

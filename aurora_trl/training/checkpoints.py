@@ -1,7 +1,6 @@
 """The checkpoints in a run's folder: which are complete, and what makes one so."""
 
 import json
-import os
 import re
 import sys
 import zipfile
@@ -51,7 +50,7 @@ def list_files(folder: Path) -> dict[str, int]:
 
 def write_manifest(folder: Path, files: dict[str, int], *, weights_only: bool) -> None:
     """
-    Bring a checkpoint's files to the disk, and say that it is complete.
+    Say that a folder is a complete checkpoint.
 
     Args:
         folder (`Path`): the checkpoint, of which nothing is written afterwards.
@@ -60,9 +59,6 @@ def write_manifest(folder: Path, files: dict[str, int], *, weights_only: bool) -
     """
     files = {name: size for name, size in sorted(files.items()) if name != MANIFEST}
     seen = {name: folder / name for name in files if (folder / name).is_file()}
-    for path in seen.values():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
     digests = {name: _digest(path) for name, path in seen.items()}
     with written_whole(folder / MANIFEST) as file:
         json.dump({"weights_only": weights_only, "files": files, "digests": digests}, file, indent=2)
@@ -220,21 +216,21 @@ def last_complete(output_dir: str | Path, args: TrainingArguments | None = None)
     return str(Path(output_dir, last))
 
 
-def steps_taken(folder: str | Path) -> int | None:
-    """How many steps the model in a folder has taken; None where no `trainer_state.json` says it."""
-    state = _read_json(Path(folder, _STATE)) if Path(folder, _STATE).is_file() else None
-    taken = (state or {}).get("global_step")
-    return taken if isinstance(taken, int) else None
+def state_of_trained(output_dir: str | Path) -> dict[str, Any] | None:
+    """The state of a run that has taken all its steps, which is written after its model; None where it has not."""
+    state = _read_json(Path(output_dir, _STATE)) if Path(output_dir, _STATE).is_file() else None
+    taken, planned = ((state or {}).get(name) for name in ("global_step", "max_steps"))
+    return state if isinstance(taken, int) and isinstance(planned, int) and taken >= planned > 0 else None
 
 
-def has_all_steps(folder: str | Path, args: TrainingArguments) -> bool:
-    """Whether the model in a folder has taken all steps of a run. A run's state is written after its model."""
-    taken = steps_taken(folder)
-    if taken is None or args.max_steps > 0:
-        return taken is not None and taken >= args.max_steps
-    state = _read_json(Path(folder, _STATE)) or {}
-    planned, epochs = state.get("max_steps"), state.get("num_train_epochs")
-    return isinstance(planned, int) and taken >= planned > 0 and args.num_train_epochs <= (epochs or 0)
+def has_all_steps(folder: Path, args: TrainingArguments) -> bool:
+    """Whether a checkpoint has taken all steps of a run, so that no optimizer is needed any more."""
+    state = (_read_json(folder / _STATE) if (folder / _STATE).is_file() else None) or {}
+    taken, planned = state.get("global_step"), state.get("max_steps")
+    if not isinstance(taken, int) or args.max_steps > 0:
+        return isinstance(taken, int) and taken >= args.max_steps
+    same_epochs = args.num_train_epochs <= state.get("num_train_epochs", 0)
+    return isinstance(planned, int) and taken >= planned > 0 and same_epochs
 
 
 def uses_deepspeed(args: TrainingArguments) -> bool:
@@ -284,6 +280,6 @@ def require_complete(folder: str | Path, *, num_processes: int) -> None:
 
 def require_usable(folder: str | Path, args: TrainingArguments) -> None:
     """Raise `DataError` where a run can not go on from a checkpoint that was asked for."""
-    if uses_deepspeed(args) or find_fault(Path(folder)) != _WEIGHTS_ONLY or not has_all_steps(folder, args):
+    if uses_deepspeed(args) or find_fault(Path(folder)) != _WEIGHTS_ONLY or not has_all_steps(Path(folder), args):
         require_complete(folder, num_processes=args.world_size)
     require_readable_optimizer(Path(folder), args)

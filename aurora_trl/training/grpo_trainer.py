@@ -4,7 +4,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate.logging import get_logger
 from datasets import Dataset
 from peft import PeftModel
@@ -13,7 +12,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..data.masks import frame_extents, has_target
+from ..data.masks import frame_extents
 from ..data.schema import Row, clip_key, require_few_objects
 from ..evaluation.iou import mask_iou
 from ..generation.answers import gather_seg_states, read_states, record_last_states
@@ -24,13 +23,15 @@ from ..models.mask_head import add_mask_head, without_dropout
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
-from ..models.shared_prefix import IGNORE_INDEX, first_of_each, shared_rows, shares_prefix
+from ..models.shared_prefix import shares_prefix
 from ..prompts import is_reflective
+from .clip_forwards import ClipForwards
 from .data_wait import DataWaitLog
 from .features.cache import FeatureCaching
+from .gathered_log import GatheredLog
 from .grpo_config import AuroraGRPOConfig
 from .lora import complete_adapter, unwrap_aurora
-from .mask_losses import draw_mask_frames, mask_losses
+from .mask_losses import mask_losses
 from .object_losses import object_losses
 from .rewards import REWARDS, completion_text, get_reward
 from .rollout_sampler import RolloutRows, RolloutSampler
@@ -40,12 +41,8 @@ from .trainer_inputs import listed, load_model, load_processor, refuse, require_
 
 logger = get_logger(__name__)
 
-# Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
-# completion, and the mask logits.
-ForwardOutput = tuple[torch.Tensor, torch.Tensor | None, tuple[Any, Any]]
 
-
-class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrainer):
+class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCaching, ClipForwards, GRPOTrainer):
     r"""
     TRL's [`~trl.GRPOTrainer`] for clips, with masks (AURORA, section 3.3): the rewards see the masks that the
     completions decode to, and the loss is `GRPO + bce + dice` (equation 8). With text rewards only and the mask
@@ -216,6 +213,10 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         with without_dropout(self.model):  # all completions of a prompt, and their masks, are one model's
             output = super()._generate_and_score_completions(inputs)
         output["sample_index"] = torch.arange(len(inputs), device=self.accelerator.device)
+        # Trackers take a message of text, and end the run at one of several parts.
+        logged = [_as_text(prompt) for prompt in self._logs["prompt"]]
+        self._logs["prompt"].clear()
+        self._logs["prompt"].extend(logged)
         return output
 
     @torch.no_grad()
@@ -298,7 +299,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         iou = torch.where(has_seg, mask_iou(logits, bank.masks), 0.0)
         reflective = [is_reflective(completion_text(completion)) for completion in completions]
         shares = {"seg_share": has_seg, "reflective_share": torch.tensor(reflective, device=iou.device)}
-        self._log_gathered({"iou": iou.mean(), **{name: share.float().mean() for name, share in shares.items()}})
+        self.log_gathered({"iou": iou.mean(), **{name: share.float().mean() for name, share in shares.items()}})
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._log_group_deviation(rewards)
         return rewards
@@ -333,111 +334,6 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
             states = torch.where(known[..., None], states, late)
         return states, has_seg
 
-    def _get_per_token_logps_and_entropies(  # type: ignore[no-untyped-def]
-        self,
-        model,
-        input_ids,
-        attention_mask,
-        logits_to_keep,
-        batch_size=None,
-        compute_entropy=False,
-        compute_aux_loss=False,
-        **kwargs,
-    ):
-        """TRL's keyword list knows images only: run the policy with its clips, and with its masks where they train."""
-        batch_size = batch_size or input_ids.size(0)
-        forward = self._shared_forward if self._shares_prefix else self._plain_forward
-        outputs = []
-        for start in range(0, input_ids.size(0), batch_size):
-            rows = slice(start, start + batch_size)
-            outputs.append(forward(model, self._samples[rows], input_ids[rows], attention_mask[rows], logits_to_keep))
-        log_probs, entropies, seg_outputs = zip(*outputs, strict=True)
-        self._seg_output = seg_outputs[-1]
-        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
-
-    def _plain_forward(
-        self,
-        model: PreTrainedModel,
-        samples: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        completion_length: int,
-    ) -> ForwardOutput:
-        """One row per completion, prompt and all: the reference for `_shared_forward`."""
-        labels = input_ids.masked_fill(attention_mask == 0, IGNORE_INDEX)
-        labels[:, :-completion_length] = IGNORE_INDEX
-        with_masks = self._masks_train
-        inputs = self._bank.forward_inputs(samples, with_masks, self._mask_frames)
-        positions = None
-        if with_masks:
-            positions = self.processing_class.find_seg_positions(input_ids, labels != IGNORE_INDEX)
-            inputs["seg_positions"] = positions
-        with self.accelerator.autocast():
-            output: Any = model(
-                input_ids=input_ids, attention_mask=attention_mask, labels=labels, fused_lm_head=True, **inputs
-            )
-        log_probs = output.log_probs[:, -completion_length:]
-        entropy = None if output.entropy is None else output.entropy[:, -completion_length:]
-        return log_probs, entropy, (positions, output.get("mask_logits"))
-
-    def _shared_forward(
-        self,
-        model: PreTrainedModel,
-        samples: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        completion_length: int,
-    ) -> ForwardOutput:
-        """One row per prompt, which its completions share."""
-        first, row = first_of_each(self._bank.prompt_index[samples])
-        # The prompt's last token writes the completion's first: it stands in every segment.
-        prompt, segment = slice(None, -completion_length - 1), slice(-completion_length - 1, None)
-        rows = shared_rows(attention_mask[first, prompt], attention_mask[:, segment], row)
-        media = self._bank.forward_inputs(samples[first], with_masks=False)
-        clip_index = media.pop("clip_index")
-        positions = self.aurora.policy.position_ids(
-            input_ids[first, :-completion_length],
-            attention_mask[first, :-completion_length],
-            **{name: value[clip_index] for name, value in media.items()},
-        )  # (..., U, P + 1), from where every completion counts on
-        steps = torch.arange(completion_length + 1, device=positions.device)
-        ids, valid = input_ids[:, -completion_length:], attention_mask[:, -completion_length:]
-        labels = F.pad(ids.masked_fill(valid == 0, IGNORE_INDEX), (0, 1), value=IGNORE_INDEX)
-        with_masks = self._masks_train
-        inputs = self._bank.forward_inputs(samples[first], with_masks, self._mask_frames)
-        seg_positions = None
-        if with_masks:
-            # Among the segment's places, of which the first belongs to the prompt.
-            seg_positions = self.processing_class.find_seg_positions(input_ids[:, segment], F.pad(valid, (1, 0)))
-            inputs.update(seg_positions=rows.place(seg_positions), seg_rows=row)
-        with self.accelerator.autocast():
-            output: Any = model(
-                input_ids=rows.join(input_ids[first, prompt], input_ids[:, segment]),
-                position_ids=rows.join(positions[..., :-1], positions[..., row, -1:] + steps),
-                # Four-dimensional, it is left as it is by the model, and no mask of the whole row is made.
-                attention_mask=rows.layout.segment_mask,
-                shared_prefix=rows.layout,
-                states_from=rows.layout.prefix_length,
-                shift_labels=rows.spread(labels, IGNORE_INDEX),
-                fused_lm_head=True,
-                **inputs,
-            )
-        log_probs = rows.collect(output.log_probs)[:, :-1]
-        entropy = None if output.entropy is None else rows.collect(output.entropy)[:, :-1]
-        return log_probs, entropy, (seg_positions, output.get("mask_logits"))
-
-    @property
-    def _masks_train(self) -> bool:
-        """Whether a forward decodes masks: those that are learned from do."""
-        return torch.is_grad_enabled() and self.args.uses_mask_losses
-
-    @property
-    def _mask_frames(self) -> torch.Tensor | None:
-        """The frames of this step's mask losses; None where it is all of them."""
-        annotated = has_target(self._bank.masks[self._samples]).any(dim=0)
-        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, annotated)
-        return None if frames is None else frames.to(self._bank.masks.device)
-
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, plus the mask terms of the same forward (AURORA, equation 8)."""
         self._samples = inputs["sample_index"]
@@ -454,12 +350,17 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, GRPOTrai
         else:
             object_masks = self._bank.object_masks[inputs["sample_index"]][:, :, frames]
             extra, metrics = object_losses(mask_logits, masks, object_masks, has_seg, self.args)
-        self._log_gathered(metrics)
+        self.log_gathered(metrics)
         steps = self.current_gradient_accumulation_steps if self._mode == "train" else 1
         return loss + extra / steps
 
-    def _log_gathered(self, values: dict[str, torch.Tensor]) -> None:
-        """Append the mean over ranks of each scalar to TRL's metrics."""
-        stacked = torch.stack([value.detach().float() for value in values.values()])[None]
-        for name, value in zip(values, self.accelerator.gather(stacked).mean(dim=0).tolist(), strict=True):
-            self._metrics[self._mode][name].append(value)
+
+def _as_text(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages with the name of each medium in the place of its part."""
+    shown = []
+    for message in messages:
+        parts = message["content"]
+        if not isinstance(parts, str):
+            parts = " ".join(part.get("text") or f"<{part['type']}>" for part in parts)
+        shown.append({**message, "content": parts})
+    return shown

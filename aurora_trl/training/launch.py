@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..locks import LOCK_FILE, hold, release
 from ..models.checkpoints.hub import RECIPE_FILE, WEIGHT_FILES
 from .arguments import fail
-from .checkpoints import find_checkpoints, has_all_steps, last_complete, require_usable, steps_taken
+from .checkpoints import find_checkpoints, last_complete, require_usable, state_of_trained
 
 
 def prepare_run(args: TrainingArguments) -> str | None:
@@ -66,20 +66,23 @@ def _holds_model(folder: Path) -> bool:
 
 def _require_own_rest(output_dir: Path, args: TrainingArguments) -> None:
     """A model without a checkpoint is trained anew only where it is what this run has left that was cut."""
-    taken = steps_taken(output_dir)
-    if has_all_steps(output_dir, args):
-        _end_trained(output_dir, args)
-    if taken is not None:
-        raise DataError(
-            f"{output_dir}: holds a model after {taken} steps, and no checkpoint to go on from; move it away, or "
-            "choose another `output_dir`"
-        )
+    state = state_of_trained(output_dir)
+    if state is not None:
+        _end_trained(output_dir, state, args)
     if not any((output_dir / name).exists() for name in (RECIPE_FILE, TRAINING_ARGS_NAME)):
         raise DataError(f"{output_dir}: holds a model that is not of this run; choose another `output_dir`")
 
 
-def _end_trained(output_dir: Path, args: TrainingArguments) -> NoReturn:
+def _end_trained(output_dir: Path, state: dict[str, Any], args: TrainingArguments) -> NoReturn:
     """A run that kept no checkpoint and has taken all its steps is not begun once more."""
+    more = args.max_steps > state["max_steps"]
+    if args.max_steps <= 0:
+        more = args.num_train_epochs > state.get("num_train_epochs", args.num_train_epochs)
+    if more:
+        raise DataError(
+            f"{output_dir}: holds the model of {state['global_step']} steps, and no checkpoint to take more from; "
+            "choose another `output_dir`"
+        )
     if args.push_to_hub:
         raise DataError(f"{output_dir}: all steps are taken already; `aurora push {output_dir} NAME` pushes the model")
     if args.process_index == 0:
@@ -99,6 +102,8 @@ def _hold_for_all(output_dir: Path, args: TrainingArguments) -> None:
     if args.world_size > 1:
         broadcast_object_list(refusal)
     if refusal[0] is not None:
+        if args.process_index > 0:
+            raise SystemExit(1)  # one of them says it
         raise DataError(refusal[0])
 
 

@@ -1,7 +1,10 @@
 """Reward functions, called as TRL calls them. They never raise for what a model wrote."""
 
 import importlib
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -159,7 +162,25 @@ def get_reward(name: str) -> RewardFunction:
                 f"unknown reward function `{name}`; use {known}, or `package.module:function` for your own"
             )
         return globals()[function_name]
+    here = os.getcwd()
     try:
-        return getattr(importlib.import_module(module_name), function_name)
+        # `accelerate launch` puts the script's folder on the path, and not the one that it is called in.
+        with _on_path(here):
+            return getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"reward function `{name}`: {error}") from None
+        raise ValueError(
+            f"reward function `{name}`: {error}; looked in {here} and among the installed packages"
+        ) from None
+
+
+@contextmanager
+def _on_path(folder: str) -> Iterator[None]:
+    """Inside the block modules are also looked for in a folder, after all others."""
+    known = folder in sys.path
+    if not known:
+        sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if not known:
+            sys.path.remove(folder)

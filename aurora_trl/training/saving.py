@@ -17,8 +17,9 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from ..disk import is_disk_error, naming, put_in_place, remove
+from ..disk import bring_to_disk, is_disk_error, naming, put_in_place, remove
 from ..errors import DataError
+from ..locks import LOCK_FILE, require_held
 from ..models.checkpoints.adapters import (
     ADAPTER_FILES,
     ADAPTER_WEIGHTS_FILE,
@@ -119,7 +120,9 @@ class AuroraCheckpoints(Trainer):
             seen = gather_object([list_files(aside)]) if self.args.world_size > 1 else [list_files(aside)]
             if self.args.should_save:
                 files = {name: size for one in seen for name, size in one.items()}
+                bring_to_disk(aside)
                 write_manifest(aside, files, weights_only=self.args.save_only_model)
+                require_held(run_dir / LOCK_FILE)
                 put_in_place(aside, place)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:

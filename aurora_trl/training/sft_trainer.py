@@ -29,6 +29,7 @@ from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
 from .data_wait import DataWaitLog
 from .features.cache import FeatureCaching
 from .features.maker import teacher_row_key
+from .gathered_log import GatheredLog
 from .lora import complete_adapter, unwrap_aurora
 from .losses import seg_distillation_loss
 from .mask_losses import draw_mask_frames, mask_losses
@@ -39,7 +40,7 @@ from .short_clips import warn_of_short_clips
 from .trainer_inputs import load_model, load_processor, map_datasets, refuse, require_rows
 
 
-class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTrainer):
+class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCaching, SFTTrainer):
     r"""
     TRL's [`~trl.SFTTrainer`] with masks and feature distillation (AURORA, sections 3.1, 3.2 and 6.3).
 
@@ -207,10 +208,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, FeatureCaching, SFTTraine
             extra = extra + self.args.distillation_loss_weight * distillation
             metrics["distillation_loss"] = distillation.detach()
         mode = "train" if self.model.training else "eval"
-        values = torch.stack([value.float() for value in metrics.values()])
-        gathered = self.accelerator.gather(values[None]).mean(dim=0)
-        for name, value in zip(metrics, gathered.tolist(), strict=True):
-            self._metrics[mode][name].append(value)
+        self.log_gathered(metrics)
         # TRL's loss is already divided for accumulation by `num_items_in_batch`; ours is a mean over rows.
         steps = self.current_gradient_accumulation_steps if mode == "train" and num_items_in_batch is not None else 1
         return (loss + extra / steps, output) if return_outputs else loss + extra / steps

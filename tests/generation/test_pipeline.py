@@ -10,11 +10,13 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from sounds import tone, write_clip_with_sound
 
 from aurora_trl import AuroraModel, AuroraPipeline
 from aurora_trl.cli import main
 from aurora_trl.data import DataError
 from aurora_trl.data.masks import decode_rle
+from aurora_trl.data.media.sound import read_track
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.generation.pipeline import Segmentation
 from aurora_trl.generation.segment import write_segmentation
@@ -155,6 +157,24 @@ def test_the_overlay_shows_each_mask_at_its_time_with_the_sound(tmp_path):
         with Image.open(tmp_path / "out" / "masks" / f"{i:06d}.png") as image:
             assert np.array_equal(np.asarray(image), masks[i] * 255)
     assert (tmp_path / "out" / "reasoning.txt").read_text() == "It is [SEG].\n"
+
+
+def test_the_overlay_of_a_clip_whose_sound_begins_late(tmp_path):
+    """Silence first, as in the clip; images are held as long as their sound says."""
+    path = write_clip_with_sound(tmp_path / "late.mp4", [(1.5, tone(2, 48000))])
+    taken = [2, 6, 10, 14, 18, 21, 25, 29, 33, 37]
+    seconds = [number / 10 for number in taken]
+    result = Segmentation("r", "x", None, np.zeros((10, 48, 64), np.uint8), False, taken, seconds, 40)
+    write_segmentation(result, {"video": path, "frames": None, "audio": None}, tmp_path / "out")
+    wave, rate = read_track(str(tmp_path / "out" / "overlay.mp4"))
+    assert np.argmax(np.abs(wave[:, 0]) > 0.1) / rate == pytest.approx(1.5, abs=0.03)
+    Image.new("RGB", (64, 48)).save(tmp_path / "0.png")
+    soundfile.write(tmp_path / "a.wav", tone(3, 16000), 16000)
+    images = {"video": None, "frames": [str(tmp_path / "0.png")] * 10, "audio": str(tmp_path / "a.wav")}
+    result = Segmentation("r", "x", None, np.zeros((10, 48, 64), np.uint8), False, list(range(10)), None, 10)
+    write_segmentation(result, images, tmp_path / "images")
+    with av.open(str(tmp_path / "images" / "overlay.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 30
 
 
 def test_an_overlay_of_odd_size_without_sound(tmp_path):

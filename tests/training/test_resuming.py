@@ -84,17 +84,6 @@ def test_an_optimizer_that_can_not_be_read_is_not_left_behind(start, tmp_path):
             trainer.train(resume_from_checkpoint=asked)
 
 
-def test_more_steps_than_a_finished_run_took_are_not_passed_over(start, tmp_path):
-    trainer = start(save_strategy="no", max_steps=1)
-    trainer.train()
-    finish(trainer)
-    before = (tmp_path / "run" / "model.safetensors").read_bytes()
-    longer = start(save_strategy="no", max_steps=3)
-    with pytest.raises(DataError, match="holds a model after 1 steps, and no checkpoint to go on from"):
-        resume(longer)
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
-
-
 def test_a_model_of_another_origin_is_not_written_over(start, checkpoint, tmp_path):
     """Every recipe says `resume_from_checkpoint: "true"`, and an `output_dir` can be mistyped."""
     shutil.copytree(checkpoint, tmp_path / "run")

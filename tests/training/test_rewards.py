@@ -1,5 +1,7 @@
 """Rewards: numbers by hand, and no text that makes them raise."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -129,3 +131,14 @@ def test_null_answers_count_where_the_recipe_says_so():
     assert class_reward(texts[:3], texts[:3], class_name=["null", "null", "drum"]) == [1.0, 1.0, 0.0]
     assert get_reward("iou_or_null_reward") is iou_or_null_reward
     assert get_reward("format_or_null_reward") is format_or_null_reward
+
+
+def test_a_module_in_the_current_folder(tmp_path, monkeypatch):
+    """`accelerate launch recipes/grpo.py` has `recipes` on its path, and not the folder that it is called in."""
+    (tmp_path / "my_rewards_here.py").write_text("def fixed(prompts, completions, **columns):\n    return [0.5]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    assert get_reward("my_rewards_here:fixed")([], []) == [0.5]
+    assert str(tmp_path) not in sys.path
+    with pytest.raises(ValueError, match=rf"looked in {tmp_path} and among the installed packages"):
+        get_reward("my_rewards_elsewhere:fixed")

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from aurora_trl import AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.data import DataError
+from aurora_trl.locks import LOCK_FILE, hold, release
 from aurora_trl.training.arguments import FREEZE_FLAGS, LoraArguments
 from aurora_trl.training.checkpoints import MANIFEST, UNFINISHED, find_checkpoints, find_fault, last_complete
 from aurora_trl.training.launch import finish, prepare_run
@@ -313,6 +314,17 @@ def test_the_best_is_found_again(checkpoint, cot_rows, processor, tmp_path):
     assert find_fault(best) is None
 
 
+def test_a_run_that_lost_its_folder_writes_no_more(checkpoint, cot_rows, processor, tmp_path):
+    """Its machine slept, and another run took over."""
+    trainer = start(checkpoint, cot_rows, processor, tmp_path)
+    hold(tmp_path / LOCK_FILE)
+    (tmp_path / LOCK_FILE).write_text(json.dumps({"host": "node7", "id": "another"}))
+    with pytest.raises(DataError, match=r"another run has taken it over \(node7\)"):
+        trainer.train()
+    release(tmp_path / LOCK_FILE)
+    assert not find_checkpoints(tmp_path)
+
+
 @pytest.mark.parametrize("lora", [False, True])
 def test_weights_alone_are_no_place_to_go_on_from(lora, checkpoint, cot_rows, processor, tmp_path, capsys):
     """`save_only_model`: begun anew, and never with a fresh optimizer in the middle."""
@@ -339,6 +351,9 @@ def test_a_run_without_checkpoints_is_not_begun_once_more(checkpoint, cot_rows, 
         prepare_run(trainer.args)
     assert ended.value.code == 0
     assert "all steps are taken already" in capsys.readouterr().err
+    trainer.args.max_steps = 2
+    with pytest.raises(DataError, match="holds the model of 1 steps, and no checkpoint to take more from"):
+        prepare_run(trainer.args)
     (tmp_path / "trainer_state.json").unlink()  # cut before it was written: begun anew
     assert prepare_run(trainer.args) is None
     trainer.args.resume_from_checkpoint = None

@@ -11,8 +11,8 @@ from torch import nn
 from trl import GRPOTrainer, SFTTrainer
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
+from aurora_trl.models.checkpoints.quantization import WHOLE_PARTS, with_whole_mask_parts
 from aurora_trl.models.mask_head import without_dropout
-from aurora_trl.models.modeling_aurora import WHOLE_PARTS, _with_whole_mask_parts
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.lora import complete_adapter, lora_config
 
@@ -166,10 +166,10 @@ def test_quantisation_leaves_what_draws_masks_whole():
             self.load_in_4bit, self.llm_int8_skip_modules = True, None
 
     given = Bits()
-    assert _with_whole_mask_parts(given).llm_int8_skip_modules == list(WHOLE_PARTS)
+    assert with_whole_mask_parts(given).llm_int8_skip_modules == list(WHOLE_PARTS)
     assert given.llm_int8_skip_modules is None
     mapping = {"quant_method": "torchao", "modules_to_not_convert": ["vision_tower"]}
-    assert _with_whole_mask_parts(mapping)["modules_to_not_convert"] == ["vision_tower", *WHOLE_PARTS]
+    assert with_whole_mask_parts(mapping)["modules_to_not_convert"] == ["vision_tower", *WHOLE_PARTS]
 
 
 def test_dropout_is_off_while_sampling(model, processor, cot_rows, tmp_path):
@@ -204,3 +204,13 @@ def test_deviation_within_groups(model, processor, cot_rows, tmp_path):
     entry = trainer.state.log_history[0]
     assert entry["reward_std_in_group"] == pytest.approx(0.5**0.5, abs=1e-4)
     assert entry["reward_std"] > 2
+
+
+def test_logged_prompts_are_text(model, processor, cot_rows, tmp_path):
+    """A tracker's table ends the run at a message of several parts."""
+    trainer = AuroraGRPOTrainer(model, "iou_reward", grpo_args(tmp_path, log_completions=True), cot_rows)
+    trainer.train()
+    assert trainer._logs["prompt"]
+    for messages in trainer._logs["prompt"]:
+        (message,) = messages
+        assert message["content"].startswith("<video> <audio> ")

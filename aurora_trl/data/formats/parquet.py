@@ -13,6 +13,7 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
+from ...disk import NEW_FOLDER, naming
 from ...errors import DataError
 from ..schema import COLUMNS, as_dataset, with_current_names
 from .jsonl import map_paths
@@ -85,7 +86,10 @@ def save_parquet(splits: Mapping[str, Dataset], folder: str | Path, *, shard_meg
         (folder / part).mkdir(parents=True, exist_ok=True)
     _write_media(folder / MEDIA_FOLDER, names, shard_megabytes << 20)
     for split, rows in moved.items():
-        as_dataset(rows, folder).to_parquet(folder / ROWS_FOLDER / f"{split}.parquet")
+        # Not `to_parquet`: where the disk is full, it ends the process (datasets 5, pyarrow 25).
+        file = folder / ROWS_FOLDER / f"{split}.parquet"
+        with naming(file, NEW_FOLDER):
+            pq.write_table(as_dataset(rows, folder).data.table, file)
     files = "\n".join(f"  - split: {split}\n    path: {ROWS_FOLDER}/{split}.parquet" for split in splits)
     (folder / "README.md").write_text(_CARD.format(files=files, name=folder.name, split=next(iter(splits))))
     return folder

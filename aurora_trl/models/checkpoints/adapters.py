@@ -67,6 +67,17 @@ def find_adapter(name: str, **hub_kwargs: Any) -> str | None:
     return find_file(name, ADAPTER_CONFIG_FILE, **hub_kwargs)
 
 
+def adapter_asked_for(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """The adapter that `from_pretrained` was asked for, or None where it was asked for a whole model."""
+    # `AutoModel` has followed an adapter on the Hub to its base already, and says so.
+    followed = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
+    name = followed or (args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+    if name is None:
+        return None
+    hub_kwargs = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
+    return str(name) if followed or find_adapter(str(name), **hub_kwargs) is not None else None
+
+
 def describe_base(name: str, **hub_kwargs: Any) -> AdapterRecord:
     """
     Fingerprint a checkpoint without loading it: its config, and the first numbers of every weight.
@@ -277,14 +288,15 @@ def _check_base(name: str, base: str, record: AdapterRecord, hub_kwargs: dict[st
         found = describe_base(base, **hub_kwargs)
     except (ValueError, OSError) as error:
         raise DataError(
-            f"{name}: its base {base} can not be loaded ({str(error).splitlines()[0]}); put it there, or say where it "
-            "is with `base_model_name_or_path`"
+            f"{name}: its base {base} can not be loaded ({str(error).splitlines()[0]}); put it there, or make a whole "
+            f"model with `aurora merge {name} --base WHERE`; in Python `base_model_name_or_path` says where it is"
         ) from error
     for what in ("config", "weights"):
         if getattr(found, f"base_{what}") != getattr(record, f"base_{what}"):
             raise DataError(
                 f"{name}: an adapter for another base: the {what} of {base} are not those that it was trained on "
-                f"({record.base_model_name_or_path}); name that base with `base_model_name_or_path`"
+                f"({record.base_model_name_or_path}); make a whole model of them with "
+                f"`aurora merge {name} --base WHERE`; in Python `base_model_name_or_path` names the base"
             )
 
 

@@ -69,6 +69,7 @@ SHARED = (
     "models/modeling_aurora.py",
     "models/processing_aurora.py",
     "models/shared_prefix.py",
+    "training/clip_forwards.py",
     "training/grpo_trainer.py",
     "training/lora.py",
     "training/mask_losses.py",
