@@ -109,6 +109,11 @@ class Pipeline:
             return "new"
         return "done" if content.get("finished") and step.makes.exists() else "started"
 
+    def was_cut(self, step: Step) -> bool:
+        """Whether the step's last run, with whatever settings, began and did not end."""
+        record = self.record(step)
+        return record.exists() and not read_json(record).get("finished")
+
     def train_arguments(self, name: str) -> list[str]:
         """What follows the script on a training step's command line."""
         step = self.step(name)

@@ -3,13 +3,12 @@
 import json
 import os
 import shlex
-import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from ..disk import naming, written_whole
+from ..disk import naming, remove, written_whole
 from ..errors import DataError
 from ..locks import CHAIN_VARIABLE, LOCK_FILE, end_leftovers, hold, lock_id, release
 from .child_process import run_command
@@ -91,16 +90,10 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     """Run one step, keep what an earlier run with other settings left, record the outcome."""
     record = pipeline.record(step)
     record.parent.mkdir(parents=True, exist_ok=True)
-    is_new = pipeline.state(step) == "new"
     if (step.makes / LOCK_FILE).exists():  # of a run outside the chain, which may be writing there
         hold(step.makes / LOCK_FILE)
         release(step.makes / LOCK_FILE)
-    if step.makes.exists() and (is_new or step.config is None):
-        _keep_as_previous(step.makes)
-    if is_new:
-        # A data step that was cut short continues from what it left beside its output, but not with other settings.
-        for path in _beside(step.makes):
-            _keep_as_previous(path)
+    _clear_place(pipeline, step)
     state = {"fingerprint": pipeline.fingerprint(step), "finished": False, "seconds": None}
     _write_record(record, state)
     started = time.time()
@@ -114,6 +107,20 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     _write_record(record, {**state, "finished": True, "seconds": round(time.time() - started, 1)})
 
 
+def _clear_place(pipeline: Pipeline, step: Step) -> None:
+    """
+    Move away what a step can not continue from: a result of other settings to `<name>.previous`, and what a run that
+    was cut short has left to `<name>.cut`. So it never takes the place of a result that was whole.
+    """
+    what = "cut" if pipeline.was_cut(step) else "previous"
+    if pipeline.state(step) == "new":
+        # A data step that was cut short continues from what it left beside its output, but not with other settings.
+        for path in (step.makes, *_beside(step.makes)):
+            _keep(path, what)
+    elif step.config is None:
+        _keep(step.makes, what)
+
+
 def _beside(makes: Path) -> list[Path]:
     """What a data step leaves beside its JSONL file: `cot.journal.jsonl`, `reflective.report.json`."""
     if makes.suffix != ".jsonl":
@@ -121,11 +128,11 @@ def _beside(makes: Path) -> list[Path]:
     return [path for path in makes.parent.glob(f"{makes.stem}.*.json*") if path.suffix in (".json", ".jsonl")]
 
 
-def _keep_as_previous(path: Path) -> None:
-    previous = path.with_name(path.name + ".previous")
-    if previous.exists():
-        shutil.rmtree(previous) if previous.is_dir() else previous.unlink()
-    path.rename(previous)
+def _keep(path: Path, what: str) -> None:
+    if path.exists():
+        kept = path.with_name(f"{path.name}.{what}")
+        remove(kept)
+        path.rename(kept)
 
 
 def _write_record(record: Path, content: dict[str, Any]) -> None:

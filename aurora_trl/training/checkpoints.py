@@ -8,9 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
+from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..disk import written_whole
@@ -24,6 +26,7 @@ _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 _STATE = "trainer_state.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "latest")
 _OPTIMIZER = ("optimizer.pt", "latest")  # the latter is DeepSpeed's, whose folder holds weights and optimizer
+_END_BYTES = 1 << 20
 
 
 def step_of(folder: Path) -> int:
@@ -55,8 +58,19 @@ def write_manifest(folder: Path, files: dict[str, int], *, weights_only: bool) -
         weights_only (`bool`): whether training can not be continued from it.
     """
     files = {name: size for name, size in sorted(files.items()) if name != MANIFEST}
+    seen = {name: folder / name for name in files if (folder / name).is_file()}
+    digests = {name: _digest(path) for name, path in seen.items()}
     with written_whole(folder / MANIFEST) as file:
-        json.dump({"weights_only": weights_only, "files": files}, file, indent=2)
+        json.dump({"weights_only": weights_only, "files": files, "digests": digests}, file, indent=2)
+
+
+def _digest(path: Path) -> str:
+    """Of a file's content; of a large file its two ends, which a cut or a page that never reached the disk changes."""
+    with path.open("rb") as file:
+        digest = xxhash.xxh3_64(file.read(_END_BYTES))
+        file.seek(max(path.stat().st_size - _END_BYTES, 0))
+        digest.update(file.read(_END_BYTES))
+    return digest.hexdigest()
 
 
 def find_fault(folder: Path) -> str | None:
@@ -95,6 +109,11 @@ def _against_manifest(folder: Path, files: dict[str, int]) -> str | None:
             return f"{name} is missing"
         if files[name] != size:
             return f"{name} has {files[name]:,} of {size:,} bytes"
+    for name, digest in content.get("digests", {}).items():
+        if name in files and (fault := _file_fault(folder, name)) is not None:
+            return fault
+        if name in files and _digest(folder / name) != digest:
+            return f"{name} is not what was written"
     return _WEIGHTS_ONLY if content.get("weights_only") else None
 
 
@@ -155,19 +174,28 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def last_complete(output_dir: str | Path) -> str | None:
+def last_complete(output_dir: str | Path, args: TrainingArguments | None = None) -> str | None:
     """
     The newest checkpoint that is complete for all processes, which all come here. A line on stderr says which were
     passed over.
 
     Args:
         output_dir (`str` or `Path`): a run's folder.
+        args (`TrainingArguments`, *optional*): of the run that goes on from it. Where it has no step left to take,
+            weights alone are enough.
 
     Returns:
         `str` or `None`: None where there is none.
+
+    Raises:
+        `DataError`: where the run could not read its optimizer.
     """
     state = PartialState()
     faults = {path.name: find_fault(path) for path in find_checkpoints(output_dir)}
+    if args is not None and not uses_deepspeed(args):  # DeepSpeed loads nothing without its own parts
+        for name, fault in faults.items():
+            if fault == _WEIGHTS_ONLY and has_all_steps(Path(output_dir, name), args):
+                faults[name] = None
     of_all = gather_object([faults]) if state.num_processes > 1 else [faults]
     passed: list[str] = []
     last = None
@@ -181,7 +209,11 @@ def last_complete(output_dir: str | Path) -> str | None:
         goes_on = f"training continues from {last}" if last else "training begins anew"
         sys.stderr.write(f"{output_dir}: passed over {', '.join(passed)}; {goes_on}\n")
         sys.stderr.flush()
-    return None if last is None else str(Path(output_dir, last))
+    if last is None:
+        return None
+    if args is not None:
+        require_readable_optimizer(Path(output_dir, last), args)
+    return str(Path(output_dir, last))
 
 
 def state_of_trained(output_dir: str | Path) -> dict[str, Any] | None:
@@ -189,6 +221,33 @@ def state_of_trained(output_dir: str | Path) -> dict[str, Any] | None:
     state = _read_json(Path(output_dir, _STATE)) if Path(output_dir, _STATE).is_file() else None
     taken, planned = ((state or {}).get(name) for name in ("global_step", "max_steps"))
     return state if isinstance(taken, int) and isinstance(planned, int) and taken >= planned > 0 else None
+
+
+def has_all_steps(folder: Path, args: TrainingArguments) -> bool:
+    """Whether a checkpoint has taken all steps of a run, so that no optimizer is needed any more."""
+    state = (_read_json(folder / _STATE) if (folder / _STATE).is_file() else None) or {}
+    taken, planned = state.get("global_step"), state.get("max_steps")
+    if not isinstance(taken, int) or args.max_steps > 0:
+        return isinstance(taken, int) and taken >= args.max_steps
+    same_epochs = args.num_train_epochs <= state.get("num_train_epochs", 0)
+    return isinstance(planned, int) and taken >= planned > 0 and same_epochs
+
+
+def uses_deepspeed(args: TrainingArguments) -> bool:
+    """Whether a run's launcher or its settings ask for DeepSpeed."""
+    return args.deepspeed_plugin is not None
+
+
+def require_readable_optimizer(folder: Path, args: TrainingArguments) -> None:
+    """Raise `DataError` where training would go on with a new optimizer, since another kind of run saved the old."""
+    by_deepspeed, by_trainer = (folder / "latest").is_file(), (folder / "optimizer.pt").is_file()
+    if by_deepspeed == by_trainer or by_deepspeed == uses_deepspeed(args):
+        return
+    raise DataError(
+        f"{folder}: saved {'with' if by_deepspeed else 'without'} DeepSpeed, and this run is "
+        f"{'without' if by_deepspeed else 'with'}, and can not read its optimizer; launch with the accelerate config "
+        "that the run was begun with"
+    )
 
 
 def require_complete(folder: str | Path, *, num_processes: int) -> None:
@@ -217,3 +276,10 @@ def require_complete(folder: str | Path, *, num_processes: int) -> None:
             f"than theirs, and these are {num_processes}; start as many, or begin anew from its weights in "
             "another `output_dir`"
         )
+
+
+def require_usable(folder: str | Path, args: TrainingArguments) -> None:
+    """Raise `DataError` where a run can not go on from a checkpoint that was asked for."""
+    if uses_deepspeed(args) or find_fault(Path(folder)) != _WEIGHTS_ONLY or not has_all_steps(Path(folder), args):
+        require_complete(folder, num_processes=args.world_size)
+    require_readable_optimizer(Path(folder), args)

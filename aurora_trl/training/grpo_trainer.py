@@ -72,6 +72,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
 
     _tag_names = ["trl", "grpo", "aurora", "reasoning-segmentation"]
     _name = "AURORA-GRPO"
+    _step: int
+    _checkpoint_is_due = False
     _buffered_inputs: Any
 
     def __init__(
@@ -171,6 +173,26 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
     @property
     def _bank(self) -> ClipBank:
         return self._banks[self._mode]
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """TRL counts from 0 again in a run that goes on, and would draw its rollouts at other steps than before."""
+        if self._step == 0:
+            self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        super()._run_epoch(*args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """
+        A checkpoint that is due in the middle of a rollout comes at its end: completions are not saved, and a run that
+        goes on from there would draw others for its other steps.
+        """
+        self._checkpoint_is_due |= self.control.should_save
+        in_rollout = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        ends = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
+        # The best model is the one that was evaluated, and not what it is some steps later.
+        if self._checkpoint_is_due and not self.args.load_best_model_at_end:
+            self.control.should_save = ends or not in_rollout
+            self._checkpoint_is_due = not self.control.should_save
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """TRL shuffles a rollout completion by completion: bring groups together again, so that they share rows."""

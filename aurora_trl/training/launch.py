@@ -8,13 +8,14 @@ from typing import Any, NoReturn
 import torch
 from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..disk import naming
 from ..errors import DataError
 from ..locks import LOCK_FILE, hold, release
-from ..models.checkpoints.hub import WEIGHT_FILES
+from ..models.checkpoints.hub import RECIPE_FILE, WEIGHT_FILES
 from .arguments import fail
-from .checkpoints import find_checkpoints, last_complete, require_complete, state_of_trained
+from .checkpoints import find_checkpoints, last_complete, require_usable, state_of_trained
 
 
 def prepare_run(args: TrainingArguments) -> str | None:
@@ -44,13 +45,12 @@ def prepare_run(args: TrainingArguments) -> str | None:
     if resume is not None and str(resume).lower() in ("false", "none", ""):
         resume = None
     if resume is not None and str(resume).lower() == "true":
-        last = last_complete(output_dir)
-        state = state_of_trained(output_dir)
-        if last is None and state is not None and _holds_model(output_dir):
-            _end_trained(output_dir, state, args)
+        last = last_complete(output_dir, args)
+        if last is None and _holds_model(output_dir):
+            _require_own_rest(output_dir, args)
         return last
     if resume is not None:
-        require_complete(resume, num_processes=args.world_size)
+        require_usable(resume, args)
         return str(resume)
     if find_checkpoints(output_dir) or _holds_model(output_dir):
         raise DataError(
@@ -62,6 +62,15 @@ def prepare_run(args: TrainingArguments) -> str | None:
 
 def _holds_model(folder: Path) -> bool:
     return any((folder / name).exists() for name in WEIGHT_FILES)
+
+
+def _require_own_rest(output_dir: Path, args: TrainingArguments) -> None:
+    """A model without a checkpoint is trained anew only where it is what this run has left that was cut."""
+    state = state_of_trained(output_dir)
+    if state is not None:
+        _end_trained(output_dir, state, args)
+    if not any((output_dir / name).exists() for name in (RECIPE_FILE, TRAINING_ARGS_NAME)):
+        raise DataError(f"{output_dir}: holds a model that is not of this run; choose another `output_dir`")
 
 
 def _end_trained(output_dir: Path, state: dict[str, Any], args: TrainingArguments) -> NoReturn:

@@ -35,7 +35,7 @@ from .checkpoints import (
     find_fault,
     last_complete,
     list_files,
-    require_complete,
+    require_usable,
     step_of,
     write_manifest,
 )
@@ -68,11 +68,11 @@ class AuroraCheckpoints(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """TRL's, from a checkpoint that is complete: with `True` from the last of them."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete(str(self.args.output_dir))
+            resume_from_checkpoint = last_complete(str(self.args.output_dir), self.args)
             if resume_from_checkpoint is None:
                 raise DataError(f"{self.args.output_dir}: no complete checkpoint to resume from; train without `True`")
         elif resume_from_checkpoint:
-            require_complete(resume_from_checkpoint, num_processes=self.args.world_size)
+            require_usable(resume_from_checkpoint, self.args)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:

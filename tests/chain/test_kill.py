@@ -100,7 +100,7 @@ def assert_same(whole, cut):
         assert same_bytes(whole, cut, f"{name}.journal.jsonl")
     for name in ("answers.jsonl", "metrics.json"):
         assert same_bytes(whole, cut, f"eval/grpo/{name}")
-    files = [path.relative_to(cut).as_posix() for path in cut.rglob("*") if ".previous/" not in str(path)]
+    files = [path.relative_to(cut).as_posix() for path in cut.rglob("*") if ".cut/" not in str(path)]
     assert not [name for name in files if "_unfinished" in name or "lock" in name or ".tmp" in name]
 
 

@@ -81,6 +81,25 @@ def test_a_change_runs_what_depends_on_it_and_keeps_the_old(tmp_path):
     assert (changed.output_dir / "a.txt.previous").read_text() == "a"
 
 
+def test_what_was_cut_never_replaces_what_was_whole(tmp_path):
+    """Settings are changed, the step is cut, and the settings are changed again."""
+    run_pipeline(write_chain(tmp_path))
+    (tmp_path / "out" / "b.txt").write_text("whole")
+    (tmp_path / "fail_b").touch()
+    for setting in ("b2", "b3", "b4"):
+        changed = write_chain(tmp_path, b=setting)
+        with pytest.raises(DataError, match="exit code 3"):
+            run_pipeline(changed)
+        (tmp_path / "out" / "b.txt").write_text(f"half of {setting}")
+    assert (tmp_path / "out" / "b.txt.previous").read_text() == "whole"
+    assert (tmp_path / "out" / "b.txt.cut").read_text() == "half of b3"
+    (tmp_path / "fail_b").unlink()
+    run_pipeline(changed)
+    assert (tmp_path / "out" / "b.txt").read_text() == "b4"
+    assert (tmp_path / "out" / "b.txt.cut").read_text() == "half of b4"
+    assert (tmp_path / "out" / "b.txt.previous").read_text() == "whole"
+
+
 def test_a_failure_stops_the_chain_and_the_same_command_continues(tmp_path):
     pipeline = write_chain(tmp_path)
     (tmp_path / "fail_b").touch()

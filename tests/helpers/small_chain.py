@@ -3,9 +3,10 @@
 import yaml
 from conftest import REPOSITORY
 
-SMALL_STEPS = {"pretrain": 4, "teacher": 4, "sft": 26, "reflective": 2, "grpo": 2}
+SMALL_STEPS = {"pretrain": 26, "teacher": 4, "sft": 6, "reflective": 2, "grpo": 2}
 # Enough to write `It is [SEG].` and end: an answer that is cut at the limit is not mined.
-SMALL_SETTINGS = {"sft": {"targets": "answer", "learning_rate": 1e-2}, "grpo": {"max_completion_length": 12}}
+_ANSWER = {"targets": "answer", "learning_rate": 1e-2}
+SMALL_SETTINGS = {"pretrain": _ANSWER, "sft": _ANSWER, "grpo": {"max_completion_length": 12}}
 SMALL_FLAGS = {"--clips": "20", "--max-rows": "8", "--max-new-tokens": "16", "--batch-size": "8"}
 
 

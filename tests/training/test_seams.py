@@ -13,6 +13,9 @@ SEAMS = {
     (SFTTrainer, "compute_loss"): "self, model, inputs, return_outputs, num_items_in_batch",
     (SFTTrainer, "_get_train_sampler"): "self, train_dataset",
     (GRPOTrainer, "_prepare_inputs"): "self, generation_batch",
+    (GRPOTrainer, "_maybe_log_save_evaluate"): (
+        "self, tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate"
+    ),
     (GRPOTrainer, "_get_train_sampler"): "self, dataset",
     (
         GRPOTrainer,
