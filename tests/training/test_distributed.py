@@ -117,7 +117,9 @@ def test_a_memory_across_frames_does_not_hang(how, option, checkpoint, rows_file
     base = AuroraModel.from_pretrained(checkpoint)
     config = AuroraConfig(base.config.policy_config, decoder.config, base.config.seg_token_id)
     AuroraModel(config, policy=base.policy, mask_decoder=decoder).save_pretrained(tmp_path / "base")
-    AuroraProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "base")
+    processor = AuroraProcessor.from_pretrained(checkpoint)
+    processor.keep_aspect_ratio = False  # as SAM 2 has it
+    processor.save_pretrained(tmp_path / "base")
     options = [option, "per_device_train_batch_size=2"]
     losses = launch(how, "sft", tmp_path / "base", rows_file, tmp_path / "run", *options)
     assert torch.isfinite(losses).all()
