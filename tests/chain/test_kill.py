@@ -79,7 +79,8 @@ def test_killed_at_every_step_it_ends_the_same(commands, tmp_path):
             while not record.exists() and process.poll() is None:
                 time.sleep(0.01)
             time.sleep(draw.uniform(0, seconds))
-            os.killpg(process.pid, signal.SIGKILL)
+            if process.poll() is None:  # otherwise its number may be another's by now
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             hits += [step.name] if not json.loads(record.read_text())["finished"] else []
     assert run("cut").wait(timeout=300) == 0, (tmp_path / "cut.log").read_text()[-3000:]

@@ -35,8 +35,14 @@ def serve(path: str) -> None:
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen()
-    while True:
-        connection, _ = server.accept()
+    server.settimeout(1.0)
+    parent = os.getppid()
+    while os.getppid() == parent:  # with the tests that started it, it ends
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            continue
+        connection.settimeout(None)
         content, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
         process = os.fork()
         if process == 0:
@@ -54,11 +60,22 @@ def answer(connection: socket.socket, process: int) -> None:
         connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def run(argv: list[str], folder: str, environment: dict[str, str], group: int, descriptors: list[int]) -> None:
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def run(
+    argv: list[str], folder: str, environment: dict[str, str], group: int, caller: int, descriptors: list[int]
+) -> None:
     """What a command does, in the fork; it ends as a process does."""
     code = 1
     try:
         os.setpgid(0, group)
+        if not is_alive(caller):
+            os._exit(1)  # the group was killed before this process was in it
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
         os.chdir(folder)
@@ -87,7 +104,7 @@ def run(argv: list[str], folder: str, environment: dict[str, str], group: int, d
 def call() -> int:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(os.environ[SOCKET_VARIABLE])
-        content = pickle.dumps((sys.argv, os.getcwd(), dict(os.environ), os.getpgrp()))
+        content = pickle.dumps((sys.argv, os.getcwd(), dict(os.environ), os.getpgrp(), os.getpid()))
         socket.send_fds(connection, [content], [0, 1, 2])
         return int(connection.recv(100) or b"1")
 
