@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..data.media.loading import MediaCache
-from ..data.schema import Row, clip_key
+from ..data.schema import Row, view_key
 from ..errors import DataError
 from .checks import clean_text
 from .clients.base import Client, Unusable, Usage
@@ -137,7 +137,7 @@ class ChatAnnotator:
         )
 
     def _media(self, row: Row, num_frames: int) -> list[Part]:
-        key = (num_frames, clip_key(row))
+        key = (num_frames, view_key(row))
         return self._clips.get(key, lambda: clip_parts(row, num_frames=num_frames, max_image_side=self.max_image_side))
 
     def estimate(self, row: Row, task: str) -> Usage:

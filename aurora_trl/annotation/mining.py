@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.masks import frame_extents, mask_indices
+from ..data.masks import frame_extents, mask_indices, require_annotated
 from ..data.media.loading import NO_FRAME
 from ..data.schema import Row, with_target
-from ..errors import DataError
 from ..evaluation.iou import mask_iou
 from ..generation.answers import Answer, answer_rows, warn_of_cut_answers
 from ..generation.clip_loader import ClipLoader
@@ -105,9 +104,7 @@ def mine_file(
     """
     rows = [dict(row) for row in rows]
     require_distinct_ids(rows)
-    unmasked = next((row["id"] for row in rows if not any(row.get("masks") or ()) and not row.get("is_null")), None)
-    if unmasked is not None:
-        raise DataError(f"row {unmasked!r}: it has no masks, and mining compares with them; leave such rows out")
+    require_annotated(rows, "mining compares")
     settings = {
         "task": "mining",
         "checkpoint": checkpoint_digest(checkpoint),

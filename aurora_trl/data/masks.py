@@ -1,7 +1,7 @@
 """Masks of a row: PNG files, COCO run lengths or polygons, and the official geometry of the score."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -65,6 +65,13 @@ def mask_indices(row: Row, num_frames: int) -> list[int]:
         require_mask_count(row, len(names))
     taken += [NO_FRAME] * (num_frames - len(taken))
     return [NO_FRAME if i == NO_FRAME or (names and names[i] is None) else i for i in taken]
+
+
+def require_annotated(rows: Iterable[Row], why: str) -> None:
+    """Raise `DataError` where a row that matches something has no mask in any frame; `why` says what needs one."""
+    row = next((row for row in rows if not any(row.get("masks") or ()) and not row.get("is_null")), None)
+    if row is not None:
+        raise DataError(f"row {row['id']!r}: it has no masks, and {why} with them; leave such rows out")
 
 
 def require_mask_count(row: Row, count: int) -> None:

@@ -73,6 +73,18 @@ def clip_key(row: Row) -> tuple[Any, ...]:
     return (tuple(row.get("frames") or ()), row.get("video"), row.get("audio"))
 
 
+def annotated_frames(row: Row) -> tuple[int, ...] | None:
+    """The numbers of the frames that have a mask; None where all have one, or none has."""
+    masks = row.get("masks") or ()
+    numbers = tuple(number for number, mask in enumerate(masks) if mask is not None)
+    return numbers if 0 < len(numbers) < len(masks) else None
+
+
+def view_key(row: Row) -> tuple[Any, ...]:
+    """What makes a model see the same of two rows: their media files, and the frames that are chosen of them."""
+    return (*clip_key(row), annotated_frames(row))
+
+
 def as_dataset(rows: Sequence[Row], source: str | Path) -> Dataset:
     """
     Rows as a dataset: the columns of this file, and whatever else they hold, which every reward gets by name.

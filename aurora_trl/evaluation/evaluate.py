@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from ..data.masks import require_annotated
 from ..disk import written_whole
 from ..generation.answers import answer_rows, swap_modality, warn_of_cut_answers
 from ..generation.clip_loader import ClipLoader
@@ -62,8 +63,13 @@ def evaluate_model(
 
     Returns:
         `dict`: what `metrics.json` holds; on every process.
+
+    Raises:
+        `DataError`: before anything is answered, for a row that has no mask in any frame and is no null row.
     """
     rules = get_protocol(protocol)
+    for rows in splits.values():
+        require_annotated(rows, "a score compares")
     output_dir = Path(output_dir)
     state = process_state()
     runs: list[tuple[str, str | None]] = [(split, None) for split in splits]

@@ -188,7 +188,7 @@ def swap_modality(rows: Sequence[Row], modality: str) -> list[dict[str, Any]]:
     keys = [clip_key(row) for row in rows]
     if len(set(keys)) < 2:
         raise ValueError(f"{modality} can not be swapped: all {len(rows)} rows show one clip")
-    columns = {"audio": ("audio",), "video": ("frames", "video"), "reference": ("reference",)}[modality]
+    columns = {"audio": ("audio",), "video": ("frames", "video", "masks"), "reference": ("reference",)}[modality]
     swapped = []
     for i, row in enumerate(rows):
         candidates = (rows[(i + len(rows) // 2 + j) % len(rows)] for j in range(len(rows)))

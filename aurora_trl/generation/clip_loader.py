@@ -17,7 +17,7 @@ from ..data.media.loading import (
     measure_sound_seconds,
     taken_frames,
 )
-from ..data.schema import Row, clip_key, require_few_objects
+from ..data.schema import Row, require_few_objects, view_key
 from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
 from .feature_store import MaskFeatures
@@ -50,7 +50,7 @@ class ClipLoader:
 
     def clip(self, row: Row) -> dict[str, torch.Tensor]:
         """The row's clip as [`AuroraProcessor.process_clip`] makes it, with `frame_size` `(2,)` in pixels."""
-        return self._clips.get(clip_key(row), lambda: self._load_clip(row))
+        return self._clips.get(view_key(row), lambda: self._load_clip(row))
 
     def _load_clip(self, row: Row) -> dict[str, torch.Tensor]:
         frames = load_frames(row, num_frames=self.processor.num_frames, pad=False)
@@ -65,7 +65,7 @@ class ClipLoader:
             with_mask_frames=self.mask_inputs and kept is None,
         )
         if kept is not None:
-            clip["mask_embeddings"] = kept.read(clip_key(row))
+            clip["mask_embeddings"] = kept.read(view_key(row))
         clip["frame_size"] = torch.tensor(frames.shape[1:3])
         return clip
 
@@ -81,10 +81,10 @@ class ClipLoader:
         order: dict[tuple[Any, ...], int] = {}
         clips: list[dict[str, torch.Tensor]] = []
         for row in rows:
-            if clip_key(row) not in order:
-                order[clip_key(row)] = len(clips)
+            if view_key(row) not in order:
+                order[view_key(row)] = len(clips)
                 clips.append(self.clip(row))
-        return clips, [order[clip_key(row)] for row in rows]
+        return clips, [order[view_key(row)] for row in rows]
 
     def masks(self, row: Row) -> torch.Tensor:
         """
@@ -92,7 +92,7 @@ class ClipLoader:
         `NO_TARGET` in a frame that nobody annotated or that stands past the end of a short clip.
         """
         null = row.get("is_null")
-        key = ("null", *clip_key(row)) if null else (row.get("mask_value"), *(row["masks"] or ()))
+        key = ("null", *view_key(row)) if null else (row.get("mask_value"), *(row["masks"] or ()))
         return self._masks.get(key, lambda: self._load_masks(row))
 
     def object_masks(self, row: Row) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..data.schema import Row, clip_key, with_target
+from ..data.schema import Row, view_key, with_target
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, teacher_target
 from .clip_loader import ClipLoader, pad_ids, stack_clips
@@ -148,7 +148,7 @@ class RolloutCollator:
             if row.pop(AGAIN, False):
                 media[row["id"]] = None
             elif row["id"] not in media:
-                key = clip_key(row)
+                key = view_key(row)
                 if key not in clips:
                     clips[key] = self.loader.clip(row)
                 objects = self.loader.object_masks(row) if several else None

@@ -12,8 +12,8 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..data.media.loading import NO_FRAME, frame_indices, measure_sound_seconds, split_moment
-from ..data.schema import Row
+from ..data.media.loading import measure_sound_seconds, split_moment, taken_frames
+from ..data.schema import Row, annotated_frames
 from ..disk import written_whole
 from ..errors import DataError
 
@@ -78,11 +78,13 @@ def clip_digest(row: Row, num_frames: int, *, sound: bool, times: bool = False) 
         return digests[path]
 
     parts: list[Any] = [num_frames]
-    for index in frame_indices(len(row["frames"]), num_frames) if row.get("frames") else ():
-        path, seconds = (None, None) if index == NO_FRAME else split_moment(row["frames"][index])
-        parts.append((None if path is None else of_file(path), seconds))
-    if not row.get("frames"):
-        parts.append(of_file(row["video"]))
+    taken = taken_frames(row, num_frames) if row.get("frames") or annotated_frames(row) else []
+    if row.get("frames"):
+        for path, seconds in (split_moment(row["frames"][number]) for number in taken):
+            parts.append((of_file(path), seconds))
+        parts += [(None, None)] * (num_frames - len(taken))
+    else:
+        parts += [of_file(row["video"]), *taken]
     source = row.get("audio") or row.get("video")
     if sound and source:
         parts.append(of_file(source))

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
-from ..data.schema import clip_key
+from ..data.schema import view_key
 
 
 class ClipGroupSampler(Sampler[int]):
@@ -27,7 +27,7 @@ class ClipGroupSampler(Sampler[int]):
         seen: Counter[str] = Counter()
         groups: dict[tuple[object, int], list[int]] = {}
         for index, (row, name) in enumerate(zip(media, dataset["id"], strict=True)):
-            groups.setdefault((clip_key(row), seen[name]), []).append(index)
+            groups.setdefault((view_key(row), seen[name]), []).append(index)
             seen[name] += 1
         self.groups = list(groups.values())
         # How many groups a clip has: more than one where rows are there several times.

@@ -13,7 +13,7 @@ from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
 from ..data.masks import frame_extents
-from ..data.schema import Row, clip_key, require_few_objects
+from ..data.schema import Row, require_few_objects, view_key
 from ..evaluation.iou import mask_iou
 from ..generation.answers import gather_seg_states, read_states, record_last_states
 from ..generation.clip_bank import ClipBank, regroup
@@ -223,7 +223,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
     def _build_bank(self, rows: list[Row]) -> ClipBank:
         """Read each distinct clip's media and, where they are frozen, run the towers and the mask encoder on them."""
         device = self.accelerator.device
-        keys = [clip_key(row) for row in rows]
+        keys = [view_key(row) for row in rows]
         clip_order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         # The rows, which rewards see and TRL keeps, let go of what the bank holds.
         read = [row.pop("media") for row in rows]

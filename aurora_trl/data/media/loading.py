@@ -13,7 +13,7 @@ import soxr
 from PIL import ExifTags, Image, ImageOps
 
 from ...errors import DataError
-from ..schema import Row
+from ..schema import Row, annotated_frames
 from .sound import mix_channels, read_sound, read_track, require_finite
 from .video import index_video, read_frames
 
@@ -83,6 +83,9 @@ def taken_frames(row: Row, num_frames: int) -> list[int]:
     The frames of a row's clip that stand for it: in a list of images or moments see `frame_indices`, in a video those
     that are spread evenly over its time, see `VideoIndex.spread`. Masks go by the same numbers.
 
+    Where some frames have a mask and others not, each of these gives way to the nearest one with a mask, if that is
+    nearer to it than to any other: a clip with at least one annotated frame is never seen without it.
+
     Args:
         row (`dict`): a dataset row with `frames` or `video`.
         num_frames (`int`): how many a model takes.
@@ -93,11 +96,27 @@ def taken_frames(row: Row, num_frames: int) -> list[int]:
     Raises:
         `DataError`: where the row has neither, or names the video that can not be read.
     """
+    times: Sequence[float]
     if row.get("frames"):
-        return [index for index in frame_indices(len(row["frames"]), num_frames) if index != NO_FRAME]
-    if row.get("video"):
-        return index_video(row["video"]).spread(num_frames)
-    raise DataError(f"row {row.get('id')!r}: it has neither `frames` nor `video`")
+        times = range(len(row["frames"]))
+        spread = [index for index in frame_indices(len(times), num_frames) if index != NO_FRAME]
+    elif row.get("video"):
+        index = index_video(row["video"])
+        times, spread = index.times, index.spread(num_frames)
+    else:
+        raise DataError(f"row {row.get('id')!r}: it has neither `frames` nor `video`")
+    annotated = annotated_frames(row)
+    return spread if annotated is None else _prefer(annotated, spread, times)
+
+
+def _prefer(annotated: Sequence[int], spread: Sequence[int], times: Sequence[float]) -> list[int]:
+    """Frames spread over a clip, with an annotated one in place of each that is the nearest to any."""
+    nearest: dict[int, tuple[float, int]] = {}  # by the place among those spread: distance and number
+    for number in annotated:
+        if number < len(times):  # a mask without a frame is an error elsewhere
+            distance, place = min((abs(times[own] - times[number]), place) for place, own in enumerate(spread))
+            nearest[place] = min(nearest.get(place, (distance, number)), (distance, number))
+    return sorted(nearest[place][1] if place in nearest else own for place, own in enumerate(spread))
 
 
 def frame_seconds(row: Row, numbers: Sequence[int], *, sound_seconds: float | None = None) -> list[float] | None:

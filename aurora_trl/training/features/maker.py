@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ...data.schema import Row, clip_key
+from ...data.schema import Row, view_key
 from ...errors import DataError
 from ...generation.clip_loader import ClipLoader
 from ...generation.collators import TeacherCollator
@@ -87,7 +87,7 @@ def teacher_key(teacher: AuroraModel, processor: AuroraProcessor) -> str:
 
 def teacher_row_key(row: Row, targets: str) -> Hashable:
     """What tells apart the rows that the teacher reads, within a run."""
-    return (clip_key(row), row["reference"], teacher_target(row, targets))
+    return (view_key(row), row["reference"], teacher_target(row, targets))
 
 
 def whole_weights(modules: Iterable[nn.Module]) -> AbstractContextManager[Any]:
@@ -103,7 +103,7 @@ def whole_weights(modules: Iterable[nn.Module]) -> AbstractContextManager[Any]:
     return deepspeed.zero.GatheredParameters(split)
 
 
-# Rows of clips, by `clip_key` and `teacher_row_key`.
+# Rows of clips, by `view_key` and `teacher_row_key`.
 NewClips = dict[Hashable, dict[Hashable, dict[str, Any]]]
 
 
@@ -113,7 +113,7 @@ class KeptFeatures:
     The features of a run.
 
     Attributes:
-        mask_keys (`dict[Hashable, str]`): the key in the store of a clip's mask embeddings, by `clip_key`.
+        mask_keys (`dict[Hashable, str]`): the key in the store of a clip's mask embeddings, by `view_key`.
         teacher (`dict[Hashable, torch.Tensor]`): the teacher's projected `[SEG]` feature `(E,)`, by `teacher_row_key`.
     """
 
@@ -194,7 +194,7 @@ class FeatureMaker:
         clips: NewClips = {}
         for dataset in datasets:
             for row in dataset.select_columns([name for name in _COLUMNS if name in dataset.column_names]):
-                clip = clip_key(row)
+                clip = view_key(row)
                 key = None if self.teacher is None else teacher_row_key(row, self.teacher_targets)
                 new_clip = self.model is not None and clip not in kept.mask_keys
                 if new_clip or (self.teacher is not None and key not in kept.teacher):
