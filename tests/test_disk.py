@@ -12,11 +12,11 @@ import yaml
 from conftest import REPOSITORY
 from full_disk import small_files_only
 
-from aurora_trl.annotation.journal import Journal
 from aurora_trl.cli import main
 from aurora_trl.data import DataError, save_json
 from aurora_trl.disk import naming, put_in_place, written_whole
 from aurora_trl.generation.feature_store import FeatureStore
+from aurora_trl.journal import Journal
 
 
 def write(path, text, error=None):
@@ -89,7 +89,10 @@ COMMANDS = {
     "synth": ("synth out --clips 8 --image-size 48", "out"),
     "tiny-model": ("tiny-model out", "out/"),
     "annotate": ("annotate WORLD --annotator synthetic:WORLD --output out.jsonl", "out.journal.jsonl"),
-    "evaluate": ("evaluate MODEL --data WORLD --max-rows 6 --output out --max-new-tokens 8", "out/answers.jsonl"),
+    "evaluate": (
+        "evaluate MODEL --data WORLD --max-rows 6 --output out --max-new-tokens 8",
+        "out.answers-0.journal.jsonl",
+    ),
     "segment": ("segment --model MODEL --frames FRAME --reference it --output out --max-new-tokens 8", "out/"),
     "mine": ("mine MODEL WORLD --max-rows 8 --output out.jsonl --max-new-tokens 8", "out.journal.jsonl"),
 }

@@ -15,6 +15,7 @@ ROOMS = (
     "progress",
     "disk",
     "locks",
+    "journal",
     "data",
     "models",
     "generation",

@@ -8,13 +8,13 @@ from typing import Any
 
 from ..data.schema import Row, count_objects, with_target
 from ..disk import written_whole
+from ..journal import beside
 from ..prompts import answer_sentence, cot_target, strip_answer
 from .annotators import Annotator
 from .checks import find_problem
 from .cot import as_annotation, ask_about
 from .engine import Annotation
 from .failures import kind_shares
-from .journal import beside
 from .limits import RunLimits
 from .parsing import word_edit_distance
 from .run_files import require_answers, require_classes, require_distinct_ids, rows_digest, write_failed

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ..data.schema import Row, count_objects, with_target
+from ..journal import Journal
 from ..progress import Progress
 from ..prompts import NULL_ANSWER, answer_sentence, cot_target
 from .annotators import Annotator, ChatAnnotator
 from .checks import find_problem
 from .clients.base import Usage
 from .engine import RECORD_FIELDS, Annotation, AnnotationRun
-from .journal import Journal
 from .limits import RunLimits, describe_estimate
 from .run_files import (
     RunSummary,

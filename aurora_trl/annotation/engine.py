@@ -10,8 +10,8 @@ from typing import Any
 
 from ..data.schema import Row
 from ..errors import DataError
+from ..journal import Journal
 from .clients.base import Rejected, Transient, Unusable, Usage
-from .journal import Journal
 from .limits import Budget, Pacer, RunLimits
 
 _WORTH_SAYING_SECONDS = 5.0

@@ -1,6 +1,5 @@
 """Hard samples: what a model gets wrong on its own training data (AURORA, section 3.2)."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,12 @@ from ..data.schema import Row, with_target
 from ..evaluation.iou import mask_iou
 from ..generation.answers import Answer, answer_rows, warn_of_cut_answers
 from ..generation.clip_loader import ClipLoader
+from ..journal import Journal
+from ..models.checkpoints.digest import checkpoint_digest
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..progress import Progress
 from ..prompts import extract_class, normalize_class
-from .journal import Journal
 from .run_files import require_distinct_ids, rows_digest, save_keeping_previous
 
 MAX_IOU = 0.6
@@ -150,18 +150,3 @@ def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
     named = extract_class(answer.completion)
     correct = named == normalize_class(answer.row["class_name"])
     return MinedAnswer(with_target(answer.row, answer.completion), iou, named, correct, answer.cut)
-
-
-def checkpoint_digest(checkpoint: str | Path) -> str:
-    """Changes with a checkpoint's weights and settings; the name itself for one that is not a folder here."""
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        return str(checkpoint)
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".bin"):
-            # Reading billions of weights would take minutes; a phase that is trained again writes its files again.
-            digest.update(f"{path.name}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}\0".encode())
-        elif path.suffix in (".json", ".jinja") and path.name != "trainer_state.json":
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]

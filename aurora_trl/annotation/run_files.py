@@ -13,7 +13,7 @@ from ..data.formats.jsonl import save_json
 from ..data.schema import Row
 from ..disk import written_whole
 from ..errors import DataError
-from .journal import beside
+from ..journal import beside
 
 _DECIDING = ("id", "reference", "class_name", "is_null", "target")
 

@@ -141,7 +141,7 @@ def _get_limits(arguments: argparse.Namespace) -> Any:
 
 def _annotate(arguments: argparse.Namespace) -> None:
     from ..annotation import annotate_file
-    from ..annotation.journal import require_own_output
+    from ..journal import require_own_output
     from ..training.arguments import load_rows
 
     limits = _get_limits(arguments)
@@ -165,8 +165,8 @@ def _annotate(arguments: argparse.Namespace) -> None:
 
 def _mine(arguments: argparse.Namespace) -> None:
     from ..annotation import mine_file
-    from ..annotation.journal import require_own_output
     from ..generation.answers import load
+    from ..journal import require_own_output
     from ..training.arguments import load_rows
 
     require_own_output(arguments.output)
@@ -237,7 +237,7 @@ def _correct(arguments: argparse.Namespace) -> None:
 
 def _require_places(arguments: argparse.Namespace) -> None:
     """The files to write can be written, and are not those to read: an annotator's answers cost money."""
-    from ..annotation.journal import beside, require_own_output
+    from ..journal import beside, require_own_output
 
     output, corrected = Path(arguments.output), Path(arguments.corrected or arguments.output)
     for path in (output, corrected):

@@ -84,6 +84,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         max_new_tokens=arguments.max_new_tokens,
         kind_of=_kind_of(arguments.data),
+        checkpoint=arguments.model,
     )
     if not state.is_main_process:
         return

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..generation.clip_loader import ClipLoader
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..progress import Progress
+from .answer_log import AnswerLog, evaluation_settings, remove_answer_logs
 from .metrics import get_protocol
 from .scoring import ClassScorer, MaskScorer, describe_answer
 
@@ -44,6 +46,7 @@ def evaluate_model(
     batch_size: int = 16,
     max_new_tokens: int | None = None,
     kind_of: Callable[[dict[str, Any]], str] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> dict[str, Any]:
     """
     Score a model and write `metrics.json` and `answers.jsonl`.
@@ -60,6 +63,8 @@ def evaluate_model(
         batch_size (`int`, *optional*, defaults to 16): rows per forward; the scores do not depend on it.
         max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
         kind_of (`Callable`, *optional*): what it takes to resolve a row's reference, for a breakdown of J.
+        checkpoint (`str` or `Path`, *optional*): where the model is from. With it every answer goes to a file beside
+            the folder as it comes; the same call, by as many processes, continues where one was cut, to the same bit.
 
     Returns:
         `dict`: what `metrics.json` holds; on every process.
@@ -84,38 +89,54 @@ def evaluate_model(
         "swaps": {},
     }
     everything: list[dict[str, Any]] = []
-    for (split, swap), share in zip(runs, shares, strict=True):
-        rows = [dict(row) for row in splits[split]]
-        asked = rows if swap is None else swap_modality(rows, swap)
-        scorer = ClassScorer(rules) if rules.by_class else MaskScorer(rules)
-        records: list[tuple[int, dict[str, Any]]] = []
-        loader = ClipLoader(processor, cache_clips=2 * batch_size)
-        answers = answer_rows(
-            model,
-            processor,
-            [asked[place] for place in share],
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            loader=loader,
-        )
-        for place, answer in zip(share, answers, strict=True):
-            answer.row = rows[place]
-            record = describe_answer(answer, processor.num_frames, processor.max_objects)
-            record["j"] = scorer.add(answer, place, processor.num_frames)
-            record.update(split=split, swap=swap, kind=kind_of(answer.row) if kind_of else None)
-            records.append((place, record))
-            progress.step(split if swap is None else f"{split}, {swap} swapped")
-        in_order = [record for _, record in sorted(gather_object(records), key=lambda pair: pair[0])]
-        summary = {**scorer.compute(), **_summarize(in_order)}
-        if swap is None:
-            metrics["splits"][split] = summary
-        else:
-            metrics["swaps"][swap] = {"split": split, **summary}
-        everything += in_order
+    log = None
+    if checkpoint is not None:
+        settings = {"protocol": protocol, "swaps": list(swaps), "batch_size": batch_size}
+        settings |= {"max_new_tokens": processor.answer_limit(max_new_tokens), "processes": state.num_processes}
+        log = AnswerLog(output_dir, state.process_index, evaluation_settings(checkpoint, splits, **settings))
+    with log or nullcontext():
+        for run, ((split, swap), share) in enumerate(zip(runs, shares, strict=True)):
+            rows = [dict(row) for row in splits[split]]
+            asked = rows if swap is None else swap_modality(rows, swap)
+            scorer = ClassScorer(rules) if rules.by_class else MaskScorer(rules)
+            records: list[tuple[int, dict[str, Any]]] = []
+            what = split if swap is None else f"{split}, {swap} swapped"
+            before = log.take_over(run, share, batch_size) if log else {}
+            for place, (record, kept) in before.items():
+                scorer.restore(rows[place], place, kept)
+                records.append((place, record))
+                progress.step(what)
+            todo = [place for place in share if place not in before]
+            answers = answer_rows(
+                model,
+                processor,
+                [asked[place] for place in todo],
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                loader=ClipLoader(processor, cache_clips=2 * batch_size),
+            )
+            for place, answer in zip(todo, answers, strict=True):
+                answer.row = rows[place]
+                record = describe_answer(answer, processor.num_frames, processor.max_objects)
+                record["j"] = scorer.add(answer, place, processor.num_frames)
+                record.update(split=split, swap=swap, kind=kind_of(answer.row) if kind_of else None)
+                records.append((place, record))
+                if log:
+                    log.add(run, place, record, scorer.metrics.kept(place))
+                progress.step(what)
+            in_order = [record for _, record in sorted(gather_object(records), key=lambda pair: pair[0])]
+            summary = {**scorer.compute(), **_summarize(in_order)}
+            if swap is None:
+                metrics["splits"][split] = summary
+            else:
+                metrics["swaps"][swap] = {"split": split, **summary}
+            everything += in_order
     metrics["max_new_tokens"] = processor.answer_limit(max_new_tokens)
     if state.is_main_process:
         warn_of_cut_answers([record["cut"] for record in everything], ", and scored as they stood")
         _write(output_dir, metrics, everything)
+        if checkpoint is not None:
+            remove_answer_logs(output_dir)
     state.wait_for_everyone()
     return metrics
 

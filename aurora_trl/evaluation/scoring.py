@@ -95,6 +95,10 @@ class MaskScorer:
         logits = _prepare_logits(answer, places, self.rules)
         return float(self.metrics.update(logits[None], target[None], index=[place]))
 
+    def restore(self, row: Row, place: int, kept: dict[str, torch.Tensor]) -> None:
+        """Add an answer of an earlier run by what its `metrics` kept of it."""
+        self.metrics.restore(place, kept)
+
     def compute(self) -> dict[str, Any]:
         """The scores over all processes."""
         return dict(self.metrics.gather().compute())
@@ -117,21 +121,30 @@ class ClassScorer:
     def add(self, answer: Answer, place: int, num_frames: int) -> float:
         """As [`MaskScorer.add`]; returns J of the mask, whatever its class."""
         row = answer.row
-        if not row.get("masks") or Path(row["masks"][0]).parent.name != "labels_rgb":
-            raise DataError(f"row {row['id']!r}: the protocol `{self.rules.name}` needs rows of AVSBench's `avss`")
-        self.class_names = _class_names(str(Path(row["masks"][0]).parents[3]))
+        names = self._read_names(row)
         places, indices = scored_frames(row, num_frames)
         maps = load_class_maps({"masks": [row["masks"][i] for i in indices]})
         planes = torch.from_numpy(maps).float()[:, None]
         size = (self.rules.size, self.rules.size) if self.rules.size else maps.shape[1:]
         target = F.interpolate(planes, size, mode="nearest")[:, 0].long()
         drawn = _prepare_logits(answer, places, self.rules) > 0
-        known = [normalize_class(name) for name in self.class_names]
+        known = [normalize_class(name) for name in names]
         said = extract_class(answer.completion)
         predicted = torch.where(drawn, known.index(said) if said in known else self.metrics.background, 0)
         self.metrics.update(predicted, target, index=place)
         union = (drawn | (target > 0)).sum()
         return float((drawn & (target > 0)).sum() / union) if union else 1.0
+
+    def restore(self, row: Row, place: int, kept: dict[str, torch.Tensor]) -> None:
+        """As [`MaskScorer.restore`]."""
+        self._read_names(row)
+        self.metrics.restore(place, kept)
+
+    def _read_names(self, row: Row) -> list[str]:
+        if not row.get("masks") or Path(row["masks"][0]).parent.name != "labels_rgb":
+            raise DataError(f"row {row['id']!r}: the protocol `{self.rules.name}` needs rows of AVSBench's `avss`")
+        self.class_names = _class_names(str(Path(row["masks"][0]).parents[3]))
+        return self.class_names
 
     def compute(self) -> dict[str, Any]:
         """The scores over all processes, with those by class."""

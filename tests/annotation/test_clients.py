@@ -14,9 +14,9 @@ from annotation_servers import Action, answer_well, serve
 from PIL import Image
 
 from aurora_trl.annotation import RunLimits, annotate_file, get_annotator
-from aurora_trl.annotation.journal import beside
 from aurora_trl.annotation.limits import CapReached
 from aurora_trl.data import DataError, load_json
+from aurora_trl.journal import beside
 from aurora_trl.prompts import ends_with_answer, extract_class, normalize_class
 
 KEY = "sk-very-secret-0123456789"

@@ -12,10 +12,10 @@ from annotation_servers import Action, answer_well, serve
 
 from aurora_trl import AuroraModel
 from aurora_trl.annotation import WorldAnnotator, annotate_file
-from aurora_trl.annotation.journal import Journal, beside
 from aurora_trl.annotation.mining import mine_file
 from aurora_trl.cli import main
 from aurora_trl.data import DataError, load_json, save_json
+from aurora_trl.journal import Journal, beside
 
 ANSWERED_BEFORE_THE_KILL = 7
 

@@ -8,8 +8,8 @@ from bad_checkpoints import segment
 from kinds import Kind, Place
 
 from aurora_trl import locks
-from aurora_trl.annotation.journal import beside
 from aurora_trl.cli import main
+from aurora_trl.journal import beside
 
 MODEL_FLAGS = ("--max-new-tokens", "2")
 

@@ -47,8 +47,10 @@ def test_frames_past_the_end_of_a_short_clip_have_no_score(tmp_path):
     scorer = MaskScorer(PROTOCOLS["davis"])
     assert scorer.add(Answer(row, "It is [SEG].", logits, 3), 0, 10) == 1.0
     assert scorer.compute()["J"] == 1.0
+    first = load_avsbench(tmp_path, "s4", "train")[0]  # of which the first frame alone is annotated
+    assert scored_frames(first, 2) == ([0], [0])
     with pytest.raises(DataError, match="none of the 2 frames that the model takes is annotated"):
-        scored_frames(load_avsbench(tmp_path, "s4", "train")[0], 2)
+        scored_frames({**first, "masks": [None] * 5}, 2)
 
 
 def test_classes_are_painted_where_the_mask_is(tmp_path):

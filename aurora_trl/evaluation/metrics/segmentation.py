@@ -164,6 +164,16 @@ class SegmentationMetrics:
         self._indexed = index is not None
         return places
 
+    def kept(self, place: int) -> dict[str, torch.Tensor]:
+        """What is kept of a video that came with this index; `restore` takes it."""
+        video = self._videos[place]
+        return {**vars(video), "num_pixels": torch.tensor(video.num_pixels)}
+
+    def restore(self, place: int, kept: dict[str, torch.Tensor]) -> None:
+        """Add a video by what another object `kept` of it."""
+        self._places(1, [place])
+        self._videos[place] = VideoScores(**{**kept, "num_pixels": int(kept["num_pixels"])})  # type: ignore[arg-type]
+
     def merge(self, other: "SegmentationMetrics") -> "SegmentationMetrics":
         """
         Add the videos that another object has scored, on another process perhaps.

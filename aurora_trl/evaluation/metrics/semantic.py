@@ -65,6 +65,14 @@ class SemanticMetrics:
         iou = torch.where(union > 0, both / union.clamp(min=1), 0.0)
         return torch.stack([iou.sum(0), torch.nan_to_num(f, nan=0.0).sum(0), (union > 0).float().sum(0)]).double()
 
+    def kept(self, place: int) -> dict[str, torch.Tensor]:
+        """What is kept of a video that came with this index; `restore` takes it."""
+        return {"sums": self._videos[place]}
+
+    def restore(self, place: int, kept: dict[str, torch.Tensor]) -> None:
+        """Add a video by what another object `kept` of it."""
+        self._videos[place] = kept["sums"]
+
     def merge(self, other: "SemanticMetrics") -> "SemanticMetrics":
         """
         Add another process's videos, which were given their `index`; one that both hold counts once.

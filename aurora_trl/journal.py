@@ -1,6 +1,7 @@
 """What a long run has got so far, on disk before anything else happens with it."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
-from ..disk import naming
-from ..errors import DataError
-from ..locks import RunLock
+from .disk import naming
+from .errors import DataError
+from .locks import RunLock
+
+logger = logging.getLogger(__name__)
 
 
 def beside(output: str | Path, what: str, suffix: str = ".jsonl") -> Path:
@@ -45,6 +48,8 @@ class Journal:
         fields (`Mapping[str, type]`, *optional*): what every record must hold; an edited file may not.
         sync_seconds (`float`, *optional*, defaults to 0.0): how long a record may wait for the disk. 0 where an answer
             costs money or minutes. A killed process loses nothing in any case, only a machine that fails.
+        begin_anew (`bool`, *optional*, defaults to `False`): drop what was got with other settings, and say so, in
+            place of an error: for answers that cost nothing but time.
 
     Raises:
         `DataError`: where the output belongs to no journal, the journal to other settings or lacks something, or
@@ -58,10 +63,11 @@ class Journal:
         *,
         fields: Mapping[str, Any] = MappingProxyType({}),
         sync_seconds: float = 0.0,
+        begin_anew: bool = False,
     ):
         self.output, self.path = Path(output), beside(output, "journal")
         self._settings, self._sync_seconds = json.loads(json.dumps(settings)), sync_seconds
-        self._fields = fields
+        self._fields, self._begin_anew = fields, begin_anew
         self._lock, self._synced = Lock(), time.monotonic()
         require_own_output(output)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +94,11 @@ class Journal:
             self._file.truncate(len(whole))
         lines = whole.splitlines()
         if not lines:
+            self._write({"settings": self._settings})
+            return []
+        if self._begin_anew and lines[0] != json.dumps({"settings": self._settings}, ensure_ascii=False).encode():
+            logger.warning(f"{self.path}: {len(lines) - 1} answers of other settings; they are dropped")
+            self._file.truncate(0)
             self._write({"settings": self._settings})
             return []
         records = [self._parse(number, line) for number, line in enumerate(lines, 1)]

@@ -1,0 +1,92 @@
+"""The answers of an evaluation as they come, and what they score: one that was cut continues from them."""
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from ..data.schema import Row
+from ..journal import Journal, beside
+from ..models.checkpoints.digest import checkpoint_digest
+
+_FIELDS = {"run": int, "place": int, "record": dict, "score": str}
+_SYNC_SECONDS = 1.0
+
+
+class AnswerLog(Journal):
+    """
+    A file beside the folder of an evaluation, one for each process; it goes when the scores are written.
+
+    Args:
+        output_dir (`Path`): the evaluation's folder.
+        process (`int`): which of the processes this is.
+        settings (`dict`): what decides the answers and their scores. Answers of other settings are dropped: they cost
+            nothing but time.
+
+    Raises:
+        `DataError`: where another process holds the file, or somebody has edited it.
+    """
+
+    def __init__(self, output_dir: Path, process: int, settings: dict[str, Any]):
+        output = _output(output_dir, str(process))
+        super().__init__(output, settings, fields=_FIELDS, sync_seconds=_SYNC_SECONDS, begin_anew=True)
+        self._kept = {(record["run"], record["place"]): record for record in self.records}
+        self.records.clear()  # the file has them
+
+    def take_over(
+        self, run: int, share: Sequence[int], batch_size: int
+    ) -> dict[int, tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+        """
+        The answers of whole batches: a batch with a row missing is answered again, as it was put together.
+
+        Args:
+            run (`int`): which of the evaluation's runs over a split.
+            share (`Sequence[int]`): the places of the rows that this process answers, batch by batch.
+            batch_size (`int`): rows per batch.
+
+        Returns:
+            `dict`: by place, the answer's record and what the metrics kept of it.
+        """
+        batches = (share[start : start + batch_size] for start in range(0, len(share), batch_size))
+        whole = [batch for batch in batches if all((run, place) in self._kept for place in batch)]
+        found = {place: self._kept[run, place] for batch in whole for place in batch}
+        return {place: (kept["record"], _unpack(kept["score"])) for place, kept in found.items()}
+
+    def add(self, run: int, place: int, record: dict[str, Any], kept: Mapping[str, torch.Tensor]) -> None:
+        """Write an answer; it is safe when this returns."""
+        self._write({"run": run, "place": place, "record": record, "score": _pack(kept)})
+
+
+def evaluation_settings(checkpoint: str | Path, splits: Mapping[str, Iterable[Row]], **others: Any) -> dict[str, Any]:
+    """What decides the answers of an evaluation: the model, the rows, and others."""
+    rows = {
+        name: hashlib.sha256(json.dumps([dict(row) for row in rows]).encode()).hexdigest()[:16]
+        for name, rows in splits.items()
+    }
+    return {"task": "evaluation", "checkpoint": checkpoint_digest(checkpoint), "splits": rows, **others}
+
+
+def remove_answer_logs(output_dir: Path) -> None:
+    """Take away the files of all processes, those of an earlier run with more of them, too."""
+    for path in output_dir.parent.glob(beside(_output(output_dir, "*"), "journal").name):
+        path.unlink(missing_ok=True)
+
+
+def _output(output_dir: Path, process: str) -> Path:
+    return output_dir.with_name(f"{output_dir.name}.answers-{process}.jsonl")
+
+
+def _pack(tensors: Mapping[str, torch.Tensor]) -> str:
+    return base64.b64encode(
+        zlib.compress(save({name: value.contiguous() for name, value in tensors.items()}))
+    ).decode()
+
+
+def _unpack(text: str) -> dict[str, torch.Tensor]:
+    return load(zlib.decompress(base64.b64decode(text)))
