@@ -27,8 +27,8 @@ def main() -> None:
         train_dataset = recipe.load_train(config)
         eval_dataset = recipe.load_eval(config)
         processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
-        model = load_model(recipe.model_name_or_path, config.model_init_kwargs, None)
-        config.model_init_kwargs = None  # it is loaded
+        loading, config.model_init_kwargs = config.model_init_kwargs, None
+        model = load_model(recipe.model_name_or_path, loading, None)
         trainer = AuroraGRPOTrainer(
             model=model,
             reward_funcs=rewards,
@@ -40,6 +40,7 @@ def main() -> None:
         )
     except (ValueError, OSError) as error:
         fail(error)
+    config.model_init_kwargs = loading  # as it was given
     save_recipe((recipe, lora, config), argv)
     train_and_finish(trainer, resume)
 

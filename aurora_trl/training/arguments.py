@@ -13,7 +13,7 @@ import yaml
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, concatenate_datasets
 from transformers import TrainingArguments
-from trl import TrlParser
+from trl import GRPOConfig, SFTConfig, TrlParser
 
 from ..data.formats.avsbench import SUBSETS
 from ..data.formats.registry import FORMATS
@@ -24,6 +24,7 @@ from ..disk import written_whole
 from ..errors import DataError
 from ..locks import release_all
 from ..models.checkpoints.hub import RECIPE_FILE
+from .options import check_options
 
 ON_BAD_SAMPLE = ("error", "skip")
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -207,9 +208,20 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
         with _with_current_keys(argv, config) as current:
             parser = TrlParser(config_classes)
             parser.error = _raise  # type: ignore[method-assign]  # argparse lists all flags first, 200 of them
-            return parser.parse_args_and_config(args=current, fail_with_unknown_args=True)
+            configs = parser.parse_args_and_config(args=current, fail_with_unknown_args=True)
+        for item in configs:
+            if isinstance(item, SFTConfig | GRPOConfig):
+                method = "sft" if isinstance(item, SFTConfig) else "grpo"
+                check_options(item, method, given=_given_names(argv, config))
+        return configs
     except (ValueError, TypeError) as error:
         fail(f"{config or 'command line'}: {error}")
+
+
+def _given_names(argv: list[str], config: str | None) -> set[str]:
+    """The options that a recipe or a flag names."""
+    flags = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    return flags if config is None else flags | with_current_names(read_yaml(Path(config)), config).keys()
 
 
 def _raise(message: str) -> NoReturn:

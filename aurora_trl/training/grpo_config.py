@@ -9,6 +9,8 @@ from ..generation.answers import check_generate_kwargs
 from .mask_config import MaskTrainingArguments
 from .options import check_options, check_values
 
+# What decides how completions are sampled and compared: of `generation_kwargs`, `generate` alone would hear.
+_OWN_OPTIONS = {"temperature": "temperature", "max_new_tokens": "max_completion_length"}
 _EVAL_ROWS = 6
 
 
@@ -57,6 +59,9 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
         given = self.generation_kwargs or {}
         given = json.loads(given) if isinstance(given, str) else given
         check_generate_kwargs(given)
+        for name, option in _OWN_OPTIONS.items():
+            if given.get(name) is not None:
+                raise ValueError(f"`generation_kwargs: {name}` is refused: the loss would not know; set `{option}`")
         if (given.get("num_beams") or 1) > 1:
             raise ValueError("`generation_kwargs: num_beams` is refused: completions are sampled, not searched")
         # TRL evaluates in whole groups, which the default does not hold for every number of generations.

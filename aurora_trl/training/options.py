@@ -9,8 +9,11 @@ import logging
 import math
 import os
 import re
+from collections.abc import Collection
 from dataclasses import MISSING, fields
 from typing import Any
+
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 logger = logging.getLogger(__name__)
 _WORDS = re.compile(r"\w+")
@@ -35,7 +38,6 @@ REFUSED: dict[str, dict[str, str]] = {
         "torch_compile_mode": "the mask head reads the backbone's states by a hook, which compiled code leaves out",
         "use_liger_kernel": "its fused loss passes the mask head by; TRL's fused head keeps no logits either",
         "router_aux_loss_coef": "no policy has experts",
-        "train_sampling_strategy": "the length of a row is known once its clip is read",
     },
     "sft": {
         "activation_offloading": "it was not tried with the mask head: use `gradient_checkpointing`",
@@ -51,6 +53,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "packing": "`packing` and `padding_free` do not work with clips",
         "pad_token": _TOKENIZER,
         "padding_free": "`packing` and `padding_free` do not work with clips",
+        "train_sampling_strategy": "the length of a row is known once its clip is read",
     },
     "grpo": {
         "auto_find_batch_size": "a rollout's batches are laid out before training",
@@ -59,6 +62,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "chat_template_kwargs": "`prompts.py` makes the prompts",
         "label_smoothing_factor": "GRPO has no labels",
         "neftune_noise_alpha": "completions would be sampled with the noise, too",
+        "train_sampling_strategy": "rollouts draw their questions, see `shuffle_dataset`",
         "use_transformers_continuous_batching": _VLLM,
         "use_transformers_paged": _VLLM,
         "use_vllm": _VLLM,
@@ -173,7 +177,7 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "completion_only_loss": (True,),
     "dataset_kwargs": ({"skip_prepare_dataset": True},),
     "max_length": (None,),
-    "train_sampling_strategy": ("random",),
+    "train_sampling_strategy": ("random", "sequential"),
 }
 _POSITIVE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _NUMBERS = ("learning_rate", "num_train_epochs", "max_grad_norm", "weight_decay", "adam_epsilon", "temperature")
@@ -182,13 +186,15 @@ _TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "comet_ml": ("comet
 _NO_TRACKERS = {"none", "all", "codecarbon", "flyte", "dagshub"}
 
 
-def check_options(config: Any, method: str) -> None:
+def check_options(config: Any, method: str, given: Collection[str] | None = None) -> None:
     """
     Raise for an option that can not work with clips and masks, and say where one has no effect.
 
     Args:
         config (`SFTConfig` or `GRPOConfig`): before it is used.
         method (`str`): `"sft"` or `"grpo"`.
+        given (`Collection[str]`, *optional*): look at these alone, which a recipe or a flag names, where their value
+            is the default: a config does not know that somebody asked for it.
 
     Raises:
         `ValueError`: names the option and the reason.
@@ -196,7 +202,10 @@ def check_options(config: Any, method: str) -> None:
     for table, said in ((REFUSED, "is refused"), (NO_EFFECT, "has no effect here")):
         for name, reason in {**table["both"], **table[method]}.items():
             value = getattr(config, name, None)
-            if value == _default(config, name) or any(value == harmless for harmless in _HARMLESS.get(name, ())):
+            usual = value == _default(config, name)
+            if usual if given is None else not (usual and value and name in given):
+                continue
+            if any(value == harmless for harmless in _HARMLESS.get(name, ())):
                 continue
             if table is REFUSED:
                 raise ValueError(f"`{name}: {_shown(value)}` {said}: {reason}")
@@ -213,16 +222,29 @@ def check_values(config: Any) -> None:
     for name in _POSITIVE:
         if (getattr(config, name, 1) or 0) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(config, name)}")
+    if getattr(config, "temperature", 1.0) == 0:
+        raise ValueError("`temperature: 0` gives every answer of a group the same: there is nothing to compare")
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        raise ValueError(f"the launch asks for FSDP, and {REFUSED['both']['fsdp']}")
+    dispatching = config.accelerator_config
+    if isinstance(dispatching, dict) and dispatching.get("dispatch_batches"):
+        raise ValueError("`accelerator_config: dispatch_batches` is refused: each process reads its own clips")
     for name in _NUMBERS:
         value = getattr(config, name, 0.0)
         if isinstance(value, float | int) and (not math.isfinite(value) or value < 0):
             raise ValueError(f"`{name}` must be a number from 0 on, got {value}")
+    for item in fields(config):
+        value = getattr(config, item.name, None)
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"`{item.name}` must be a number, got nan")
     if config.max_steps < -1 or config.max_steps == 0:
         raise ValueError(
             f"`max_steps` must be at least 1, or -1 for all of `num_train_epochs`, got {config.max_steps}"
         )
     given = config.report_to if isinstance(config.report_to, list) else [config.report_to]
     for tracker in given:
+        if isinstance(tracker, str) and tracker not in {*INTEGRATION_TO_CALLBACK, "none", "all"}:
+            raise ValueError(f"`report_to: {tracker}` is no tracker; use {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
         packages = _TRACKERS.get(tracker, (tracker,))
         known = isinstance(tracker, str) and tracker not in _NO_TRACKERS
         if known and not any(importlib.util.find_spec(package) for package in packages):

@@ -65,6 +65,8 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
                     f"`{name}` looks at whole rows, and `group_by_clip` reads what they share once: set "
                     "`shared_prefix: false`"
                 )
+        if self.group_by_clip and self.train_sampling_strategy == "sequential":
+            raise ValueError("`group_by_clip` orders the rows itself: leave `train_sampling_strategy` out")
         for name in ("ce_loss_weight", "distillation_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")

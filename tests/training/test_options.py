@@ -10,11 +10,13 @@ from conftest import REPOSITORY
 from grpo_helpers import SETTINGS as GRPO_SETTINGS
 from grpo_helpers import build as build_grpo
 from sft_helpers import SETTINGS
+from sft_helpers import build as build_sft
 from trl import GRPOConfig, SFTConfig
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig
 from aurora_trl.training.arguments import RecipeArguments, parse_recipe
 from aurora_trl.training.options import NO_EFFECT, REFUSED, WORKS, options_page
+from aurora_trl.training.trainer_inputs import load_model
 
 CONFIGS = {"sft": (SFTConfig, AuroraSFTConfig), "grpo": (GRPOConfig, AuroraGRPOConfig)}
 
@@ -64,6 +66,14 @@ def make(method, folder, **settings):
         ("sft", {"learning_rate": float("nan")}, "`learning_rate` must be a number from 0 on, got nan"),
         ("sft", {"max_steps": -5}, "`max_steps` must be at least 1, or -1 for all of"),
         ("grpo", {"max_steps": -5}, "`max_steps` must be at least 1"),
+        ("grpo", {"temperature": 0.0}, "`temperature: 0` gives every answer of a group the same"),
+        ("grpo", {"epsilon_high": float("nan")}, "`epsilon_high` must be a number, got nan"),
+        ("sft", {"train_sampling_strategy": "group_by_length"}, "the length of a row is known once its clip is read"),
+        ("sft", {"train_sampling_strategy": "sequential", "group_by_clip": True}, "orders the rows itself"),
+        ("grpo", {"generation_kwargs": {"temperature": 0.2}}, "the loss would not know; set `temperature`"),
+        ("grpo", {"generation_kwargs": {"max_new_tokens": 9}}, "the loss would not know; set `max_completion_length`"),
+        ("sft", {"accelerator_config": {"dispatch_batches": True}}, "each process reads its own clips"),
+        ("sft", {"report_to": "wandbb"}, "`report_to: wandbb` is no tracker; use "),
         ("sft", {"report_to": "mlflow"}, "`report_to: mlflow` needs the package mlflow"),
         ("sft", {"report_to": ["tensorboard"]}, "`report_to: tensorboard` needs the package tensorboard"),
     ],
@@ -150,3 +160,45 @@ def test_evaluation_holds_whole_groups(tmp_path):
         config = make("grpo", tmp_path, num_generations=group, per_device_train_batch_size=group, eval_strategy="no")
         assert config.per_device_eval_batch_size % group == 0
     assert make("grpo", tmp_path, generation_kwargs='{"top_k": 5}').generation_kwargs == {"top_k": 5}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--max_length", "1024"], "`max_length: 1024` is refused: a row is never cut"),
+        ({"max_length": 1024}, "`max_length: 1024` is refused: a row is never cut"),
+        ({"dataset_text_field": "text"}, "`dataset_text_field: text` is refused"),
+        ({"packing": False, "fp16": False, "pad_token": None}, None),
+    ],
+    ids=str,
+)
+def test_what_is_asked_for_is_no_default(given, said, tmp_path, capsys):
+    """TRL's own value of an option that can not work passes in silence where nobody asked for it alone."""
+    values = {"model_name_or_path": "a", "dataset_path": "b", "output_dir": str(tmp_path / "out"), "bf16": False}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(values | (given if isinstance(given, dict) else {})))
+    argv = ["--config", str(file), *(given if isinstance(given, list) else [])]
+    if said is None:
+        parse_recipe((RecipeArguments, AuroraSFTConfig), argv)
+        return
+    with pytest.raises(SystemExit):
+        parse_recipe((RecipeArguments, AuroraSFTConfig), argv)
+    assert said in capsys.readouterr().err
+
+
+def test_fsdp_of_a_launch(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="the launch asks for FSDP, and the mask head is not sharded"):
+        make("sft", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["revision", "subfolder"])
+def test_what_names_other_weights_than_the_processors(name, checkpoint):
+    with pytest.raises(ValueError, match=f"`model_init_kwargs: {name}` is refused"):
+        load_model(str(checkpoint), {name: "v2"}, None)
+
+
+def test_rows_in_their_order(checkpoint, cot_rows, processor, tmp_path):
+    model = AuroraModel.from_pretrained(checkpoint)
+    trainer = build_sft(model, cot_rows, processor, tmp_path, train_sampling_strategy="sequential")
+    assert list(trainer._get_train_sampler()) == list(range(len(cot_rows)))
