@@ -21,6 +21,7 @@ from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
 from .checkpoints.files import CONFIG_FILE, HUB_ARGUMENTS, find_file, read_own_config
 from .checkpoints.policy_processor import check_template, load_policy_processor
 from .configuration_aurora import AuroraConfig, SamConfig
+from .fit import require_fit
 from .mask_geometry import MaskGeometry
 from .objects import find_object_positions, find_seg_positions
 
@@ -29,6 +30,8 @@ SETTINGS_FILE = "aurora_processor.json"
 _ANSWER_MARGIN = 1.25
 _UNKNOWN_ANSWER_TOKENS = 512
 _SENTENCE_END = frozenset(".!?…\n")
+
+_CLIPS_GO_ELSEWHERE = "AuroraPipeline answers a question about a clip, `process_clip` makes inputs of frames and sound"
 
 
 class AuroraProcessor(ProcessorMixin):
@@ -154,32 +157,8 @@ class AuroraProcessor(ProcessorMixin):
         return find_object_positions(token_ids, mask, self.seg_token_id, self.sentence_end_ids, self.max_objects)
 
     def require_fit(self, model: Any) -> None:
-        """
-        See to it that this is the processor of a model, and not of another: what differs would be drawn elsewhere,
-        or read at another token, without a word.
-
-        Args:
-            model (`AuroraModel`): that will read what this writes.
-
-        Raises:
-            `DataError`: names the setting, and both values.
-        """
-        config, decoder = model.config, model.config.mask_decoder_config
-        pairs: dict[str, tuple[Any, Any]] = {
-            "mask_image_size": (self.mask_image_size, getattr(decoder, "image_size", None)),
-            "keep_aspect_ratio": (self.keep_aspect_ratio, getattr(decoder, "keep_aspect_ratio", None)),
-            "seg_token_id": (self.seg_token_id, config.seg_token_id),
-        }
-        where = model.name_or_path or "the model"
-        for name, (own, models) in pairs.items():
-            if models is not None and own != models:
-                raise DataError(
-                    f"{where}: a processor of another model: its `{name}` is {own}, the model's is {models}; load "
-                    "both from the same folder"
-                )
-        size, rows = len(self.tokenizer), getattr(config.get_text_config(), "vocab_size", None)
-        if rows is not None and size > rows:
-            raise DataError(f"{where}: the tokenizer has {size} tokens, the model {rows}; load both from one folder")
+        """Raise `DataError` where this is the processor of another model, see `models/fit.py`."""
+        require_fit(self, model)
 
     def with_max_objects(self, max_objects: int | None) -> "AuroraProcessor":
         """This processor, or a copy that differs in `max_objects`; None leaves it as it is."""
@@ -270,6 +249,34 @@ class AuroraProcessor(ProcessorMixin):
                 f"row {row.get('id')!r}: its answer holds {found[0]!r}, which is a token of the model and no text; "
                 "write it in another way"
             )
+
+    def __call__(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
+    ) -> Any:
+        """
+        Tokenize text, as the tokenizer does.
+
+        Raises:
+            `ValueError`: for media: a clip becomes inputs together with its times and its masks' frames.
+        """
+        media = {"images": images, "videos": videos, "audio": audio}
+        for name in (name for name, value in media.items() if value is not None):
+            raise ValueError(f"`{name}` is not taken here: {_CLIPS_GO_ELSEWHERE}")
+        return self.tokenizer(text, **kwargs)
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        The text of a conversation, or its tokens, as the tokenizer gives them.
+
+        Raises:
+            `ValueError`: where tokens are asked for and a turn has media: their pixels would be left out.
+        """
+        turns = [turn for part in conversation for turn in (part if isinstance(part, list) else [part])]
+        kinds = [part.get("type") for turn in turns for part in turn["content"] if isinstance(part, dict)]
+        kind = next((kind for kind in kinds if kind not in (None, "text")), None)
+        if kind is not None and kwargs.get("tokenize"):
+            raise ValueError(f"a part of type {kind!r} is not taken here: {_CLIPS_GO_ELSEWHERE}")
+        return self.tokenizer.apply_chat_template(conversation, *args, **{"tokenize": False, **kwargs})
 
     def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
         """The tokenizer's `batch_decode`."""

@@ -199,6 +199,20 @@ def test_missing_dataset(small, monkeypatch, capsys):
     assert line.startswith("error: no/such/folder: no such dataset folder")
 
 
+def test_how_a_model_is_loaded_stays_in_the_saved_recipe(small, monkeypatch, tmp_path):
+    """As a flag, too: the recipe's script loads the model itself, and hands the trainer none of it."""
+    sys.path.insert(0, str(RECIPES))
+    try:
+        import sft
+    finally:
+        sys.path.remove(str(RECIPES))
+    flags = ["--model_init_kwargs", '{"dtype": "float32"}', "--max_steps", "1"]
+    monkeypatch.setattr(sys, "argv", ["sft.py", "--config", str(small()), *flags])
+    sft.main()
+    saved = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
+    assert saved["model_init_kwargs"] == {"dtype": "float32"}
+
+
 def test_missing_frame_before_training(small, world, tmp_path, monkeypatch, capsys):
     shutil.copytree(world, tmp_path / "world")
     frame = next((tmp_path / "world" / "media").glob("synth_*/frames/4.jpg"))
