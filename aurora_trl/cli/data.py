@@ -59,7 +59,14 @@ def _synth(arguments: argparse.Namespace) -> None:
 
 def _check_data(arguments: argparse.Namespace) -> None:
     from ..data import DataError, find_source
-    from ..data.validation import Problem, check_classes, describe_short_clips, find_problems, summarize
+    from ..data.validation import (
+        Problem,
+        check_classes,
+        describe_few_annotated,
+        describe_short_clips,
+        find_problems,
+        summarize,
+    )
     from ..progress import Progress
 
     source = find_source(arguments.path, arguments.format, arguments.subset)
@@ -88,9 +95,11 @@ def _check_data(arguments: argparse.Namespace) -> None:
         for problem in found:
             say(problem.text)
     for split, rows in splits.items():
-        note = describe_short_clips(rows.select_columns(["frames", "video"]), arguments.num_frames)
-        if note is not None:
-            say(f"{split}: {note}")
+        few = describe_few_annotated(rows.select_columns(["masks"]), arguments.num_frames)
+        short = describe_short_clips(rows.select_columns(["frames", "video"]), arguments.num_frames)
+        for note in (short, few):
+            if note is not None:
+                say(f"{split}: {note}")
     for split, found in problems.items():
         say(f"{split}: {summarize(splits[split], found) if split in splits else 'it can not be loaded'}")
     total = sum(map(len, problems.values()))

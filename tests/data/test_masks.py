@@ -89,7 +89,7 @@ def test_one_number_per_object(tmp_path, capsys):
         assert load_masks(rows[0]).sum() == count
         assert main(["check-data", str(tmp_path / "rows.jsonl")]) == 0
     assert main(["check-data", str(write(tmp_path, "mask.png", mask_value=5))]) == 1
-    assert "all its masks are empty" in capsys.readouterr().out
+    assert "no pixel of its masks is 5, its `mask_value`" in capsys.readouterr().out
 
 
 def test_a_number_needs_numbers(tmp_path):

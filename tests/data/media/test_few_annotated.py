@@ -7,6 +7,7 @@ from PIL import Image
 from aurora_trl.data.masks import mask_indices
 from aurora_trl.data.media.loading import frame_indices, load_frames, taken_frames
 from aurora_trl.data.schema import clip_key, view_key
+from aurora_trl.data.validation import describe_few_annotated
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.generation.feature_store import clip_digest
 
@@ -58,3 +59,10 @@ def test_two_rows_of_a_clip_see_their_own_frames(processor, tmp_path):
         assert ((shades // 6) % 2 == first).all()
         assert bool((loader.masks(row) == first).all())
     assert any(not (clips[0][name] == clips[1][name]).all() for name in clips[0] if name != "frame_size")
+
+
+def test_what_check_data_says():
+    rows = [row_of(40, {0, 5}), row_of(40, {1}), row_of(40, set(range(0, 40, 2))), row_of(40, set())]
+    said = describe_few_annotated(rows, 10)
+    assert said.startswith("2 rows have 1 to 2 annotated frames, and the model takes 10: ")
+    assert describe_few_annotated(rows[2:], 10) is None

@@ -1,0 +1,185 @@
+"""What is wrong with the rows of a clip: each of its files is looked at once, however many rows show it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from ..errors import DataError
+from .masks import decode_polygons, decode_rle, load_masks, mask_values, require_mask_count
+from .media.checks import Fault, check_image, check_sound, check_track, check_video, group_frames
+from .media.loading import split_moment
+from .schema import Row, check_row, split_mask
+
+Value = TypeVar("Value")
+Clip = list[tuple[int, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """
+    Something that is wrong with a dataset.
+
+    Attributes:
+        kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `mask values`, `empty mask`, `empty
+            sound`, `silent sound`, `short sound`, `duplicate id`, `class` or `row`.
+        text (`str`): one line that names the file or the row and the way out.
+        rows (`tuple[int, ...]`): the places of the rows that can not be used for it.
+    """
+
+    kind: str
+    text: str
+    rows: tuple[int, ...]
+
+    @property
+    def stops_training(self) -> bool:
+        """Whether the rows can not be used; a silent clip is worth knowing of, and can be trained on."""
+        return self.kind not in ("empty mask", "mask values", "silent sound", "short sound", "class")
+
+
+class ClipChecker:
+    """
+    Looks at the rows of one clip.
+
+    Args:
+        thorough (`bool`): decode every file; headers and ends of files are read otherwise.
+        min_sound_seconds (`float`): a shorter sound is a problem.
+    """
+
+    def __init__(self, thorough: bool, min_sound_seconds: float):
+        self.files = _FileLooks(thorough, min_sound_seconds)
+
+    def check(self, clip: Clip) -> list[Problem]:
+        """The problems of `(place, row)` pairs; one that several rows share comes once, with all of them."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for place, row in clip:
+            for fault in self._row_faults(row):
+                found.setdefault((fault.kind, str(fault)), []).append(place)
+        return [Problem(kind, text, tuple(places)) for (kind, text), places in found.items()]
+
+    def _row_faults(self, row: Row) -> list[Fault]:
+        try:
+            check_row(row)
+        except DataError as error:
+            counts = [len(row[name]) for name in ("masks", "frames") if row.get(name)]
+            return [Fault("mask count" if len(set(counts)) == 2 else "row", str(error))]
+        try:
+            images, moments = group_frames(row.get("frames") or [])
+        except DataError as error:
+            return [Fault("row", str(error))]
+        looks = {path: self.files.once(("frame", path), partial(self.files.frame, path)) for path in images}
+        if row.get("video"):
+            moments[row["video"]] = ()
+        for path, seconds in moments.items():
+            looks[path] = self.files.once(("video", path, str(seconds)), partial(self.files.video, path, seconds))
+        faults = [look for look in looks.values() if isinstance(look, Fault)]
+        if row.get("audio"):
+            faults += self._faults_of(("sound", row["audio"]), partial(self.files.sound, row["audio"]))
+        elif row.get("video") and self.files.thorough and not faults:
+            faults += self._faults_of(("track", row["video"]), partial(self.files.track, row["video"]))
+        named = [split_moment(name)[0] for name in row.get("frames") or [row["video"]]]
+        sizes = {path: look for path in named if not isinstance(look := looks[path], Fault)}
+        first_size = next(iter(sizes.values()), None)
+        for path, size in sizes.items():
+            if first_size is not None and size != first_size:
+                shown = f"{_shown(size)} pixels, but the clip's first frame has {_shown(first_size)}"
+                faults.append(Fault("size", f"{path}: {shown}"))
+        if not faults and row.get("masks") and not row.get("is_null"):
+            try:
+                require_mask_count(row, len(row["masks"]))
+            except DataError as error:
+                faults.append(Fault("mask count", str(error)))
+        return faults + self._mask_faults(row, first_size)
+
+    def _faults_of(self, key: tuple[str, ...], look: Callable[[], None]) -> list[Fault]:
+        fault = self.files.once(key, look)
+        return [fault] if isinstance(fault, Fault) else []
+
+    def _mask_faults(self, row: Row, frame_size: tuple[int, int] | None) -> list[Fault]:
+        if row.get("is_null"):
+            return []
+        faults: list[Fault] = []
+        entries = [entry for entry in row.get("masks") or () if entry is not None]
+        names = [name for entry in entries for name in split_mask(entry) or [entry] if name is not None]
+        for name in names:
+            in_row = name.startswith("{")
+            size = self.files.once((name,), partial(self.files.mask_size, name, row, frame_size))
+            if isinstance(size, Fault):
+                faults.append(size)
+            elif frame_size is not None and size != frame_size:
+                place = f"row {row['id']!r}: a mask" if in_row else name
+                faults.append(
+                    Fault("size", f"{place}: {_shown(size)} pixels, but the clip's frames have {_shown(frame_size)}")
+                )
+        if faults or not entries or not self.files.thorough:
+            return faults
+        drawn = self.files.once(("masks", str(row.get("mask_value")), *names), partial(self.files.any_drawn, row))
+        if isinstance(drawn, Fault):
+            return [drawn]
+        if row.get("mask_value") is None:
+            for name in names:
+                values = [] if name.startswith("{") else self.files.once(("values", name), partial(mask_values, name))
+                if not isinstance(values, Fault) and len(values) > 1:
+                    some = ", ".join(map(str, values[:5])) + (" …" if len(values) > 5 else "")
+                    text = f"{name}: it holds several numbers ({some}), and all that are not 0 are drawn"
+                    return [Fault("mask values", f"{text}; where each is an object, set `mask_value` to the row's")]
+        if not drawn and row.get("mask_value") is not None:
+            text = f"row {row['id']!r}: no pixel of its masks is {row['mask_value']}, its `mask_value`"
+            return [Fault("empty mask", text)]
+        if not drawn:
+            text = f"row {row['id']!r}: all its masks are empty; set `is_null` if the reference matches nothing"
+            return [Fault("empty mask", text)]
+        return []
+
+
+class _FileLooks:
+    """Looks at each file of a clip once; what is wrong with it is raised as its `Fault`."""
+
+    def __init__(self, thorough: bool, min_sound_seconds: float):
+        self.thorough = thorough
+        self.min_sound_seconds = min_sound_seconds
+        self._seen: dict[tuple[str, ...], Any] = {}
+
+    def once(self, key: tuple[str, ...], look: Callable[[], Value]) -> Value | Fault:
+        """What a look at a file finds, or its fault; the file is looked at once."""
+        if key not in self._seen:
+            try:
+                self._seen[key] = look()
+            except Fault as fault:
+                self._seen[key] = fault
+        return self._seen[key]
+
+    def frame(self, path: str) -> tuple[int, int]:
+        return check_image(path, "frame", decode=self.thorough)
+
+    def video(self, path: str, seconds: tuple[float, ...]) -> tuple[int, int]:
+        return check_video(path, moments=seconds, decode=self.thorough)
+
+    def sound(self, path: str) -> None:
+        check_sound(path, decode=self.thorough, min_seconds=self.min_sound_seconds)
+
+    def track(self, path: str) -> None:
+        check_track(path, min_seconds=self.min_sound_seconds)
+
+    @staticmethod
+    def any_drawn(row: Row) -> bool:
+        try:
+            return bool(load_masks(row).any())
+        except DataError as error:
+            raise Fault("unreadable", str(error)) from None
+
+    def mask_size(self, name: str, row: Row, frame_size: tuple[int, int] | None) -> tuple[int, int]:
+        if not name.startswith("{"):
+            return check_image(name, "mask")  # they are decoded all together
+        try:
+            if '"polygons"' in name:
+                decode_polygons(name, (8, 8))
+                return frame_size or (0, 0)
+            height, width = decode_rle(name).shape
+            return width, height
+        except DataError as error:
+            raise Fault("unreadable", f"row {row['id']!r}: {error}") from None
+
+
+def _shown(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
