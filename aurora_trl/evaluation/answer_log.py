@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ class AnswerLog(Journal):
         super().__init__(output, settings, fields=_FIELDS, sync_seconds=_SYNC_SECONDS, begin_anew=True)
         self._kept = {(record["run"], record["place"]): record for record in self.records}
         self.records.clear()  # the file has them
+        if self._kept:
+            sys.stderr.write(f"{self.path}: {len(self._kept)} answers of a run that was cut; continuing\n")
 
     def take_over(
         self, run: int, share: Sequence[int], batch_size: int
@@ -66,7 +69,7 @@ class AnswerLog(Journal):
 def evaluation_settings(checkpoint: str | Path, splits: Mapping[str, Iterable[Row]], **others: Any) -> dict[str, Any]:
     """What decides the answers of an evaluation: the model, the rows, and others."""
     rows = {
-        name: hashlib.sha256(json.dumps([dict(row) for row in rows]).encode()).hexdigest()[:16]
+        name: hashlib.sha256(json.dumps([dict(row) for row in rows], default=str).encode()).hexdigest()[:16]
         for name, rows in splits.items()
     }
     return {"task": "evaluation", "checkpoint": checkpoint_digest(checkpoint), "splits": rows, **others}

@@ -260,7 +260,8 @@ class AuroraProcessor(ProcessorMixin):
             `ValueError`: for media: a clip becomes inputs together with its times and its masks' frames.
         """
         media = {"images": images, "videos": videos, "audio": audio}
-        for name in (name for name, value in media.items() if value is not None):
+        name = next((name for name, value in media.items() if value is not None), None)
+        if name is not None:
             raise ValueError(f"`{name}` is not taken here: {_CLIPS_GO_ELSEWHERE}")
         return self.tokenizer(text, **kwargs)
 
@@ -272,7 +273,7 @@ class AuroraProcessor(ProcessorMixin):
             `ValueError`: where tokens are asked for and a turn has media: their pixels would be left out.
         """
         turns = [turn for part in conversation for turn in (part if isinstance(part, list) else [part])]
-        kinds = [part.get("type") for turn in turns for part in turn["content"] if isinstance(part, dict)]
+        kinds = [part.get("type") for turn in turns for part in turn.get("content") or () if isinstance(part, dict)]
         kind = next((kind for kind in kinds if kind not in (None, "text")), None)
         if kind is not None and kwargs.get("tokenize"):
             raise ValueError(f"a part of type {kind!r} is not taken here: {_CLIPS_GO_ELSEWHERE}")

@@ -220,8 +220,12 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
 
 def _given_names(argv: list[str], config: str | None) -> set[str]:
     """The options that a recipe or a flag names."""
-    flags = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-    return flags if config is None else flags | with_current_names(read_yaml(Path(config)), config).keys()
+    keys = () if config is None else with_current_names(read_yaml(Path(config)), config)
+    return {*_flags(argv), *keys}
+
+
+def _flags(argv: list[str]) -> list[str]:
+    return [word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")]
 
 
 def _raise(message: str) -> NoReturn:
@@ -279,7 +283,7 @@ def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None
         config = argv[argv.index("--config") + 1]
         settings = with_current_names(yaml.safe_load(Path(config).read_text()), config)
     values = {name: getattr(item, name) for item in configs for name in (entry.name for entry in fields(item))}
-    for flag in (word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")):
+    for flag in _flags(argv):
         if flag in values:
             # Paths, enumerations and the like as the text that a YAML would hold.
             plain = json.dumps(values[flag], default=lambda value: getattr(value, "value", str(value)))

@@ -20,6 +20,7 @@ _WORDS = re.compile(r"\w+")
 
 _CLIPS = "rows come with clips, which only their own collator reads"
 _TOKENIZER = "the tokenizer is the checkpoint's"
+_COMPILED = "it was not tried with rollouts, DeepSpeed and shared prompts"
 _VLLM = "clips reach the policy through `generate`"
 _ROLLOUT = "rollouts and rewards come before the loss"
 
@@ -33,9 +34,9 @@ REFUSED: dict[str, dict[str, str]] = {
         "fsdp_config": "the mask head is not sharded by FSDP: use DDP or DeepSpeed, see recipes/accelerate",
         "parallelism_config": "the model is not split along tensors or sequences: use DDP or DeepSpeed",
         "remove_unused_columns": "the columns of media must reach the collator",
-        "torch_compile": "it was not tried with rollouts, DeepSpeed and shared prompts",
-        "torch_compile_backend": "it was not tried with rollouts, DeepSpeed and shared prompts",
-        "torch_compile_mode": "it was not tried with rollouts, DeepSpeed and shared prompts",
+        "torch_compile": _COMPILED,
+        "torch_compile_backend": _COMPILED,
+        "torch_compile_mode": _COMPILED,
         "use_liger_kernel": "its fused loss passes the mask head by; TRL's fused head keeps no logits either",
         "router_aux_loss_coef": "no policy has experts",
     },
@@ -203,9 +204,8 @@ def check_options(config: Any, method: str, given: Collection[str] | None = None
         for name, reason in {**table["both"], **table[method]}.items():
             value = getattr(config, name, None)
             usual = value == _default(config, name)
-            if usual if given is None else not (usual and value and name in given):
-                continue
-            if any(value == harmless for harmless in _HARMLESS.get(name, ())):
+            asked = not usual if given is None else usual and value and name in given
+            if not asked or any(value == harmless for harmless in _HARMLESS.get(name, ())):
                 continue
             if table is REFUSED:
                 raise ValueError(f"`{name}: {_shown(value)}` {said}: {reason}")
@@ -243,7 +243,7 @@ def check_values(config: Any) -> None:
         )
     given = config.report_to if isinstance(config.report_to, list) else [config.report_to]
     for tracker in given:
-        if isinstance(tracker, str) and tracker not in {*INTEGRATION_TO_CALLBACK, "none", "all"}:
+        if isinstance(tracker, str) and tracker not in {*INTEGRATION_TO_CALLBACK, *_NO_TRACKERS}:
             raise ValueError(f"`report_to: {tracker}` is no tracker; use {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
         packages = _TRACKERS.get(tracker, (tracker,))
         known = isinstance(tracker, str) and tracker not in _NO_TRACKERS

@@ -32,7 +32,7 @@ def load_model(model: Any, init_kwargs: dict[str, Any] | None, quantization_conf
         raise ValueError(
             f"`attn_implementation: {attention}` needs the package flash-attn and a GPU: install it, or leave it out"
         )
-    elsewhere = next((name for name in ("revision", "subfolder", "variant", "cache_dir") if settings.get(name)), None)
+    elsewhere = next((name for name in ("revision", "subfolder") if settings.get(name)), None)
     if elsewhere is not None:
         raise ValueError(
             f"`model_init_kwargs: {elsewhere}` is refused: the processor would be another's than the weights; "

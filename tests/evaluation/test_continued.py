@@ -2,12 +2,14 @@
 
 import json
 import logging
+from datetime import date
 
 import pytest
 from PIL import Image
 
 from aurora_trl.cli import main
 from aurora_trl.data import DataError, save_json
+from aurora_trl.evaluation.answer_log import evaluation_settings
 from aurora_trl.evaluation.evaluate import evaluate_model
 
 FILES = ("answers.jsonl", "metrics.json")
@@ -90,12 +92,12 @@ def test_by_the_command(checkpoint, broken, tmp_path, capsys):
     head = bytearray(whole)  # whole at both ends, so that the check before it finds nothing
     head[len(head) // 2 : len(head) // 2 + 8] = bytes(8)
     frame.write_bytes(bytes(head))
-    first = main(command)
-    said = capsys.readouterr().err
-    if first:
-        assert "frame.png" in said
-        frame.write_bytes(whole)
-        assert main(command) == 0, capsys.readouterr().err
+    assert main(command) == 1
+    assert "frame.png" in capsys.readouterr().err.splitlines()[-1]
+    assert len(logged(tmp_path)) == 4
+    frame.write_bytes(whole)
+    assert main(command) == 0
+    assert "4 answers of a run that was cut; continuing" in capsys.readouterr().err
     assert (tmp_path / "eval" / "metrics.json").exists()
     assert not list(tmp_path.glob("*.journal.jsonl"))
 
@@ -105,3 +107,9 @@ def test_a_row_without_masks_is_named_before_anything_is_answered(model, process
     some[2]["masks"] = [None] * len(some[2]["frames"])
     with pytest.raises(DataError, match="it has no masks, and a score compares with them"):
         evaluate_model(model, processor, {"train": some}, tmp_path / "eval", max_new_tokens=2)
+
+
+def test_columns_of_ones_own_are_part_of_the_rows(checkpoint):
+    """Whatever they hold."""
+    of = [evaluation_settings(checkpoint, {"a": [{"id": "a", "day": date(2026, 1, day)}]})["splits"] for day in (1, 2)]
+    assert of[0] != of[1]
