@@ -1,17 +1,19 @@
 """Rows and their media in Parquet files, in a folder or on the Hub, for `datasets`."""
 
+import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, load_dataset
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+from datasets import Dataset
+from huggingface_hub import HfApi, is_offline_mode, snapshot_download
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from ...disk import NEW_FOLDER, naming
 from ...errors import DataError
@@ -129,7 +131,8 @@ def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None =
     """
     Load a split that `save_parquet` wrote, from a folder or from the Hub.
 
-    The media are unpacked to files once, where the next call finds them.
+    The media are unpacked to files once, where the next call finds them: into a folder that is named by what the
+    tables are, so that a dataset that is written again is unpacked again.
 
     Args:
         path (`str` or `Path`): the folder, or a Hub repository such as `name/dataset`.
@@ -140,25 +143,48 @@ def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None =
         `Dataset`: with the columns of `aurora_trl.data.schema`.
 
     Raises:
-        `DataError`: where there is no such split, or no table of media.
+        `DataError`: where there is no such split, no table of media, or a table that can not be read.
     """
     known = list_parquet_splits(path)
     if split not in known:
         raise DataError(f"{path}: no split {split!r}; it has {', '.join(known)}")
-    rows = load_dataset(str(path), "rows", split=split)
-    media = load_dataset(str(path), "media", split="media")
-    if media_dir is None:
-        # Another version of the data has another fingerprint, and so a folder of its own.
-        name = f"{_file_name(path)}-{media._fingerprint}"
-        media_dir = Path(datasets.config.HF_DATASETS_CACHE) / "aurora_trl" / name
-    folder = Path(media_dir).resolve()
-    _unpack(media, folder)
+    folder = Path(path) if Path(path).is_dir() else _download(str(path), split)
+    # Not `load_dataset`: of a folder it caches by the name alone, and takes another dataset of that name for this one
+    # (datasets 5).
+    rows = _read_rows(folder / ROWS_FOLDER / f"{split}.parquet")
+    tables = sorted((folder / MEDIA_FOLDER).glob("*.parquet"))
+    if not tables:
+        raise DataError(f"{path}: it has no {MEDIA_FOLDER}/*.parquet; write it again with `aurora export`")
+    place = Path(media_dir or Path(datasets.config.HF_DATASETS_CACHE, "aurora_trl")).resolve()
+    media = place / f"{_file_name(path)}-{_version(tables)}"
+    _unpack(tables, media)
     # A table may be older than a column.
     there = [
-        map_paths({**dict.fromkeys(COLUMNS), **with_current_names(row, path)}, lambda name: str(folder / name))
+        map_paths({**dict.fromkeys(COLUMNS), **with_current_names(row, path)}, lambda name: str(media / name))
         for row in rows
     ]
     return as_dataset(there, path)
+
+
+def _read_rows(table: Path) -> list[dict[str, Any]]:
+    with _named(table):
+        return pq.read_table(table).to_pylist()
+
+
+@contextmanager
+def _named(table: Path) -> Iterator[None]:
+    """What is wrong with a table's file, with its name."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        text = " ".join(str(error).split())
+        raise DataError(f"{table}: can not be read ({text}); write it again with `aurora export`") from None
+
+
+def _version(tables: Sequence[Path]) -> str:
+    """Another one where the tables are others."""
+    stats = [(table.name, stat.st_size, stat.st_mtime_ns) for table in tables for stat in (table.stat(),)]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
 
 
 def list_parquet_splits(path: str | Path) -> list[str]:
@@ -179,7 +205,11 @@ def list_parquet_splits(path: str | Path) -> list[str]:
 
 
 def _hub_files(name: str) -> list[str]:
-    """The paths of a dataset's files on the Hub."""
+    """The paths of a dataset's files on the Hub; in offline mode, of those that were downloaded."""
+    if is_offline_mode():
+        with suppress(LocalEntryNotFoundError):
+            snapshot = Path(snapshot_download(name, repo_type="dataset", local_files_only=True))
+            return [str(file.relative_to(snapshot)) for file in snapshot.rglob("*") if file.is_file()]
     try:
         info = HfApi().dataset_info(name, timeout=_HUB_SECONDS)
     except RepositoryNotFoundError:
@@ -192,19 +222,40 @@ def _hub_files(name: str) -> list[str]:
     return [sibling.rfilename for sibling in info.siblings or ()]
 
 
+def _download(name: str, split: str) -> Path:
+    """A dataset's rows of a split, and its media, in the Hub's cache."""
+    wanted = [f"{ROWS_FOLDER}/{split}.parquet", f"{MEDIA_FOLDER}/*.parquet"]
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=wanted))
+    except (HTTPError, OSError, ValueError) as error:
+        raise DataError(f"{name}: can not be downloaded from the Hub: {' '.join(str(error).split())}") from None
+
+
 def _file_name(path: str | Path) -> str:
     return re.sub(r"[^\w.-]+", "--", str(path).strip("/"))[-80:]
 
 
-def _unpack(media: Dataset, folder: Path) -> None:
+def _unpack(tables: Iterable[Path], folder: Path) -> None:
     """Write the media that are not there yet, each one whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     there = set(os.listdir(folder))
-    wanted = [i for i, name in enumerate(media["path"]) if name not in there]
-    for entry in media.select(wanted):
+    for entry in (entry for table in tables for entry in _read_media(table, there)):
         name = entry["path"]
-        if Path(name).name != name:
+        if not isinstance(name, str) or Path(name).name != name:
             raise DataError(f"a medium is called {name!r}; its name must be that of a file without a folder")
         temporary = folder / f".{name}.{os.getpid()}.tmp"
-        temporary.write_bytes(entry["content"])
+        with naming(temporary):
+            temporary.write_bytes(entry["content"])
         temporary.replace(folder / name)
+
+
+def _read_media(table: Path, there: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The files in a table that are not there yet; a row group of them is in memory at a time."""
+    with _named(table), pq.ParquetFile(table) as file:
+        if missing := {"path", "content"} - set(file.schema_arrow.names):
+            raise DataError(f"{table}: it has no column `{min(missing)}`; write it again with `aurora export`")
+        for group in range(file.num_row_groups):
+            names = file.read_row_group(group, ["path"]).column("path").to_pylist()
+            if any(name not in there for name in names):
+                entries = file.read_row_group(group, ["path", "content"]).to_pylist()
+                yield from (entry for entry in entries if entry["path"] not in there)

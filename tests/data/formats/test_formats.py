@@ -1,7 +1,9 @@
 """Every dataset is written in its official layout, recognised, loaded, read and scored."""
 
 import json
+import shutil
 import tracemalloc
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -26,6 +28,7 @@ from aurora_trl.data import (
 from aurora_trl.data.formats.avsbench import class_palette, load_class_maps, load_class_names
 from aurora_trl.data.masks import encode_rle, load_masks, mask_indices
 from aurora_trl.data.media.loading import load_audio, load_frames
+from aurora_trl.data.schema import as_dataset
 from aurora_trl.data.validation import check_dataset
 from aurora_trl.evaluation.metrics import PROTOCOLS, SegmentationMetrics, SemanticMetrics
 from aurora_trl.generation.clip_loader import ClipLoader
@@ -223,6 +226,22 @@ def test_parquet_gives_back_the_same_rows(world, tmp_path, processor, monkeypatc
     row = {**splits["train"][0], "audio": str(tmp_path / "gone.wav")}
     with pytest.raises(DataError, match="gone.wav: no such file"):
         save_parquet({"train": [row]}, tmp_path / "other")
+
+
+def test_a_dataset_is_not_another_of_its_name(tmp_path, monkeypatch):
+    """A folder of the same name, and the same folder written again, are what they are now: rows and media."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    seen = []
+    for parent, text, media_dir in (("a", "one", None), ("b", "two", None), ("a", "three", None), ("a", "four", "m")):
+        (tmp_path / "sound.wav").write_text(f"sound {text}")
+        row = {**dict.fromkeys(COLUMNS), "id": "x", "reference": text, "audio": str(tmp_path / "sound.wav")}
+        folder = tmp_path / parent / "pack"
+        shutil.rmtree(folder, ignore_errors=True)
+        save_parquet({"train": as_dataset([row], "rows")}, folder)
+        for _ in range(2):  # unpacked, and found
+            loaded = load_parquet(folder, "train", media_dir=media_dir and tmp_path / media_dir)[0]
+            seen.append((loaded["reference"], Path(loaded["audio"]).read_text()))
+    assert seen == [(text, f"sound {text}") for text in ("one", "two", "three", "four") for _ in range(2)]
 
 
 def test_export_holds_a_few_media_at_a_time(tmp_path):
