@@ -14,6 +14,7 @@ from typing import Any
 from .disk import naming
 from .errors import DataError
 from .locks import RunLock
+from .text_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class Journal:
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             raise DataError(
                 f"{self.path}, line {number}: not valid JSON: {error}; restore or remove the file"

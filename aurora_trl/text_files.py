@@ -1,11 +1,12 @@
-"""Text files as editors and spreadsheets write them."""
+"""Text, JSON and YAML as editors and spreadsheets write them, or as a copy that was cut short left them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..errors import DataError
+from .errors import DataError
 
 
 def read_text(path: str | Path, limit: int | None = None) -> str:
@@ -28,6 +29,39 @@ def read_text(path: str | Path, limit: int | None = None) -> str:
         raise DataError(f"{path}: can not be read: {error.strerror}") from None
 
 
+def parse_json(text: str | bytes) -> Any:
+    """
+    `json.loads`, whose every fault is a `ValueError`.
+
+    Raises:
+        `ValueError`: where the text is no JSON, or is nested too deep to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """
+    A file that holds one JSON object.
+
+    Raises:
+        `DataError`: where it is missing, is not JSON in UTF-8, or holds something else than an object.
+    """
+    way_out = "restore it, or write it again"
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such file; {way_out}")
+    try:
+        content = parse_json(read_text(path))
+    except ValueError as error:
+        told = str(error) if isinstance(error, DataError) else f"{path}: not valid JSON ({error})"
+        raise DataError(f"{told}; {way_out}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds a {type(content).__name__} where an object `{{…}}` belongs; {way_out}")
+    return content
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML's own loader takes the last of two equal keys without a word."""
 
@@ -43,6 +77,27 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def parse_yaml(text: str, place: str | Path) -> dict[str, Any]:
+    """
+    YAML that is a mapping of keys to values.
+
+    Args:
+        text (`str`): the YAML.
+        place (`str` or `Path`): the file that it came from, for the error.
+
+    Raises:
+        `DataError`: where it is no YAML or no mapping; names the key that stands twice.
+    """
+    try:
+        content = yaml.load(text, _StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-02-31 is a ValueError
+        told = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise DataError(f"{place}: not valid YAML: {told}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{place}: a mapping of keys to values is needed")
+    return content
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     A YAML file that is a mapping of keys to values.
@@ -52,10 +107,4 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file")
-    try:
-        content = yaml.load(read_text(path), _StrictLoader)
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: a mapping of keys to values is needed")
-    return content
+    return parse_yaml(read_text(path), path)

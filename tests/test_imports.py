@@ -15,6 +15,7 @@ ROOMS = (
     "progress",
     "disk",
     "locks",
+    "text_files",
     "journal",
     "data",
     "models",

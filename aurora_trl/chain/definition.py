@@ -27,9 +27,9 @@ from typing import Any
 
 import yaml
 
-from ..data.json_file import read_json
-from ..data.text_files import read_yaml
 from ..errors import DataError
+from ..text_files import read_json, read_text, read_yaml
+from .launch import read_launch
 
 STEP_KEYS = {"name", "run", "train", "config", "accelerate", "makes", "needs", "minutes"}
 
@@ -203,7 +203,8 @@ def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[
     launch = ["accelerate", "launch"]
     if entry.get("accelerate"):
         launch += ["--config_file", entry["accelerate"]]
-        step.inputs += Path(entry["accelerate"]).read_text() if Path(entry["accelerate"]).exists() else ""
+        if Path(entry["accelerate"]).is_file():  # the dry run says where it is missing
+            step.inputs += read_text(entry["accelerate"])
     flags: list[str] = []
     if pipeline.num_processes is not None:
         launch += ["--num_processes", str(pipeline.num_processes)]
@@ -244,8 +245,13 @@ def _same_batch(pipeline: Pipeline, entry: dict[str, Any], settings: dict[str, A
     """The flags by which a step sees as many samples on another number of GPUs."""
     if not entry.get("accelerate"):
         raise DataError(f"{pipeline.file}: step `{entry['name']}` has no `accelerate` config to start processes with")
-    written_for = int(read_yaml(Path(entry["accelerate"])).get("num_processes", 1))
-    micro_steps = written_for * int(settings.get("gradient_accumulation_steps", 1))
+    accumulated = settings.get("gradient_accumulation_steps", 1)
+    if isinstance(accumulated, bool) or not isinstance(accumulated, int) or accumulated < 1:
+        raise DataError(
+            f"{pipeline.file}: step `{entry['name']}`: `gradient_accumulation_steps` must be a whole number of at "
+            f"least 1, got {accumulated!r}"
+        )
+    micro_steps = read_launch(entry["accelerate"]).num_processes * accumulated
     count = pipeline.num_processes
     if not count or count < 1 or micro_steps % count:
         raise DataError(

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import io
-import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -11,15 +10,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import yaml
-
 from ..data.schema import Row
 from ..data.validation import describe_short_clips
 from ..errors import DataError
+from ..models.checkpoints.files import REPOSITORY_ID
 from ..training.arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
 from ..training.grpo_config import AuroraGRPOConfig
 from ..training.sft_config import AuroraSFTConfig
 from .definition import Pipeline, Step
+from .launch import LaunchConfig, read_launch
 from .memory_estimate import GIGABYTE, MemoryEstimate, TrainingSetup, estimate_memory
 from .planned_model import CHARACTERS_PER_TOKEN, ModelPlan, learnt_tokens, option, plan_model
 
@@ -116,7 +115,7 @@ class _Checker:
 
     def _is_hub_name(self, path: str) -> bool:
         inside = Path(path).is_relative_to(self.pipeline.output_dir)
-        return not inside and re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None
+        return not inside and "/" in path and REPOSITORY_ID.fullmatch(path) is not None
 
     def _check_training(self, config_file: Path) -> None:
         words = self.step.command
@@ -124,8 +123,7 @@ class _Checker:
         if not script.is_file():
             self.plan.problems.append(f"{script}: no such script")
         accelerate = option(words, "--config_file")
-        if accelerate is not None and not Path(accelerate).is_file():
-            self.plan.problems.append(f"{accelerate}: no such accelerate config")
+        launch = self._check_launch(accelerate)
         config_class = CONFIGS.get(script.stem)
         if config_class is None:
             self.plan.lines.append(f"{script} is not one of our recipes: its YAML is not checked")
@@ -150,7 +148,17 @@ class _Checker:
         rows = self._check_rows(recipe)
         limit = getattr(config, "max_completion_length", None)
         self._check_limit(f"{config_file}: `max_completion_length`", limit, recipe.model_name_or_path)
-        self._estimate(recipe, lora, config, rows, accelerate)
+        self._estimate(recipe, lora, config, rows, launch)
+
+    def _check_launch(self, accelerate: str | None) -> LaunchConfig:
+        """How the step is started; what an accelerate config lacks is a problem."""
+        launch = LaunchConfig()
+        try:
+            launch = launch if accelerate is None else read_launch(accelerate)
+        except DataError as error:
+            self.plan.problems.append(f"accelerate config: {error}")
+        processes = option(self.step.command, "--num_processes")
+        return launch if processes is None else replace(launch, num_processes=int(processes))
 
     def _check_limit(self, key: str, limit: int | None, name: str) -> None:
         """A limit of one's own does not cut what the model has learnt to write."""
@@ -196,9 +204,7 @@ class _Checker:
         self.plan.lines.append(f"data: {recipe.dataset_path}, {len(dataset)} rows")
         return dataset.select(range(min(len(dataset), _MEASURED_ROWS))).to_list()
 
-    def _estimate(
-        self, recipe: Any, lora: LoraArguments, config: Any, rows: list[Row], accelerate: str | None
-    ) -> None:
+    def _estimate(self, recipe: Any, lora: LoraArguments, config: Any, rows: list[Row], launch: LaunchConfig) -> None:
         model = plan_model(self.pipeline, recipe.model_name_or_path)
         if model is None:
             self.plan.lines.append("model: its sizes are known once the first step has made it")
@@ -207,13 +213,12 @@ class _Checker:
         short = describe_short_clips(rows, model.num_frames, max_videos=_MEASURED_VIDEOS)
         self.plan.lines += [] if short is None else [f"data: {short}"]
         prompt, answer = _prompt_tokens(model, rows), _answer_tokens(config, recipe, model)
-        stage, processes, offload = _deepspeed(accelerate, self.step.command)
         setup = TrainingSetup(
             groups=config.trainable_groups(),
             lora=lora,
-            zero_stage=stage,
-            num_processes=processes,
-            offload_optimizer=offload,
+            zero_stage=launch.zero_stage,
+            num_processes=launch.num_processes,
+            offload_optimizer=launch.offload_optimizer,
             batch_size=config.per_device_train_batch_size,
             tokens=prompt + answer,
             num_frames=model.num_frames,
@@ -279,16 +284,6 @@ def _answer_tokens(config: Any, recipe: Any, model: ModelPlan) -> int:
         return model.answer_limit(config.max_completion_length)
     learnt = learnt_tokens({**vars(recipe), "targets": config.targets}, model.processor)
     return learnt if learnt is not None else replace(model, answer_tokens=None).answer_limit(None)
-
-
-def _deepspeed(accelerate: str | None, words: list[str]) -> tuple[int | None, int, bool]:
-    """ZeRO stage, number of processes and whether the optimizer is offloaded, of a launch."""
-    content: dict[str, Any] = {}
-    if accelerate is not None and Path(accelerate).is_file():
-        content = yaml.safe_load(Path(accelerate).read_text())
-    settings = content.get("deepspeed_config") or {}
-    processes = int(option(words, "--num_processes") or content.get("num_processes", 1))
-    return settings.get("zero_stage"), processes, settings.get("offload_optimizer_device", "none") == "cpu"
 
 
 @contextlib.contextmanager

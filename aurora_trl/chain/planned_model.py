@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from transformers import AutoConfig
 
 from ..data.schema import Row
 from ..errors import DataError
 from ..models.configuration_aurora import AuroraConfig
 from ..models.processing_aurora import AuroraProcessor
+from ..text_files import parse_yaml, read_text
 from ..training.arguments import load_rows
 from .definition import Pipeline, Step
 from .published_sizes import published_config, video_llama2_tokens
@@ -86,8 +86,7 @@ def plan_model(pipeline: Pipeline, name: str) -> ModelPlan | None:
     if maker is None:
         return None
     if maker.config is not None:
-        text = pipeline.configs.get(maker.config) or maker.config.read_text()
-        settings = yaml.safe_load(text)
+        settings = parse_yaml(pipeline.configs.get(maker.config) or read_text(maker.config), maker.config)
         model = plan_model(pipeline, str(settings["model_name_or_path"]))
         if model is None:
             return None

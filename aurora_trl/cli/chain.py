@@ -59,8 +59,8 @@ def _check_plan(pipeline: "Pipeline", parser: argparse.ArgumentParser) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from ..data import find_source
-    from ..data.json_file import read_json
     from ..evaluation.report import read_metrics, write_report
+    from ..text_files import read_json
 
     root = Path(arguments.root)
     evaluations = {phase: root / "eval" / phase for phase in arguments.phases}
@@ -73,6 +73,12 @@ def _report(arguments: argparse.Namespace) -> None:
     source = find_source(arguments.data, arguments.format, arguments.subset)
     rows = {row["id"]: row for row in source.load(first)}
     records = sorted((root / ".pipeline").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    times = [(path.stem, read_json(path).get("seconds")) for path in records]
-    durations = [(name, seconds) for name, seconds in times if seconds is not None]
+    durations = []
+    for path in records:
+        seconds = read_json(path).get("seconds")
+        if not isinstance(seconds, int | float | None):
+            raise ValueError(
+                f"{path}: `seconds` is {seconds!r}, no number; take the file away, and its step runs again"
+            )
+        durations += [] if seconds is None else [(path.stem, seconds)]
     say(f"{write_report(root, evaluations, trainings, rows, durations=durations)}")

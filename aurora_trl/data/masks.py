@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from ..errors import DataError
+from ..text_files import parse_json
 from .media.loading import NO_FRAME, count_frames, split_moment, taken_frames, upright, upright_size
 from .media.video import index_video
 from .schema import Row, count_objects, split_mask
@@ -232,7 +233,7 @@ def decode_rle(text: str) -> np.ndarray:
         `DataError`: where the text is no such encoding.
     """
     try:
-        rle = json.loads(text)
+        rle = parse_json(text)
         size, counts = [int(side) for side in rle["size"]], rle["counts"]
         if isinstance(counts, list):  # COCO's second form, runs as numbers
             if sum(counts) != size[0] * size[1] or min(counts, default=0) < 0:
@@ -273,7 +274,7 @@ def decode_polygons(text: str, size: tuple[int, int]) -> np.ndarray:
     plane = Image.new("L", (size[1], size[0]))
     pen = ImageDraw.Draw(plane)
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         for value, outlines in ((1, content["polygons"]), (0, content.get("holes", []))):
             for outline in outlines:
                 if len(outline) < 6 or len(outline) % 2:

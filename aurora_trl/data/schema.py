@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
 from ..errors import DataError
+from ..text_files import parse_json
 
 # One row is one reference about one clip. Media are paths: they are read when a batch needs them.
 FEATURES = Features(
@@ -94,16 +96,38 @@ def as_dataset(rows: Sequence[Row], source: str | Path) -> Dataset:
         source (`str` or `Path`): where they are from, for the error.
 
     Raises:
-        `DataError`: where a column of one's own holds values of different kinds.
+        `DataError`: where a column of one's own holds values of different kinds, or a value can not be kept: half of a
+            character, or a number beyond 64 bits.
     """
-    dataset = Dataset.from_list([{name: row.get(name) for name in COLUMNS} for row in rows], features=FEATURES)
+    try:
+        dataset = Dataset.from_list([{name: row.get(name) for name in COLUMNS} for row in rows], features=FEATURES)
+    except _UNKEPT:
+        for name, row in product(COLUMNS, rows):
+            _require_kept(row, name, source)
+        raise
     for name in dict.fromkeys(name for row in rows for name in row if name not in FEATURES):
         try:
             dataset = dataset.add_column(name, [row.get(name) for row in rows])
-        except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
+        except _UNKEPT as error:
+            for row in rows:
+                _require_kept(row, name, source)
             text = " ".join(str(error).split())
             raise DataError(f"{source}: the values of `{name}` are not all of one kind ({text})") from None
     return dataset
+
+
+# What Arrow says to a value that it can not hold.
+_UNKEPT = (pa.ArrowException, TypeError, OverflowError, UnicodeError)
+
+
+def _require_kept(row: Row, name: str, source: str | Path) -> None:
+    """Raise `DataError` where a dataset can not hold a value."""
+    column = FEATURES.arrow_schema.field(name).type if name in FEATURES else None
+    try:
+        pa.array([row.get(name)], type=column)
+    except _UNKEPT as error:
+        text = " ".join(str(error).split())
+        raise DataError(f"{source}: row {row.get('id')!r}: `{name}` can not be kept ({text})") from None
 
 
 def with_target(row: Row, target: str) -> dict[str, Any]:
@@ -127,8 +151,8 @@ def split_mask(mask: str) -> list[str | None] | None:
     if not (mask.startswith("[") and mask.endswith("]")):
         return None
     try:
-        masks = json.loads(mask)
-    except json.JSONDecodeError as error:
+        masks = parse_json(mask)
+    except ValueError as error:
         raise DataError(f"not a list of masks: {mask[:60]!r} ({error})") from None
     wrong = next((item for item in masks if not isinstance(item, str | dict | None)), None)
     if wrong is not None or not masks:
@@ -176,7 +200,14 @@ def check_row(row: Row) -> None:
         raise DataError(f"row {row.get('id')!r}: the reference is empty; remove the row or write its reference")
     if not row.get("frames") and not row.get("video"):
         raise DataError(f"row {row.get('id')!r}: it has neither `frames` nor `video`")
-    masks, frames = row.get("masks"), row.get("frames")
+    masks, frames, number = row.get("masks"), row.get("frames"), row.get("mask_value")
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+        raise DataError(
+            f"row {row.get('id')!r}: `mask_value` is {number!r}; it must be the number that the object has in its "
+            "masks, 1 or more: 0 is the background"
+        )
+    if number is not None and not masks and not row.get("is_null"):
+        raise DataError(f"row {row.get('id')!r}: it has a `mask_value` and no `masks` to look for it in")
     if masks and frames and len(masks) != len(frames):
         raise DataError(f"row {row.get('id')!r}: {len(masks)} masks for {len(frames)} frames; give one per frame")
     count_objects(row)

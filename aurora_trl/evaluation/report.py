@@ -1,14 +1,13 @@
 """The report of a chain: what each phase brought, what the model listens to, curves and pictures."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.formats.refavs import NULL_SPLIT
-from ..data.json_file import read_json
 from ..disk import written_whole
 from ..errors import DataError
+from ..text_files import parse_json, read_json, read_text
 from .evaluate import ANSWERS_FILE, METRICS_FILE
 from .metrics import get_protocol
 
@@ -116,13 +115,34 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     again = "evaluate that checkpoint again"
     if not isinstance(metrics.get("splits"), dict) or not metrics["splits"] or "swaps" not in metrics:
         raise DataError(f"{file}: it has no scores by split; {again}")
-    rules = get_protocol(str(metrics.get("protocol")))
+    try:
+        rules = get_protocol(str(metrics.get("protocol")))
+    except ValueError as error:
+        raise DataError(f"{file}: {error}; {again}") from None
     for split, scores in metrics["splits"].items():
-        wanted = (*rules.scores, "rows", "mean_tokens")
-        wrong = next((name for name in wanted if not isinstance(scores.get(name), (int, float))), None)
-        if wrong is not None or not isinstance(scores.get("by_kind"), dict):
-            raise DataError(f"{file}: {split} has no number `{wrong or 'by_kind'}`; {again}")
+        _check_scores(f"{file}: {split}", scores, (*rules.scores, "rows", "mean_tokens"))
+        if not isinstance(scores.get("by_kind"), dict):
+            raise DataError(f"{file}: {split} has no scores `by_kind`; {again}")
+        for kind, by_kind in scores["by_kind"].items():
+            _check_scores(f"{file}: {split}, {kind}", by_kind, ("rows", "J") if "J" in rules.scores else ("rows",))
+        for name in _ANSWER_SHARES:
+            if scores.get(name) is not None:
+                _check_scores(f"{file}: {split}", scores, (name,))
+    if not isinstance(metrics["swaps"], dict):
+        raise DataError(f"{file}: `swaps` is no mapping of modalities to scores; {again}")
+    for name, scores in metrics["swaps"].items():
+        _check_scores(f"{file}: swap of {name}", scores, (rules.headline,))
+        if scores.get("split") not in metrics["splits"]:
+            raise DataError(f"{file}: swap of {name} is on no split of the scores; {again}")
     return metrics
+
+
+def _check_scores(place: str, scores: Any, wanted: Sequence[str]) -> None:
+    """Raise `DataError` where a mapping of scores lacks a number that the report shows."""
+    numbers = scores if isinstance(scores, dict) else {}
+    wrong = next((name for name in wanted if not isinstance(numbers.get(name), (int, float))), None)
+    if wrong is not None:
+        raise DataError(f"{place} has no number `{wrong}`; evaluate that checkpoint again")
 
 
 def shown_scores(protocol: str, split: str) -> tuple[str, ...]:
@@ -235,20 +255,25 @@ def _picture_section(
 
 
 def _read_answers(file: Path) -> list[dict[str, Any]]:
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = read_text(file).splitlines() if file.is_file() else []
     if not lines:
         raise DataError(f"{file}: no such file, or it holds no answer; evaluate that checkpoint again")
     return [_read_answer(f"{file}, line {number}", line) for number, line in enumerate(lines, 1)]
 
 
 def _read_answer(place: str, line: str) -> dict[str, Any]:
+    again = "evaluate that checkpoint again"
     try:
-        answer = json.loads(line)
-        lacking = [name for name in _ANSWER_KEYS if name not in answer]
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{place}: no answer of an evaluation ({error}); evaluate that checkpoint again") from None
-    if lacking:
-        raise DataError(f"{place}: the answer has no `{lacking[0]}`; evaluate that checkpoint again")
+        answer = parse_json(line)
+    except ValueError as error:
+        raise DataError(f"{place}: no answer of an evaluation ({error}); {again}") from None
+    if not isinstance(answer, dict):
+        raise DataError(f"{place}: no answer of an evaluation, but a {type(answer).__name__}; {again}")
+    lacking = next((name for name in _ANSWER_KEYS if name not in answer), None)
+    if lacking is not None:
+        raise DataError(f"{place}: the answer has no `{lacking}`; {again}")
+    if answer["swap"] is None and not isinstance(answer["j"], (int, float)):
+        raise DataError(f"{place}: `j` is no number; {again}")
     return answer
 
 

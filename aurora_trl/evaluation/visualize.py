@@ -11,12 +11,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ..data.json_file import read_json
 from ..data.masks import decode_rle, load_masks, mask_indices
 from ..data.media.loading import load_frames, taken_frames
 from ..data.schema import Row
 from ..errors import DataError
 from ..generation.overlay import overlay_masks
+from ..text_files import read_json
 
 _SHOWN_FRAMES = 5
 
@@ -73,7 +73,9 @@ def smooth(values: Sequence[float]) -> np.ndarray:
 def read_history(state: Path) -> list[dict[str, Any]]:
     """What a trainer logged, from its `trainer_state.json`; `DataError` where that is no such file."""
     history = read_json(state).get("log_history")
-    if not isinstance(history, list) or not all(isinstance(entry, dict) and "step" in entry for entry in history):
+    if not isinstance(history, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("step"), int) for entry in history
+    ):
         raise DataError(f"{state}: it has no `log_history` with steps; restore the file that the trainer wrote")
     return history
 
@@ -94,7 +96,10 @@ def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: 
     for title, state in states:
         history = read_history(state)
         for name in names:
-            points = [(entry["step"], float(entry[name])) for entry in history if name in entry]
+            points = [(entry["step"], entry[name]) for entry in history if name in entry]
+            wrong = next((value for _, value in points if not isinstance(value, (int, float))), None)
+            if wrong is not None:
+                raise DataError(f"{state}: it logs {wrong!r} as `{name}`; restore the file that the trainer wrote")
             if points:
                 steps, values = zip(*points, strict=True)
                 series.setdefault(name, []).append((title, list(steps), list(values)))

@@ -13,11 +13,11 @@ import torch
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import processor_class_from_name
 
-from ..data.json_file import read_json
 from ..data.media.loading import NO_FRAME, frame_indices
 from ..data.schema import Row, with_current_names
 from ..errors import DataError
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
+from ..text_files import read_json
 from .checkpoints.files import CONFIG_FILE, HUB_ARGUMENTS, find_file, read_own_config
 from .checkpoints.policy_processor import check_template, load_policy_processor
 from .configuration_aurora import AuroraConfig, SamConfig

@@ -18,12 +18,13 @@ from trl import GRPOConfig, SFTConfig, TrlParser
 from ..data.formats.avsbench import SUBSETS
 from ..data.formats.registry import FORMATS
 from ..data.schema import RENAMED, with_current_names
-from ..data.text_files import read_yaml
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
 from ..disk import written_whole
 from ..errors import DataError
 from ..locks import release_all
 from ..models.checkpoints.hub import RECIPE_FILE
+from ..text_files import read_yaml
+from .field_types import require_types
 from .options import check_options
 
 ON_BAD_SAMPLE = ("error", "skip")
@@ -202,26 +203,20 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     config = argv[argv.index("--config") + 1] if "--config" in argv[:-1] else None
-    if config is not None:
-        _check_yaml(Path(config), config_classes)
+    content = {} if config is None else _read_recipe(Path(config), config_classes)
     try:
-        with _with_current_keys(argv, config) as current:
+        require_types(with_current_names(content, str(config)), config_classes)
+        with _with_current_keys(argv, config, content) as current:
             parser = TrlParser(config_classes)
             parser.error = _raise  # type: ignore[method-assign]  # argparse lists all flags first, 200 of them
             configs = parser.parse_args_and_config(args=current, fail_with_unknown_args=True)
         for item in configs:
             if isinstance(item, SFTConfig | GRPOConfig):
                 method = "sft" if isinstance(item, SFTConfig) else "grpo"
-                check_options(item, method, given=_given_names(argv, config))
+                check_options(item, method, given={*_flags(argv), *with_current_names(content, str(config))})
         return configs
     except (ValueError, TypeError) as error:
         fail(f"{config or 'command line'}: {error}")
-
-
-def _given_names(argv: list[str], config: str | None) -> set[str]:
-    """The options that a recipe or a flag names."""
-    keys = () if config is None else with_current_names(read_yaml(Path(config)), config)
-    return {*_flags(argv), *keys}
 
 
 def _flags(argv: list[str]) -> list[str]:
@@ -233,9 +228,8 @@ def _raise(message: str) -> NoReturn:
 
 
 @contextmanager
-def _with_current_keys(argv: list[str], config: str | None) -> Iterator[list[str]]:
+def _with_current_keys(argv: list[str], config: str | None, content: dict[str, Any]) -> Iterator[list[str]]:
     """The arguments for TRL's parser, which reads the YAML itself, with a copy of one that has keys of old."""
-    content = {} if config is None else yaml.safe_load(Path(config).read_text())
     if not RENAMED.keys() & content.keys():
         yield argv
         return
@@ -245,8 +239,8 @@ def _with_current_keys(argv: list[str], config: str | None) -> Iterator[list[str
         yield [str(copy) if word == config else word for word in argv]
 
 
-def _check_yaml(path: Path, config_classes: tuple[type, ...]) -> None:
-    """Exit with the line that names what is wrong with a recipe's YAML."""
+def _read_recipe(path: Path, config_classes: tuple[type, ...]) -> dict[str, Any]:
+    """What a recipe's YAML holds; exit with the line that names what is wrong with it."""
     if not path.is_file():
         fail(f"{path}: no such recipe")
     try:
@@ -264,6 +258,7 @@ def _check_yaml(path: Path, config_classes: tuple[type, ...]) -> None:
         close = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"; did you mean `{close[0]}`?" if close else ""
         fail(f"{path}: unknown key `{unknown[0]}`{hint}")
+    return content
 
 
 def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None:
@@ -281,7 +276,7 @@ def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None
     settings = {}
     if "--config" in argv[:-1]:
         config = argv[argv.index("--config") + 1]
-        settings = with_current_names(yaml.safe_load(Path(config).read_text()), config)
+        settings = with_current_names(read_yaml(config), config)
     values = {name: getattr(item, name) for item in configs for name in (entry.name for entry in fields(item))}
     for flag in _flags(argv):
         if flag in values:

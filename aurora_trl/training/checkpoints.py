@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..disk import written_whole
 from ..errors import DataError
+from ..text_files import parse_json
 
 # Written last: what a checkpoint holds. A copy that was cut short does not agree with it.
 MANIFEST = "complete.json"
@@ -100,7 +101,7 @@ def find_fault(folder: Path) -> str | None:
 
 def _against_manifest(folder: Path, files: dict[str, int]) -> str | None:
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         expected: dict[str, int] = dict(content["files"])
     except (ValueError, KeyError, TypeError):
         return f"{MANIFEST} is cut short"
@@ -124,8 +125,8 @@ def _against_the_trainer(folder: Path, files: dict[str, int]) -> str | None:
     if not any(name in files for name in _WEIGHTS):
         return f"{_WEIGHTS[0]} is missing"
     if "model.safetensors.index.json" in files:
-        content = _read_json(folder / "model.safetensors.index.json") or {}
-        shards = set(content.get("weight_map", {"the list of shards": "the list of shards"}).values())
+        shard_map = (_read_json(folder / "model.safetensors.index.json") or {}).get("weight_map")
+        shards = set(map(str, shard_map.values())) if isinstance(shard_map, dict) else {"the list of shards"}
         lost = sorted(shard for shard in shards if shard not in files)
         if lost:
             return f"{lost[0]} is missing"
@@ -168,7 +169,7 @@ def _file_fault(folder: Path, name: str) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
     return content if isinstance(content, dict) else None

@@ -38,8 +38,9 @@ def prepare_run(args: TrainingArguments) -> str | None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // args.world_size))
     output_dir = Path(str(args.output_dir))
-    if output_dir.exists() and not output_dir.is_dir():
-        raise DataError(f"{output_dir}: is a file; `output_dir` names a folder")
+    file = next((path for path in (output_dir, *output_dir.parents) if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise DataError(f"{file}: is a file, and `output_dir` {output_dir} is to be a folder; choose another")
     _hold_for_all(output_dir, args)
     resume = args.resume_from_checkpoint
     if resume is not None and str(resume).lower() in ("false", "none", ""):

@@ -177,6 +177,7 @@ WORKS: dict[str, frozenset[str]] = {
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "completion_only_loss": (True,),
     "dataset_kwargs": ({"skip_prepare_dataset": True},),
+    "include_num_input_tokens_seen": (False,),  # what transformers makes of its own default
     "max_length": (None,),
     "train_sampling_strategy": ("random", "sequential"),
 }

@@ -142,7 +142,7 @@ KINDS = [
     pushed("a broken checkpoint to push", shorter("model.safetensors"), "model.safetensors", "cut short"),
     pushed("a checkpoint without a tokenizer to push", without("tokenizer_config.json"), "tokenizer_config.json"),
     pushed("a recipe that is no YAML to push", text("recipe.yaml", "a: [1"), "recipe.yaml", "not valid YAML"),
-    pushed("a recipe of a list to push", text("recipe.yaml", "[1]"), "recipe.yaml", "no keys"),
+    pushed("a recipe of a list to push", text("recipe.yaml", "[1]"), "recipe.yaml", "a mapping"),
     pushed("scores cut short to push", text("metrics.json", '{"splits"'), "metrics.json", "not valid JSON"),
     pushed("scores of nothing to push", text("metrics.json", "{}"), "metrics.json", "no scores"),
     pushed("a trainer's state cut short to push", text("trainer_state.json", "{"), "trainer_state.json", "JSON"),

@@ -124,7 +124,7 @@ KINDS = [
     broken("no config", without("config.json"), "config.json is missing"),
     broken("a config cut short", shorter("config.json"), "config.json", "not valid JSON"),
     broken("a config that is a list", text("config.json", "[]"), "config.json", "holds a list"),
-    broken("a config in UTF-16", text("config.json", "{}".encode("utf-16")), "config.json", "not valid JSON"),
+    broken("a config in UTF-16", text("config.json", "{}".encode("utf-16")), "config.json", "not text in UTF-8"),
     broken(
         "a config of a published policy", changed("config.json", model_type="qwen2_5_omni"), "qwen2_5_omni", "init"
     ),

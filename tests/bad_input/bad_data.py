@@ -10,14 +10,16 @@ import soundfile
 from kinds import Kind, Place, cut
 from PIL import Image
 
+from aurora_trl.data import load_json, save_parquet
+
 
 def export(place: Place, data: Path | str, *flags: str) -> list[str]:
     return ["export", str(data), "--output", str(place.root / "exported"), *flags]
 
 
-def row(name: str, change: dict[str, object], *named: str) -> Kind:
+def row(name: str, change: dict[str, object], *named: str, **both: object) -> Kind:
     """Two rows, the second of which has something else; `...` leaves a key out."""
-    return Kind(name, lambda place: export(place, place.rows({}, change)), named)
+    return Kind(name, lambda place: export(place, place.rows({}, change, **both)), named)
 
 
 def file(name: str, path: str, spoil: Callable[[Path], object], *named: str) -> Kind:
@@ -77,6 +79,18 @@ def annotate_world(change: dict[str, object] | None, *named: str) -> Callable[[P
     return command
 
 
+def s4_of_two(place: Place) -> list[str]:
+    return export(place, place.write("s4_meta_data.csv", "name,split\na,train\n").parent)
+
+
+def exported(place: Place, part: str) -> list[str]:
+    """A dataset in Parquet, a file of which is a text."""
+    rows = load_json(place.rows())
+    folder = save_parquet({"train": rows}, place.root / "parquets")
+    next((folder / part).glob("*.parquet")).write_text("no table")
+    return export(place, folder)
+
+
 GONE = Path.unlink
 ROWS = '{"id": "a", "reference": "the drum", "is_null": true, "frames": ["0.jpg"]}'
 
@@ -110,6 +124,16 @@ KINDS = [
     row("frames that are a text", {"frames": "0.jpg"}, "line 2", "`frames` is str"),
     row("a frame that is a number", {"frames": [1, 2, 3]}, "line 2", "`frames` holds 1"),
     row("a class that is a list", {"class_name": ["drum"]}, "line 2", "`class_name` is list"),
+    row("a number of objects that is a yes", {"num_objects": True}, "line 2", "`num_objects` is bool"),
+    row("more objects than a number holds", {"num_objects": 10**30}, "rows.jsonl", "row_1", "`num_objects`"),
+    row("a mask value that is a yes", {"mask_value": True}, "line 2", "`mask_value` is bool"),
+    row("a mask value below the background", {"mask_value": -2}, "row_1", "`mask_value` is -2"),
+    row("the background as the mask value", {"mask_value": 0}, "row_1", "`mask_value` is 0", "background"),
+    row("a mask value without masks", {"mask_value": 3, "masks": ...}, "row_1", "`mask_value`", "no `masks`"),
+    row("half a character", {"reference": "the drum \ud800"}, "rows.jsonl", "row_1", "`reference`"),
+    row("a number of 40 digits", {"loudness": 10**40}, "rows.jsonl", "row_1", "`loudness`"),
+    row("a column of two kinds", {"loudness": "high"}, "rows.jsonl", "`loudness`", loudness=7),
+    lines("a row nested without end", "[" * 100_000, "line 1", "nested too deep"),
     lines("no rows", "", "no rows"),
     lines("rows of empty lines", "\n\n\n", "no rows"),
     lines("a row cut short", ROWS + "\n" + ROWS[:20], "line 2", "not valid JSON"),
@@ -129,6 +153,9 @@ KINDS = [
         flags=("--format", "refavs"),
     ),
     world("a table with half a line", retable(lambda t: [*t[:2], t[2][:9], *t[3:]]), "metadata.csv, line 3", "cells"),
+    Kind("a table of S4 with two columns", s4_of_two, ("s4_meta_data.csv", "name, start, category and split")),
+    Kind("a table of Parquet that is none", lambda p: exported(p, "rows"), ("train.parquet", "can not be read")),
+    Kind("media in Parquet that are none", lambda p: exported(p, "media"), ("00000.parquet", "can not be read")),
     Kind("a world's truth cut short", annotate_world(None), ("world.json", "no synthetic world")),
     Kind("a world's truth without clips", annotate_world({"clips": 0}), ("world.json", "`clips`")),
     Kind("rows of another world", annotate_world({}), ("row_0", "not a reference of the synthetic world")),

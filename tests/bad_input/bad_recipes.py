@@ -3,7 +3,10 @@
 import json
 
 from bad_checkpoints import changed, shorter
+from conftest import REPOSITORY
 from kinds import Kind, Place
+
+from aurora_trl import locks
 
 GRPO = {"per_device_train_batch_size": 3, "num_generations": 3}
 
@@ -36,6 +39,31 @@ def occupied(place: Place) -> list[str]:
     """An output folder that holds a model."""
     place.write("out/model.safetensors")
     return ["sft", "--config", str(place.recipe())]
+
+
+def file_as_output(place: Place) -> list[str]:
+    place.write("out")
+    return ["sft", "--config", str(place.recipe())]
+
+
+def inside_a_file(place: Place) -> list[str]:
+    return ["sft", "--config", str(place.recipe(output_dir=str(place.write("notes.txt") / "out")))]
+
+
+def held(place: Place) -> list[str]:
+    """An output folder that another process writes: here it is the machine's first."""
+    out = place.root / "out"
+    lock = locks.RunLock(out / locks.LOCK_FILE, out)
+    lock.record |= {"process": 1, "start": locks._start_of(1)}
+    place.write(f"out/{locks.LOCK_FILE}", json.dumps(lock.record))
+    return ["sft", "--config", str(place.recipe())]
+
+
+def half_a_checkpoint(place: Place) -> list[str]:
+    """A checkpoint to resume from by name, whose weights are cut short."""
+    place.write("out/checkpoint-1/trainer_state.json", json.dumps({"global_step": 1}))
+    place.write("out/checkpoint-1/model.safetensors", "cut")
+    return ["sft", "--config", str(place.recipe(resume_from_checkpoint=str(place.root / "out/checkpoint-1")))]
 
 
 def rows(name: str, change: dict[str, object], *named: str) -> Kind:
@@ -79,6 +107,24 @@ def chain(name: str, content: object, *named: str, flags: tuple[str, ...] = ("--
     return Kind(name, command, ("chain.yaml", *named))
 
 
+def phase(
+    name: str, *named: str, text: str = "", launch: object = None, flags: tuple[str, ...] = (), **settings: object
+) -> Kind:
+    """A chain of one phase, whose YAML has other settings, or which starts by another accelerate config."""
+
+    def command(place: Place) -> list[str]:
+        chain_dir = place.root / "chain"
+        recipe = place.recipe(text, **{"output_dir": str(chain_dir / "phase"), **settings})
+        step = {"name": "phase", "train": str(REPOSITORY / "recipes/sft.py"), "config": recipe.name, "makes": "phase"}
+        if launch is not None:
+            content = launch if isinstance(launch, str) else json.dumps(launch)
+            step["accelerate"] = str(place.write("launch.yaml", content))
+        whole = {"output_dir": str(chain_dir), "steps": [step]}
+        return ["run", str(place.write("chain.yaml", json.dumps(whole))), "--dry-run", *flags]
+
+    return Kind(name, command, named)
+
+
 def recorded(place: Place) -> list[str]:
     """A chain whose record of a step was cut short."""
     place.write("chain/.pipeline/data.json", '{"finger')
@@ -93,6 +139,33 @@ KINDS = [
     Kind("a recipe that is a list", lambda p: ["sft", "--config", str(p.write("a.yaml", "[1]"))], ("a.yaml", "keys")),
     Kind("an empty recipe", lambda p: ["sft", "--config", str(p.write("a.yaml", ""))], ("a.yaml", "keys")),
     Kind("no recipe at all", lambda p: ["sft", "--learning_rate", "1"], ("--help",)),
+    recipe("a key that stands twice", "max_steps: 2", "recipe.yaml", "`max_steps` stands twice"),
+    recipe("no name of a model", "", "recipe.yaml", "`model_name_or_path` is empty", model_name_or_path=None),
+    recipe("no samples at a time", "", "recipe.yaml", "batch_size", per_device_train_batch_size=0),
+    recipe("fewer than no steps", "", "recipe.yaml", "`max_steps`", "-5", max_steps=-5),
+    recipe("a learning rate of no number", "learning_rate: .nan", "recipe.yaml", "`learning_rate`", "nan"),
+    recipe("a learning rate that is a text", "", "recipe.yaml", "learning_rate", "fast", learning_rate="fast"),
+    recipe("half of a step", "", "recipe.yaml", "`max_steps`", "whole number", "1.5", max_steps=1.5),
+    recipe("a flag that is a number", "", "recipe.yaml", "`bf16`", "true or false", bf16=7),
+    recipe("a seed that is a list", "", "recipe.yaml", "`seed`", "whole number", "[1]", seed=[1]),
+    recipe(
+        "a strategy that YAML reads as false", "eval_strategy: no", "recipe.yaml", "`eval_strategy`", "quotes", "false"
+    ),
+    recipe("a learning rate of nothing", "learning_rate:", "recipe.yaml", "`learning_rate` is empty"),
+    recipe("a reward by number", "reward_functions: [7]", "`reward_functions`", "a list", script="grpo", **GRPO),
+    recipe("an option of a package that is not here", "", "swanlab", report_to="swanlab"),
+    recipe(
+        "an attention that is not here", "", "flash", model_init_kwargs={"attn_implementation": "flash_attention_2"}
+    ),
+    recipe("an option that is refused", "", "`torch_compile: true`", "refused", torch_compile=True),
+    recipe(
+        "fewer questions than a rollout takes",
+        "",
+        "takes 4 questions",
+        "has 2",
+        script="grpo",
+        **{**GRPO, "gradient_accumulation_steps": 4},
+    ),
     recipe("a key that is mistyped", "learning_rat: 1", "recipe.yaml", "`learning_rat`", "learning_rate"),
     recipe("a key of the other phase", "reward_functions: [x]", "recipe.yaml", "`reward_functions`"),
     recipe("a number that is a text", "", "recipe.yaml", "many", max_steps="many"),
@@ -112,6 +185,10 @@ KINDS = [
     ),
     recipe("a reward that is not known", "", "other_reward", script="grpo", **GRPO, reward_functions=["other_reward"]),
     Kind("an output folder that holds a model", occupied, ("out: holds a model already",)),
+    Kind("an output folder that is a file", file_as_output, ("out: ", "file")),
+    Kind("an output folder inside a file", inside_a_file, ("file",)),
+    Kind("an output folder that another run holds", held, ("out", "process 1")),
+    Kind("an output folder with half a checkpoint", half_a_checkpoint, ("checkpoint-1", "header too small")),
     # What it starts from and works on
     model("a model cut short to train", shorter("model.safetensors"), "model.safetensors", "cut short"),
     model("a model cut short for GRPO", shorter("model.safetensors"), "model.safetensors", "cut short", script="grpo"),
@@ -151,6 +228,47 @@ KINDS = [
     chain("two steps of one name", {"output_dir": "x", "steps": [STEP, STEP]}, "two steps"),
     chain("a step to run that is not there", {}, "`other`", flags=("--only", "other")),
     chain("a step to stop before that is not there", {}, "`other`", flags=("--before", "other")),
+    # A phase of a chain, and how it starts
+    phase("a phase whose key stands twice", "recipe.yaml", "`max_steps` stands twice", text="max_steps: 2"),
+    phase("a phase that is no YAML", "recipe.yaml", "not valid YAML", text="[1"),
+    phase("a phase with a key that is mistyped", "recipe.yaml", "`learning_rat`", text="learning_rat: 1"),
+    phase("a phase without the name of a model", "recipe.yaml", "`model_name_or_path`", model_name_or_path=None),
+    phase("a phase of no samples at a time", "recipe.yaml", "batch_size", per_device_train_batch_size=0),
+    phase("a phase of fewer than no steps", "recipe.yaml", "`max_steps`", "-5", max_steps=-5),
+    phase("a phase whose learning rate is no number", "recipe.yaml", "`learning_rate`", text="learning_rate: .nan"),
+    phase("a phase without its model", "/gone/model", model_name_or_path="/gone/model"),
+    phase("a phase without its data", "/gone/rows.jsonl", dataset_path="/gone/rows.jsonl"),
+    phase("a phase that writes elsewhere", "`output_dir`", "`makes`", output_dir="elsewhere"),
+    phase("a launch whose key stands twice", "launch.yaml", "`a` stands twice", launch="a: 1\na: 2"),
+    phase("a launch that is no YAML", "launch.yaml", "not valid YAML", launch="a: ["),
+    phase("a launch that is a list", "launch.yaml", "a mapping", launch=[1]),
+    phase("a launch of many processes", "launch.yaml", "`num_processes`", "'many'", launch={"num_processes": "many"}),
+    phase("a launch of no process", "launch.yaml", "`num_processes`", launch={"num_processes": 0}),
+    phase(
+        "a launch of a stage that is none",
+        "launch.yaml",
+        "`zero_stage`",
+        launch={"deepspeed_config": {"zero_stage": "x"}},
+    ),
+    phase(
+        "a launch of DeepSpeed by name", "launch.yaml", "`deepspeed_config`", launch={"deepspeed_config": "ds.json"}
+    ),
+    phase("processes without a launch", "chain.yaml", "`accelerate`", flags=("--num-processes", "2")),
+    phase(
+        "steps that can not be shared",
+        "chain.yaml",
+        "1 micro-batches",
+        launch={"num_processes": 1},
+        flags=("--num-processes", "2"),
+    ),
+    phase(
+        "a number of micro-steps that is a text",
+        "chain.yaml",
+        "`gradient_accumulation_steps`",
+        launch={"num_processes": 2},
+        flags=("--num-processes", "2"),
+        gradient_accumulation_steps="few",
+    ),
     Kind("no such chain", lambda p: ["run", f"{p.root}/gone.yaml"], ("gone.yaml: no such file",)),
     Kind("a record of a step cut short", recorded, ("data.json", "not valid JSON")),
 ]

@@ -11,6 +11,7 @@ import bad_commands
 import bad_data
 import bad_recipes
 import bad_replies
+import bad_reports
 import pytest
 from conftest import REPOSITORY
 from kinds import Kind, Place
@@ -27,6 +28,7 @@ KINDS: list[Kind] = [
     *bad_adapters.KINDS,
     *bad_commands.KINDS,
     *bad_replies.KINDS,
+    *bad_reports.KINDS,
     *bad_data.KINDS,
     *bad_recipes.KINDS,
 ]

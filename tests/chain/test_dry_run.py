@@ -233,7 +233,7 @@ def test_a_phase_hands_on_how_many_targets_there_are(write, tmp_path):
         ({"recipe": {"use_lora": True, "freeze_language_model": True}}, "`use_lora` adapts the language model"),
         ({"sft": {"needs": []}}, "is what step `cot` makes: name it under `needs`"),
         ({"sft": {"train": "no/sft.py"}}, "no/sft.py: no such script"),
-        ({"sft": {"accelerate": "no.yaml"}}, "no.yaml: no such accelerate config"),
+        ({"sft": {"accelerate": "no.yaml"}}, "accelerate config: no.yaml: no such file"),
         ({"cot": {"run": "aurora anotate x"}}, "invalid choice: 'anotate'"),
         ({"cot": {"run": "no-such-command x"}}, "no-such-command: no such command"),
         ({"cot": {"run": "aurora annotate no/data --annotator a:b --output o"}}, "`data` no/data: no such file"),

@@ -1,7 +1,6 @@
 """AVSBench in its official layouts: single source (S4), multiple sources (MS3), semantic (AVSS)."""
 
 import csv
-import json
 from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
@@ -13,8 +12,8 @@ from PIL import Image
 
 from ...errors import DataError
 from ...prompts import SOUNDING_REFERENCE, display_class, normalize_class
+from ...text_files import parse_json, read_text
 from ..schema import COLUMNS, Row, as_dataset
-from ..text_files import read_text
 
 SUBSETS = ("s4", "ms3", "avss")
 SPLITS = ("train", "val", "test")
@@ -81,6 +80,8 @@ def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
     header, *lines = [line for line in csv.reader(StringIO(read_text(table))) if line] or [[]]
     if "split" not in header:
         raise DataError(f"{table}: it has no column `split`")
+    if subset == "s4" and len(header) < 4:
+        raise DataError(f"{table}: its columns must be name, start, category and split, and it has {len(header)}")
     place = header.index("split")
     short = next((number for number, line in enumerate(lines, 2) if len(line) < len(header)), None)
     if short is not None:
@@ -179,7 +180,7 @@ def load_class_names(root: str | Path) -> list[str]:
     """
     path = Path(root) / "label2idx.json"
     try:
-        numbers = json.loads(read_text(path))
+        numbers = parse_json(read_text(path))
         return sorted(numbers, key=lambda name: int(numbers[name]))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; it comes with AVSBench-semantic") from None

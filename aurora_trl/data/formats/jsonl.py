@@ -11,8 +11,8 @@ from datasets import Dataset
 
 from ...disk import written_whole
 from ...errors import DataError
+from ...text_files import parse_json, read_text
 from ..schema import COLUMNS, OPTIONAL_COLUMNS, Row, as_dataset, count_objects, split_mask, with_current_names
-from ..text_files import read_text
 
 _REQUIRED = ("id", "reference")
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -84,8 +84,8 @@ def load_json(path: str | Path) -> Dataset:
 def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any]:
     place = f"{path}, line {number}"
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise DataError(f"{place}: not valid JSON: {error}") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: a row is an object, not {type(row).__name__}")
@@ -97,12 +97,11 @@ def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any
     if isinstance(row.get("masks"), list):
         row["masks"] = [json.dumps(mask) if isinstance(mask, dict | list) else mask for mask in row["masks"]]
     for key, value in row.items():
-        if (
-            key in (*COLUMNS, *OPTIONAL_COLUMNS)
-            and value is not None
-            and not isinstance(value, _TYPES.get(key, (str,)))
-        ):
-            raise DataError(f"{place}: `{key}` is {type(value).__name__}, not {_TYPES.get(key, (str,))[0].__name__}")
+        kinds = _TYPES.get(key, (str,))
+        # A bool is an int to Python, and no number to whoever wrote it.
+        fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        if key in (*COLUMNS, *OPTIONAL_COLUMNS) and value is not None and not fits:
+            raise DataError(f"{place}: `{key}` is {type(value).__name__}, not {kinds[0].__name__}")
     for key, kind in _ITEMS.items():
         wrong = next((item for item in row.get(key) or () if not isinstance(item, kind)), None)
         if wrong is not None:

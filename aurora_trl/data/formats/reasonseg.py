@@ -7,9 +7,9 @@ from typing import Any
 from datasets import Dataset
 
 from ...errors import DataError
+from ...text_files import parse_json, read_text
 from ..masks import encode_polygons
 from ..schema import COLUMNS, as_dataset
-from ..text_files import read_text
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _KEYS = ("id", "image", "query", "polygons", "rle", "class_name", "split", "is_null")
@@ -63,7 +63,7 @@ def _read_image(path: Path, split: str) -> list[dict[str, Any]]:
     except UnicodeDecodeError:
         text = content.decode("cp1252")  # some files of the official download
     try:
-        annotation = json.loads(text)
+        annotation = parse_json(text)
         queries = [annotation["text"]] if isinstance(annotation["text"], str) else list(annotation["text"])
         shapes = [(shape["label"], shape["points"]) for shape in annotation["shapes"]]
         targets = [points for label, points in shapes if label == "target"]
@@ -92,10 +92,10 @@ def _read_file(path: Path, split: str) -> list[dict[str, Any]]:
     text = read_text(path)
     try:
         if text.lstrip().startswith("["):
-            entries = list(enumerate(json.loads(text), 1))
+            entries = list(enumerate(parse_json(text), 1))
         else:
-            entries = [(n, json.loads(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    except json.JSONDecodeError as error:
+            entries = [(n, parse_json(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    except ValueError as error:
         raise DataError(f"{path}: not valid JSON: {error}") from None
     rows = (_read_entry(f"{path}, entry {number}", entry, path, split, number) for number, entry in entries)
     return [row for row in rows if row["split"] == split]

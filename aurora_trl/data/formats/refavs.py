@@ -11,8 +11,8 @@ from typing import Any
 from datasets import Dataset
 
 from ...errors import DataError
+from ...text_files import read_text
 from ..schema import as_dataset
-from ..text_files import read_text
 
 SPLITS = ("train", "val", "test_s", "test_u", "test_n")
 NUM_FRAMES = 10

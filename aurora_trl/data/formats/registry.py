@@ -10,7 +10,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from ...errors import DataError
-from ..text_files import read_text
+from ...text_files import read_text
 from . import avsbench, refavs
 from .avsbench import load_avsbench
 from .jsonl import load_json

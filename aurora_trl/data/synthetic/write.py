@@ -15,6 +15,7 @@ import soundfile
 from PIL import Image
 
 from ...errors import DataError
+from ...text_files import parse_json
 from .drawing import draw_clip
 from .references import Reference, sample_null_references, sample_references
 from .scene import UNSEEN_CLASSES, sample_scene
@@ -122,7 +123,7 @@ def read_world(root: str | Path) -> dict[str, Any]:
     """
     path = Path(root) / "world.json"
     try:
-        world = json.loads(path.read_text(encoding="utf-8"))
+        world = parse_json(path.read_text(encoding="utf-8"))
         if {"parameters", "clips"} <= world.keys():
             return world
     except (OSError, ValueError, AttributeError) as error:

@@ -20,8 +20,8 @@ from peft.utils.save_and_load import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ...data.json_file import read_json
 from ...errors import DataError
+from ...text_files import read_json
 from ..configuration_aurora import model_class
 from .files import (
     CONFIG_FILE,

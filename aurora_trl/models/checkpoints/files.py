@@ -24,8 +24,8 @@ from transformers import PretrainedConfig
 from transformers.modeling_utils import set_zero3_state
 from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from ...data.json_file import read_json
 from ...errors import DataError
+from ...text_files import read_json
 
 CONFIG_FILE = "config.json"
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "proxies", "subfolder")

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from ...data.json_file import read_json
 from ...disk import written_whole
 from ...errors import DataError
+from ...text_files import read_json, read_text, read_yaml
 from ..configuration_aurora import model_class
 from ..processing_aurora import AuroraProcessor
 from .adapters import RECORD_FILE, check_adapter_files
@@ -167,7 +167,7 @@ def check_base_is_public(what: str, base: str) -> None:
 
 def is_foreign_card(card: Path) -> bool:
     """Whether a card was written or kept by the user; PEFT's empty form is nobody's."""
-    text = card.read_text(encoding="utf-8")
+    text = read_text(card)
     return CARD_MARK not in text and "# Model Card for Model ID" not in text
 
 
@@ -218,7 +218,7 @@ def _training(folder: Path, base: str | None, recipe: dict[str, Any], recipe_fil
     if method is not None:
         lines.append(f"* Trainer: {method}")
     if recipe:
-        lines += ["", "The recipe, flags included:", "", "```yaml", recipe_file.read_text().strip(), "```"]
+        lines += ["", "The recipe, flags included:", "", "```yaml", read_text(recipe_file).strip(), "```"]
     if len(lines) == 2:
         lines.append("The folder does not say what it was trained from and on.")
     return "\n".join(lines)
@@ -277,9 +277,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _read_recipe(file: Path) -> dict[str, Any]:
     try:
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{file}: not valid YAML ({one_line(error)}); restore it, or take it away") from None
-    if not isinstance(recipe, dict):
-        raise DataError(f"{file}: it holds no keys and values; restore it, or take it away")
-    return recipe
+        return read_yaml(file)
+    except DataError as error:
+        raise DataError(f"{error}; restore it, or take it away") from None

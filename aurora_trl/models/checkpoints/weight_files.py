@@ -10,8 +10,8 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from ...data.json_file import read_json
 from ...errors import DataError
+from ...text_files import read_json
 from .files import CONFIG_FILE, HTTPError, find_weight_files, one_line, read_header, require_repository
 
 Model = TypeVar("Model", bound=PreTrainedModel)

@@ -13,6 +13,7 @@ from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
 from transformers.audio_utils import mel_filter_bank
 
 from ....prompts import AUDIO_TOKEN, VIDEO_TOKEN
+from ....text_files import read_json
 from ..timing import nearest_sound
 from .configuration_videollama2 import VideoLlama2Config
 
@@ -213,7 +214,7 @@ class VideoLlama2Processor(ProcessorMixin):
         from transformers.utils import cached_file
 
         file = cached_file(str(pretrained_model_name_or_path), SETTINGS_FILE, **kwargs)
-        settings = json.loads(Path(file).read_text())
+        settings = read_json(file)
         settings.pop("processor_class", None)
         return cls(AutoTokenizer.from_pretrained(str(pretrained_model_name_or_path), **kwargs), **settings)
 
