@@ -87,12 +87,17 @@ def capture_outputs(model: nn.Module) -> Iterator[list[Any]]:
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Inside the block no dropout layer drops anything, though the model may be in training mode."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
-    for layer in layers:
-        layer.eval()
+    """
+    Inside the block nothing is left out by chance, neither values nor layers, though the model is in training mode.
+
+    The flag of each module is set by itself: `eval()` of ours would forget which parts are frozen. The model's own
+    stays, which says to a trainer whether it trains.
+    """
+    modules = [module for module in model.modules() if module is not model and module.training]
+    for module in modules:
+        module.training = False
     try:
         yield
     finally:
-        for layer in layers:
-            layer.train()
+        for module in modules:
+            module.training = True

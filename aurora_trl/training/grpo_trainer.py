@@ -117,6 +117,10 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
         reward_funcs = [get_reward(reward) if reward in REWARDS else reward for reward in rewards]
         if peft_config is not None:
             peft_config = complete_adapter(unwrap_aurora(model), peft_config, args.trainable_groups())
+        if args.sync_ref_model and (peft_config is not None or isinstance(model, PeftModel)):
+            raise ValueError(
+                "`sync_ref_model: true` has nothing to move with LoRA: the reference is the model without its adapter"
+            )
         unwrap_aurora(model).set_trainable(args.trainable_groups())
         self._media_frozen = args.freeze_vision_tower and args.freeze_audio_tower and args.freeze_connector
         self._banks: dict[str, ClipBank] = {}
