@@ -31,18 +31,18 @@ _POLL_SECONDS = 1.0
 
 class RunLock:
     """
-    A file that exists while a run writes to the place that it stands for.
+    A file that exists while a run writes to what it stands for.
 
     Whether another's run still lives is seen from its process where that is on this machine. Where it is not, the run
     touches the file now and then, and is watched for a minute before its lock is taken: no two clocks are compared.
 
     Args:
         path (`Path`): the lock's file.
-        place (`Path`): what is locked, for the message.
+        locked (`Path`): what is locked, for the message.
     """
 
-    def __init__(self, path: Path, place: Path):
-        self.path, self.place = path, place
+    def __init__(self, path: Path, locked: Path):
+        self.path, self.locked = path, locked
         self.record: dict[str, Any] = {
             "host": socket.gethostname(),
             "process": os.getpid(),
@@ -84,7 +84,7 @@ class RunLock:
                 continue  # released just now
             if self._is_alive(found):
                 raise DataError(
-                    f"{self.place}: another run is writing it: process {found.get('process')} on {found.get('host')} "
+                    f"{self.locked}: another run is writing it: process {found.get('process')} on {found.get('host')} "
                     f"since {found.get('since')} ({found.get('command')}); wait for it or end it"
                 )
             dead = found
@@ -145,7 +145,7 @@ class RunLock:
         waited = min(self._age(seen), _SILENCE_SECONDS)
         if waited < _SILENCE_SECONDS:
             sys.stderr.write(
-                f"{self.place}: a run of {record.get('host')} may be writing it; watching it for "
+                f"{self.locked}: a run of {record.get('host')} may be writing it; watching it for "
                 f"{_SILENCE_SECONDS - waited:.0f} s\n"
             )
         started = time.monotonic()
@@ -178,13 +178,13 @@ _LIVE: set[str] = set()
 _HELD: dict[Path, RunLock] = {}
 
 
-def hold(path: str | Path, place: str | Path | None = None) -> dict[str, Any] | None:
+def hold(path: str | Path, locked: str | Path | None = None) -> dict[str, Any] | None:
     """
-    Lock a place until `release`, or the end of the process. Once more in the same process is allowed.
+    Lock a file or folder until `release`, or the end of the process. Once more in the same process is allowed.
 
     Args:
         path (`str` or `Path`): the lock's file.
-        place (`str` or `Path`, *optional*): what it stands for; its folder by default.
+        locked (`str` or `Path`, *optional*): what it stands for; its folder by default.
 
     Returns:
         `dict` or `None`: the record of a dead run, such as one that was killed, whose lock it was.
@@ -196,7 +196,7 @@ def hold(path: str | Path, place: str | Path | None = None) -> dict[str, Any] | 
     key = path.absolute()
     if key in _HELD and _HELD[key].record["process"] == os.getpid() and _HELD[key].is_held():
         return None
-    lock = RunLock(path, path.parent if place is None else Path(place))
+    lock = RunLock(path, path.parent if locked is None else Path(locked))
     dead = lock.acquire()
     _HELD[key] = lock
     return dead
@@ -214,7 +214,7 @@ def require_held(path: str | Path) -> None:
     lock = _HELD.get(Path(path).absolute())
     if lock is not None and not lock.is_held():
         raise DataError(
-            f"{lock.place}: another run has taken it over ({(_read(lock.path) or {}).get('host')}), since this one "
+            f"{lock.locked}: another run has taken it over ({(_read(lock.path) or {}).get('host')}), since this one "
             "showed no sign of life; nothing more is written"
         )
 

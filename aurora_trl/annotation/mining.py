@@ -142,7 +142,7 @@ def mine_file(
 def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
     """IoU, over the frames that the clip has and that are annotated, and class of an answer."""
     indices = mask_indices(answer.row, loader.processor.num_frames)
-    scored = [place for place, index in enumerate(indices) if index != NO_FRAME]
+    scored = [number for number, index in enumerate(indices) if index != NO_FRAME]
     masks = loader.masks(answer.row)[scored]
     ((height, width),) = frame_extents(masks[None])
     # The logits are the frame's: the decoder's square without its padding, or stretched back.

@@ -184,8 +184,8 @@ def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[
             step.inputs = entry["run"].format(output_dir="", seed=used["seed"])
         except (ValueError, LookupError) as error:  # quotes that do not close, places that are not known
             raise DataError(
-                f"{pipeline.file}: step `{name}`: `run` can not be read ({type(error).__name__}: {error}); its places "
-                "are {output_dir} and {seed}"
+                f"{pipeline.file}: step `{name}`: `run` can not be read ({type(error).__name__}: {error}); it may "
+                "name {output_dir} and {seed}"
             ) from None
         if not step.command:
             raise DataError(f"{pipeline.file}: step `{name}`: `run` is empty; write a command")

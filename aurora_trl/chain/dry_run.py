@@ -13,7 +13,7 @@ from typing import Any
 from ..data.schema import Row
 from ..data.validation import describe_short_clips
 from ..errors import DataError
-from ..models.checkpoints.files import REPOSITORY_ID
+from ..models.checkpoints.own_files import REPOSITORY_ID
 from ..training.arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
 from ..training.grpo_config import AuroraGRPOConfig
 from ..training.sft_config import AuroraSFTConfig

@@ -191,9 +191,9 @@ def _sam2_activations(config: Sam2MaskConfig, setup: TrainingSetup, width: int) 
     The numbers of states per place were counted in a backward pass at 256 and 512 pixels.
     """
     sam2: Any = config.sam2_config
-    place = (config.image_size // 16) ** 2 * width
+    grid = (config.image_size // 16) ** 2 * width
     rows, frames = setup.batch_size * setup.max_objects, setup.num_frames
-    decoder = rows * frames * place * 25 * sam2.mask_decoder_config.hidden_size
+    decoder = rows * frames * grid * 25 * sam2.mask_decoder_config.hidden_size
     if isinstance(config, Sam2VideoMaskConfig) and frames > 1:
         looks = frames - 1
         # Memories that the frames look back at, all told: 1, 2, and so on up to the most.
@@ -205,7 +205,7 @@ def _sam2_activations(config: Sam2MaskConfig, setup: TrainingSetup, width: int) 
         kept = sam2.memory_attention_num_layers * layer
         if config.memory_gradients:
             kept += looks * 45 * sam2.memory_encoder_hidden_size
-        decoder += rows * place * kept
+        decoder += rows * grid * kept
     hiera = sam2.vision_config.backbone_config
     first = (config.image_size // 4) ** 2
     stages = [first // 4**i * dim for i, dim in enumerate(hiera.embed_dim_per_stage)]

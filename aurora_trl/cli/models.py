@@ -124,8 +124,8 @@ def _init(arguments: argparse.Namespace) -> None:
 def _merge(arguments: argparse.Namespace) -> None:
     from ..models import AuroraProcessor
     from ..models.checkpoints.adapters import find_adapter, load_merged
-    from ..models.checkpoints.files import find_file
     from ..models.checkpoints.hub import RECIPE_FILE
+    from ..models.checkpoints.own_files import find_file
 
     output = Path(arguments.output)
     claim(output)

@@ -55,13 +55,13 @@ def find_problems(
     problems: list[Problem] = []
     first: dict[str, int] = {}
     clips: dict[tuple[Any, ...], Clip] = {}
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows):
         if row["id"] in first:
             text = f"row {row['id']!r}: its id occurs twice; give each row its own"
-            problems.append(Problem("duplicate id", text, (place,)))
-        first.setdefault(row["id"], place)
+            problems.append(Problem("duplicate id", text, (number,)))
+        first.setdefault(row["id"], number)
         key = clip_key(row)
-        clips.setdefault(key, []).append((place, row))
+        clips.setdefault(key, []).append((number, row))
 
     def check(clip: Clip) -> list[Problem]:
         return ClipChecker(thorough, min_sound_seconds).check(clip)
@@ -127,11 +127,11 @@ def require_valid(rows: Sequence[Row]) -> None:
 
 
 def find_bad_rows(rows: Sequence[Row]) -> dict[int, str]:
-    """The first problem of each row that can not be used, by its place; every file is decoded."""
+    """The first problem of each row that can not be used, by its number; every file is decoded."""
     reasons: dict[int, str] = {}
     for problem in find_problems(rows):
-        for place in problem.rows if problem.stops_training else ():
-            reasons.setdefault(place, problem.text)
+        for number in problem.rows if problem.stops_training else ():
+            reasons.setdefault(number, problem.text)
     return reasons
 
 
@@ -154,7 +154,7 @@ def drop_bad_rows(rows: Dataset, bad: Mapping[int, str], record: str | Path | No
     if not bad:
         return rows
     ids = rows["id"]
-    lines = [{"id": ids[place], "problem": text} for place, text in sorted(bad.items())]
+    lines = [{"id": ids[number], "problem": text} for number, text in sorted(bad.items())]
     if len(lines) == len(rows):
         raise DataError(f"none of the {len(rows)} rows can be used; the first: {lines[0]['problem']}")
     if record is not None:
@@ -163,7 +163,7 @@ def drop_bad_rows(rows: Dataset, bad: Mapping[int, str], record: str | Path | No
         Path(record).parent.mkdir(parents=True, exist_ok=True)
         with written_whole(record) as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    return rows.select([place for place in range(len(rows)) if place not in bad])
+    return rows.select([number for number in range(len(rows)) if number not in bad])
 
 
 def check_classes(split: str, names: Sequence[str | None], known: Iterable[str]) -> list[Problem]:
@@ -180,9 +180,9 @@ def check_classes(split: str, names: Sequence[str | None], known: Iterable[str])
     """
     allowed = {*known, NULL_CLASS, None}
     places: dict[str | None, list[int]] = {}
-    for place, name in enumerate(names):
+    for number, name in enumerate(names):
         if name not in allowed:
-            places.setdefault(name, []).append(place)
+            places.setdefault(name, []).append(number)
     return [
         Problem("class", f"split {split}: {name!r} is not one of its classes ({len(found)} rows)", tuple(found))
         for name, found in places.items()

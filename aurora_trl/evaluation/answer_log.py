@@ -16,7 +16,7 @@ from ..data.schema import Row
 from ..journal import Journal, beside
 from ..models.checkpoints.digest import checkpoint_digest
 
-_FIELDS = {"run": int, "place": int, "record": dict, "score": str}
+_FIELDS = {"run": int, "row": int, "record": dict, "score": str}
 _SYNC_SECONDS = 1.0
 
 
@@ -37,7 +37,7 @@ class AnswerLog(Journal):
     def __init__(self, output_dir: Path, process: int, settings: dict[str, Any]):
         output = _output(output_dir, str(process))
         super().__init__(output, settings, fields=_FIELDS, sync_seconds=_SYNC_SECONDS, begin_anew=True)
-        self._kept = {(record["run"], record["place"]): record for record in self.records}
+        self._kept = {(record["run"], record["row"]): record for record in self.records}
         self.records.clear()  # the file has them
         if self._kept:
             sys.stderr.write(f"{self.path}: {len(self._kept)} answers of a run that was cut; continuing\n")
@@ -50,20 +50,20 @@ class AnswerLog(Journal):
 
         Args:
             run (`int`): which of the evaluation's runs over a split.
-            share (`Sequence[int]`): the places of the rows that this process answers, batch by batch.
+            share (`Sequence[int]`): the numbers of the rows that this process answers, batch by batch.
             batch_size (`int`): rows per batch.
 
         Returns:
-            `dict`: by place, the answer's record and what the metrics kept of it.
+            `dict`: by row, the answer's record and what the metrics kept of it.
         """
         batches = (share[start : start + batch_size] for start in range(0, len(share), batch_size))
-        whole = [batch for batch in batches if all((run, place) in self._kept for place in batch)]
-        found = {place: self._kept[run, place] for batch in whole for place in batch}
-        return {place: (kept["record"], _unpack(kept["score"])) for place, kept in found.items()}
+        whole = [batch for batch in batches if all((run, row) in self._kept for row in batch)]
+        found = {row: self._kept[run, row] for batch in whole for row in batch}
+        return {row: (kept["record"], _unpack(kept["score"])) for row, kept in found.items()}
 
-    def add(self, run: int, place: int, record: dict[str, Any], kept: Mapping[str, torch.Tensor]) -> None:
+    def add(self, run: int, row: int, record: dict[str, Any], kept: Mapping[str, torch.Tensor]) -> None:
         """Write an answer; it is safe when this returns."""
-        self._write({"run": run, "place": place, "record": record, "score": _pack(kept)})
+        self._write({"run": run, "row": row, "record": record, "score": _pack(kept)})
 
 
 def evaluation_settings(checkpoint: str | Path, splits: Mapping[str, Iterable[Row]], **others: Any) -> dict[str, Any]:

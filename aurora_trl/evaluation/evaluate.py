@@ -102,27 +102,27 @@ def evaluate_model(
             records: list[tuple[int, dict[str, Any]]] = []
             what = split if swap is None else f"{split}, {swap} swapped"
             before = log.take_over(run, share, batch_size) if log else {}
-            for place, (record, kept) in before.items():
-                scorer.restore(rows[place], place, kept)
-                records.append((place, record))
+            for number, (record, kept) in before.items():
+                scorer.restore(rows[number], number, kept)
+                records.append((number, record))
                 progress.step(what)
-            todo = [place for place in share if place not in before]
+            todo = [number for number in share if number not in before]
             answers = answer_rows(
                 model,
                 processor,
-                [asked[place] for place in todo],
+                [asked[number] for number in todo],
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,
                 loader=ClipLoader(processor, cache_clips=2 * batch_size),
             )
-            for place, answer in zip(todo, answers, strict=True):
-                answer.row = rows[place]
+            for number, answer in zip(todo, answers, strict=True):
+                answer.row = rows[number]
                 record = describe_answer(answer, processor.num_frames, processor.max_objects)
-                record["j"] = scorer.add(answer, place, processor.num_frames)
+                record["j"] = scorer.add(answer, number, processor.num_frames)
                 record.update(split=split, swap=swap, kind=kind_of(answer.row) if kind_of else None)
-                records.append((place, record))
+                records.append((number, record))
                 if log:
-                    log.add(run, place, record, scorer.metrics.kept(place))
+                    log.add(run, number, record, scorer.metrics.kept(number))
                 progress.step(what)
             in_order = [record for _, record in sorted(gather_object(records), key=lambda pair: pair[0])]
             summary = {**scorer.compute(), **_summarize(in_order)}
@@ -148,10 +148,10 @@ def process_state() -> PartialState:
 
 
 def process_share(num_rows: int, batch_size: int) -> list[int]:
-    """The places of the rows that this process answers: whole batches, the same ones that a single process makes."""
+    """The numbers of the rows that this process answers: whole batches, the same ones that a single process makes."""
     state = process_state()
     starts = range(state.process_index * batch_size, num_rows, state.num_processes * batch_size)
-    return [place for start in starts for place in range(start, min(start + batch_size, num_rows))]
+    return [number for start in starts for number in range(start, min(start + batch_size, num_rows))]
 
 
 def _write(output_dir: Path, metrics: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:

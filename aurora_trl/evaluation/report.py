@@ -137,12 +137,12 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def _check_scores(place: str, scores: Any, wanted: Sequence[str]) -> None:
+def _check_scores(where: str, scores: Any, wanted: Sequence[str]) -> None:
     """Raise `DataError` where a mapping of scores lacks a number that the report shows."""
     numbers = scores if isinstance(scores, dict) else {}
     wrong = next((name for name in wanted if not isinstance(numbers.get(name), (int, float))), None)
     if wrong is not None:
-        raise DataError(f"{place} has no number `{wrong}`; evaluate that checkpoint again")
+        raise DataError(f"{where} has no number `{wrong}`; evaluate that checkpoint again")
 
 
 def shown_scores(protocol: str, split: str) -> tuple[str, ...]:
@@ -261,19 +261,19 @@ def _read_answers(file: Path) -> list[dict[str, Any]]:
     return [_read_answer(f"{file}, line {number}", line) for number, line in enumerate(lines, 1)]
 
 
-def _read_answer(place: str, line: str) -> dict[str, Any]:
+def _read_answer(where: str, line: str) -> dict[str, Any]:
     again = "evaluate that checkpoint again"
     try:
         answer = parse_json(line)
     except ValueError as error:
-        raise DataError(f"{place}: no answer of an evaluation ({error}); {again}") from None
+        raise DataError(f"{where}: no answer of an evaluation ({error}); {again}") from None
     if not isinstance(answer, dict):
-        raise DataError(f"{place}: no answer of an evaluation, but a {type(answer).__name__}; {again}")
+        raise DataError(f"{where}: no answer of an evaluation, but a {type(answer).__name__}; {again}")
     lacking = next((name for name in _ANSWER_KEYS if name not in answer), None)
     if lacking is not None:
-        raise DataError(f"{place}: the answer has no `{lacking}`; {again}")
+        raise DataError(f"{where}: the answer has no `{lacking}`; {again}")
     if answer["swap"] is None and not isinstance(answer["j"], (int, float)):
-        raise DataError(f"{place}: `j` is no number; {again}")
+        raise DataError(f"{where}: `j` is no number; {again}")
     return answer
 
 

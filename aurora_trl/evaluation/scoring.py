@@ -78,26 +78,26 @@ class MaskScorer:
         self.rules = rules
         self.metrics = SegmentationMetrics(rules.name)
 
-    def add(self, answer: Answer, place: int, num_frames: int) -> float:
+    def add(self, answer: Answer, number: int, num_frames: int) -> float:
         """
         Add an answer.
 
         Args:
             answer (`Answer`): with its row.
-            place (`int`): the row's place in the dataset.
+            number (`int`): the row's number in the dataset.
             num_frames (`int`): frames that the model takes of a clip.
 
         Returns:
             `float`: its own J.
         """
-        places, indices = scored_frames(answer.row, num_frames)
+        shown, indices = scored_frames(answer.row, num_frames)
         target = self.rules.prepare_masks(load_masks(answer.row, indices=indices))  # (T, h, w)
-        logits = _prepare_logits(answer, places, self.rules)
-        return float(self.metrics.update(logits[None], target[None], index=[place]))
+        logits = _prepare_logits(answer, shown, self.rules)
+        return float(self.metrics.update(logits[None], target[None], index=[number]))
 
-    def restore(self, row: Row, place: int, kept: dict[str, torch.Tensor]) -> None:
+    def restore(self, row: Row, number: int, kept: dict[str, torch.Tensor]) -> None:
         """Add an answer of an earlier run by what its `metrics` kept of it."""
-        self.metrics.restore(place, kept)
+        self.metrics.restore(number, kept)
 
     def compute(self) -> dict[str, Any]:
         """The scores over all processes."""
@@ -118,27 +118,27 @@ class ClassScorer:
         self.metrics = SemanticMetrics()
         self.class_names: list[str] | None = None
 
-    def add(self, answer: Answer, place: int, num_frames: int) -> float:
+    def add(self, answer: Answer, number: int, num_frames: int) -> float:
         """As [`MaskScorer.add`]; returns J of the mask, whatever its class."""
         row = answer.row
         names = self._read_names(row)
-        places, indices = scored_frames(row, num_frames)
+        shown, indices = scored_frames(row, num_frames)
         maps = load_class_maps({"masks": [row["masks"][i] for i in indices]})
         planes = torch.from_numpy(maps).float()[:, None]
         size = (self.rules.size, self.rules.size) if self.rules.size else maps.shape[1:]
         target = F.interpolate(planes, size, mode="nearest")[:, 0].long()
-        drawn = _prepare_logits(answer, places, self.rules) > 0
+        drawn = _prepare_logits(answer, shown, self.rules) > 0
         known = [normalize_class(name) for name in names]
         said = extract_class(answer.completion)
         predicted = torch.where(drawn, known.index(said) if said in known else self.metrics.background, 0)
-        self.metrics.update(predicted, target, index=place)
+        self.metrics.update(predicted, target, index=number)
         union = (drawn | (target > 0)).sum()
         return float((drawn & (target > 0)).sum() / union) if union else 1.0
 
-    def restore(self, row: Row, place: int, kept: dict[str, torch.Tensor]) -> None:
+    def restore(self, row: Row, number: int, kept: dict[str, torch.Tensor]) -> None:
         """As [`MaskScorer.restore`]."""
         self._read_names(row)
-        self.metrics.restore(place, kept)
+        self.metrics.restore(number, kept)
 
     def _read_names(self, row: Row) -> list[str]:
         if not row.get("masks") or Path(row["masks"][0]).parent.name != "labels_rgb":
@@ -167,21 +167,21 @@ def scored_frames(row: Row, num_frames: int) -> tuple[list[int], list[int]]:
         num_frames (`int`): frames that the model takes of a clip.
 
     Returns:
-        `tuple[list[int], list[int]]`: their places among the model's frames, and their masks' among the row's.
+        `tuple[list[int], list[int]]`: their numbers among the model's frames, and their masks' among the row's.
 
     Raises:
         `DataError`: where none of the frames that the model takes is annotated.
     """
     indices = mask_indices(row, num_frames)
-    places = [place for place, index in enumerate(indices) if index != NO_FRAME]
-    if not places:
+    shown = [number for number, index in enumerate(indices) if index != NO_FRAME]
+    if not shown:
         raise DataError(f"row {row['id']!r}: none of the {num_frames} frames that the model takes is annotated")
-    return places, [indices[place] for place in places]
+    return shown, [indices[number] for number in shown]
 
 
-def _prepare_logits(answer: Answer, places: list[int], rules: Protocol) -> torch.Tensor:
+def _prepare_logits(answer: Answer, shown: list[int], rules: Protocol) -> torch.Tensor:
     size = frame_size(answer.row)
     if answer.mask_logits is None:
         shape = size if rules.size is None else (rules.size, rules.size)
-        return torch.full((len(places), *shape), _NO_MASK_LOGIT)
-    return rules.prepare_logits(answer.mask_logits[places], size)
+        return torch.full((len(shown), *shape), _NO_MASK_LOGIT)
+    return rules.prepare_logits(answer.mask_logits[shown], size)

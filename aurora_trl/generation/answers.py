@@ -58,9 +58,9 @@ def load(model_dir: str | Path, device: str | torch.device | None = None) -> tup
     Returns:
         `tuple`: the model in eval mode, and its processor.
     """
-    place = find_device(device)
+    torch_device = find_device(device)
     processor = AuroraProcessor.from_pretrained(model_dir)  # first: what is wrong with it is known in a moment
-    model = AuroraModel.from_pretrained(str(model_dir)).to(place).eval()
+    model = AuroraModel.from_pretrained(str(model_dir)).to(torch_device).eval()
     processor.require_fit(model)
     return model, processor
 

@@ -80,10 +80,10 @@ class AuroraPipeline:
             **kwargs: for [`AuroraModel.from_pretrained`], such as `dtype`, `revision`, `base_model_name_or_path`.
         """
         name = str(pretrained_model_name_or_path)
-        place = find_device(device)
+        torch_device = find_device(device)
         files = {k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
         processor = AuroraProcessor.from_pretrained(name, **files)  # first: a broken one is known in a moment
-        return cls(AuroraModel.from_pretrained(name, **kwargs).to(place), processor)
+        return cls(AuroraModel.from_pretrained(name, **kwargs).to(torch_device), processor)
 
     def __call__(
         self,

@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
 from .checkpoints.adapters import adapter_asked_for, load_merged
-from .checkpoints.files import HUB_ARGUMENTS, check_checkpoint, require_finite, require_keys
+from .checkpoints.own_files import HUB_ARGUMENTS, check_checkpoint, require_finite, require_keys
 from .checkpoints.quantization import with_whole_mask_parts
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder

@@ -18,7 +18,7 @@ from ..data.schema import Row, with_current_names
 from ..errors import DataError
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
 from ..text_files import read_json
-from .checkpoints.files import CONFIG_FILE, HUB_ARGUMENTS, find_file, read_own_config
+from .checkpoints.own_files import CONFIG_FILE, HUB_ARGUMENTS, find_file, read_own_config
 from .checkpoints.policy_processor import check_template, load_policy_processor
 from .configuration_aurora import AuroraConfig, SamConfig
 from .fit import require_fit

@@ -39,9 +39,9 @@ def match_objects(
     counts, given = has_seg.cpu().numpy(), annotated.any(dim=-1).cpu().numpy()
     matched = np.full(counts.shape, -1)
     for row, (predictions, objects) in enumerate(zip(counts, given, strict=True)):
-        places, numbers = predictions.nonzero()[0], objects.nonzero()[0]
-        first, second = linear_sum_assignment(costs[row][np.ix_(places, numbers)])
-        matched[row, places[first]] = numbers[second]
+        slots, numbers = predictions.nonzero()[0], objects.nonzero()[0]
+        first, second = linear_sum_assignment(costs[row][np.ix_(slots, numbers)])
+        matched[row, slots[first]] = numbers[second]
     return torch.from_numpy(matched).to(mask_logits.device)
 
 

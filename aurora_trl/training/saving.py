@@ -102,8 +102,8 @@ class AuroraCheckpoints(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """TRL's, written aside by all processes, and put in its place with the list of what they have written."""
         run_dir = Path(self._get_output_dir(trial))
-        place = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        aside = run_dir / UNFINISHED / place.name
+        folder = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        aside = run_dir / UNFINISHED / folder.name
         with self._naming(aside):
             self._clear(aside.parent)
             self.accelerator.wait_for_everyone()
@@ -113,7 +113,7 @@ class AuroraCheckpoints(Trainer):
             finally:
                 self._saves_checkpoint = False
             if Path(self.state.best_model_checkpoint or "") == aside:
-                self.state.best_model_checkpoint = str(place)
+                self.state.best_model_checkpoint = str(folder)
                 if self.args.should_save:
                     self.state.save_to_json(str(aside / "trainer_state.json"))
             # Each process lists what it sees: on a network file system one may not see yet what another has written.
@@ -123,12 +123,12 @@ class AuroraCheckpoints(Trainer):
                 bring_to_disk(aside)
                 write_manifest(aside, files, weights_only=self.args.save_only_model)
                 require_held(run_dir / LOCK_FILE)
-                put_in_place(aside, place)
+                put_in_place(aside, folder)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
-            self._push_from_checkpoint(str(place))
+            self._push_from_checkpoint(str(folder))
         if self.args.should_save:
-            self._rotate(run_dir, place)
+            self._rotate(run_dir, folder)
 
     def _rotate(self, run_dir: Path, newest: Path) -> None:
         """

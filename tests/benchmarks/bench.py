@@ -17,13 +17,13 @@ from pathlib import Path
 
 import checks
 import grpo
-import parts
 import scale
 import sft
+import single_parts
 import torch
 from setting import Ratio, bench_rows
 
-SUITES = {"grpo": grpo.run, "sft": sft.run, "parts": parts.run, "checks": checks.run, "memory": scale.run}
+SUITES = {"grpo": grpo.run, "sft": sft.run, "parts": single_parts.run, "checks": checks.run, "memory": scale.run}
 
 
 def machine() -> str:

@@ -42,7 +42,7 @@ def test_it_continues_to_the_bit(model, processor, checkpoint, broken, tmp_path,
 
     with pytest.raises(DataError, match=r"frame\.png"):
         evaluate("eval", checkpoint=checkpoint)
-    assert [record["place"] for record in logged(tmp_path)] == [0, 1, 2, 3]
+    assert [record["row"] for record in logged(tmp_path)] == [0, 1, 2, 3]
     assert not (tmp_path / "eval" / "metrics.json").exists()
     # A line that was cut short, and a batch of which one row is missing, which is answered again.
     path = tmp_path / "eval.answers-0.journal.jsonl"

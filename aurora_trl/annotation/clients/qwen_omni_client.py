@@ -14,7 +14,7 @@ from PIL import Image
 
 from ...errors import DataError
 from ...generation.answers import find_device
-from ...models.checkpoints.files import find_weight_files, one_line, read_header
+from ...models.checkpoints.own_files import find_weight_files, one_line, read_header
 from ...models.checkpoints.weight_files import find_checkpoint, read_config
 from ..request_parts import SAMPLING_RATE, Part, Picture, Sound
 from .base import Reply, Unusable, Usage

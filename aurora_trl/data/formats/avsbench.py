@@ -82,12 +82,12 @@ def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
         raise DataError(f"{table}: it has no column `split`")
     if subset == "s4" and len(header) < 4:
         raise DataError(f"{table}: its columns must be name, start, category and split, and it has {len(header)}")
-    place = header.index("split")
+    column = header.index("split")
     short = next((number for number, line in enumerate(lines, 2) if len(line) < len(header)), None)
     if short is not None:
         raise DataError(f"{table}, line {short}: fewer values than the header has columns")
     build = _BUILDERS[subset]
-    rows = [build(table.parent, header, line, split) for line in lines if line[place] == split]
+    rows = [build(table.parent, header, line, split) for line in lines if line[column] == split]
     if not rows:
         raise DataError(f"{table}: no row of split {split!r}")
     return as_dataset(rows, table)

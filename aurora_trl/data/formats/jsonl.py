@@ -82,18 +82,18 @@ def load_json(path: str | Path) -> Dataset:
 
 
 def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any]:
-    place = f"{path}, line {number}"
+    where = f"{path}, line {number}"
     try:
         row = parse_json(line)
     except ValueError as error:
-        raise DataError(f"{place}: not valid JSON: {error}") from None
+        raise DataError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(row, dict):
-        raise DataError(f"{place}: a row is an object, not {type(row).__name__}")
+        raise DataError(f"{where}: a row is an object, not {type(row).__name__}")
     row = with_current_names(row, path)
-    _check_own_columns(place, row)
+    _check_own_columns(where, row)
     for key in _REQUIRED:
         if row.get(key) is None:
-            raise DataError(f"{place}: `{key}` is missing")
+            raise DataError(f"{where}: `{key}` is missing")
     if isinstance(row.get("masks"), list):
         row["masks"] = [json.dumps(mask) if isinstance(mask, dict | list) else mask for mask in row["masks"]]
     for key, value in row.items():
@@ -101,29 +101,29 @@ def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any
         # A bool is an int to Python, and no number to whoever wrote it.
         fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
         if key in (*COLUMNS, *OPTIONAL_COLUMNS) and value is not None and not fits:
-            raise DataError(f"{place}: `{key}` is {type(value).__name__}, not {kinds[0].__name__}")
+            raise DataError(f"{where}: `{key}` is {type(value).__name__}, not {kinds[0].__name__}")
     for key, kind in _ITEMS.items():
         wrong = next((item for item in row.get(key) or () if not isinstance(item, kind)), None)
         if wrong is not None:
-            raise DataError(f"{place}: `{key}` holds {wrong!r}, not {kind[0].__name__}")
+            raise DataError(f"{where}: `{key}` holds {wrong!r}, not {kind[0].__name__}")
     try:
         count_objects(row)
     except DataError as error:
-        raise DataError(f"{place}: {error}") from None
+        raise DataError(f"{where}: {error}") from None
     row = {**dict.fromkeys(COLUMNS), **row}
     row["is_null"] = bool(row["is_null"])
     row["split"] = row["split"] or "train"
     return map_paths(row, lambda value: os.path.normpath(folder / value))
 
 
-def _check_own_columns(place: str, row: Row) -> None:
+def _check_own_columns(where: str, row: Row) -> None:
     """Columns of one's own are welcome; a slip of the pen, and what a trainer puts there itself, are not."""
     for key in set(row) - {*COLUMNS, *OPTIONAL_COLUMNS}:
         if key in _TAKEN:
-            raise DataError(f"{place}: `{key}` is what the trainer gives to rewards; call the column something else")
+            raise DataError(f"{where}: `{key}` is what the trainer gives to rewards; call the column something else")
         close = difflib.get_close_matches(key, (*COLUMNS, *OPTIONAL_COLUMNS), n=1, cutoff=0.8)
         if close:
-            raise DataError(f"{place}: unknown key `{key}`; did you mean `{close[0]}`?")
+            raise DataError(f"{where}: unknown key `{key}`; did you mean `{close[0]}`?")
 
 
 def save_json(rows: Iterable[Row], path: str | Path) -> Path:

@@ -155,8 +155,8 @@ def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None =
     tables = sorted((folder / MEDIA_FOLDER).glob("*.parquet"))
     if not tables:
         raise DataError(f"{path}: it has no {MEDIA_FOLDER}/*.parquet; write it again with `aurora export`")
-    place = Path(media_dir or Path(datasets.config.HF_DATASETS_CACHE, "aurora_trl")).resolve()
-    media = place / f"{_file_name(path)}-{_version(tables)}"
+    root = Path(media_dir or Path(datasets.config.HF_DATASETS_CACHE, "aurora_trl")).resolve()
+    media = root / f"{_file_name(path)}-{_version(tables)}"
     _unpack(tables, media)
     # A table may be older than a column.
     there = [

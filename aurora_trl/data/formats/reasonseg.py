@@ -101,25 +101,25 @@ def _read_file(path: Path, split: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["split"] == split]
 
 
-def _read_entry(place: str, entry: Any, path: Path, split: str, number: int) -> dict[str, Any]:
+def _read_entry(where: str, entry: Any, path: Path, split: str, number: int) -> dict[str, Any]:
     if not isinstance(entry, dict):
-        raise DataError(f"{place}: an entry is an object, not {type(entry).__name__}")
+        raise DataError(f"{where}: an entry is an object, not {type(entry).__name__}")
     unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
-        raise DataError(f"{place}: unknown key `{unknown[0]}`; the keys are {', '.join(_KEYS)}")
+        raise DataError(f"{where}: unknown key `{unknown[0]}`; the keys are {', '.join(_KEYS)}")
     for key in ("image", "query"):
         if not isinstance(entry.get(key), str):
-            raise DataError(f"{place}: `{key}` is missing, or is no text")
+            raise DataError(f"{where}: `{key}` is missing, or is no text")
     is_null = bool(entry.get("is_null"))
     if is_null + ("polygons" in entry) + ("rle" in entry) != 1:
-        raise DataError(f"{place}: give one of `polygons`, `rle` and `is_null: true`")
+        raise DataError(f"{where}: give one of `polygons`, `rle` and `is_null: true`")
     mask = None
     if "polygons" in entry:
         try:
             pairs = [list(zip(flat[::2], flat[1::2], strict=True)) for flat in entry["polygons"]]
             mask = encode_polygons(pairs)
         except (ValueError, TypeError) as error:
-            raise DataError(f"{place}: `polygons` is not a list of [x1, y1, x2, y2, ...]: {error}") from None
+            raise DataError(f"{where}: `polygons` is not a list of [x1, y1, x2, y2, ...]: {error}") from None
     elif "rle" in entry:
         mask = entry["rle"] if isinstance(entry["rle"], str) else json.dumps(entry["rle"])
     return _row(

@@ -83,12 +83,12 @@ def load_refavs(root: str | Path, split: str) -> Dataset:
 
 
 def _build_row(
-    root: Path, place: str, entry: dict[str, str], seen: Counter[str], elsewhere: list[str]
+    root: Path, where: str, entry: dict[str, str], seen: Counter[str], elsewhere: list[str]
 ) -> dict[str, Any]:
     uid = entry["uid"]
     parts = uid.rsplit("_", 2)
     if len(parts) != 3:
-        raise DataError(f"{place}: uid {uid!r} is not <video>_<class>_<number>")
+        raise DataError(f"{where}: uid {uid!r} is not <video>_<class>_<number>")
     # The column `vid` is another name for null references: the media lie under what the uid says.
     video, class_name = parts[0], parts[1]
     is_null = class_name == NULL_CLASS

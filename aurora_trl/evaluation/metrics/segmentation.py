@@ -130,7 +130,7 @@ class SegmentationMetrics:
             mask_logits (`torch.Tensor` of shape `(videos, frames, H, W)`): logits, in the protocol's size for official
                 numbers: see [`Protocol.prepare_logits`] and [`Protocol.prepare_masks`].
             masks (`torch.Tensor` of shape `(videos, frames, H, W)`): targets in {0, 1}.
-            index (`Sequence[int]`, *optional*): place of each video in the dataset.
+            index (`Sequence[int]`, *optional*): number of each video in the dataset.
 
         Returns:
             `torch.Tensor` of shape `(videos,)`: J of each video by itself.
@@ -146,33 +146,33 @@ class SegmentationMetrics:
             )
         if torch.isnan(mask_logits).any():
             raise ValueError("mask_logits hold NaN: a prediction that is not a number has no score")
-        places = self._places(len(mask_logits), index)
+        numbers = self._numbers(len(mask_logits), index)
         masks = masks.to(mask_logits.device)
         scores = [score_video(x, target, self.rules) for x, target in zip(mask_logits, masks, strict=True)]
-        self._videos.update(zip(places, scores, strict=True))
+        self._videos.update(zip(numbers, scores, strict=True))
         return torch.stack([video.frame_j(self.rules).mean() for video in scores]) if scores else torch.zeros(0)
 
-    def _places(self, count: int, index: Sequence[int] | None) -> list[int]:
+    def _numbers(self, count: int, index: Sequence[int] | None) -> list[int]:
         if self._indexed not in (None, index is not None):
             raise ValueError("some videos came with an index and some without: give it for all, or for none")
-        places = list(range(len(self), len(self) + count)) if index is None else [int(place) for place in index]
-        if len(places) != count:
-            raise ValueError(f"index holds {len(places)} places for {count} videos")
-        twice = [place for i, place in enumerate(places) if place in self._videos or place in places[:i]]
+        numbers = list(range(len(self), len(self) + count)) if index is None else [int(number) for number in index]
+        if len(numbers) != count:
+            raise ValueError(f"index holds {len(numbers)} numbers for {count} videos")
+        twice = [number for i, number in enumerate(numbers) if number in self._videos or number in numbers[:i]]
         if twice:
             raise ValueError(f"video {twice[0]} came twice")
         self._indexed = index is not None
-        return places
+        return numbers
 
-    def kept(self, place: int) -> dict[str, torch.Tensor]:
+    def kept(self, number: int) -> dict[str, torch.Tensor]:
         """What is kept of a video that came with this index; `restore` takes it."""
-        video = self._videos[place]
+        video = self._videos[number]
         return {**vars(video), "num_pixels": torch.tensor(video.num_pixels)}
 
-    def restore(self, place: int, kept: dict[str, torch.Tensor]) -> None:
+    def restore(self, number: int, kept: dict[str, torch.Tensor]) -> None:
         """Add a video by what another object `kept` of it."""
-        self._places(1, [place])
-        self._videos[place] = VideoScores(**{**kept, "num_pixels": int(kept["num_pixels"])})  # type: ignore[arg-type]
+        self._numbers(1, [number])
+        self._videos[number] = VideoScores(**{**kept, "num_pixels": int(kept["num_pixels"])})  # type: ignore[arg-type]
 
     def merge(self, other: "SegmentationMetrics") -> "SegmentationMetrics":
         """
@@ -186,17 +186,17 @@ class SegmentationMetrics:
             `SegmentationMetrics`: itself.
 
         Raises:
-            `ValueError`: for another protocol, or where only one of them knows its videos' places.
+            `ValueError`: for another protocol, or where only one of them knows its videos' numbers.
         """
         if other.protocol != self.protocol:
             raise ValueError(f"scores of `{other.protocol}` can not be merged into those of `{self.protocol}`")
         if not len(other):
             return self
         if self._indexed not in (None, other._indexed):
-            raise ValueError("only one of the two knows its videos' places: give `update` an index in both")
+            raise ValueError("only one of the two knows its videos' numbers: give `update` an index in both")
         offset = 0 if other._indexed else len(self)
-        for place, video in other._videos.items():
-            self._videos.setdefault(place + offset, video)
+        for number, video in other._videos.items():
+            self._videos.setdefault(number + offset, video)
         self._indexed = other._indexed
         return self
 
@@ -214,7 +214,7 @@ class SegmentationMetrics:
         if len(shares) == 1:
             return self
         if sum(share._indexed is False for share in shares) > 1:
-            raise ValueError("videos of several processes need their place in the dataset: give `update` an index")
+            raise ValueError("videos of several processes need their number in the dataset: give `update` an index")
         merged = SegmentationMetrics(self.protocol)
         for share in shares:
             merged.merge(share)

@@ -25,7 +25,7 @@ class SemanticMetrics:
     def __init__(self, num_classes: int = NUM_CLASSES, background: int = 0):
         self.num_classes = num_classes
         self.background = background
-        # By place in the dataset: sums over frames of IoU, of F, and the number of frames, (3, classes).
+        # By number in the dataset: sums over frames of IoU, of F, and the number of frames, (3, classes).
         self._videos: dict[int, torch.Tensor] = {}
 
     def update(self, predicted: torch.Tensor, target: torch.Tensor, index: int | None = None) -> None:
@@ -35,7 +35,7 @@ class SemanticMetrics:
         Args:
             predicted, target (`torch.Tensor` of shape `(T, H, W)`, integer): class of each pixel. Give all frames that
                 the official script scores: it fills clips of 5 seconds up to 10 with frames of background.
-            index (`int`, *optional*): the video's place in the dataset; the next one by default.
+            index (`int`, *optional*): the video's number in the dataset; the next one by default.
 
         Raises:
             `ValueError`: where shapes differ, a class is out of range, or a video comes twice.
@@ -47,10 +47,10 @@ class SemanticMetrics:
         for name, classes in (("predicted", predicted), ("target", target)):
             if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < self.num_classes:
                 raise ValueError(f"{name} holds a class outside of 0..{self.num_classes - 1}")
-        place = len(self._videos) if index is None else index
-        if place in self._videos:
-            raise ValueError(f"video {place} came twice")
-        self._videos[place] = self._score(predicted.long().cpu(), target.long().cpu())
+        number = len(self._videos) if index is None else index
+        if number in self._videos:
+            raise ValueError(f"video {number} came twice")
+        self._videos[number] = self._score(predicted.long().cpu(), target.long().cpu())
 
     def _score(self, predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         drawn, truth, both = (
@@ -65,13 +65,13 @@ class SemanticMetrics:
         iou = torch.where(union > 0, both / union.clamp(min=1), 0.0)
         return torch.stack([iou.sum(0), torch.nan_to_num(f, nan=0.0).sum(0), (union > 0).float().sum(0)]).double()
 
-    def kept(self, place: int) -> dict[str, torch.Tensor]:
+    def kept(self, number: int) -> dict[str, torch.Tensor]:
         """What is kept of a video that came with this index; `restore` takes it."""
-        return {"sums": self._videos[place]}
+        return {"sums": self._videos[number]}
 
-    def restore(self, place: int, kept: dict[str, torch.Tensor]) -> None:
+    def restore(self, number: int, kept: dict[str, torch.Tensor]) -> None:
         """Add a video by what another object `kept` of it."""
-        self._videos[place] = kept["sums"]
+        self._videos[number] = kept["sums"]
 
     def merge(self, other: "SemanticMetrics") -> "SemanticMetrics":
         """
@@ -82,8 +82,8 @@ class SemanticMetrics:
         """
         if (other.num_classes, other.background) != (self.num_classes, self.background):
             raise ValueError(f"{other.num_classes} classes can not be merged into {self.num_classes}")
-        for place, scores in other._videos.items():
-            self._videos.setdefault(place, scores)
+        for number, scores in other._videos.items():
+            self._videos.setdefault(number, scores)
         return self
 
     def gather(self) -> "SemanticMetrics":

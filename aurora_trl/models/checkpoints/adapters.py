@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from ...errors import DataError
 from ...text_files import read_json
 from ..configuration_aurora import model_class
-from .files import (
+from .own_files import (
     CONFIG_FILE,
     HUB_ARGUMENTS,
     PICKLED_WEIGHTS,

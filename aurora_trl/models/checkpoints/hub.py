@@ -12,7 +12,7 @@ from ...text_files import read_json, read_text, read_yaml
 from ..configuration_aurora import model_class
 from ..processing_aurora import AuroraProcessor
 from .adapters import RECORD_FILE, check_adapter_files
-from .files import CONFIG_FILE, HTTPError, check_checkpoint, one_line
+from .own_files import CONFIG_FILE, HTTPError, check_checkpoint, one_line
 
 CARD_FILE = "README.md"
 # The settings of a phase, in its output folder.
@@ -227,10 +227,10 @@ def _training(folder: Path, base: str | None, recipe: dict[str, Any], recipe_fil
 def _scores(folder: Path, evaluation: str | Path | None) -> str:
     if evaluation is not None and not (Path(evaluation) / "metrics.json").is_file():
         raise DataError(f"{evaluation}/metrics.json: no such file; `aurora evaluate` writes it")
-    places = [folder, folder.resolve().parent / "eval" / folder.resolve().name]
+    folders = [folder, folder.resolve().parent / "eval" / folder.resolve().name]
     if evaluation is not None:
-        places = [Path(evaluation)]
-    file = next((place / "metrics.json" for place in places if (place / "metrics.json").is_file()), None)
+        folders = [Path(evaluation)]
+    file = next((folder / "metrics.json" for folder in folders if (folder / "metrics.json").is_file()), None)
     if file is None:
         return "## Scores\n\nNot evaluated."
     metrics = read_json(file)

@@ -6,7 +6,7 @@ from ...errors import DataError
 from ...prompts import build_prompt
 from ...text_files import read_json
 from ..policies.tokens import require_chat_tokenizer
-from .files import find_file, one_line
+from .own_files import find_file, one_line
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "processor_config.json", "preprocessor_config.json")
 

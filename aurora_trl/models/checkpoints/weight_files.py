@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ...errors import DataError
 from ...text_files import read_json
-from .files import CONFIG_FILE, HTTPError, find_weight_files, one_line, read_header, require_repository
+from .own_files import CONFIG_FILE, HTTPError, find_weight_files, one_line, read_header, require_repository
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

@@ -1,6 +1,6 @@
-"""Weights that ZeRO-3 has split over the processes, brought together one at a time.
+"""Weights that ZeRO-3 has split over the processes, brought together.
 
-No function here holds more than one whole weight, or one of each of two models.
+But for `gathered`, no function here holds more than one whole weight, or one of each of two models.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,13 +31,14 @@ def split_the_rest(model: nn.Module) -> None:
 
 
 @contextmanager
-def gathered(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
+def gathered(parameters: Iterable[torch.Tensor], *, read_only: bool = False) -> Iterator[None]:
     """
     Inside the block these are whole on every process; every process has to come here.
 
     Args:
-        parameters (`Iterable[torch.Tensor]`): in parts, or whole already. What process 0 writes into those that were
-            in parts is what all of them keep.
+        parameters (`Iterable[torch.Tensor]`): in parts, or whole already.
+        read_only (`bool`, *optional*, defaults to `False`): nothing is kept of what is written in the block; otherwise
+            what process 0 writes into those that were in parts is what all of them keep.
     """
     split = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
     if not split:
@@ -45,7 +46,7 @@ def gathered(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(split, modifier_rank=0):
+    with deepspeed.zero.GatheredParameters(split, modifier_rank=None if read_only else 0):
         yield
 
 
@@ -65,18 +66,19 @@ def copy_tensors(source: Mapping[str, torch.Tensor], target: nn.Module, what: st
     Raises:
         `ValueError`: names a tensor that the module does not have, or has in another shape.
     """
-    places = target.state_dict(keep_vars=True)
+    parameters = target.state_dict(keep_vars=True)
     changed = set()
     for name, value in source.items():
-        if name not in places:
+        if name not in parameters:
             raise ValueError(f"{what}: {name} is no weight of the model that it goes into; it is of another version")
-        place = places[name]
-        with gathered([value, place]):
-            if value.shape != place.shape:
+        parameter = parameters[name]
+        with gathered([value, parameter]):
+            if value.shape != parameter.shape:
                 raise ValueError(
-                    f"{what}: {name} is {tuple(value.shape)} in place of {tuple(place.shape)}; it is of another model"
+                    f"{what}: {name} is {tuple(value.shape)} in place of {tuple(parameter.shape)}; it is of "
+                    "another model"
                 )
-            if not torch.equal(value, place.to(value)):
+            if not torch.equal(value, parameter.to(value)):
                 changed.add(name)
-            place.copy_(value)
+            parameter.copy_(value)
     return changed

@@ -4,9 +4,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from ...errors import DataError
 from ...generation.clip_loader import ClipLoader
 from ...generation.collators import TeacherCollator
 from ...generation.feature_store import FeatureStore, clip_digest, content_key, file_digest, tensor_digest
-from ...models.checkpoints.zero3 import is_partitioned
+from ...models.checkpoints.zero3 import gathered
 from ...models.modeling_aurora import AuroraModel
 from ...models.processing_aurora import AuroraProcessor
 from ...progress import Progress
@@ -45,7 +44,7 @@ def weights_key(module: nn.Module, without: nn.Module | None = None, **settings:
     A key for a model by its weights, its buffers and the settings that they do not show.
 
     Args:
-        module (`nn.Module`): with whole weights, see `whole_weights`.
+        module (`nn.Module`): with whole weights, see [`~aurora_trl.models.checkpoints.zero3.gathered`].
         without (`nn.Module`, *optional*): a part whose weights do not count.
         **settings: that JSON can hold.
 
@@ -88,19 +87,6 @@ def teacher_key(teacher: AuroraModel, processor: AuroraProcessor) -> str:
 def teacher_row_key(row: Row, targets: str) -> Hashable:
     """What tells apart the rows that the teacher reads, within a run."""
     return (view_key(row), row["reference"], teacher_target(row, targets))
-
-
-def whole_weights(modules: Iterable[nn.Module]) -> AbstractContextManager[Any]:
-    """
-    Bring together what ZeRO-3 has split, on all processes at once. Each then holds it whole, and may run the modules
-    on its own.
-    """
-    split = [p for module in modules for p in module.parameters() if is_partitioned([p])]
-    if not split:
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(split)
 
 
 # Rows of clips, by `view_key` and `teacher_row_key`.
@@ -215,7 +201,9 @@ class FeatureMaker:
         """
         own = dict(list(clips.items())[self.accelerator.process_index :: self.accelerator.num_processes])
         decoder = None if self.model is None else self.model.mask_decoder
-        with whole_weights([module for module in (decoder, self.teacher) if module is not None]):
+        modules = [module for module in (decoder, self.teacher) if module is not None]
+        # Each process then runs them on clips of its own.
+        with gathered((value for module in modules for value in module.parameters()), read_only=True):
             found, jobs = self._look_up(own)
             self._make(jobs, found)
         for clip, key in gather_object(list(found.mask_keys.items())):

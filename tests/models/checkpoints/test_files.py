@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from aurora_trl import AuroraModel, AuroraPipeline, AuroraProcessor
 from aurora_trl.errors import DataError
-from aurora_trl.models.checkpoints.files import check_checkpoint
+from aurora_trl.models.checkpoints.own_files import check_checkpoint
 from aurora_trl.models.checkpoints.weight_files import find_checkpoint
 from aurora_trl.tiny.qwen import create_tiny_qwen_checkpoint
 

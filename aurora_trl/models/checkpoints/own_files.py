@@ -265,9 +265,9 @@ def _compare(name: str, header: Header, model: nn.Module) -> None:
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     wrong = []
     for key, (shape, dtype) in header.items():
-        place = expected.get(key)
-        if place is not None and (shape != tuple(place.shape) or place.is_floating_point() != _is_float(dtype)):
-            wrong.append(f"{key} {shape} {dtype} in place of {tuple(place.shape)}")
+        wanted = expected.get(key)
+        if wanted is not None and (shape != tuple(wanted.shape) or wanted.is_floating_point() != _is_float(dtype)):
+            wrong.append(f"{key} {shape} {dtype} in place of {tuple(wanted.shape)}")
     require_keys(
         name,
         mismatched_keys=wrong,
