@@ -244,7 +244,8 @@ def describe_few_annotated(rows: Iterable[Row], num_frames: int) -> str | None:
     Returns:
         `str` or `None`: a line; None where no row leaves frames without a mask that the model would take.
     """
-    counts = [len(frames) for row in rows if (frames := annotated_frames(row)) is not None]
+    masked = (row for row in rows if not row.get("is_null"))
+    counts = [len(frames) for row in masked if (frames := annotated_frames(row)) is not None]
     few = [count for count in counts if count < num_frames]
     if not few:
         return None

@@ -63,6 +63,7 @@ def test_two_rows_of_a_clip_see_their_own_frames(processor, tmp_path):
 
 def test_what_check_data_says():
     rows = [row_of(40, {0, 5}), row_of(40, {1}), row_of(40, set(range(0, 40, 2))), row_of(40, set())]
+    rows.append(row_of(40, {3}, is_null=True))  # all its masks are empty, and known
     said = describe_few_annotated(rows, 10)
     assert said.startswith("2 rows have 1 to 2 annotated frames, and the model takes 10: ")
     assert describe_few_annotated(rows[2:], 10) is None
