@@ -164,8 +164,8 @@ def _mask_activations(sam: PretrainedConfig, setup: TrainingSetup, width: int) -
     """
     Of the mask decoder for all frames of all rows, and of its image encoder.
 
-    segment-anything holds the attention of a global block in full, with its relative positions: at 1024 pixels, 4,096
-    tokens a frame, that is most of what the encoder needs.
+    Attention keeps queries, keys, values and what it gives, each grown by the rows and columns of the relative
+    positions, and no matrix of all pairs of tokens.
     """
     if isinstance(sam, Sam2MaskConfig):
         return _sam2_activations(sam, setup, width)
@@ -177,7 +177,8 @@ def _mask_activations(sam: PretrainedConfig, setup: TrainingSetup, width: int) -
     decoder = masks * grid * 25 * sizes.prompt_embed_dim * width
     clips = -(-setup.batch_size // setup.num_generations)
     frames = clips * setup.num_frames
-    attention = 3 * frames * sizes.encoder_num_heads * grid**2 * width
+    side = sizes.image_size // sizes.patch_size
+    attention = 4 * frames * grid * (sizes.encoder_embed_dim + 2 * side * sizes.encoder_num_heads) * width
     block = frames * grid * 12 * sizes.encoder_embed_dim * width
     trains = "mask_encoder" in setup.groups
     kept = sizes.encoder_depth * block + len(sizes.encoder_global_attn_indexes) * attention

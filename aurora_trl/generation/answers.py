@@ -261,8 +261,9 @@ def answer_batch(
     device = next(model.parameters()).device
     clips, order = loader.distinct_clips(rows)
     clip_index = torch.tensor(order, device=device)
-    media = {name: value.to(device) for name, value in stack_clips(clips).items()}
+    media = stack_clips(clips)
     mask_embeddings = model.encode_masks(media.pop("mask_frames"))
+    media = {name: value.to(device) for name, value in media.items()}
     embeds = model.base_model.encode_media(**media).as_inputs()
     prompts = [processor.prompt_ids(row, clips[i]) for row, i in zip(rows, order, strict=True)]
     input_ids = pad_ids(prompts, processor.tokenizer.pad_token_id, side="left").to(device)

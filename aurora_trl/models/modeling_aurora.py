@@ -351,20 +351,16 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         Run the mask decoder's image encoder on clips.
 
         Args:
-            mask_frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): frames of distinct clips, normalised.
+            mask_frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): frames of distinct clips, normalised; on any
+                device, from which they come as they are needed.
 
         Returns:
-            `torch.Tensor` of shape `(C, T, E, h, w)`.
+            `torch.Tensor` of shape `(C, T, E, h, w)`: on the model's device.
         """
-        num_clips, num_frames = mask_frames.shape[:2]
-        parameters = list(self.mask_decoder.image_encoder.parameters())
-        # One memory layout in and out: a clip's features are then the same to the bit whoever asks for them.
-        frames = mask_frames.flatten(0, 1).to(parameters[0].dtype).contiguous()
         # Any, not the first: a PEFT wrapper keeps a frozen original beside the copy that trains.
-        trains = any(parameter.requires_grad for parameter in parameters)
+        trains = any(parameter.requires_grad for parameter in self.mask_decoder.image_encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
-            embeddings = self.mask_decoder.encode(frames)
-        return embeddings.contiguous().unflatten(0, (num_clips, num_frames))
+            return self.mask_decoder.encode_clips(mask_frames)
 
     def project(self, seg_states: torch.Tensor) -> torch.Tensor:
         """States at `[SEG]` `(N, H)` to the features that prompt the decoder `(N, E)`."""
@@ -397,8 +393,9 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
                 seg_features.flatten(0, 1), mask_embeddings, rows.repeat_interleave(num_objects)
             )
             return flat.unflatten(0, (batch_size, num_objects))
-        embeddings = mask_embeddings if clip_index is None else mask_embeddings[clip_index]
-        return self.mask_decoder.decode_clips(embeddings, seg_features.to(embeddings.dtype)[:, None])
+        return self.mask_decoder.decode_rows(
+            mask_embeddings, seg_features.to(mask_embeddings.dtype)[:, None], clip_index
+        )
 
 
 AutoModel.register(AuroraConfig, AuroraModel)

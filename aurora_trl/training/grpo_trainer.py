@@ -122,6 +122,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
                 "`sync_ref_model: true` has nothing to move with LoRA: the reference is the model without its adapter"
             )
         unwrap_aurora(model).set_trainable(args.trainable_groups())
+        unwrap_aurora(model).mask_decoder.frames_at_once = args.mask_frames_at_once
         self._media_frozen = args.freeze_vision_tower and args.freeze_audio_tower and args.freeze_connector
         self._banks: dict[str, ClipBank] = {}
         # The completions that the next forward is about, as indices into the bank.
@@ -232,17 +233,16 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
         # The rows, which rewards see and TRL keeps, let go of what the bank holds.
         read = [row.pop("media") for row in rows]
         clips = [read[keys.index(key)].clip for key in clip_order]
-        media = {name: value.to(device) for name, value in stack_clips(clips).items()}
-        kept = media.pop("mask_embeddings", None)
+        media = stack_clips(clips)
+        frames, kept = media.pop("mask_frames", None), media.pop("mask_embeddings", None)
+        media = {name: value.to(device) for name, value in media.items()}
         # In the precision that DeepSpeed gives the weights, which they may not have had when the features were made.
-        mask_inputs = (
-            {"mask_frames": media.pop("mask_frames")}
-            if kept is None
-            else {"mask_embeddings": self._prepare_input(kept)}
-        )
+        mask_inputs = {} if kept is None else {"mask_embeddings": self._prepare_input(kept)}
         with self._whole_model(), self.accelerator.autocast():
-            if self.args.freeze_mask_encoder and kept is None:
-                mask_inputs = {"mask_embeddings": self.aurora.encode_masks(mask_inputs["mask_frames"])}
+            if frames is not None and self.args.freeze_mask_encoder:
+                mask_inputs = {"mask_embeddings": self.aurora.encode_masks(frames)}
+            elif frames is not None:
+                mask_inputs = {"mask_frames": frames.to(device)}
             if self._media_frozen:
                 media = self.aurora.base_model.encode_media(**media).as_inputs()
         prompt_ids = [self.processing_class.prompt_ids(row, media.clip) for row, media in zip(rows, read, strict=True)]

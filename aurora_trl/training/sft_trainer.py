@@ -113,6 +113,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
             )
             aurora.replaced_weights |= {f"mask_decoder.{name}" for name in changed}
         aurora.set_trainable(args.trainable_groups())
+        aurora.mask_decoder.frames_at_once = args.mask_frames_at_once
         if peft_config is not None:
             peft_config = complete_adapter(aurora, peft_config, args.trainable_groups())
         self.loader = ClipLoader(processing_class, args.media_cache_clips)

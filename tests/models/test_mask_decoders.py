@@ -1,16 +1,20 @@
 """Mask decoders: the same masks as their authors' code, and their published files."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from published_checkpoints import small_sam, small_sam2, small_sam2_video
 from segment_anything.build_sam import sam_model_registry
+from segment_anything.modeling.image_encoder import Attention
 from transformers import Sam2VideoConfig
 
 from aurora_trl.errors import DataError
 from aurora_trl.models import AuroraConfig, Sam2MaskConfig, SamConfig
 from aurora_trl.models.mask_decoders import build_mask_decoder
 from aurora_trl.models.mask_decoders.published import load_mask_decoder, sam_config
+from aurora_trl.models.mask_decoders.sam import FusedAttention
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +39,50 @@ def sam2_folder(sam2, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sam2") / "sam2.1-hiera-small"
     sam2.save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize(("height", "width"), [(14, 14), (5, 9)])
+def test_sams_attention_is_upstreams(height, width):
+    """With relative positions that matter, and learnt from alike."""
+    theirs = Attention(48, num_heads=3, use_rel_pos=True, input_size=(height, width)).double()
+    for name in ("rel_pos_h", "rel_pos_w"):
+        torch.nn.init.normal_(getattr(theirs, name))
+    ours = copy.deepcopy(theirs)
+    ours.__class__ = FusedAttention
+    tokens, upstream = torch.randn(4, height, width, 48).double(), torch.randn(4, height, width, 48).double()
+    results = []
+    for attention in (theirs, ours):
+        given = tokens.clone().requires_grad_()
+        seen = attention(given)
+        seen.backward(upstream)
+        results.append([seen, given.grad, *(parameter.grad for parameter in attention.parameters())])
+    for mine, expected in zip(*results, strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["sam", "sam2", "sam2_video"])
+@torch.no_grad()
+def test_a_part_at_a_time_draws_the_same(name, sam_file, sam2_folder, tmp_path):
+    """Whatever the number of clips, no forward takes more frames than it may."""
+    if name == "sam2_video":
+        small_sam2_video().save_pretrained(tmp_path)
+    decoder = load_mask_decoder({"sam": sam_file, "sam2": sam2_folder}.get(name, tmp_path))
+    side = decoder.config.image_size
+    frames, prompts = torch.randn(4, 3, 3, side, side), torch.randn(6, 1, decoder.prompt_dim)
+    clip_index = torch.tensor([0, 3, 3, 1, 2, 0])
+    embeddings = decoder.encode_clips(frames)
+    masks = decoder.decode_rows(embeddings, prompts, clip_index)
+    sizes = []
+    decoder.image_encoder.register_forward_pre_hook(lambda _module, given: sizes.append(len(given[0])))
+    for at_once in (1, 2, 5, 7):
+        decoder.frames_at_once = (at_once + 0.5) * side**2 / 1024**2
+        again = decoder.encode_clips(frames)
+        torch.testing.assert_close(again, embeddings, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(decoder.decode_rows(again, prompts, clip_index), masks, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(decoder.decode_rows(again[clip_index], prompts, None), masks, atol=1e-4, rtol=1e-4)
+        assert max(sizes) == at_once
+        assert sum(sizes) == 12
+        sizes.clear()
 
 
 @pytest.mark.parametrize("num_prompts", [1, 3])

@@ -2,10 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+
+FRAMES_AT_ONCE = 10
 
 
 class MaskDecoderBase(nn.Module, ABC):
@@ -18,6 +21,11 @@ class MaskDecoderBase(nn.Module, ABC):
 
     Args:
         config (`PretrainedConfig`): sizes.
+
+    Attributes:
+        frames_at_once (`float`): how many frames of 1,024 pixels are encoded and drawn in at a time, where nothing is
+            learnt from them; of smaller ones as many more. What a rollout needs of memory grows with this, and not
+            with its clips.
     """
 
     image_encoder: nn.Module
@@ -25,6 +33,7 @@ class MaskDecoderBase(nn.Module, ABC):
     def __init__(self, config: Any):
         super().__init__()
         self.config = config
+        self.frames_at_once = FRAMES_AT_ONCE
 
     @property
     @abstractmethod
@@ -76,6 +85,57 @@ class MaskDecoderBase(nn.Module, ABC):
         num_clips, num_frames = embeddings.shape[:2]
         mask_logits = self.decode(embeddings.flatten(0, 1), prompts.repeat_interleave(num_frames, dim=0))
         return mask_logits.unflatten(0, (num_clips, num_frames))
+
+    def encode_clips(self, frames: torch.Tensor) -> torch.Tensor:
+        """
+        Encode the frames of clips, without gradients `frames_at_once`.
+
+        Args:
+            frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): on any device, from which they come as they are needed.
+
+        Returns:
+            `torch.Tensor` of shape `(C, T, E, h, w)`.
+        """
+        weight = next(self.image_encoder.parameters())
+
+        def encode(part: torch.Tensor) -> torch.Tensor:
+            # One memory layout in and out: a clip's features are then the same to the bit whoever asks for them.
+            return self.encode(part.to(weight).contiguous()).contiguous()
+
+        embeddings = _in_parts(encode, frames.flatten(0, 1), size=self._frames_at_once())
+        return embeddings.unflatten(0, frames.shape[:2])
+
+    def decode_rows(
+        self, embeddings: torch.Tensor, prompts: torch.Tensor, clip_index: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Draw in all frames of the clips that rows show, without gradients `frames_at_once`.
+
+        Args:
+            embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): of distinct clips.
+            prompts (`torch.Tensor` of shape `(B, P, prompt_dim)`): of rows.
+            clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row; None: row i shows clip i.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T, 4h, 4w)`: mask logits over the square frames.
+        """
+
+        def decode(prompts: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
+            return self.decode_clips(clips if clip_index is None else embeddings[clips], prompts)
+
+        size = max(1, self._frames_at_once() // embeddings.size(1))
+        return _in_parts(decode, prompts, embeddings if clip_index is None else clip_index, size=size)
+
+    def _frames_at_once(self) -> int:
+        """In the model's size."""
+        return max(1, int(self.frames_at_once * 1024**2 / self.config.image_size**2))
+
+
+def _in_parts(function: Callable[..., torch.Tensor], *inputs: torch.Tensor, size: int) -> torch.Tensor:
+    """A function of rows that do not know of each other, called with at most so many where no gradient is wanted."""
+    if torch.is_grad_enabled() or len(inputs[0]) <= size:
+        return function(*inputs)
+    return torch.cat([function(*parts) for parts in zip(*(value.split(size) for value in inputs), strict=True)])
 
 
 def position_encoding(frequencies: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -3,7 +3,9 @@
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import nn
 
 from ..configuration_aurora import SamConfig
@@ -46,6 +48,32 @@ class BatchedMaskDecoder(MaskDecoder):
         return torch.einsum("nc,nchw->nhw", kernel, upscaled)
 
 
+class FusedAttention(Attention):
+    """
+    segment-anything's attention with relative positions, without the matrix of all pairs of tokens.
+
+    The bias of query i and key j is `r_h[i, row of j] + r_w[i, column of j]`: a product of what i knows of each row
+    and column with a one-hot code of where j stands. Queries and keys grow by that many numbers, and one fused kernel
+    does the rest. At 1,024 pixels upstream's matrices of a frame take 16 heads x 4,096 x 4,096 numbers, twice.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens `(N, H, W, C)` to the same shape."""
+        _, height, width, _ = x.shape
+        query, key, value = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        grid = query.unflatten(2, (height, width))
+        rows = torch.einsum("nbhwc,hkc->nbhwk", grid, get_rel_pos(height, height, self.rel_pos_h))
+        columns = torch.einsum("nbhwc,wkc->nbhwk", grid, get_rel_pos(width, width, self.rel_pos_w))
+        codes = [torch.eye(side, dtype=key.dtype, device=key.device) for side in (height, width)]
+        code = torch.cat([codes[0].repeat_interleave(width, 0), codes[1].repeat(height, 1)], dim=1)
+        query = torch.cat([query * self.scale, rows.flatten(2, 3), columns.flatten(2, 3)], dim=-1)
+        key = torch.cat([key, code.expand(*key.shape[:2], -1, -1)], dim=-1)
+        # The kernels want values of the keys' width.
+        values = F.pad(value, (0, key.size(-1) - value.size(-1)))
+        seen = F.scaled_dot_product_attention(query, key, values, scale=1.0)[..., : value.size(-1)]
+        return self.proj(seen.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
+
+
 class SamMaskDecoder(MaskDecoderBase):
     """
     A segment-anything model prompted by embeddings. Parameter names are those of the published `.pth` files.
@@ -69,6 +97,9 @@ class SamMaskDecoder(MaskDecoderBase):
             window_size=config.encoder_window_size,
             global_attn_indexes=tuple(config.encoder_global_attn_indexes),
         )
+        for module in self.image_encoder.modules():
+            if isinstance(module, Attention):
+                module.__class__ = FusedAttention  # the weights are upstream's
         self.prompt_encoder = PromptEncoder(
             embed_dim=config.prompt_embed_dim,
             image_embedding_size=(grid, grid),
