@@ -17,11 +17,15 @@ demo: $(INSTALLED)
 	$(VENV)/bin/aurora run recipes/tiny/pipeline.yaml --output_dir $(OUTPUT) --seed $(SEED)
 	@echo "The report: $(OUTPUT)/report.md"
 
+# Two workers: the suite waits for processes that it starts, and uses one core of two by itself.
+WORKERS ?= 2
+PYTEST = $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -q
+	$(PYTEST)
 
 test-fast: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 quality: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each of those that test beside each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
@@ -21,6 +23,13 @@ from aurora_trl.tiny.qwen import create_tiny_qwen_checkpoint
 from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# They take longest. Of several workers each takes a file at a time, whose tests share fixtures: what is left for the
+# end is short.
+FIRST = ("test_distributed", "test_runner", "test_zero3", "test_benchmarks", "test_kill", "test_object_training")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,19 @@
 """Supervised phases: teacher, chain of thought, reflective."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed
 
@@ -38,6 +43,8 @@ from .saving import AuroraCheckpoints
 from .sft_config import AuroraSFTConfig
 from .short_clips import warn_of_short_clips
 from .trainer_inputs import load_model, load_processor, map_datasets, refuse, require_rows
+
+_TOKENS_FILE, _TEACHER_FILE = "num_tokens.json", "teacher_features_{}.safetensors"
 
 
 class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCaching, SFTTrainer):
@@ -283,7 +290,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         Returns:
             `torch.Tensor` of shape `(B, E)`.
         """
-        known, keys = self._kept.teacher, [teacher_row_key(row, self.args.teacher_targets) for row in rows]
+        known, keys = self._kept.teacher, [self._teacher_key(row) for row in rows]
         new = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
         if new and self.args.feature_cache is not None:
             row_id = next(iter(new.values()))["id"]
@@ -291,13 +298,51 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
                 f"row {row_id!r}: {self.args.feature_cache} has no teacher feature of it; give the trainer the "
                 "dataset that it is from, as `train_dataset` or `eval_dataset`"
             )
-        if new:
-            batch = self._teacher_collator(list(new.values()))
+        asks = bool(new)
+        if self.args.feature_cache is None and is_deepspeed_zero3_enabled():
+            # A forward brings the teacher's weights together, which takes all processes: all run it, or none.
+            asks = bool(self.accelerator.gather(torch.tensor([asks], device=self.args.device)).any())
+        if asks:
+            batch = self._teacher_collator(list(new.values()) or rows[:1])
             batch = {name: value.to(self.args.device) for name, value in batch.items()}
             with self.accelerator.autocast():
                 features = self._run_teacher(**batch, logits_to_keep=1).seg_features
-            known.update(zip(new, features.float(), strict=True))
+            known.update(zip(new, features.float(), strict=bool(new)))
         return torch.stack([known[key] for key in keys]).to(self.args.device)
+
+    def _teacher_key(self, row: Row) -> Any:
+        key = teacher_row_key(row, self.args.teacher_targets)
+        if self.args.feature_cache is not None:
+            return key
+        # In a checkpoint it is a name, and may meet another teacher.
+        name = str(self.teacher.name_or_path) if self.teacher is not None else ""
+        return hashlib.sha256(repr((name, key)).encode()).hexdigest()
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """
+        With a checkpoint, what a run that goes on would not have: the number of tokens, which TRL counts from 0 again,
+        and the teacher's features, which differ in the last bits when rows meet other rows in a later epoch.
+        """
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            Path(output_dir, _TOKENS_FILE).write_text(json.dumps(self._total_train_tokens))
+        if self._distils and self.args.feature_cache is None and self._kept.teacher:
+            features: Any = {key: feature.contiguous() for key, feature in self._kept.teacher.items()}
+            save_file(features, Path(output_dir, _TEACHER_FILE.format(self.args.process_index)))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        # A checkpoint of an earlier version, or of fewer processes, has no such files.
+        tokens, features = (
+            Path(checkpoint, _TOKENS_FILE),
+            Path(checkpoint, _TEACHER_FILE.format(self.args.process_index)),
+        )
+        if tokens.is_file():
+            self._total_train_tokens = json.loads(tokens.read_text())
+        if features.is_file() and self._distils and self.args.feature_cache is None:
+            self._kept.teacher.update(load_file(features, device=str(self.args.device)))
 
 
 def longest_answer(dataset: Dataset, processor: AuroraProcessor) -> int:

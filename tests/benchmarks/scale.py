@@ -1,9 +1,12 @@
 """How a training step grows with G, prompt, completion, frames and image: what it holds in memory, and its time."""
 
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -142,8 +145,21 @@ def growth(repeats: int = 2) -> list[dict[str, Any]]:
     return results
 
 
-def run(rows: Dataset, *, repeats: int = 3) -> list[Ratio]:
-    """Memory that a training forward holds, ours against one row per completion."""
+def peak_of_sam(clips: int, side: int, *, upstream: bool = False) -> float:
+    """Bytes beside the weights, at the highest, while SAM's features of clips of two frames are made."""
+    script = Path(__file__).with_name("sam_peak.py")
+    words = [str(clips), str(side), *(["upstream"] if upstream else [])]
+    return float(subprocess.run([sys.executable, str(script), *words], capture_output=True, check=True).stdout)
+
+
+def run(rows: Dataset, *, repeats: int = 3, side: int = 1024) -> list[Ratio]:
+    """
+    Memory that a training forward holds, ours against one row per completion; and what SAM's features take.
+
+    Args:
+        rows (`Dataset`), repeats (`int`): not needed; a measure of memory does not vary.
+        side (`int`): of SAM's frames, in pixels.
+    """
     model = narrow_language_model()
     ratios = []
     for group in (3, 8, 16, 32):
@@ -153,4 +169,10 @@ def run(rows: Dataset, *, repeats: int = 3) -> list[Ratio]:
         )
         ratios.append(Ratio(f"memory held for the backward / one row per completion, G = {group}", [before], [after]))
         print(f"{ratios[-1].name}: {ratios[-1].value:.3f}", flush=True)
+    one, four = peak_of_sam(1, side), peak_of_sam(4, side)
+    whole = peak_of_sam(4, side, upstream=True)
+    ratios.append(Ratio(f"peak memory of SAM's features at {side} px, four clips / one", [one], [four], bound=1.5))
+    ratios.append(Ratio("peak memory of SAM's features of four clips / upstream's, all at once", [whole], [four]))
+    for ratio in ratios[-2:]:
+        print(f"{ratio.name}: {ratio.value:.3f}", flush=True)
     return ratios

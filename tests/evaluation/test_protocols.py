@@ -223,7 +223,7 @@ def test_misuse_is_named():
         metrics.update(logits[:1], masks[:1], index=[3])
     with pytest.raises(ValueError, match="some videos came with an index and some without"):
         metrics.update(logits[:1], masks[:1])
-    with pytest.raises(ValueError, match="2 places for 1 videos"):
+    with pytest.raises(ValueError, match="2 numbers for 1 videos"):
         metrics.update(logits[:1], masks[:1], index=[4, 5])
     with pytest.raises(ValueError, match="`davis` can not be merged into those of `refavs`"):
         metrics.merge(SegmentationMetrics("davis"))

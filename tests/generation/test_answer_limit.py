@@ -17,7 +17,7 @@ from aurora_trl.chain.dry_run import check_pipeline
 from aurora_trl.cli import build_parser
 from aurora_trl.data import save_json
 from aurora_trl.evaluation.evaluate import evaluate_model
-from aurora_trl.generation.answers import answer_rows, check_generate_kwargs
+from aurora_trl.generation.answers import answer_rows, check_generate_kwargs, warn_of_cut_answers
 
 
 def longest(rows, processor):
@@ -58,6 +58,13 @@ def test_cut_answers_are_counted(model, processor, rows, tmp_path, caplog):
     assert metrics["max_new_tokens"] == 3
     assert all(json.loads(line)["cut"] for line in (tmp_path / "answers.jsonl").read_text().splitlines())
     assert "4 of 4 answers (100%) were cut at the limit, and scored as they stood" in caplog.text
+
+
+def test_more_than_three_in_a_hundred_are_said(caplog):
+    assert warn_of_cut_answers([True] * 3 + [False] * 97) == 0.03
+    assert caplog.text == ""
+    assert warn_of_cut_answers([True] * 4 + [False] * 96) == 0.04
+    assert "4 of 100 answers (4%) were cut at the limit; raise it" in caplog.text
 
 
 def test_whole_answers_are_not_cut(drawing_checkpoint, rows):

@@ -59,3 +59,13 @@ def test_a_run_that_does_not_wait_says_nothing(checkpoint, cot_rows, processor, 
     trainer.log({"loss": 1.0})
     assert shares(trainer)[0] < 0.01
     assert "waiting for data" not in caplog.text
+
+
+@pytest.mark.parametrize(("waited", "is_much"), [(150.0, False), (300.0, True)])
+def test_a_fifth_of_the_time_is_much(waited, is_much, checkpoint, cot_rows, processor, tmp_path, caplog):
+    """Of a thousand seconds, beside which the test's own are nothing."""
+    trainer = build(AuroraModel.from_pretrained(checkpoint), cot_rows, processor, tmp_path, max_steps=1)
+    trainer._waited_seconds, trainer._last_log = waited, time.perf_counter() - 1000
+    with caplog.at_level(logging.WARNING):
+        trainer.log({"loss": 1.0})
+    assert ("in waiting for data" in caplog.text) == is_much

@@ -1,14 +1,13 @@
 """Two processes: the same losses as one with the same global batch, and nobody waits for ever."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY
+from launching import BIN, accelerate_launch, launch_environment
 from published_checkpoints import small_sam2_video
 
 from aurora_trl import AuroraConfig, AuroraModel, AuroraProcessor
@@ -16,17 +15,12 @@ from aurora_trl.data import load_json, save_json
 from aurora_trl.generation.feature_store import clip_digest
 from aurora_trl.models import ClipMemory
 from aurora_trl.models.mask_decoders.published import load_mask_decoder
+from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 SCRIPT = str(Path(__file__).with_name("distributed_step.py"))
-BIN = Path(sys.executable).parent
 # Python's own launcher for DDP: accelerate's starts one CPU process where two are asked for (1.15).
-LAUNCHERS = {
-    "one": [str(BIN / "accelerate"), "launch", "--config_file", "recipes/accelerate/single.yaml", "--cpu"],
-    "ddp": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"],
-    "zero2": [str(BIN / "accelerate"), "launch", "--config_file", "recipes/accelerate/zero2.yaml"],
-    "zero3": [str(BIN / "accelerate"), "launch", "--config_file", "recipes/accelerate/zero3.yaml"],
-}
+DDP = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +28,21 @@ def rows_file(cot_rows, tmp_path_factory):
     return str(save_json(cot_rows, tmp_path_factory.mktemp("rows") / "rows.jsonl"))
 
 
-def launch(how, phase, checkpoint, rows_file, output, *options):
+def launch(how, phase, checkpoint, rows_file, output, *options, steps=3):
     """Run the step script; a hang is a failure."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    launcher = {"ddp": lambda: DDP, "one": lambda: [*accelerate_launch("single"), "--cpu"]}
+    command = launcher.get(how, lambda: accelerate_launch(how))()
     result = subprocess.run(
-        [*LAUNCHERS[how], SCRIPT, phase, str(checkpoint), rows_file, str(output), *options],
+        [*command, SCRIPT, phase, str(checkpoint), rows_file, str(output), *options],
         cwd=REPOSITORY,
-        env=environment,
+        env=launch_environment(),
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     world_size, losses = json.loads((output / "losses.json").read_text())
     assert world_size == (1 if how == "one" else 2)
-    assert len(losses) == 3
+    assert len(losses) == steps
     return torch.tensor(losses)
 
 
@@ -129,6 +124,18 @@ def feature_files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_teacher_is_asked_by_all_or_none(rows_file, tmp_path):
+    """
+    In a second epoch one process has rows that it has not seen, and another none. ZeRO-3 makes them wait for the parts
+    of weights that are wide enough to be split.
+    """
+    checkpoint = create_tiny_checkpoint(tmp_path / "wide", image_size=32, hidden_size=384, num_layers=1)
+    few = save_json(load_json(rows_file).select(range(0, 24, 3)), tmp_path / "few.jsonl")  # two steps an epoch
+    options = ("teacher", "per_device_train_batch_size=2", "max_steps=6", "learning_rate=0.001")
+    losses = [launch(how, "sft", checkpoint, str(few), tmp_path / how, *options, steps=6) for how in ("ddp", "zero3")]
+    torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
+
+
 def test_processes_share_a_feature_cache(checkpoint, rows_file, processor, one_process, tmp_path):
     """Two fill a folder, each with its share of the clips, and train as one does without it; GRPO finds all there."""
     cache, files = tmp_path / "cache", []
@@ -161,7 +168,7 @@ def test_small_steps_arrive_however_it_is_launched(checkpoint, processor, rows_f
     processor.save_pretrained(tmp_path / "base")
     before = AuroraModel.from_pretrained(tmp_path / "base").state_dict()
     shares = {}
-    for how in LAUNCHERS:
+    for how in ("one", "ddp", "zero2", "zero3"):
         rows = 4 if how == "one" else 2
         settings = [f"per_device_train_batch_size={rows}", "learning_rate=5e-5", "max_steps=12", "logging_steps=4"]
         launch(how, "sft", tmp_path / "base", rows_file, tmp_path / how, "bf16=true", *settings)

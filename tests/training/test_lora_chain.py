@@ -2,16 +2,15 @@
 
 import importlib
 import json
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
+from launching import accelerate_launch, launch_environment
 
 from aurora_trl import AuroraModel, AuroraPipeline
 from aurora_trl.cli import main
@@ -103,12 +102,8 @@ def test_zero3_from_an_adapter_with_a_teacher(checkpoint, world, tmp_path, monke
     flags = ["--config", str(tmp_path / "recipe.yaml"), "--model_name_or_path", str(tmp_path / "first")]
     flags += ["--output_dir", str(tmp_path / "second"), "--freeze_mask_decoder", "true"]
     flags += ["--teacher_model_name_or_path", str(teacher)]
-    binaries = Path(sys.executable).parent
-    launch = [str(binaries / "accelerate"), "launch", "--config_file", str(RECIPES / "accelerate" / "zero3.yaml")]
-    path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": str(REPOSITORY)}
-    command = [*launch, str(RECIPES / "sft.py"), *flags]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [*accelerate_launch("zero3"), str(RECIPES / "sft.py"), *flags]
+    result = subprocess.run(command, env=launch_environment(), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
 
     expected, found = load_weights(str(teacher)), load_weights(str(tmp_path / "second"))

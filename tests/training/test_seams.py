@@ -45,6 +45,7 @@ SEAMS = {
     (SFTTrainer, "_load_from_checkpoint"): "self, resume_from_checkpoint, model",
     (SFTTrainer, "_load_optimizer_and_scheduler"): "self, checkpoint",
     (SFTTrainer, "_load_rng_state"): "self, checkpoint",
+    (SFTTrainer, "_save_rng_state"): "self, output_dir",
     (SFTTrainer, "_push_from_checkpoint"): "self, checkpoint_folder",
     (SFTTrainer, "create_model_card"): "self, model_name, dataset_name, tags",
 }

@@ -1,15 +1,14 @@
 """Under ZeRO-3 no process holds a model whole, however it comes into a run, and it is the model that one loads."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY
+from launching import accelerate_launch, launch_environment
 from published_checkpoints import small_sam, write_videollama2
 from safetensors.torch import load_file, save_file
 
@@ -25,7 +24,6 @@ from aurora_trl.training.lora import lora_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 SCRIPT = Path(__file__).with_name("zero3_loading.py")
-BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +69,14 @@ def launched(root, checkpoint):
     """What two processes wrote."""
     output = root / "output"
     output.mkdir()
-    launch = [str(BIN / "accelerate"), "launch", "--config_file", "recipes/accelerate/zero3.yaml", str(SCRIPT)]
+    launch = [*accelerate_launch("zero3"), str(SCRIPT)]
     inputs = [
         checkpoint,
         *(root / name for name in ("unexpected", "adapter", "policy", "sam.pth", "rows.jsonl")),
         output,
     ]
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": str(REPOSITORY)}
-    result = subprocess.run(
-        [*launch, *map(str, inputs)], cwd=REPOSITORY, env=environment, capture_output=True, text=True
-    )
+    command = [*launch, *map(str, inputs)]
+    result = subprocess.run(command, cwd=REPOSITORY, env=launch_environment(), capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return output
 
