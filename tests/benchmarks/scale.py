@@ -169,10 +169,10 @@ def run(rows: Dataset, *, repeats: int = 3, side: int = 1024) -> list[Ratio]:
         )
         ratios.append(Ratio(f"memory held for the backward / one row per completion, G = {group}", [before], [after]))
         print(f"{ratios[-1].name}: {ratios[-1].value:.3f}", flush=True)
-    one, four = peak_of_sam(1, side), peak_of_sam(4, side)
-    whole = peak_of_sam(4, side, upstream=True)
-    ratios.append(Ratio(f"peak memory of SAM's features at {side} px, four clips / one", [one], [four], bound=1.5))
-    ratios.append(Ratio("peak memory of SAM's features of four clips / upstream's, all at once", [whole], [four]))
+    one, two, eight = (peak_of_sam(clips, side) for clips in (1, 2, 8))
+    whole = peak_of_sam(2, side, upstream=True)
+    ratios.append(Ratio(f"peak memory of SAM's features at {side} px, eight clips / one", [one], [eight], bound=1.5))
+    ratios.append(Ratio("peak memory of SAM's features of two clips / upstream's, all at once", [whole], [two]))
     for ratio in ratios[-2:]:
         print(f"{ratio.name}: {ratio.value:.3f}", flush=True)
     return ratios
