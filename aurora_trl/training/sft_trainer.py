@@ -315,7 +315,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         if self.args.feature_cache is not None:
             return key
         # In a checkpoint it is a name, and may meet another teacher.
-        name = str(self.teacher.name_or_path) if self.teacher is not None else ""
+        name = getattr(self.teacher, "name_or_path", None)
         return hashlib.sha256(repr((name, key)).encode()).hexdigest()
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -330,8 +330,9 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
             features: Any = {key: feature.contiguous() for key, feature in self._kept.teacher.items()}
             save_file(features, Path(output_dir, _TEACHER_FILE.format(self.args.process_index)))
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Every run that goes on comes here; its random state is left alone where `ignore_data_skip` is set."""
+        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
         # A checkpoint of an earlier version, or of fewer processes, has no such files.
