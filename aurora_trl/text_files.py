@@ -77,13 +77,13 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse_yaml(text: str, place: str | Path) -> dict[str, Any]:
+def parse_yaml(text: str, where: str | Path) -> dict[str, Any]:
     """
     YAML that is a mapping of keys to values.
 
     Args:
         text (`str`): the YAML.
-        place (`str` or `Path`): the file that it came from, for the error.
+        where (`str` or `Path`): the file that it came from, for the error.
 
     Raises:
         `DataError`: where it is no YAML or no mapping; names the key that stands twice.
@@ -92,9 +92,9 @@ def parse_yaml(text: str, place: str | Path) -> dict[str, Any]:
         content = yaml.load(text, _StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-02-31 is a ValueError
         told = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise DataError(f"{place}: not valid YAML: {told}") from None
+        raise DataError(f"{where}: not valid YAML: {told}") from None
     if not isinstance(content, dict):
-        raise DataError(f"{place}: a mapping of keys to values is needed")
+        raise DataError(f"{where}: a mapping of keys to values is needed")
     return content
 
 

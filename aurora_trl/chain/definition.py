@@ -248,8 +248,8 @@ def _same_batch(pipeline: Pipeline, entry: dict[str, Any], settings: dict[str, A
     accumulated = settings.get("gradient_accumulation_steps", 1)
     if isinstance(accumulated, bool) or not isinstance(accumulated, int) or accumulated < 1:
         raise DataError(
-            f"{pipeline.file}: step `{entry['name']}`: `gradient_accumulation_steps` must be a whole number of at "
-            f"least 1, got {accumulated!r}"
+            f"{pipeline.file}: step `{entry['name']}`: `gradient_accumulation_steps` in {entry['config']} must be a "
+            f"whole number of at least 1, got {accumulated!r}"
         )
     micro_steps = read_launch(entry["accelerate"]).num_processes * accumulated
     count = pipeline.num_processes

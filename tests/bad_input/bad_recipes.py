@@ -197,7 +197,7 @@ KINDS = [
     recipe("a reward that is not known", "", "other_reward", script="grpo", **GRPO, reward_functions=["other_reward"]),
     Kind("an output folder that holds a model", occupied, ("out: holds a model already",)),
     Kind("an output folder that is a file", file_as_output, ("out: ", "file")),
-    Kind("an output folder inside a file", inside_a_file, ("file",)),
+    Kind("an output folder inside a file", inside_a_file, ("notes.txt: is a file",)),
     Kind("an output folder that another run holds", held, ("out", "process 1")),
     Kind("an output folder with half a checkpoint", half_a_checkpoint, ("checkpoint-1", "header too small")),
     # What it starts from and works on

@@ -17,7 +17,7 @@ def highest() -> int:
 
 
 def main(clips: int, side: int, upstream: bool) -> None:
-    """ViT-B's width, and a windowed and a global block of each kind."""
+    """ViT-B's width, in a windowed block and a global one."""
     config = SamConfig(
         image_size=side,
         encoder_embed_dim=768,

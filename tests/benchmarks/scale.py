@@ -145,21 +145,15 @@ def growth(repeats: int = 2) -> list[dict[str, Any]]:
     return results
 
 
-def peak_of_sam(clips: int, side: int, *, upstream: bool = False) -> float:
-    """Bytes beside the weights, at the highest, while SAM's features of clips of two frames are made."""
+def peak_of_sam(clips: int, *, upstream: bool = False) -> float:
+    """Bytes beside the weights, at the highest, while SAM's features of clips of two frames of 1,024 px are made."""
     script = Path(__file__).with_name("sam_peak.py")
-    words = [str(clips), str(side), *(["upstream"] if upstream else [])]
+    words = [str(clips), "1024", *(["upstream"] if upstream else [])]
     return float(subprocess.run([sys.executable, str(script), *words], capture_output=True, check=True).stdout)
 
 
-def run(rows: Dataset, *, repeats: int = 3, side: int = 1024) -> list[Ratio]:
-    """
-    Memory that a training forward holds, ours against one row per completion; and what SAM's features take.
-
-    Args:
-        rows (`Dataset`), repeats (`int`): not needed; a measure of memory does not vary.
-        side (`int`): of SAM's frames, in pixels.
-    """
+def run(rows: Dataset, *, repeats: int = 3) -> list[Ratio]:
+    """Memory that a training forward holds, ours against one row per completion; and what SAM's features take."""
     model = narrow_language_model()
     ratios = []
     for group in (3, 8, 16, 32):
@@ -169,9 +163,9 @@ def run(rows: Dataset, *, repeats: int = 3, side: int = 1024) -> list[Ratio]:
         )
         ratios.append(Ratio(f"memory held for the backward / one row per completion, G = {group}", [before], [after]))
         print(f"{ratios[-1].name}: {ratios[-1].value:.3f}", flush=True)
-    one, two, eight = (peak_of_sam(clips, side) for clips in (1, 2, 8))
-    whole = peak_of_sam(2, side, upstream=True)
-    ratios.append(Ratio(f"peak memory of SAM's features at {side} px, eight clips / one", [one], [eight], bound=1.5))
+    one, two, eight = (peak_of_sam(clips) for clips in (1, 2, 8))
+    whole = peak_of_sam(2, upstream=True)
+    ratios.append(Ratio("peak memory of SAM's features at 1,024 px, eight clips / one", [one], [eight], bound=1.5))
     ratios.append(Ratio("peak memory of SAM's features of two clips / upstream's, all at once", [whole], [two]))
     for ratio in ratios[-2:]:
         print(f"{ratio.name}: {ratio.value:.3f}", flush=True)

@@ -30,8 +30,10 @@ def rows_file(cot_rows, tmp_path_factory):
 
 def launch(how, phase, checkpoint, rows_file, output, *options, steps=3):
     """Run the step script; a hang is a failure."""
-    launcher = {"ddp": lambda: DDP, "one": lambda: [*accelerate_launch("single"), "--cpu"]}
-    command = launcher.get(how, lambda: accelerate_launch(how))()
+    if how == "ddp":
+        command = DDP
+    else:
+        command = [*accelerate_launch("single"), "--cpu"] if how == "one" else accelerate_launch(how)
     result = subprocess.run(
         [*command, SCRIPT, phase, str(checkpoint), rows_file, str(output), *options],
         cwd=REPOSITORY,
