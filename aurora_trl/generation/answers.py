@@ -3,7 +3,6 @@
 import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
 from .clip_loader import ClipLoader, pad_ids, stack_clips
+from .engines import choose_engine, gather_seg_states, read_states, recorded_generation
 
 logger = logging.getLogger(__name__)
 
@@ -78,75 +78,6 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch's without CUDA is an assertion
         raise ValueError(f"device {str(name)!r} can not be used: {str(error).splitlines()[0]}; try cpu") from None
     return device
-
-
-@contextmanager
-def record_last_states(model: AuroraModel) -> Iterator[list[torch.Tensor]]:
-    """
-    Collect the state that the head reads in each step of a `generate` inside the block, `(B, H)` each.
-
-    The i-th of them belongs to the token that stands before the i-th generated one: the prompt's last token first,
-    then each generated token but the last.
-    """
-    states: list[torch.Tensor] = []
-    head = model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _module, args: states.append(args[0][:, -1]))
-    try:
-        yield states
-    finally:
-        handle.remove()
-
-
-def gather_seg_states(
-    states: Sequence[torch.Tensor], positions: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    The states at the `[SEG]` of completions, out of those recorded while they were generated.
-
-    Args:
-        states (`list[torch.Tensor]`): from `record_last_states`.
-        positions (`torch.Tensor` of shape `(B,)` or `(B, K)`): where `[SEG]` stands among the generated tokens, see
-            [`AuroraProcessor.find_seg_positions`].
-
-    Returns:
-        `tuple`: states `(B, H)`; whether a row has a `[SEG]` `(B,)`; whether its state is known `(B,)`. It is not
-        where `[SEG]` was the last token that could be generated: no forward has read it. With K positions a row, each
-        has that dimension, too.
-    """
-    if not states:  # the completions came from elsewhere
-        return torch.zeros_like(positions, dtype=torch.float)[..., None], positions >= 0, positions > positions
-    stacked = torch.stack(tuple(states), dim=1)  # (B, steps, H)
-    index = (positions + 1).clamp(min=0)
-    known = (positions >= 0) & (index < stacked.size(1))
-    rows = along_rows(torch.arange(positions.size(0), device=stacked.device), positions)
-    return stacked[rows, index.clamp(max=stacked.size(1) - 1)], positions >= 0, known
-
-
-@torch.no_grad()
-def read_states(
-    model: AuroraModel, sequences: Sequence[Sequence[int]], positions: torch.Tensor, pad_token_id: int, **media: Any
-) -> torch.Tensor:
-    """
-    Hidden states by one forward over whole sequences, for what generation has written but not read.
-
-    Args:
-        model (`AuroraModel`): the model.
-        sequences (`list[list[int]]`): B prompts with their completions.
-        positions (`torch.Tensor` of shape `(B,)` or `(B, K)`): the places to read; a negative one gives a dummy.
-        pad_token_id (`int`): fills the shorter sequences.
-        **media: the policy's media or their features, one entry per row.
-
-    Returns:
-        `torch.Tensor` of shape `(B, H)` or `(B, K, H)`.
-    """
-    device = positions.device
-    hidden = model.base_model(
-        input_ids=pad_ids(sequences, pad_token_id).to(device),
-        attention_mask=pad_ids([[1] * len(ids) for ids in sequences], 0).to(device),
-        **media,
-    )[0]
-    rows = torch.arange(len(sequences), device=device)
-    return hidden[along_rows(rows, positions), positions.clamp(min=0)]
 
 
 def warn_of_cut_answers(cut: Sequence[bool], what_follows: str = "") -> float:
@@ -244,6 +175,7 @@ def answer_batch(
     processor: AuroraProcessor,
     rows: Sequence[Row],
     loader: ClipLoader,
+    engine: str = "auto",
     **generate_kwargs: Any,
 ) -> list[Answer]:
     """
@@ -253,6 +185,7 @@ def answer_batch(
         model, processor: from `load`.
         rows (`list[dict]`): dataset rows.
         loader (`ClipLoader`): reads the media.
+        engine (`str`, *optional*, defaults to `"auto"`): what samples, see [`choose_engine`].
         **generate_kwargs: for `generate`, such as `max_new_tokens`, `do_sample`.
 
     Returns:
@@ -271,7 +204,8 @@ def answer_batch(
 
     repeated = {name: value[clip_index] for name, value in embeds.items()}
     settings = {"do_sample": False, **generate_kwargs}
-    with record_last_states(model) as states:
+    searches = _num_beams(model, settings) > 1
+    with recorded_generation(model, "eager" if searches and engine == "auto" else engine) as states:
         sequences = model.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -280,7 +214,7 @@ def answer_batch(
             **repeated,
             **settings,
         )
-    if _num_beams(model, settings) > 1:
+    if searches:
         states.clear()  # they are those of the beams, which change places: the answers' own are read again below
     completion_ids = sequences[:, input_ids.size(1) :]
     is_eos = completion_ids == processor.tokenizer.eos_token_id
@@ -338,6 +272,7 @@ def answer_rows(
     max_new_tokens: int | None = None,
     swap: str | None = None,
     loader: ClipLoader | None = None,
+    engine: str = "auto",
     **generate_kwargs: Any,
 ) -> Iterator[Answer]:
     """
@@ -351,6 +286,7 @@ def answer_rows(
         swap (`str`, *optional*): replace one modality by another clip's, see `swap_modality`; the answers keep the
             original rows.
         loader (`ClipLoader`, *optional*): shared between calls where clips repeat.
+        engine (`str`, *optional*, defaults to `"auto"`): what samples, see [`choose_engine`].
         **generate_kwargs: for `generate`.
 
     Yields:
@@ -363,12 +299,14 @@ def answer_rows(
     loader = loader or ClipLoader(processor)
     limit = processor.answer_limit(max_new_tokens)
     check_generate_kwargs(generate_kwargs)
+    choose_engine(engine, model)
     was_training = model.training
     model.eval()
     try:
         for start in range(0, len(rows), batch_size):
             batch = slice(start, start + batch_size)
-            answers = answer_batch(model, processor, asked[batch], loader, max_new_tokens=limit, **generate_kwargs)
+            settings = {"max_new_tokens": limit, "engine": engine, **generate_kwargs}
+            answers = answer_batch(model, processor, asked[batch], loader, **settings)
             for row, answer in zip(rows[batch], answers, strict=True):
                 answer.row = row
                 yield answer

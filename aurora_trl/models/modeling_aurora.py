@@ -3,11 +3,12 @@
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
@@ -19,7 +20,8 @@ from .mask_decoders import MaskDecoderBase, build_mask_decoder
 from .mask_head import AuroraOutput, capture_hidden_states
 from .objects import along_rows
 from .policies.base import require_policy
-from .shared_prefix import first_of_each, rows_of_clips
+from .prefill import read_prompts_once
+from .shared_prefix import rows_of_clips
 
 # The inputs of the mask head, which no policy knows.
 SEG_INPUTS = (
@@ -68,6 +70,10 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         self.replaced_weights: set[str] = set()
         # The dtype of the checkpoint, where training has given some weights another.
         self.stored_dtype: torch.dtype | None = None
+        # Takes the place of transformers' loop in `generate`; see `aurora_trl.generation.engines`.
+        self.decoding_method: Callable[..., torch.Tensor] | None = None
+        # How much of a rollout's prompts is read at once.
+        self.prefill_tokens = 8192
         self._no_split_modules = self.policy._no_split_modules
         self.generation_config = self.policy.generation_config
         self.post_init()
@@ -279,35 +285,13 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             kwargs["generation_config"] = copy.deepcopy(settings)
             kwargs["generation_config"].suppress_tokens = suppressed
         if prompt_index is not None:
-            kwargs = self._prefill_once(kwargs, clip_index, prompt_index)
+            kwargs = read_prompts_once(self, kwargs, clip_index, prompt_index)
         elif clip_index is not None:
             kwargs = self.media_of_rows(kwargs, clip_index)
+        if self.decoding_method is not None:
+            # `generate` keeps the streamer from a method that is not its own (transformers 5.24).
+            kwargs["custom_generate"] = partial(self.decoding_method, streamer=kwargs.get("streamer"))
         return self.policy.generate(*args, **kwargs)
-
-    @torch.no_grad()
-    def _prefill_once(
-        self, kwargs: dict[str, Any], clip_index: torch.Tensor | None, prompt_index: torch.Tensor
-    ) -> dict[str, Any]:
-        """Read each distinct prompt but its last token; the inputs of `generate` with the cache of each row."""
-        names = (*self.policy.media_inputs, *self.policy.media_embeds)
-        media = {name: kwargs.pop(name) for name in names if name in kwargs}
-        first, row = first_of_each(prompt_index)
-        clips = first if clip_index is None else clip_index[first]
-        cache = DynamicCache(config=self.policy.config.get_text_config())
-        input_ids, attention_mask = kwargs["input_ids"][first], kwargs["attention_mask"][first]
-        media = self.media_of_rows(media, clips)
-        # The last token's may depend on the media before it, which are not given again.
-        position_ids = self.policy.position_ids(input_ids, attention_mask, **media)
-        self.base_model(
-            input_ids=input_ids[:, :-1],
-            attention_mask=attention_mask[:, :-1],
-            position_ids=position_ids[..., :-1],
-            use_cache=True,
-            cache=cache,
-            **media,
-        )
-        cache.batch_select_indices(row)
-        return {**kwargs, "position_ids": position_ids[..., row, :], "cache": cache}
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self.policy.prepare_inputs_for_generation(*args, **kwargs)

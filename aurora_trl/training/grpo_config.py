@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from trl import GRPOConfig
 
 from ..generation.answers import check_generate_kwargs
+from ..generation.engines import ENGINES
 from .mask_config import MaskTrainingArguments
 from .options import check_options, check_values
 
@@ -29,6 +30,10 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
         max_completion_length (`int`, *optional*): longest completion, in tokens; a quarter more than the longest
             answer that the checkpoint was trained to write by default. (The authors' code has 150, which cuts what
             their own annotators were asked to write.)
+        generation_engine (`str`, *optional*, defaults to `"auto"`): what samples completions, see
+            [`~aurora_trl.generation.engines.choose_engine`].
+        prefill_tokens (`int`, *optional*, defaults to 8192): how many tokens of a rollout's distinct prompts are read
+            at once; one prompt at the least.
     """
 
     reward_functions: list[str] = field(
@@ -42,6 +47,8 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
     max_completion_length: int | None = field(
         default=None, metadata={"help": "Longest completion, in tokens; by default what the checkpoint was taught."}
     )
+    generation_engine: str = field(default="auto", metadata={"help": "auto, eager or compiled.", "choices": ENGINES})
+    prefill_tokens: int = field(default=8192, metadata={"help": "Tokens of distinct prompts that are read at once."})
     beta: float = field(default=0.0, metadata={"help": "Weight of the KL term; 0 needs no reference model."})
     loss_type: str = field(default="grpo", metadata={"help": "Mean of per-sequence means (equation 5)."})
     # TRL's 8 does not hold whole groups of 3, either.
@@ -68,6 +75,10 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
         group = self.num_generations_eval or self.num_generations or 1
         if self.per_device_eval_batch_size == _EVAL_ROWS and _EVAL_ROWS % group:
             self.per_device_eval_batch_size = group
+        if self.generation_engine not in ENGINES:
+            raise ValueError(f"`generation_engine` is {self.generation_engine!r}; use one of {', '.join(ENGINES)}")
+        if self.prefill_tokens < 1:
+            raise ValueError(f"`prefill_tokens` must be at least 1, got {self.prefill_tokens}")
         super().__post_init__()
         self.check_mask_arguments()
         if not self.reward_functions:

@@ -15,10 +15,10 @@ from trl.models.utils import disable_gradient_checkpointing
 from ..data.masks import frame_extents
 from ..data.schema import Row, require_few_objects, view_key
 from ..evaluation.iou import mask_iou
-from ..generation.answers import gather_seg_states, read_states, record_last_states
 from ..generation.clip_bank import ClipBank, regroup
 from ..generation.clip_loader import ClipLoader, pad_ids, stack_clips
 from ..generation.collators import RolloutCollator
+from ..generation.engines import choose_engine, gather_seg_states, read_states, recorded_generation
 from ..models.mask_head import add_mask_head, without_dropout
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows, union_logits
@@ -123,6 +123,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
             )
         unwrap_aurora(model).set_trainable(args.trainable_groups())
         unwrap_aurora(model).mask_decoder.frames_at_once = args.mask_frames_at_once
+        unwrap_aurora(model).prefill_tokens = args.prefill_tokens
+        choose_engine(args.generation_engine, unwrap_aurora(model))
         self._media_frozen = args.freeze_vision_tower and args.freeze_audio_tower and args.freeze_connector
         self._banks: dict[str, ClipBank] = {}
         # The completions that the next forward is about, as indices into the bank.
@@ -272,7 +274,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         """Keep the states at `[SEG]` that generation computes anyway."""
         # In the precision of training, which has float32 weights beside those of the checkpoint.
-        with record_last_states(self.aurora) as states, self.accelerator.autocast():
+        engine = self.args.generation_engine
+        with recorded_generation(self.aurora, engine) as states, self.accelerator.autocast():
             completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
         self._generation_states = states
         return completion_ids, logprobs

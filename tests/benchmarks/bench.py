@@ -1,6 +1,6 @@
 """What the speed-ups are worth, as ratios taken in one run: `make bench`.
 
-    python tests/benchmarks/bench.py [--only grpo sft parts checks memory growth] [--repeats 3]
+    python tests/benchmarks/bench.py [--only grpo sft decode parts checks memory growth] [--repeats 3]
 
 Each pair does the same work twice, the plain way and ours, in turn; a ratio is that of the medians. The table at the
 end goes into the README, and the seconds beside it into a JSON file.
@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import checks
+import decode
 import grpo
 import scale
 import sft
@@ -23,7 +24,14 @@ import single_parts
 import torch
 from setting import Ratio, bench_rows
 
-SUITES = {"grpo": grpo.run, "sft": sft.run, "parts": single_parts.run, "checks": checks.run, "memory": scale.run}
+SUITES = {
+    "grpo": grpo.run,
+    "sft": sft.run,
+    "decode": decode.run,
+    "parts": single_parts.run,
+    "checks": checks.run,
+    "memory": scale.run,
+}
 
 
 def machine() -> str:
@@ -53,7 +61,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each (default: 3)")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench.json"))
     arguments = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    given = os.environ.get("OMP_NUM_THREADS")
+    torch.set_num_threads(int(given) if given else len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     ratios: list[Ratio] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, GenerationConfig
 
 from aurora_trl import AuroraModel, AuroraProcessor
-from aurora_trl.generation.answers import answer_rows, gather_seg_states, record_last_states
+from aurora_trl.generation.answers import answer_rows
 from aurora_trl.generation.clip_loader import ClipLoader, pad_ids
 from aurora_trl.generation.collators import SFTCollator
+from aurora_trl.generation.engines import gather_seg_states, record_last_states
 from aurora_trl.models.objects import find_seg_positions
 
 

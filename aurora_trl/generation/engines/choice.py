@@ -1,0 +1,78 @@
+"""Which engine samples."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import torch
+
+from ...models.modeling_aurora import AuroraModel
+from .compiled import CompiledDecoder
+from .states import record_last_states
+
+ENGINES = ("auto", "eager", "compiled")
+
+# Compiled once per model, not once per answer.
+_DECODERS: WeakKeyDictionary[AuroraModel, CompiledDecoder] = WeakKeyDictionary()
+
+
+def choose_engine(name: str, model: AuroraModel) -> str:
+    """
+    The engine that samples.
+
+    Args:
+        name (`str`): one of `ENGINES`; `"auto"` is `compiled` on a GPU where the model can be compiled, else `eager`.
+        model (`AuroraModel`): the model.
+
+    Returns:
+        `str`: `"eager"` or `"compiled"`.
+
+    Raises:
+        `ValueError`: for an unknown engine, and for `compiled` where this model can not be compiled.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"unknown generation engine {name!r}; use one of {', '.join(ENGINES)}")
+    if name == "eager":
+        return name
+    reason = _why_not(model)
+    if name == "auto":
+        return "compiled" if reason is None and model.device.type == "cuda" else "eager"
+    if reason is not None:
+        raise ValueError(f"`compiled` can not sample here: {reason}; use the engine `eager`")
+    return name
+
+
+def _why_not(model: AuroraModel) -> str | None:
+    """Why a step of this model can not be compiled; None: it can."""
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return "ZeRO-3 holds the weights in parts, and brings them together at other places each time"
+    if not model.policy.supports_shared_prefix:
+        return f"{type(model.policy).__name__} takes no 4D attention mask"
+    text = model.policy.config.get_text_config()
+    if {"full_attention"} != set(getattr(text, "layer_types", None) or {"full_attention"}):
+        return "some layers of the language model do not attend to the whole text"
+    return None
+
+
+@contextmanager
+def recorded_generation(model: AuroraModel, engine: str = "auto") -> Iterator[list[torch.Tensor]]:
+    """
+    Sample with an engine inside the block, and collect the states as [`record_last_states`] does.
+
+    Args:
+        model (`AuroraModel`): the model, unwrapped.
+        engine (`str`, *optional*, defaults to `"auto"`): see [`choose_engine`].
+    """
+    if choose_engine(engine, model) == "eager":
+        with record_last_states(model) as states:
+            yield states
+        return
+    decoder = _DECODERS.get(model)
+    if decoder is None:
+        decoder = _DECODERS[model] = CompiledDecoder(model.policy)
+    states = []
+    model.decoding_method = decoder.recording(states, strict=engine == "compiled")
+    try:
+        yield states
+    finally:
+        model.decoding_method = None
