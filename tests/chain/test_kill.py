@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import fork_server
 import pytest
 import yaml
 from conftest import REPOSITORY
+from launching import forked_commands
 from small_chain import write_small_recipe
 
 from aurora_trl.chain.definition import load_pipeline
@@ -27,26 +26,8 @@ SEED = 24
 def commands(tmp_path):
     """A folder with a Python and the project's commands beside it, which start without importing anything."""
     folder = tmp_path / "bin"
-    folder.mkdir()
-    for name in ("aurora", "accelerate"):
-        script = folder / name
-        script.write_text(f"#!{sys.executable} -S\n" + Path(fork_server.__file__).read_text())
-        script.chmod(0o755)
-    path = str(tmp_path / "socket")
-    environment = {
-        **os.environ,
-        fork_server.SOCKET_VARIABLE: path,
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    server = subprocess.Popen([sys.executable, fork_server.__file__, path], env=environment)
-    while not Path(path).exists():
-        assert server.poll() is None
-        time.sleep(0.1)
-    yield folder, environment
-    server.kill()
-    server.wait()
+    with forked_commands(folder) as environment:
+        yield folder, environment
 
 
 @pytest.mark.slow

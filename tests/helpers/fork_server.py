@@ -29,8 +29,11 @@ def serve(path: str) -> None:
     from aurora_trl.evaluation.evaluate import evaluate_model  # noqa: F401
     from aurora_trl.tiny.videollama2 import create_tiny_checkpoint  # noqa: F401
 
-    # On several threads sums come in any order. A recipe takes as many as there are cores that it may use.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    # On several threads sums come in any order. A recipe takes as many as there are cores that it may use. Tests that
+    # run beside each other take one each.
+    cores = sorted(os.sched_getaffinity(0))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    os.sched_setaffinity(0, {cores[worker % len(cores)]})
     torch.set_num_threads(1)
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY
-from launching import BIN, accelerate_launch, launch_environment
+from launching import BIN, accelerate_launch, forked_commands
 from published_checkpoints import small_sam2_video
 
 from aurora_trl import AuroraConfig, AuroraModel, AuroraProcessor
@@ -20,7 +20,17 @@ from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 SCRIPT = str(Path(__file__).with_name("distributed_step.py"))
 # Python's own launcher for DDP: accelerate's starts one CPU process where two are asked for (1.15).
+STARTED = {}
 DDP = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers(tmp_path_factory):
+    """The launchers are real; the processes that they start have imported everything already."""
+    folder = tmp_path_factory.mktemp("workers")
+    with forked_commands(folder) as environment:
+        STARTED.update(folder=folder, environment=environment)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +40,13 @@ def rows_file(cot_rows, tmp_path_factory):
 
 def launch(how, phase, checkpoint, rows_file, output, *options, steps=3):
     """Run the step script; a hang is a failure."""
-    if how == "ddp":
-        command = DDP
-    else:
-        command = [*accelerate_launch("single"), "--cpu"] if how == "one" else accelerate_launch(how)
+    launchers = {"one": [], "ddp": [*DDP, "--no-python"]}
+    launcher = launchers[how] if how in launchers else [*accelerate_launch(how), "--no_python"]
+    worker = [str(STARTED["folder"] / "accelerate"), "launch", SCRIPT]
     result = subprocess.run(
-        [*command, SCRIPT, phase, str(checkpoint), rows_file, str(output), *options],
+        [*launcher, *worker, phase, str(checkpoint), rows_file, str(output), *options],
         cwd=REPOSITORY,
-        env=launch_environment(),
+        env=STARTED["environment"],
         capture_output=True,
         text=True,
     )
