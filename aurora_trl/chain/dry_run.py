@@ -21,6 +21,7 @@ from .definition import Pipeline, Step
 from .launch import LaunchConfig, read_launch
 from .memory_estimate import GIGABYTE, MemoryEstimate, TrainingSetup, estimate_memory
 from .planned_model import CHARACTERS_PER_TOKEN, ModelPlan, learnt_tokens, option, plan_model
+from .rollout_estimate import RolloutSetup
 
 CONFIGS: dict[str, type] = {"sft": AuroraSFTConfig, "grpo": AuroraGRPOConfig}
 # The arguments of a data step that name what it reads.
@@ -228,6 +229,7 @@ class _Checker:
             # With its features on disk it is gone before the first step.
             teacher=getattr(config, "teacher_model_name_or_path", None) is not None and config.feature_cache is None,
             max_objects=config.max_objects or model.max_objects,
+            rollout=_rollout_setup(config, model, prompt, answer),
         )
         try:
             memory = estimate_memory(model.config, setup)
@@ -241,6 +243,7 @@ class _Checker:
             f"tokens per sample: {model.media_tokens} of the clip, about {prompt - model.media_tokens} of the "
             f"question, up to {answer} of the answer",
             _memory_line(memory, setup),
+            *_rollout_lines(memory, setup),
         ]
 
 
@@ -270,6 +273,38 @@ def _memory_line(memory: MemoryEstimate, setup: TrainingSetup) -> str:
     return (
         f"memory per GPU, {how} on {setup.num_processes}: about {memory.total / GIGABYTE:.0f} GB = "
         f"{' + '.join(parts)}{note}{host}"
+    )
+
+
+def _rollout_setup(config: Any, model: ModelPlan, prompt: int, answer: int) -> RolloutSetup | None:
+    """Of a GRPO phase: what a process samples at once."""
+    if not hasattr(config, "num_generations"):
+        return None
+    target = None if model.processor is None else model.processor.mask_target_size
+    return RolloutSetup(
+        completions=config.per_device_train_batch_size * config.steps_per_generation,
+        num_generations=config.num_generations,
+        prompt_tokens=prompt,
+        media_tokens=model.media_tokens,
+        new_tokens=answer,
+        num_frames=model.num_frames,
+        max_objects=config.max_objects or model.max_objects,
+        prefill_tokens=config.prefill_tokens,
+        mask_frames_at_once=config.mask_frames_at_once,
+        mask_target_size=target or model.config.mask_decoder_config.image_size,
+        width=2 if config.bf16 else 4,
+    )
+
+
+def _rollout_lines(memory: MemoryEstimate, setup: TrainingSetup) -> Iterable[str]:
+    if memory.rollout is None or setup.rollout is None:
+        return
+    held, encode, generate, draw, peak = (
+        f"{getattr(memory.rollout, name) / GIGABYTE:.1f}" for name in ("held", "encode", "generate", "draw", "peak")
+    )
+    yield (
+        f"rollout: {setup.rollout.completions} completions of {setup.rollout.questions} questions on each GPU: about "
+        f"{peak} GB = {held} of features + the largest of encoder {encode}, cache {generate}, masks {draw}"
     )
 
 

@@ -15,6 +15,7 @@ from ..models import AuroraModel, Sam2MaskConfig, Sam2VideoMaskConfig
 from ..models.configuration_aurora import AuroraConfig
 from ..training.arguments import LoraArguments
 from ..training.lora import lora_config
+from .rollout_estimate import RolloutEstimate, RolloutSetup, estimate_rollout
 
 GIGABYTE = 1024**3
 # Tokens whose logits the fused head holds at a time, with their gradient and a copy in float32.
@@ -40,6 +41,7 @@ class TrainingSetup:
         bf16 (`bool`): activations in bf16.
         teacher (`bool`): a second, frozen model beside the first.
         max_objects (`int`, *optional*, defaults to 1): masks of an answer, all of which are decoded.
+        rollout (`RolloutSetup`, *optional*): of GRPO, whose steps follow from rollouts.
     """
 
     groups: set[str]
@@ -55,6 +57,7 @@ class TrainingSetup:
     bf16: bool
     teacher: bool
     max_objects: int = 1
+    rollout: RolloutSetup | None = None
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,13 @@ class MemoryEstimate:
     Bytes per GPU, and the parameters behind them.
 
     Attributes:
-        weights, gradients, optimizer, activations (`int`): bytes; `teacher`'s weights are among the weights. Under
-            ZeRO-3 a rollout brings all weights together on every GPU, in the stead of what a backward pass keeps: the
-            larger of the two is among the activations.
+        weights, gradients, optimizer, activations (`int`): bytes; `teacher`'s weights are among the weights. A rollout
+            comes in the stead of what a backward pass keeps, under ZeRO-3 with all weights brought together on every
+            GPU: the larger of the two is among the activations.
         loading (`int`): bytes while ZeRO-3 loads the model in parts: one weight at a time is whole, and so is what an
             adapter adds until training starts. 0 without ZeRO-3: the model is loaded in the host's memory.
         host (`int`): bytes of optimizer states that are kept in the host's memory for this GPU.
+        rollout (`RolloutEstimate` or `None`): of GRPO, in its parts.
         trainable, parameters (`dict[str, int]`): numbers by group.
     """
 
@@ -78,6 +82,7 @@ class MemoryEstimate:
     activations: int
     loading: int = 0
     host: int = 0
+    rollout: RolloutEstimate | None = None
     trainable: dict[str, int] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
 
@@ -119,15 +124,17 @@ def estimate_memory(config: AuroraConfig, setup: TrainingSetup) -> MemoryEstimat
     added, largest = total - plain, max(parameter.numel() for parameter in model.parameters())
     loading = weights + (added - added // shares + largest) * width if stage >= 3 else 0
     gradients = trainable * (width if deepspeed else 4) // (shares if stage >= 2 else 1)
-    rollout = total * width - total * width // shares if stage >= 3 and setup.num_generations > 1 else 0
+    whole = total * width - total * width // shares if stage >= 3 and setup.num_generations > 1 else 0
+    rollout = None if setup.rollout is None else estimate_rollout(config, setup.rollout)
     optimizer = trainable * (12 if deepspeed else 8) // (shares if stage >= 1 else 1)
     return MemoryEstimate(
         weights=weights,
         gradients=gradients,
         optimizer=0 if setup.offload_optimizer else optimizer,
-        activations=_activations(config, setup, rollout),
+        activations=_activations(config, setup, rollout, whole),
         loading=loading,
         host=optimizer if setup.offload_optimizer else 0,
+        rollout=rollout,
         trainable=_count_by_group(aurora, trained_only=True),
         parameters=parameters,
     )
@@ -141,8 +148,8 @@ def _count_by_group(model: AuroraModel, *, trained_only: bool) -> dict[str, int]
     }
 
 
-def _activations(config: AuroraConfig, setup: TrainingSetup, rollout: int) -> int:
-    """The larger of training and generation, with the mask decoder and one pass of SAM's encoder."""
+def _activations(config: AuroraConfig, setup: TrainingSetup, rollout: RolloutEstimate | None, whole: int) -> int:
+    """The larger of a training step, with the mask decoder and one pass of SAM's encoder, and of a rollout."""
     text: Any = config.get_text_config()
     width = 2 if setup.bf16 else 4
     rows = setup.batch_size * setup.tokens
@@ -155,9 +162,8 @@ def _activations(config: AuroraConfig, setup: TrainingSetup, rollout: int) -> in
     else:
         layers = text.num_hidden_layers * layer
     logits = min(rows, _LOGIT_ROWS) * text.vocab_size * (width + 2 * 4)
-    cache = rows * text.num_hidden_layers * keys_and_values * width if setup.num_generations > 1 else 0
-    masks = _mask_activations(config.mask_decoder_config, setup, width)
-    return max(layers + logits, cache + rollout) + masks
+    step = layers + logits + _mask_activations(config.mask_decoder_config, setup, width)
+    return step if rollout is None else max(step + rollout.held, whole + rollout.peak)
 
 
 def _mask_activations(sam: PretrainedConfig, setup: TrainingSetup, width: int) -> int:

@@ -14,6 +14,7 @@ from aurora_trl.chain.dry_run import check_pipeline
 from aurora_trl.chain.memory_estimate import TrainingSetup, estimate_memory
 from aurora_trl.chain.planned_model import plan_model
 from aurora_trl.chain.published_sizes import published_config, video_llama2_tokens
+from aurora_trl.chain.rollout_estimate import RolloutSetup
 from aurora_trl.cli import build_parser, main
 from aurora_trl.data import DataError
 from aurora_trl.generation.clip_loader import ClipLoader
@@ -81,12 +82,25 @@ def test_zero_stages_by_hand(model):
 def test_a_rollout_under_zero3_holds_all_weights():
     """TRL gathers the model on every process to generate; supervised training does not."""
     config = published_config("DAMO-NLP-SG/VideoLLaMA2.1-7B-AV", "sam_vit_h_4b8939.pth", 224)
-    grpo = {"num_generations": 4, "batch_size": 4, "num_processes": 8}
+    rollout = RolloutSetup(
+        completions=4,
+        num_generations=4,
+        prompt_tokens=70,
+        media_tokens=50,
+        new_tokens=30,
+        num_frames=10,
+        max_objects=1,
+        prefill_tokens=8192,
+        mask_frames_at_once=10,
+        mask_target_size=224,
+        width=2,
+    )
+    grpo = {"num_generations": 4, "batch_size": 4, "num_processes": 8, "rollout": rollout}
     whole = estimate(config, **grpo).weights
     parts = estimate(config, zero_stage=3, **grpo)
     assert parts.weights == whole // 8
     assert whole < parts.weights + parts.activations < 1.2 * whole
-    sft = {**grpo, "num_generations": 1}
+    sft = {**grpo, "num_generations": 1, "rollout": None}
     assert estimate(config, zero_stage=3, **sft).activations == estimate(config, **sft).activations
 
 

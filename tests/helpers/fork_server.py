@@ -2,7 +2,8 @@
 
     python fork_server.py SOCKET        # and commands, as links to this file called `aurora` and `accelerate`
 
-A command is in the process group of whoever called it, and is killed with it. For tests that start many.
+A command is in the process group of whoever called it, or watches it, and is killed with it. For tests that start
+many.
 """
 
 import atexit
@@ -13,6 +14,7 @@ import runpy
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 SOCKET_VARIABLE = "FORK_SERVER_SOCKET"
@@ -70,13 +72,22 @@ def is_alive(process: int) -> bool:
         return False
 
 
+def follow(caller: int) -> None:
+    while is_alive(caller):
+        time.sleep(0.5)
+    os._exit(1)
+
+
 def run(
     argv: list[str], folder: str, environment: dict[str, str], group: int, caller: int, descriptors: list[int]
 ) -> None:
     """What a command does, in the fork; it ends as a process does."""
     code = 1
     try:
-        os.setpgid(0, group)
+        try:
+            os.setpgid(0, group)
+        except PermissionError:  # of another session, as torch's launcher has one for each process
+            threading.Thread(target=follow, args=(caller,), daemon=True).start()
         if not is_alive(caller):
             os._exit(1)  # the group was killed before this process was in it
         for number, descriptor in enumerate(descriptors):
