@@ -13,6 +13,7 @@ ROOMS = (
     "errors",
     "prompts",
     "progress",
+    "overlap",
     "disk",
     "locks",
     "text_files",

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from ..data.media.loading import MediaCache
 from ..data.schema import Row, view_key
 from ..errors import DataError
+from ..evaluation.evaluate import process_state
 from .checks import clean_text
 from .clients.base import Client, Unusable, Usage
 from .engine import Annotation
@@ -35,6 +36,8 @@ class Annotator(Protocol):
     Attributes:
         settings (`dict`): what decides its texts, as JSON values: a run is continued only with equal ones.
         metered (`bool`): whether an answer costs money or much time, so that each is brought to the disk by itself.
+        local (`bool`, *optional*, defaults to `False`): whether each of several processes holds it, so that they may
+            share the rows.
     """
 
     settings: dict[str, Any]
@@ -107,6 +110,7 @@ class ChatAnnotator:
 
     def __init__(self, client: Client, *, max_image_side: int = _MAX_IMAGE_SIDE, cache_clips: int = 16):
         self.client, self.max_image_side = client, max_image_side
+        self.local = getattr(client, "local", False)
         self.settings = {**client.settings, "max_image_side": max_image_side, "instructions": instructions_digest()}
         self._clips = MediaCache(cache_clips)
 
@@ -206,7 +210,8 @@ def get_annotator(
     if kind == "qwen-omni":
         from .clients.qwen_omni_client import QwenOmniClient
 
-        return ChatAnnotator(QwenOmniClient(argument, **options))
+        device = process_state().device if process_state().num_processes > 1 else None
+        return ChatAnnotator(QwenOmniClient(argument, device=device, **options))
     options.update(base_url=base_url, key_variable=key_variable, timeout_seconds=timeout_seconds)
     if kind == "openai":
         from .clients.openai_client import OpenAIClient

@@ -2,11 +2,14 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import Row, count_objects, with_target
-from ..journal import Journal
+from ..data.schema import Row, count_objects, view_key, with_target
+from ..errors import DataError
+from ..evaluation.evaluate import process_state
+from ..journal import beside
 from ..progress import Progress
 from ..prompts import NULL_ANSWER, answer_sentence, cot_target
 from .annotators import Annotator, ChatAnnotator
@@ -23,6 +26,7 @@ from .run_files import (
     save_keeping_previous,
     write_failed,
 )
+from .shared_journal import collect_records, open_shared_journal
 
 # A free annotator writes thousands of rows a second: they wait for the disk together.
 _FREE_SYNC_SECONDS = 1.0
@@ -107,10 +111,12 @@ def annotate_file(
         if row["id"] in run.accepted
     ]
     failed = [row for row in rows if row["id"] not in run.accepted]
-    failed_path = write_failed(output, failed, run.problems)
-    if not written:
-        require_answers(failed_path, failed, run.problems)
-    save_keeping_previous(written, output)
+    failed_path = beside(output, "failed") if failed else None
+    if process_state().is_main_process:
+        write_failed(output, failed, run.problems)
+        if not written:
+            require_answers(failed_path, failed, run.problems)
+        save_keeping_previous(written, output)
     return RunSummary(output, len(written), len(failed), failed_path)
 
 
@@ -125,24 +131,52 @@ def ask_about(
     limits: RunLimits,
     only_estimate: bool = False,
 ) -> AnnotationRun | None:
-    """Open the journal, say what is left to do and do it; the run holds every answer, or is None after an estimate."""
+    """
+    Open the journal, say what is left to do and do it; the run holds every answer, or is None after an estimate.
+    Several processes share the rows, clip by clip, and each has every answer in the end.
+    """
+    state = process_state()
+    _require_sharable(annotator, limits, state.num_processes)
     worst = _worst_usage(annotator, rows, task)
     sync_seconds = 0.0 if annotator.metered else _FREE_SYNC_SECONDS
-    with Journal(output, settings, fields=RECORD_FIELDS, sync_seconds=sync_seconds) as journal:
+    with open_shared_journal(output, settings, fields=RECORD_FIELDS, sync_seconds=sync_seconds) as journal:
         progress: list[Progress] = []
         run = AnnotationRun(
             journal, ask, check, limits, worst=worst, on_step=lambda line: progress[0].step(line) if progress else None
         )
         todo = run.open_rows(rows)
-        if len(todo) < len(rows):
+        if len(todo) < len(rows) and state.is_main_process:
             sys.stderr.write(f"{journal.path}: continued, {len(rows) - len(todo)} of {len(rows)} rows are through\n")
-        if isinstance(annotator, ChatAnnotator) and todo:
-            sys.stderr.write(_estimate(annotator, todo, task, limits) + "\n")
+        todo = _own_share(todo, state.process_index, state.num_processes)
+        if isinstance(annotator, ChatAnnotator) and todo and state.is_main_process:
+            own = "" if state.num_processes == 1 else f"each of {state.num_processes} processes: "
+            sys.stderr.write(own + _estimate(annotator, todo, task, limits) + "\n")
         if only_estimate:
             return None
-        progress.append(Progress(len(todo)))
+        progress.append(Progress(len(todo), quiet=not state.is_main_process))
         run.run(todo)
-    return run
+        journal.records = collect_records(journal)
+    return run if state.num_processes == 1 else AnnotationRun(journal, ask, check, limits)
+
+
+def _own_share(rows: Sequence[dict[str, Any]], process: int, processes: int) -> list[dict[str, Any]]:
+    """What a process asks about: all neighbouring references to a clip, then those to the next clip of its own."""
+    clips = [list(about) for _, about in groupby(rows, key=view_key)]
+    return [row for about in clips[process::processes] for row in about]
+
+
+def _require_sharable(annotator: Annotator, limits: RunLimits, processes: int) -> None:
+    """Raise `DataError` where several processes would do by halves what one does."""
+    if processes == 1:
+        return
+    if not getattr(annotator, "local", False):
+        name = annotator.settings.get("annotator", type(annotator).__name__)
+        raise DataError(
+            f"{name}: {processes} processes share the work of a model that each of them holds (`qwen-omni:`); start "
+            "one process, whose --concurrency asks more at a time"
+        )
+    if limits.max_requests is not None or limits.max_cost is not None:
+        raise DataError(f"`max_requests` and `max_cost` are of a whole run, which {processes} processes do not see")
 
 
 def _worst_usage(annotator: Annotator, rows: Sequence[Row], task: str) -> Usage:

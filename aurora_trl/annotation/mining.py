@@ -2,21 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..data.masks import frame_extents, mask_indices, require_annotated
 from ..data.media.loading import NO_FRAME
 from ..data.schema import Row, with_target
+from ..evaluation.evaluate import process_state
 from ..evaluation.iou import mask_iou
 from ..generation.answers import Answer, answer_rows, warn_of_cut_answers
 from ..generation.clip_loader import ClipLoader
-from ..journal import Journal
+from ..generation.read_ahead import ReadAheadLoader
 from ..models.checkpoints.digest import checkpoint_digest
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
+from ..overlap import in_order
 from ..progress import Progress
 from ..prompts import extract_class, normalize_class
 from .run_files import require_distinct_ids, rows_digest, save_keeping_previous
+from .shared_journal import collect_records, open_shared_journal
 
 MAX_IOU = 0.6
 _SYNC_SECONDS = 1.0
@@ -66,10 +71,12 @@ def mine_rows(
     Yields:
         [`MinedAnswer`]: one per row, in order.
     """
-    loader = ClipLoader(processor, cache_clips=2 * batch_size)
-    answers = answer_rows(model, processor, rows, batch_size=batch_size, max_new_tokens=max_new_tokens, loader=loader)
-    for answer in answers:
-        yield score_answer(answer, loader)
+    rows = list(rows)
+    with ReadAheadLoader(processor, rows, ahead=batch_size, cache_clips=2 * batch_size) as loader:
+        answers = answer_rows(
+            model, processor, rows, batch_size=batch_size, max_new_tokens=max_new_tokens, loader=loader
+        )
+        yield from in_order(partial(score_answer, loader=loader), answers, most_waiting=2 * batch_size)
 
 
 def mine_file(
@@ -87,6 +94,9 @@ def mine_file(
     Write the hard rows to a file, with what the model wrote as `target`. Every answer goes to a journal beside it, row
     by row, with its IoU and class: cut short, the same call continues.
 
+    Several processes (`torchrun`, `accelerate launch`) share the batches, which are those of one process: a batch that
+    was cut is answered again as it was put together. So the answers depend neither on how many there are nor on cuts.
+
     Args:
         model, processor: from [`~aurora_trl.generation.answers.load`].
         rows (`Sequence[dict]`): dataset rows with masks and distinct ids.
@@ -97,7 +107,7 @@ def mine_file(
         max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
 
     Returns:
-        `int`: the number of hard rows. With none, no output is written: there is nothing to correct.
+        `int`: the number of hard rows, on every process. With none, no output is written: there is nothing to correct.
 
     Raises:
         `DataError`: where the output is another run's, or a row has no mask.
@@ -113,30 +123,42 @@ def mine_file(
         "max_new_tokens": processor.answer_limit(max_new_tokens),
     }
     fields = {"id": str, "completion": str, "hard": bool}
-    with Journal(output, settings, fields=fields, sync_seconds=_SYNC_SECONDS) as journal:
-        through = {record["id"]: record for record in journal.records}
-        todo = [row for row in rows if row["id"] not in through]
-        progress, hard = Progress(len(todo)), sum(record["hard"] for record in journal.records)
+    state = process_state()
+    with open_shared_journal(output, settings, fields=fields, sync_seconds=_SYNC_SECONDS) as journal:
+        known = {record["id"]: record for record in journal.records}
+        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        still_open = [batch for batch in batches if any(row["id"] not in known for row in batch)]
+        own = still_open[state.process_index :: state.num_processes]
+        todo = [row for batch in own for row in batch]
+        progress = Progress(len(todo), quiet=not state.is_main_process)
+        hard = sum(record["hard"] for record in known.values())
         for answer in mine_rows(model, processor, todo, batch_size=batch_size, max_new_tokens=max_new_tokens):
-            record = {
-                "id": answer.row["id"],
-                "completion": answer.row["target"],
-                "iou": round(answer.iou, 6),
-                "named_class": answer.named_class,
-                "class_name": answer.row["class_name"],
-                "class_correct": answer.class_correct,
-                "cut": answer.cut,
-                "hard": answer.is_hard(max_iou),
-            }
+            record = _describe(answer, max_iou)
             journal.append(record)
-            through[record["id"]] = record
             hard += record["hard"]
             progress.step(f"{hard} hard")
+        through = {record["id"]: record for record in collect_records(journal)}
     hard_rows = [with_target(row, through[row["id"]]["completion"]) for row in rows if through[row["id"]]["hard"]]
+    if not state.is_main_process:
+        return len(hard_rows)
     warn_of_cut_answers([bool(record.get("cut")) for record in through.values()], "; they are left out of mining")
     if hard_rows:
         save_keeping_previous(hard_rows, output)
     return len(hard_rows)
+
+
+def _describe(answer: MinedAnswer, max_iou: float) -> dict[str, Any]:
+    """What the journal holds of an answer."""
+    return {
+        "id": answer.row["id"],
+        "completion": answer.row["target"],
+        "iou": round(answer.iou, 6),
+        "named_class": answer.named_class,
+        "class_name": answer.row["class_name"],
+        "class_correct": answer.class_correct,
+        "cut": answer.cut,
+        "hard": answer.is_hard(max_iou),
+    }
 
 
 def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:

@@ -1,12 +1,20 @@
 """Commands that a chain runs, and that must not outlive it."""
 
 import contextlib
+import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import psutil
+
+
+def search_path() -> str:
+    """Where commands are looked for: in this environment, whether or not it is activated, then as the shell does."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -2,6 +2,7 @@
 
     output_dir: outputs/tiny
     seed: 1
+    feature_cache: "{output_dir}/features"  # of all phases; may be left out
     steps:
       - name: data
         run: aurora synth {output_dir}/data --clips 1000 --seed {seed}
@@ -11,6 +12,9 @@
         config: teacher.yaml
         makes: teacher
         needs: [data]
+
+`accelerate` names the config of a step that runs on several processes. `aurora evaluate`, `mine` and `annotate` share
+their rows, whatever their number; a phase shares a step's samples, so that `most_processes` says how many it can use.
 
 A training step is `accelerate launch [--config_file …] recipes/X.py --config Y.yaml`, nothing more. Its YAML names
 folders under the chain's own `output_dir`; where another output folder or seed is asked for, a copy of the YAML with
@@ -29,9 +33,9 @@ import yaml
 
 from ..errors import DataError
 from ..text_files import read_json, read_text, read_yaml
-from .launch import read_launch
+from .sharing import feature_folder, share_command, share_samples, step_processes
 
-STEP_KEYS = {"name", "run", "train", "config", "accelerate", "makes", "needs", "minutes"}
+STEP_KEYS = {"name", "run", "train", "config", "accelerate", "most_processes", "makes", "needs", "minutes"}
 
 
 @dataclass
@@ -69,7 +73,8 @@ class Pipeline:
         seed (`int`): of the data, the weights and the training.
         steps (`list[Step]`): in order.
         configs (`dict[Path, str]`): YAML files to write before the first step.
-        num_processes (`int` or `None`): GPUs of each training step, in place of its accelerate config's.
+        num_processes (`int` or `None`): GPUs of each step with an accelerate config, in place of the config's.
+        feature_cache (`str` or `None`): folder in which all phases keep what frozen models make of clips.
     """
 
     file: Path
@@ -78,6 +83,7 @@ class Pipeline:
     steps: list[Step]
     configs: dict[Path, str]
     num_processes: int | None = None
+    feature_cache: str | None = None
 
     def step(self, name: str) -> Step:
         """The step of that name; `DataError` where there is none."""
@@ -134,8 +140,8 @@ def load_pipeline(
     Args:
         file (`str` or `Path`): its YAML.
         output_dir (`str` or `Path`, *optional*), seed (`int`, *optional*): in place of those of the YAML.
-        num_processes (`int`, *optional*): GPUs of each training step, in place of its accelerate config's; gradients
-            are accumulated over more or fewer micro-steps, so that a step sees as many samples.
+        num_processes (`int`, *optional*): GPUs of each step with an accelerate config, in place of the config's. In
+            training gradients are accumulated over more or fewer micro-steps, so that a step sees as many samples.
 
     Returns:
         `Pipeline`: nothing has been run or written.
@@ -145,7 +151,7 @@ def load_pipeline(
     """
     file = Path(file)
     content = read_yaml(file)
-    unknown = sorted(set(content) - {"output_dir", "seed", "steps"})
+    unknown = sorted(set(content) - {"output_dir", "seed", "steps", "feature_cache"})
     if unknown or not isinstance(content.get("steps"), list) or "output_dir" not in content:
         raise DataError(f"{file}: a chain has `output_dir`, `seed` and a list of `steps`, not {unknown or 'this'}")
     own: dict[str, Any] = {"output_dir": content["output_dir"], "seed": content.get("seed", 0)}
@@ -158,6 +164,7 @@ def load_pipeline(
         "seed": own["seed"] if seed is None else seed,
     }
     pipeline = Pipeline(file, Path(used["output_dir"]), used["seed"], [], {}, num_processes)
+    pipeline.feature_cache = feature_folder(file, content, used)
     for entry in content["steps"]:
         step = _build_step(pipeline, entry, own, used)
         for name in step.needs:
@@ -171,6 +178,7 @@ def load_pipeline(
 def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[str, Any]) -> Step:
     """One entry of `steps`, with `{output_dir}` and `{seed}` filled in."""
     name = _check_entry(pipeline, entry)
+    where = f"{pipeline.file}: step `{name}`"
     step = Step(
         name=name,
         command=[],
@@ -189,6 +197,9 @@ def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[
             ) from None
         if not step.command:
             raise DataError(f"{pipeline.file}: step `{name}`: `run` is empty; write a command")
+        if entry.get("accelerate"):
+            count = step_processes(where, entry, pipeline.num_processes)
+            step.command = share_command(where, step.command, entry["accelerate"], count)
         return step
     source = pipeline.file.parent / str(entry.get("config"))
     if not source.is_file():
@@ -206,9 +217,14 @@ def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[
         if Path(entry["accelerate"]).is_file():  # the dry run says where it is missing
             step.inputs += read_text(entry["accelerate"])
     flags: list[str] = []
-    if pipeline.num_processes is not None:
-        launch += ["--num_processes", str(pipeline.num_processes)]
-        flags = _same_batch(pipeline, entry, settings)
+    if pipeline.feature_cache is not None and "feature_cache" not in settings:
+        flags = ["--feature_cache", pipeline.feature_cache]
+    count = step_processes(where, entry, pipeline.num_processes)
+    if count is not None:
+        launch += ["--num_processes", str(count)]
+        if not entry.get("accelerate"):
+            raise DataError(f"{where} has no `accelerate` config to start processes with")
+        flags += share_samples(f"{where}, {entry['config']},", settings, entry["accelerate"], count)
     step.command = [*launch, entry["train"], "--config", str(step.config), *flags]
     return step
 
@@ -239,26 +255,6 @@ def _check_entry(pipeline: Pipeline, entry: Any) -> str:
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 <= minutes < float("inf"):
         raise DataError(f"{pipeline.file}: step `{name}`: `minutes` must be a number, got {minutes!r}")
     return name
-
-
-def _same_batch(pipeline: Pipeline, entry: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """The flags by which a step sees as many samples on another number of GPUs."""
-    if not entry.get("accelerate"):
-        raise DataError(f"{pipeline.file}: step `{entry['name']}` has no `accelerate` config to start processes with")
-    accumulated = settings.get("gradient_accumulation_steps", 1)
-    if isinstance(accumulated, bool) or not isinstance(accumulated, int) or accumulated < 1:
-        raise DataError(
-            f"{pipeline.file}: step `{entry['name']}`: `gradient_accumulation_steps` in {entry['config']} must be a "
-            f"whole number of at least 1, got {accumulated!r}"
-        )
-    micro_steps = read_launch(entry["accelerate"]).num_processes * accumulated
-    count = pipeline.num_processes
-    if not count or count < 1 or micro_steps % count:
-        raise DataError(
-            f"{pipeline.file}: step `{entry['name']}` is written for {micro_steps} micro-batches per step, which "
-            f"{count} processes can not share evenly"
-        )
-    return ["--gradient_accumulation_steps", str(micro_steps // count)]
 
 
 def _resolved(settings: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> str:

@@ -17,11 +17,14 @@ from ..models.checkpoints.own_files import REPOSITORY_ID
 from ..training.arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
 from ..training.grpo_config import AuroraGRPOConfig
 from ..training.sft_config import AuroraSFTConfig
+from .child_process import search_path
 from .definition import Pipeline, Step
-from .launch import LaunchConfig, read_launch
+from .launch import LaunchConfig
+from .launchers import Launched, read_launcher
 from .memory_estimate import GIGABYTE, MemoryEstimate, TrainingSetup, estimate_memory
 from .planned_model import CHARACTERS_PER_TOKEN, ModelPlan, learnt_tokens, option, plan_model
 from .rollout_estimate import RolloutSetup
+from .seen_rows import rows_that_are_seen
 
 CONFIGS: dict[str, type] = {"sft": AuroraSFTConfig, "grpo": AuroraGRPOConfig}
 # The arguments of a data step that name what it reads.
@@ -72,17 +75,27 @@ class _Checker:
         self.plan = StepPlan(step)
 
     def check(self) -> StepPlan:
-        if self.step.config is None:
-            self._check_command()
+        words = self.step.command
+        if shutil.which(words[0], path=search_path()) is None:
+            self.plan.problems.append(f"{words[0]}: no such command")
+            return self.plan
+        try:
+            launched = read_launcher(words)
+        except DataError as error:
+            self.plan.problems.append(str(error))
+            return self.plan
+        if launched is None:
+            self._check_command(words)
+        elif launched.words[0] == "aurora":
+            self._check_command(launched.words)
+        elif self.step.config is not None or "--config" in launched.words[:-1]:
+            self._check_training(launched)
         else:
-            self._check_training(self.step.config)
+            self.plan.lines.append(f"{launched.words[0]} is not one of our recipes: its arguments are not checked")
         return self.plan
 
-    def _check_command(self) -> None:
-        words = self.step.command
+    def _check_command(self, words: list[str]) -> None:
         if words[0] != "aurora":
-            if shutil.which(words[0]) is None:
-                self.plan.problems.append(f"{words[0]}: no such command")
             return
         said = io.StringIO()
         try:
@@ -118,18 +131,14 @@ class _Checker:
         inside = Path(path).is_relative_to(self.pipeline.output_dir)
         return not inside and "/" in path and REPOSITORY_ID.fullmatch(path) is not None
 
-    def _check_training(self, config_file: Path) -> None:
-        words = self.step.command
-        script = Path(words[words.index("--config") - 1])
-        if not script.is_file():
-            self.plan.problems.append(f"{script}: no such script")
-        accelerate = option(words, "--config_file")
-        launch = self._check_launch(accelerate)
+    def _check_training(self, launched: Launched) -> None:
+        words = launched.words
+        script, config_file = Path(words[0]), Path(option(words, "--config") or "")
         config_class = CONFIGS.get(script.stem)
         if config_class is None:
             self.plan.lines.append(f"{script} is not one of our recipes: its YAML is not checked")
             return
-        parsed = self._parse(config_class, config_file)
+        parsed = self._parse(config_class, config_file, words)
         if parsed is None:
             return
         recipe, lora, config = parsed
@@ -146,20 +155,12 @@ class _Checker:
             if getattr(recipe, key) is not None:
                 remote = recipe.dataset_format == "parquet"  # may name a repository on the Hub
                 self._check_exists(f"`{key}`", getattr(recipe, key), is_model=remote)
+        seen = rows_that_are_seen(self.pipeline, recipe, config, launched.launch)
+        self.plan.lines += [] if seen is None else [seen]
         rows = self._check_rows(recipe)
         limit = getattr(config, "max_completion_length", None)
         self._check_limit(f"{config_file}: `max_completion_length`", limit, recipe.model_name_or_path)
-        self._estimate(recipe, lora, config, rows, launch)
-
-    def _check_launch(self, accelerate: str | None) -> LaunchConfig:
-        """How the step is started; what an accelerate config lacks is a problem."""
-        launch = LaunchConfig()
-        try:
-            launch = launch if accelerate is None else read_launch(accelerate)
-        except DataError as error:
-            self.plan.problems.append(f"accelerate config: {error}")
-        processes = option(self.step.command, "--num_processes")
-        return launch if processes is None else replace(launch, num_processes=int(processes))
+        self._estimate(recipe, lora, config, rows, launched.launch)
 
     def _check_limit(self, key: str, limit: int | None, name: str) -> None:
         """A limit of one's own does not cut what the model has learnt to write."""
@@ -174,10 +175,11 @@ class _Checker:
         elif model.answer_tokens is None:
             self.plan.lines.append(f"answers: cut at {limit} tokens; what {name} learns to write is not there yet")
 
-    def _parse(self, config_class: type, config_file: Path) -> tuple[Any, ...] | None:
+    def _parse(self, config_class: type, config_file: Path, words: list[str]) -> tuple[Any, ...] | None:
         """The recipe's configs, as the script would read them; None where they do not parse."""
         said = io.StringIO()
-        flags = self.step.command[self.step.command.index("--config") + 2 :]
+        at = words.index("--config")
+        flags = [*words[1:at], *words[at + 2 :]]
         try:
             with _written(self.pipeline, config_file) as file, contextlib.redirect_stderr(said):
                 # This machine need not have the GPUs that the phase will run on.
@@ -234,7 +236,7 @@ class _Checker:
         try:
             memory = estimate_memory(model.config, setup)
         except ValueError as error:
-            self.plan.problems.append(f"{self.step.config}: {error}")
+            self.plan.problems.append(f"{config.output_dir}: {error}")
             return
         self.plan.memory = memory
         self.plan.lines += [

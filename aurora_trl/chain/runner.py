@@ -5,18 +5,25 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..disk import naming, remove, written_whole
 from ..errors import DataError
 from ..locks import CHAIN_VARIABLE, LOCK_FILE, end_leftovers, hold, lock_id, release
-from .child_process import run_command
+from .child_process import run_command, search_path
 from .definition import Pipeline, Step
+from .machine import on_all_machines
 
 
 def run_pipeline(
-    pipeline: Pipeline, *, only: str | None = None, before: str | None = None, dry_run: bool = False
+    pipeline: Pipeline,
+    *,
+    only: str | None = None,
+    before: str | None = None,
+    dry_run: bool = False,
+    launcher: Sequence[str] = (),
 ) -> None:
     """
     Run what is not done yet.
@@ -26,10 +33,14 @@ def run_pipeline(
         only (`str`, *optional*): run this step alone.
         before (`str`, *optional*): stop before this step, and leave out those that it does not need.
         dry_run (`bool`, *optional*, defaults to `False`): say what would be run.
+        launcher (`Sequence[str]`, *optional*): words that start a command on every machine, such as `srun
+            --ntasks-per-node=1`, for the steps that run on several processes.
 
     Raises:
         `DataError`: where a step fails, where `only` needs what is not there, or another run is at it in the folder.
     """
+    for step in pipeline.steps:
+        step.command = on_all_machines(launcher, step.command)
     if dry_run:
         _run_steps(pipeline, only, before, dry_run=True)
         return
@@ -97,10 +108,8 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     state = {"fingerprint": pipeline.fingerprint(step), "finished": False, "seconds": None}
     _write_record(record, state)
     started = time.time()
-    # The commands of this environment, whether or not it is activated.
-    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     chain = lock_id(pipeline.output_dir / ".pipeline" / "lock")
-    code = run_command(step.command, {**os.environ, "PATH": search_path, CHAIN_VARIABLE: chain})
+    code = run_command(step.command, {**os.environ, "PATH": search_path(), CHAIN_VARIABLE: chain})
     if code != 0 or not step.makes.exists():
         reason = f"ended with exit code {code}" if code else f"did not make {step.makes}"
         raise DataError(f"step `{step.name}` {reason}; mend it and run the same command again: it continues here")

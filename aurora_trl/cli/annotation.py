@@ -1,9 +1,14 @@
 """The sub-commands that make training text: `aurora annotate`, `aurora mine`, `aurora correct`."""
 
 import argparse
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..journal import beside
 from .common import AddCommand, add_format, add_generation, number, require_file_place, say, seed, whole
 
 _ANNOTATOR_HELP = (
@@ -23,6 +28,11 @@ def add_annotation_commands(add: AddCommand) -> None:
     _add_data_step(command, "the rows: a dataset's folder or a JSONL file")
     command.add_argument("--split", default="train", help="of a folder (default: train)")
     add_format(command)
+    command.add_argument(
+        "--max-rows",
+        type=whole(1),
+        help="annotate this many rows of a seeded shuffle: no more than training will take (default: all)",
+    )
     command.add_argument(
         "--style",
         default="flexible",
@@ -79,7 +89,25 @@ def _add_data_step(command: argparse.ArgumentParser, what: str) -> None:
 
 def _add_annotator(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("the annotator")
-    group.add_argument("--annotator", required=True, help=_ANNOTATOR_HELP)
+    group.add_argument("--annotator", help=_ANNOTATOR_HELP)
+    group.add_argument(
+        "--serve",
+        metavar="MODEL",
+        help="in place of --annotator: start a vLLM server with this checkpoint or Hub repository, such as "
+        "Qwen/Qwen2.5-Omni-7B, ask it, and stop it",
+    )
+    group.add_argument("--vllm", default="vllm", metavar="PROGRAM", help="of --serve (default: vllm on the path)")
+    group.add_argument(
+        "--replicas", type=whole(1), default=1, help="of --serve: GPUs that each hold the model (default: 1)"
+    )
+    group.add_argument("--serve-arguments", default="", metavar="TEXT", help="of --serve: more for `vllm serve`")
+    group.add_argument(
+        "--serve-timeout",
+        type=number(0, above=True),
+        default=1800.0,
+        metavar="SECONDS",
+        help="of --serve: how long the server may load (default: 1800)",
+    )
     group.add_argument("--base-url", help="of a compatible server, such as http://localhost:8000/v1 for vLLM's")
     group.add_argument(
         "--key-variable",
@@ -95,7 +123,11 @@ def _add_annotator(command: argparse.ArgumentParser) -> None:
 
     group = command.add_argument_group("limits")
     group.add_argument("--estimate", action="store_true", help="say what the run will take, and ask nothing")
-    group.add_argument("--concurrency", type=whole(1), default=4, help="requests at a time (default: 4)")
+    group.add_argument(
+        "--concurrency",
+        type=whole(1),
+        help="requests at a time (default: 4; of qwen-omni: 32, read and answered by halves; of --serve 64 a GPU)",
+    )
     group.add_argument("--requests-per-minute", type=number(0, above=True), help="(default: no limit)")
     group.add_argument("--max-attempts", type=whole(1), default=3, help="answers asked for a row (default: 3)")
     group.add_argument("--max-retries", type=whole(0), default=6, help="after rate limits and timeouts (default: 6)")
@@ -109,26 +141,51 @@ def _get_format(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"dataset_format": arguments.format, "subset": arguments.subset}
 
 
-def _get_annotator(arguments: argparse.Namespace, null_reasons: bool = False) -> Any:
+@contextmanager
+def _open_annotator(arguments: argparse.Namespace, null_reasons: bool = False) -> Iterator[Any]:
+    """The annotator that was asked for; a server that it needs lives as long as the block."""
     from ..annotation import get_annotator
+    from ..annotation.vllm_server import served_annotator
 
-    return get_annotator(
-        arguments.annotator,
-        base_url=arguments.base_url,
-        key_variable=arguments.key_variable,
-        temperature=arguments.temperature,
-        max_output_tokens=arguments.max_output_tokens,
-        timeout_seconds=arguments.timeout,
-        null_reasons=null_reasons,
-    )
+    if (arguments.annotator is None) == (arguments.serve is None):
+        raise ValueError("name the annotator with --annotator, or a model for a server of its own with --serve")
+    options: dict[str, Any] = {
+        "temperature": arguments.temperature,
+        "max_output_tokens": arguments.max_output_tokens,
+        "timeout_seconds": arguments.timeout,
+    }
+    if arguments.serve is None:
+        yield get_annotator(
+            arguments.annotator,
+            base_url=arguments.base_url,
+            key_variable=arguments.key_variable,
+            null_reasons=null_reasons,
+            **options,
+        )
+        return
+    with served_annotator(
+        arguments.serve,
+        beside(arguments.output, "vllm", ".log"),
+        start=not arguments.estimate,
+        command=arguments.vllm,
+        replicas=arguments.replicas,
+        arguments=shlex.split(arguments.serve_arguments),
+        serve_timeout_seconds=arguments.serve_timeout,
+        **options,
+    ) as annotator:
+        yield annotator
 
 
 def _get_limits(arguments: argparse.Namespace) -> Any:
     from ..annotation import RunLimits
 
+    if arguments.serve is not None:
+        usual = 64 * arguments.replicas
+    else:
+        usual = 32 if str(arguments.annotator).startswith("qwen-omni:") else 4
     return RunLimits(
         # The world's truth is written faster by one thread than by several that wait for each other.
-        concurrency=1 if arguments.annotator.startswith("synthetic:") else arguments.concurrency,
+        concurrency=1 if str(arguments.annotator).startswith("synthetic:") else arguments.concurrency or usual,
         requests_per_minute=arguments.requests_per_minute,
         max_attempts=arguments.max_attempts,
         max_retries=arguments.max_retries,
@@ -141,22 +198,25 @@ def _get_limits(arguments: argparse.Namespace) -> Any:
 
 def _annotate(arguments: argparse.Namespace) -> None:
     from ..annotation import annotate_file
+    from ..evaluation.evaluate import process_state
     from ..journal import require_own_output
     from ..training.arguments import load_rows
 
     limits = _get_limits(arguments)
     require_own_output(arguments.output)
-    summary = annotate_file(
-        load_rows(arguments.data, arguments.split, **_get_format(arguments)).to_list(),
-        _get_annotator(arguments, arguments.null_answers),
-        arguments.output,
-        style=arguments.style,
-        seed=arguments.seed,
-        null_answers=arguments.null_answers,
-        limits=limits,
-        only_estimate=arguments.estimate,
-    )
-    if summary is None:
+    rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed, **_get_format(arguments))
+    with _open_annotator(arguments, arguments.null_answers) as annotator:
+        summary = annotate_file(
+            rows.to_list(),
+            annotator,
+            arguments.output,
+            style=arguments.style,
+            seed=arguments.seed,
+            null_answers=arguments.null_answers,
+            limits=limits,
+            only_estimate=arguments.estimate,
+        )
+    if summary is None or not process_state().is_main_process:
         return
     say(f"{summary.output}: {summary.written} chains of thought")
     if summary.failed_path:
@@ -165,6 +225,7 @@ def _annotate(arguments: argparse.Namespace) -> None:
 
 def _mine(arguments: argparse.Namespace) -> None:
     from ..annotation import mine_file
+    from ..evaluation.evaluate import process_state
     from ..generation.answers import load
     from ..journal import require_own_output
     from ..training.arguments import load_rows
@@ -172,7 +233,8 @@ def _mine(arguments: argparse.Namespace) -> None:
     require_own_output(arguments.output)
     rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed, **_get_format(arguments))
     rows = rows.filter(lambda row: not row["is_null"]).to_list()
-    model, processor = load(arguments.model)
+    state = process_state()
+    model, processor = load(arguments.model, state.device)
     hard = mine_file(
         model,
         processor,
@@ -183,6 +245,8 @@ def _mine(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         max_new_tokens=arguments.max_new_tokens,
     )
+    if not state.is_main_process:
+        return
     if not hard:
         raise ValueError(f"{arguments.data}: no hard row among {len(rows)}; ask about more rows or raise --max-iou")
     say(f"{arguments.output}: {hard} hard rows of {len(rows)}")
@@ -193,6 +257,8 @@ def _correct(arguments: argparse.Namespace) -> None:
     from ..annotation.run_files import save_keeping_previous
     from ..data import load_json
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("`aurora correct` is for one process, whose --concurrency asks more at a time")
     limits = _get_limits(arguments)
     _require_places(arguments)
     plain = load_json(arguments.plain).to_list()
@@ -204,14 +270,15 @@ def _correct(arguments: argparse.Namespace) -> None:
     if arguments.max_rows < len(hard):
         say(f"{arguments.data}: {arguments.max_rows} of {len(hard)} rows, drawn by seed; --max-rows takes more")
         hard = hard.shuffle(seed=arguments.seed).select(range(arguments.max_rows))
-    result = correct_file(
-        hard.to_list(),
-        _get_annotator(arguments),
-        arguments.output,
-        seed=arguments.seed,
-        limits=limits,
-        only_estimate=arguments.estimate,
-    )
+    with _open_annotator(arguments) as annotator:
+        result = correct_file(
+            hard.to_list(),
+            annotator,
+            arguments.output,
+            seed=arguments.seed,
+            limits=limits,
+            only_estimate=arguments.estimate,
+        )
     if result is None:
         return
     ratio = arguments.plain_per_reflective
@@ -237,7 +304,7 @@ def _correct(arguments: argparse.Namespace) -> None:
 
 def _require_places(arguments: argparse.Namespace) -> None:
     """The files to write can be written, and are not those to read: an annotator's answers cost money."""
-    from ..journal import beside, require_own_output
+    from ..journal import require_own_output
 
     output, corrected = Path(arguments.output), Path(arguments.corrected or arguments.output)
     for path in (output, corrected):

@@ -1,6 +1,7 @@
 """The sub-commands of a chain of phases: `aurora run`, `aurora report`."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,18 @@ def add_chain_commands(add: AddCommand) -> None:
     command.add_argument("pipeline", metavar="PIPELINE.yaml", help="the chain, such as recipes/tiny/pipeline.yaml")
     command.add_argument("--output_dir", "--output-dir", help="in place of the YAML's")
     command.add_argument("--seed", type=seed, help="in place of the YAML's")
-    command.add_argument("--num_processes", "--num-processes", type=whole(1), help="GPUs of each training step")
+    command.add_argument(
+        "--num_processes",
+        "--num-processes",
+        type=whole(1),
+        help="GPUs (of all machines) of a step with `accelerate`",
+    )
+    command.add_argument(
+        "--launcher",
+        default="",
+        metavar="WORDS",
+        help='what starts a command on every machine, such as "srun --ntasks-per-node=1" (default: one machine)',
+    )
     command.add_argument("--only", metavar="STEP", help="run this step alone")
     command.add_argument("--before", metavar="STEP", help="run what this step needs, not the step itself")
     command.add_argument("--dry-run", action="store_true", help="check files, configs and memory; run nothing")
@@ -38,7 +50,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..chain.runner import run_pipeline
 
     pipeline = load_pipeline(arguments.pipeline, arguments.output_dir, arguments.seed, arguments.num_processes)
-    run_pipeline(pipeline, only=arguments.only, before=arguments.before, dry_run=arguments.dry_run)
+    launcher = shlex.split(arguments.launcher)
+    run_pipeline(pipeline, only=arguments.only, before=arguments.before, dry_run=arguments.dry_run, launcher=launcher)
     if arguments.dry_run:
         _check_plan(pipeline, arguments.parser)
 

@@ -1,9 +1,12 @@
 """Scores of a checkpoint on the splits of a dataset, with all its answers on disk."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,19 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.masks import require_annotated
+from ..data.schema import Row
 from ..disk import written_whole
-from ..generation.answers import answer_rows, swap_modality, warn_of_cut_answers
-from ..generation.clip_loader import ClipLoader
+from ..generation.answers import Answer, answer_rows, swap_modality, warn_of_cut_answers
+from ..generation.read_ahead import ReadAheadLoader
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
+from ..overlap import in_order
 from ..progress import Progress
 from .answer_log import AnswerLog, evaluation_settings, remove_answer_logs
 from .metrics import get_protocol
 from .scoring import ClassScorer, MaskScorer, describe_answer
 
+_LONGEST_WAIT = timedelta(days=1)
 METRICS_FILE, ANSWERS_FILE = "metrics.json", "answers.jsonl"
 # Name of the mean, and of what it is taken over.
 _MEANS = {
@@ -107,30 +113,24 @@ def evaluate_model(
                 records.append((number, record))
                 progress.step(what)
             todo = [number for number in share if number not in before]
-            answers = answer_rows(
-                model,
-                processor,
-                [asked[number] for number in todo],
-                batch_size=batch_size,
-                max_new_tokens=max_new_tokens,
-                loader=ClipLoader(processor, cache_clips=2 * batch_size),
-            )
-            for number, answer in zip(todo, answers, strict=True):
-                answer.row = rows[number]
-                record = describe_answer(answer, processor.num_frames, processor.max_objects)
-                record["j"] = scorer.add(answer, number, processor.num_frames)
-                record.update(split=split, swap=swap, kind=kind_of(answer.row) if kind_of else None)
-                records.append((number, record))
-                if log:
-                    log.add(run, number, record, scorer.metrics.kept(number))
-                progress.step(what)
-            in_order = [record for _, record in sorted(gather_object(records), key=lambda pair: pair[0])]
-            summary = {**scorer.compute(), **_summarize(in_order)}
+            todo_rows = [asked[number] for number in todo]
+            # In a thread, while the model is at the next answers; `scorer` and `log` are that thread's meanwhile.
+            score = partial(_score, processor, run, split, swap, scorer, log, kind_of)
+            with ReadAheadLoader(processor, todo_rows, ahead=batch_size, cache_clips=2 * batch_size) as loader:
+                answers = answer_rows(
+                    model, processor, todo_rows, batch_size=batch_size, max_new_tokens=max_new_tokens, loader=loader
+                )
+                answered = ((number, rows[number], answer) for number, answer in zip(todo, answers, strict=True))
+                for scored in in_order(score, answered, most_waiting=2 * batch_size):
+                    records.append(scored)
+                    progress.step(what)
+            ordered = [record for _, record in sorted(gather_object(records), key=lambda pair: pair[0])]
+            summary = {**scorer.compute(), **_summarize(ordered)}
             if swap is None:
                 metrics["splits"][split] = summary
             else:
                 metrics["swaps"][swap] = {"split": split, **summary}
-            everything += in_order
+            everything += ordered
     metrics["max_new_tokens"] = processor.answer_limit(max_new_tokens)
     if state.is_main_process:
         warn_of_cut_answers([record["cut"] for record in everything], ", and scored as they stood")
@@ -141,10 +141,33 @@ def evaluate_model(
     return metrics
 
 
+def _score(
+    processor: AuroraProcessor,
+    run: int,
+    split: str,
+    swap: str | None,
+    scorer: MaskScorer | ClassScorer,
+    log: AnswerLog | None,
+    kind_of: Callable[[Row], str] | None,
+    answered: tuple[int, Row, Answer],
+) -> tuple[int, dict[str, Any]]:
+    """The record of an answer, counted and written down."""
+    number, row, answer = answered
+    answer.row = row
+    record = describe_answer(answer, processor.num_frames, processor.max_objects)
+    record["j"] = scorer.add(answer, number, processor.num_frames)
+    record.update(split=split, swap=swap, kind=kind_of(row) if kind_of else None)
+    if log:
+        log.add(run, number, record, scorer.metrics.kept(number))
+    return number, record
+
+
 def process_state() -> PartialState:
     """This process among those that a launcher started; without a launcher it is the only one."""
     # Where there is no accelerator, several processes are recognised only if the CPU is asked for (accelerate 1.15).
-    return PartialState(cpu=not torch.accelerator.is_available())
+    # One that is through waits for those that are not; where one fails, the launcher ends them all.
+    several = {"timeout": _LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
+    return PartialState(cpu=not torch.accelerator.is_available(), **several)
 
 
 def process_share(num_rows: int, batch_size: int) -> list[int]:

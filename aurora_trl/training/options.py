@@ -21,6 +21,10 @@ _WORDS = re.compile(r"\w+")
 _CLIPS = "rows come with clips, which only their own collator reads"
 _TOKENIZER = "the tokenizer is the checkpoint's"
 _COMPILED = "it was not tried with rollouts, DeepSpeed and shared prompts"
+_FSDP = (
+    "rollouts and rewards call parts of the model, and FSDP brings weights together in its whole forward alone "
+    '("got mixed torch.Tensor and DTensor"): use ZeRO-3, see recipes/accelerate and docs/several-gpus.md'
+)
 _VLLM = "clips reach the policy through `generate`"
 _ROLLOUT = "rollouts and rewards come before the loss"
 
@@ -30,10 +34,11 @@ REFUSED: dict[str, dict[str, str]] = {
         "fp16": "the policies' towers overflow in float16: use `bf16`",
         "fp16_full_eval": "the policies' towers overflow in float16: use `bf16`",
         "bf16_full_eval": "it would round the master weights to bfloat16; evaluation runs in `bf16` as it is",
-        "fsdp": "the mask head is not sharded by FSDP: use DDP or DeepSpeed, see recipes/accelerate",
-        "fsdp_config": "the mask head is not sharded by FSDP: use DDP or DeepSpeed, see recipes/accelerate",
+        "fsdp": _FSDP,
+        "fsdp_config": _FSDP,
         "parallelism_config": "the model is not split along tensors or sequences: use DDP or DeepSpeed",
         "remove_unused_columns": "the columns of media must reach the collator",
+        "save_on_each_node": "machines share a file system, on which one process writes: docs/several-gpus.md",
         "torch_compile": _COMPILED,
         "torch_compile_backend": _COMPILED,
         "torch_compile_mode": _COMPILED,
@@ -140,7 +145,7 @@ WORKS: dict[str, frozenset[str]] = {
             optim_args optim_target_modules output_dir per_device_eval_batch_size
             per_device_train_batch_size prediction_loss_only project push_to_hub report_to
             restore_callback_states_from_checkpoint resume_from_checkpoint run_name
-            save_on_each_node save_only_model save_steps save_strategy save_total_limit seed
+            save_only_model save_steps save_strategy save_total_limit seed
             shuffle_dataset skip_memory_metrics tf32 torch_empty_cache_steps trackio_bucket_id
             trackio_space_id trackio_static_space_id use_cpu warmup_steps weight_decay
             """

@@ -15,6 +15,7 @@ from aurora_trl.chain.memory_estimate import TrainingSetup, estimate_memory
 from aurora_trl.chain.planned_model import plan_model
 from aurora_trl.chain.published_sizes import published_config, video_llama2_tokens
 from aurora_trl.chain.rollout_estimate import RolloutSetup
+from aurora_trl.chain.sharing import share_samples
 from aurora_trl.cli import build_parser, main
 from aurora_trl.data import DataError
 from aurora_trl.generation.clip_loader import ClipLoader
@@ -281,7 +282,7 @@ def test_the_tiny_recipe_in_another_folder(tmp_path):
 
 def test_the_published_recipe():
     """What is missing here is the data and the weights, and nothing else; every phase fits a GPU of 80 GB."""
-    for processes, longest in ((1, 60), (8, 48)):
+    for processes, longest in ((1, 70), (2, 62), (8, 62)):
         pipeline = load_pipeline(REPOSITORY / "recipes" / "videollama2" / "pipeline.yaml", num_processes=processes)
         plans = check_pipeline(pipeline, build_parser())
         for plan in plans[1:]:  # the first step needs files that only a user has
@@ -292,14 +293,125 @@ def test_the_published_recipe():
 
 
 def test_another_number_of_gpus_sees_as_many_samples(write):
-    file = write(recipe={"gradient_accumulation_steps": 4})
-    for processes, steps in ((1, 8), (4, 2), (8, 1)):
+    file = write(recipe={"gradient_accumulation_steps": 4})  # 8 at a time, by 2, 4 times: 64
+    for processes, flags in (
+        (1, ["--gradient_accumulation_steps", "8"]),
+        (8, ["--gradient_accumulation_steps", "1"]),
+        (16, ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"]),
+    ):
         command = load_pipeline(file, num_processes=processes).step("sft").command
         assert command[command.index("--num_processes") + 1] == str(processes)
-        assert command[-2:] == ["--gradient_accumulation_steps", str(steps)]
-    with pytest.raises(DataError, match="8 micro-batches per step, which 3 processes can not share evenly"):
+        assert command[command.index("--config") + 2 :] == flags
+    with pytest.raises(
+        DataError, match=r"takes 64 samples per step \(8 at a time on 2 processes, 4 times\), which 3 "
+    ):
         load_pipeline(file, num_processes=3)
+    capped = write(recipe={"gradient_accumulation_steps": 4}, sft={"most_processes": 8})
+    for processes, used in ((64, "8"), (4, "4")):
+        command = load_pipeline(capped, num_processes=processes).step("sft").command
+        assert command[command.index("--num_processes") + 1] == used
+    with pytest.raises(DataError, match="`most_processes` must be a whole number of at least 1, got 'few'"):
+        load_pipeline(write(sft={"most_processes": "few"}))
+    file = write(recipe={"gradient_accumulation_steps": 4})
     same = load_pipeline(file)
     assert same.fingerprint(same.step("sft")) == load_pipeline(file, num_processes=8).fingerprint(same.step("sft"))
     with pytest.raises(DataError, match="has no `accelerate` config to start processes with"):
         load_pipeline(write(sft={"accelerate": None}), num_processes=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "flags"),
+    [
+        # 3 at a time, by 2, 4 times: 24, of which 3 processes take 8 each, 2 at a time.
+        ({}, 3, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}),
+        ({}, 24, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}),
+        ({"steps_per_generation": 8}, 1, {"gradient_accumulation_steps": 8, "steps_per_generation": 16}),
+        ({"generation_batch_size": 12}, 8, {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 1}),
+    ],
+)
+def test_a_rollout_is_shared_by_any_number_that_divides_it(settings, processes, flags):
+    written = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 4, **settings}
+    zero2 = str(REPOSITORY / "recipes" / "accelerate" / "zero2.yaml")
+    if settings.get("generation_batch_size"):  # 12 completions can not be made by 8 processes
+        with pytest.raises(DataError, match="which 8 processes can not share evenly"):
+            share_samples("step", written, zero2, processes)
+        return
+    words = share_samples("step", written, zero2, processes)
+    assert dict(zip(words[::2], map(int, words[1::2]), strict=True)) == {f"--{k}": v for k, v in flags.items()}
+
+
+def test_all_phases_keep_features_in_one_folder(write, tmp_path, capsys):
+    file = write()
+    plain = load_pipeline(file)
+    chain = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**chain, "feature_cache": "{output_dir}/features"}))
+    pipeline = load_pipeline(file, output_dir=tmp_path / "new")
+    assert pipeline.step("sft").command[-2:] == ["--feature_cache", f"{tmp_path}/new/features"]
+    same = load_pipeline(file)
+    assert same.fingerprint(same.step("sft")) == plain.fingerprint(plain.step("sft"))  # they decide no result
+    assert main(["run", str(file), "--dry-run"]) == 0
+    for wrong in ("{somewhere}", 3, ""):
+        file.write_text(yaml.safe_dump({**chain, "feature_cache": wrong}))
+        with pytest.raises(DataError, match="`feature_cache` must name a folder"):
+            load_pipeline(file)
+
+
+@pytest.mark.parametrize(
+    ("flag", "recipe", "said"),
+    [
+        # 2 steps of 2 on 2 processes.
+        ("", {}, "annotates all rows, of which training takes 8 at most; `--max-rows 8` there"),
+        ("", {"max_train_samples": 5}, "annotates all rows, of which training takes 5 at most; `--max-rows 5` there"),
+        (" --max-rows 9", {}, "annotates 9 rows, of which training takes 8 at most; `--max-rows 8` there"),
+        (" --max-rows 6", {"repeat_null_rows": 3}, "data: 6 rows of step `cot`, 8 samples, null rows 3 times"),
+        ("", {"max_steps": -1}, None),
+    ],
+)
+def test_what_is_annotated_is_what_training_sees(flag, recipe, said, write, world, capsys):
+    command = f"aurora annotate {world} --annotator synthetic:{world}{flag} --output {{output_dir}}/cot.jsonl"
+    file = write(recipe={"per_device_train_batch_size": 2, **recipe}, cot={"run": command})
+    assert main(["run", str(file), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert (said in out) if said else ("step `cot`" not in out)
+
+
+def test_data_steps_run_on_the_processes_that_training_has(write, world):
+    accelerate = str(REPOSITORY / "recipes" / "accelerate" / "ddp.yaml")
+    command = f"aurora annotate {world} --annotator qwen-omni:q/m --output {{output_dir}}/cot.jsonl"
+    file = write(recipe={"gradient_accumulation_steps": 4}, cot={"run": command, "accelerate": accelerate})
+    words = load_pipeline(file, num_processes=4).step("cot").command
+    assert words[:6] == ["torchrun", "--standalone", "--nproc_per_node", "4", "-m", "aurora_trl.cli"]
+    assert words[6:] == load_pipeline(file, num_processes=1).step("cot").command[1:]
+    assert load_pipeline(file).step("cot").command[3] == "2"  # the config's
+    one, four = load_pipeline(file), load_pipeline(file, num_processes=4)
+    assert one.fingerprint(one.step("cot")) == four.fingerprint(four.step("cot"))
+    served = command.replace("--annotator qwen-omni:q/m", "--serve q/m")
+    file = write(cot={"run": served, "accelerate": accelerate})
+    assert load_pipeline(file).step("cot").command[-2:] == ["--replicas", "2"]
+    for wrong in (command.replace("qwen-omni", "gemini"), "aurora synth x"):
+        with pytest.raises(DataError, match="leave it out for"):
+            load_pipeline(write(cot={"run": wrong, "accelerate": accelerate}))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("torchrun --nproc_per_node 2 -m aurora_trl.cli annotate {world} --annotator a:b --output o", None),
+        ("accelerate launch --num_processes 2 -m aurora_trl.cli anotate x", "invalid choice: 'anotate'"),
+        (
+            "torchrun --nproc_per_node 2 -m aurora_trl.cli annotate no/data --annotator a:b --output o",
+            "no/data: no su",
+        ),
+        ("torchrun --nproc_per_nod 2 -x nowhere.py", "torchrun: "),
+        ("torchrun --nproc_per_node 2 nowhere.py", "nowhere.py: no such script"),
+        ("accelerate launch --config_file no.yaml nowhere.py", "accelerate config: no.yaml: no such file"),
+        ("torchrun --nproc_per_node 2 {recipes}/sft.py --config {tmp}/other.yaml", "unknown key `learning_rat`"),
+    ],
+)
+def test_what_a_launcher_starts_is_checked(command, message, write, world, tmp_path, capsys):
+    (tmp_path / "other.yaml").write_text("model_name_or_path: m\ndataset_path: d\noutput_dir: o\nlearning_rat: 1\n")
+    command = command.format(world=world, recipes=REPOSITORY / "recipes", tmp=tmp_path)
+    assert main(["run", str(write(cot={"run": command})), "--dry-run"]) == (message is not None)
+    out = capsys.readouterr().out
+    assert (message or "all is well") in out
+    assert "no such command" not in out

@@ -63,12 +63,12 @@ def answer_well(request: Request, number: int) -> Action:
 class ChatServer:
     """Counts what is asked and answers by `behave(request, number)`, `number` counted from 0 in order of arrival."""
 
-    def __init__(self, behave: Behaviour = answer_well):
+    def __init__(self, behave: Behaviour = answer_well, port: int = 0):
         self.behave = behave
         self.requests: list[Request] = []
         self.closing = threading.Event()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -90,6 +90,12 @@ class ChatServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                """vLLM's `/health` says that it is there, with nothing else."""
+                self.send_response(200 if self.path == "/health" else 404)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

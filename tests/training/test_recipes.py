@@ -1,6 +1,7 @@
 """Recipes: every YAML is parsed, every phase runs from its YAML, what is wrong is one line."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from layouts import write_ms3, write_s4
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig
 from aurora_trl.chain.definition import load_pipeline
+from aurora_trl.chain.launch import read_launch
+from aurora_trl.cli import build_parser
 from aurora_trl.data import DataError, load_refavs, save_json
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe, save_recipe
 
@@ -62,7 +65,20 @@ def test_pipeline_yaml_is_parsed(path):
         assert all(names.index(needed) < names.index(step.name) for needed in step.needs)
         if step.config is not None:
             assert step.command[:2] == ["accelerate", "launch"]
-            assert step.command[-2:] == ["--config", str(step.config)]
+            assert step.command[step.command.index("--config") + 1] == str(step.config)
+
+
+@pytest.mark.parametrize("path", PIPELINES[1:], ids=lambda path: path.parent.name)
+def test_a_published_chain_uses_every_gpu(path):
+    for processes, supervised, grpo in ((1, 1, 1), (2, 2, 2), (4, 4, 4), (8, 8, 8), (64, 8, 24)):
+        pipeline = load_pipeline(path, num_processes=processes)
+        for step in pipeline.steps:
+            if step.config is not None:
+                used = int(step.command[step.command.index("--num_processes") + 1])
+                assert used == (grpo if step.name == "grpo" else supervised)
+            elif step.name in ("cot", "mine") or step.name.startswith("evaluate"):
+                assert ("torchrun" in step.command) == (processes > 1)
+                assert processes == 1 or step.command[3] == str(processes)
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
@@ -70,7 +86,23 @@ def test_accelerate_yaml_is_parsed(path):
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(path))
-    assert config.num_processes == (1 if path.stem == "single" else 2)
+    several_machines = path.stem.endswith("_nodes")
+    assert config.num_processes == (1 if path.stem == "single" else 16 if several_machines else 2)
+    assert config.num_machines == (2 if several_machines else 1)
+    if config.distributed_type == "DEEPSPEED":  # each machine starts its own processes
+        assert config.deepspeed_config["deepspeed_multinode_launcher"] == "standard"
+    assert read_launch(path).num_processes == config.num_processes
+
+
+def test_the_slurm_script_is_bash():
+    """And its flags are those of `aurora run`."""
+    script = RECIPES / "slurm" / "chain.sbatch"
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    command = next(line for line in script.read_text().splitlines() if line.startswith("aurora run"))
+    words = shlex.split(command.replace("$chain", str(PIPELINES[1])).replace("$gpus", "16").replace('"${@:2}"', ""))
+    arguments = build_parser().parse_args(words[1:])
+    assert shlex.split(arguments.launcher)[0] == "srun"
+    assert arguments.num_processes == 16
 
 
 def run_recipe(script, *flags, cwd=REPOSITORY):

@@ -43,12 +43,13 @@ class QwenOmniClient:
         max_batch_size (`int`, *optional*, defaults to 16): requests answered together at most.
         gather_seconds (`float`, *optional*, defaults to 0.2): how long to wait for more of them; an answer takes
             several seconds.
-        device (`str`, *optional*): a GPU where there is one by default.
+        device (`str` or `torch.device`, *optional*): a GPU where there is one by default.
 
     Raises:
         `DataError`: where there is no such checkpoint, it is not whole, or a weight is missing: it would be random.
     """
 
+    local = True
     picture_tokens = 800.0
     sound_tokens_per_second = 25.0
     seconds_per_request = 8.0
@@ -61,7 +62,7 @@ class QwenOmniClient:
         max_output_tokens: int = 512,
         max_batch_size: int = 16,
         gather_seconds: float = 0.2,
-        device: str | None = None,
+        device: str | torch.device | None = None,
     ):
         self.processor, model = _load(path)
         self.model = model.to(find_device(device)).eval()
