@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+from .. import __version__
 from ..disk import NEW_FOLDER, naming
 from ..locks import LOCK_FILE, release
 from .annotation import add_annotation_commands
@@ -71,10 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all sub-commands."""
     parser = OneLineParser(prog="aurora", description="Train models to reason about a clip and segment it.")
+    parser.add_argument("--version", action="version", version=f"aurora_trl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
+    def add(
+        name: str, run: Callable[[argparse.Namespace], None], text: str, **settings: Any
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, **settings)
         command.set_defaults(run=run, parser=parser)  # a dry run reads the commands of a chain with it
         return command
 
