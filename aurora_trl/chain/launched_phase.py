@@ -39,7 +39,7 @@ def launch_phase(method: str, words: Sequence[str]) -> int:
         `SystemExit`: with code 1 and one line where the phase's own flags or its YAML are wrong. Nothing was started.
         `ValueError`: where the launcher's are.
     """
-    phase_words, launch_words = _divided(method, list(words))
+    phase_words, launch_words = divide_words(method, list(words))
     with _unchanged_environment():
         # This process trains nothing: it must not take a GPU's memory for a look at the settings.
         parse_recipe(_classes(method), [*phase_words, "--use_cpu", "true"])
@@ -72,8 +72,17 @@ def _classes(method: str) -> tuple[type, ...]:
     return (RecipeArguments, LoraArguments, _CONFIGS[method])
 
 
-def _divided(method: str, words: list[str]) -> tuple[list[str], list[str]]:
-    """The words of the phase, and those that it does not know, which are the launcher's."""
+def divide_words(method: str, words: list[str]) -> tuple[list[str], list[str]]:
+    """
+    The words of a phase and those of the launcher.
+
+    Args:
+        method (`str`): `"sft"` or `"grpo"`.
+        words (`list[str]`): in any order; what the phase does not know is the launcher's.
+
+    Raises:
+        `ValueError`: for a value that no flag of the phase can have.
+    """
     parser = TrlParser(_classes(method), prog=f"aurora {method}", allow_abbrev=False)
     parser.error = _raise  # type: ignore[method-assign]
     parser.add_argument("--config")
@@ -116,12 +125,8 @@ def _with_defaults(words: list[str]) -> list[str]:
     if "--config_file" in named or Path(default_config_file).is_file():
         return words
     gpus = torch.cuda.device_count()
-    defaults = {
-        "--num_processes": max(gpus, 1),
-        "--num_machines": 1,
-        "--mixed_precision": "no",
-        "--dynamo_backend": "no",
-    }
+    defaults = {"--num_processes": str(max(gpus, 1)), "--num_machines": "1"}
+    defaults |= {"--mixed_precision": "no", "--dynamo_backend": "no"}
     if gpus > 1 and not named & {"--num_processes", "--cpu", "--multi_gpu"}:
         words = ["--multi_gpu", *words]
     return [*words, *(part for flag, value in defaults.items() if flag not in named for part in (flag, value))]

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import __version__
 from ..disk import NEW_FOLDER, naming
+from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import LOCK_FILE, release
 from .annotation import add_annotation_commands
 from .chain import add_chain_commands
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         `SystemExit`: with code 2 and such a line for a flag that is wrong, with 0 after `--help`.
     """
+    leave_out_foreign_warnings()
     arguments = build_parser().parse_args(argv)
     output = getattr(arguments, "output", None)
     try:

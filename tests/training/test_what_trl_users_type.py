@@ -4,10 +4,13 @@ import inspect
 
 import pytest
 import torch
+from datasets import IterableDataset
 from grpo_helpers import SETTINGS as GRPO_SETTINGS
 from peft import LoraConfig
 from sft_helpers import SETTINGS
 from torch import nn
+from transformers import TrainerCallback
+from transformers.utils import is_bitsandbytes_available
 from trl import GRPOTrainer, SFTTrainer
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
@@ -170,6 +173,77 @@ def test_quantisation_leaves_what_draws_masks_whole():
     assert given.llm_int8_skip_modules is None
     mapping = {"quant_method": "torchao", "modules_to_not_convert": ["vision_tower"]}
     assert with_whole_mask_parts(mapping)["modules_to_not_convert"] == ["vision_tower", *WHOLE_PARTS]
+
+
+@pytest.mark.skipif(is_bitsandbytes_available(), reason="then 4 bits can be had")
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_few_bits_without_their_package_are_one_line(bits, checkpoint, cot_rows, tmp_path):
+    """As a trainer's argument and in a YAML, before the weights are read."""
+    config = {"quant_method": "bitsandbytes", bits: True}
+    message = f"`{bits}` needs the package bitsandbytes: `pip install bitsandbytes`, or leave it out"
+    with pytest.raises(ValueError, match=message):
+        AuroraSFTTrainer(str(checkpoint), sft_args(tmp_path), train_dataset=cot_rows, quantization_config=config)
+    args = grpo_args(tmp_path, model_init_kwargs={"quantization_config": config})
+    with pytest.raises(ValueError, match=message):
+        AuroraGRPOTrainer(str(checkpoint), "iou_reward", args, cot_rows)
+
+
+def test_how_a_model_is_loaded_by_name(checkpoint, cot_rows, tmp_path):
+    """`dtype` and `device_map` of `model_init_kwargs`, as TRL takes them."""
+    args = sft_args(tmp_path, model_init_kwargs={"dtype": "float32", "device_map": "cpu"})
+    trainer = AuroraSFTTrainer(str(checkpoint), args, train_dataset=cot_rows)
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    trainer.train()
+    assert trainer.evaluate(cot_rows.select(range(2)))["eval_loss"] > 0
+
+
+def test_a_stream_is_trained_on(model, processor, cot_rows, tmp_path):
+    """The same steps as from the whole dataset in that order; its rows are checked as they come."""
+    args = {"max_steps": 3, "train_sampling_strategy": "sequential"}
+    losses = []
+    for rows in (cot_rows, cot_rows.to_iterable_dataset()):
+        trainer = AuroraSFTTrainer(
+            AuroraModel.from_pretrained(model.name_or_path),
+            sft_args(tmp_path, **args),
+            train_dataset=rows,
+            processing_class=processor,
+        )
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "message"),
+    [
+        ({"group_by_clip": True}, {}, "`group_by_clip` has to know all rows before training; leave it out, or do not"),
+        ({}, {"target": "nothing"}, "row 'a': its target holds no"),
+        ({}, {"reference": " "}, "row 'a': the reference is empty"),
+        ({}, {"masks": ["a.png"]}, "row 'a': 1 masks for 10 frames"),
+    ],
+)
+def test_what_a_stream_can_not_have(settings, change, message, model, processor, cot_rows, tmp_path):
+    rows = IterableDataset.from_generator(lambda: iter([{**cot_rows[0], "id": "a", **change}] * 4))
+
+    def train():
+        args = sft_args(tmp_path, **settings)
+        AuroraSFTTrainer(model, args, train_dataset=rows, processing_class=processor).train()
+
+    with pytest.raises(ValueError, match=message):
+        train()
+
+
+def test_callbacks_are_called(model, processor, cot_rows, tmp_path):
+    class Counter(TrainerCallback):
+        steps = 0
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.steps += 1
+
+    counter = Counter()
+    args = sft_args(tmp_path, max_steps=2)
+    AuroraSFTTrainer(model, args, None, cot_rows, processing_class=processor, callbacks=[counter]).train()
+    assert counter.steps == 2
 
 
 def test_dropout_is_off_while_sampling(model, processor, cot_rows, tmp_path):
