@@ -1,4 +1,4 @@
-"""The recipes as files: where they are, and how `aurora recipes` writes them to a folder of one's own."""
+"""The recipes as files: where they are, and how `aurora recipes` writes them to a folder of your own."""
 
 import re
 from collections.abc import Mapping
@@ -70,6 +70,9 @@ def write_recipe(name: str, folder: str | Path, values: Mapping[str, str | None]
             takes = ", ".join(f"--{other}" for other in replaced) or "no such flag"
             raise DataError(f"--{flag}: the recipe `{name}` takes {takes}")
     source, target = recipes_folder(), Path(folder, "recipes")
+    file = next((path for path in (target, *target.parents) if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise DataError(f"{file}: is a file; name another folder")
     own = sorted(path for path in (source / name).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     shared = [recipe_script("sft"), recipe_script("grpo"), *sorted((source / "accelerate").glob("*.yaml"))]
     texts = {target / path.relative_to(source): read_text(path) for path in (*shared, *own)}

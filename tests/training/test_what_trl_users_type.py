@@ -9,13 +9,13 @@ from grpo_helpers import SETTINGS as GRPO_SETTINGS
 from peft import LoraConfig
 from sft_helpers import SETTINGS
 from torch import nn
-from transformers import TrainerCallback
-from transformers.utils import is_bitsandbytes_available
+from transformers import BitsAndBytesConfig, TrainerCallback
 from trl import GRPOTrainer, SFTTrainer
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.models.checkpoints.quantization import WHOLE_PARTS, with_whole_mask_parts
 from aurora_trl.models.mask_head import without_dropout
+from aurora_trl.training import trainer_inputs
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.lora import complete_adapter, lora_config
 
@@ -175,10 +175,10 @@ def test_quantisation_leaves_what_draws_masks_whole():
     assert with_whole_mask_parts(mapping)["modules_to_not_convert"] == ["vision_tower", *WHOLE_PARTS]
 
 
-@pytest.mark.skipif(is_bitsandbytes_available(), reason="then 4 bits can be had")
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
-def test_few_bits_without_their_package_are_one_line(bits, checkpoint, cot_rows, tmp_path):
+def test_few_bits_without_their_package_are_one_line(bits, checkpoint, cot_rows, tmp_path, monkeypatch):
     """As a trainer's argument and in a YAML, before the weights are read."""
+    monkeypatch.setattr(trainer_inputs, "is_bitsandbytes_available", lambda: False)
     config = {"quant_method": "bitsandbytes", bits: True}
     message = f"`{bits}` needs the package bitsandbytes: `pip install bitsandbytes`, or leave it out"
     with pytest.raises(ValueError, match=message):
@@ -186,6 +186,29 @@ def test_few_bits_without_their_package_are_one_line(bits, checkpoint, cot_rows,
     args = grpo_args(tmp_path, model_init_kwargs={"quantization_config": config})
     with pytest.raises(ValueError, match=message):
         AuroraGRPOTrainer(str(checkpoint), "iou_reward", args, cot_rows)
+
+
+def test_an_adapter_on_four_bits(checkpoint, cot_rows, tmp_path):
+    """QLoRA: the layers of the language model have 4 bits, what draws masks and the tables are whole and train."""
+    pytest.importorskip("bitsandbytes")
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    trainer = AuroraSFTTrainer(
+        str(checkpoint),
+        sft_args(tmp_path, targets="answer", max_steps=2),
+        train_dataset=cot_rows,
+        quantization_config=config,
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
+    )
+    small = [name for name, module in trainer.model.named_modules() if type(module).__name__ == "Linear4bit"]
+    assert any("language_model.layers.0.mlp" in name for name in small)
+    assert not any(part in name for name in small for part in WHOLE_PARTS)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert all(any(part in name for name in moved) for part in ("lora_B", *WHOLE_PARTS))
+    assert not any("lora" not in name and part in name for name in moved for part in ("layers", "tower"))
+    trainer.save_model()
+    AuroraModel.from_pretrained(tmp_path)
 
 
 def test_how_a_model_is_loaded_by_name(checkpoint, cot_rows, tmp_path):
