@@ -5,6 +5,7 @@ import re
 from griffe import Extension, Object
 
 _ENTRY = re.compile(r"^    (?=\S)")
+_TYPES = re.compile(r"^    [\w*, ]+ \(`.*?\)(?=:| and |, )")
 
 
 class JoinedEntries(Extension):
@@ -16,7 +17,7 @@ class JoinedEntries(Extension):
 
 
 def join_entries(text: str) -> str:
-    """A docstring in which an entry's head that has no colon is joined with the line below it."""
+    """A docstring in which an entry's head is one line, with its types as plain words."""
     lines: list[str] = []
     inside = False
     for line in text.splitlines():
@@ -27,4 +28,4 @@ def join_entries(text: str) -> str:
             lines[-1] = f"{head} {line.strip()}"
         else:
             lines.append(line)
-    return "\n".join(lines)
+    return "\n".join(_TYPES.sub(lambda match: re.sub("[`*]", "", match[0]), line) for line in lines)
