@@ -5,7 +5,7 @@ SEED ?= 1
 OUTPUT ?= outputs/tiny
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-fast quality bench bench-gpu
+.PHONY: demo test test-fast quality docs bench bench-gpu
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,11 @@ quality: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The site, in site/. Warnings are errors.
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python tests/benchmarks/bench.py

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..training.arguments import fail
 from .definition import load_pipeline
+from .recipe_files import recipes_folder
 
 
 def tiny_phase_arguments(step: str) -> list[str]:
@@ -19,7 +20,9 @@ def tiny_phase_arguments(step: str) -> list[str]:
     Returns:
         `list[str]`: what follows `recipes/X.py` on the command line.
     """
-    pipeline_file = Path(__file__).resolve().parents[2] / "recipes" / "tiny" / "pipeline.yaml"
+    folders = (Path(sys.argv[0]).parent, recipes_folder())  # those that the script stands among, in the first place
+    files = [folder / "tiny" / "pipeline.yaml" for folder in folders]
+    pipeline_file = next((file for file in files if file.is_file()), files[-1])
     # Every process of a distributed launch comes here; one makes what is missing, the launcher's others wait for none.
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         fail(f"without --config this recipe runs on one process; run `aurora run {pipeline_file}` first")

@@ -1,7 +1,8 @@
-"""The sub-commands of a chain of phases: `aurora run`, `aurora report`."""
+"""The sub-commands of phases and their chains: `aurora recipes`, `sft`, `grpo`, `run`, `report`."""
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,24 @@ def add_chain_commands(add: AddCommand) -> None:
     Args:
         add (`Callable`): adds a sub-command by name, function and text.
     """
+    command = add("recipes", _recipes, "List the recipes, or write one with its scripts to a folder of your own.")
+    command.add_argument("name", nargs="?", metavar="NAME", help="of a recipe, such as tiny (default: list them)")
+    command.add_argument("folder", nargs="?", metavar="DIR", help="gets a folder `recipes`; it may hold other recipes")
+    command.add_argument("--data", help="the dataset that the recipe's YAMLs name")
+    command.add_argument("--model", help="the model that the recipe `own` starts from")
+    command.add_argument("--annotator", help="of the recipe `own`, as `aurora annotate` takes it")
+
+    for method, text in (("sft", "supervised phase"), ("grpo", "GRPO phase")):
+        # Its flags are those of TRL's config and of accelerate's launcher, which read them.
+        command = add(
+            method,
+            _phase,
+            f"Run a {text}, through `accelerate launch`: --config FILE.yaml, and flags that override it.",
+            prefix_chars="\0",
+            add_help=False,
+        )
+        command.add_argument("words", nargs="*", metavar="FLAGS")
+
     command = add("run", _run, "Run a chain of phases; run again, it skips what is done and continues what was cut.")
     command.add_argument("pipeline", metavar="PIPELINE.yaml", help="the chain, such as recipes/tiny/pipeline.yaml")
     command.add_argument("--output_dir", "--output-dir", help="in place of the YAML's")
@@ -43,6 +62,32 @@ def add_chain_commands(add: AddCommand) -> None:
     command.add_argument("--phases", nargs="+", required=True, help="the phases to show, in order")
     command.add_argument("--data", required=True, help="the dataset that was evaluated on")
     add_format(command)
+
+
+def _recipes(arguments: argparse.Namespace) -> None:
+    from ..chain.recipe_files import recipe_names, write_recipe
+
+    if arguments.name is None:
+        for name, text in recipe_names().items():
+            say(f"{name}: {text}")
+        return
+    if arguments.folder is None:
+        raise ValueError(f"name a folder for it, too: `aurora recipes {arguments.name} mine`")
+    values = {name: getattr(arguments, name) for name in ("data", "model", "annotator")}
+    files = write_recipe(arguments.name, arguments.folder, values)
+    say(f"{files[0].parent}: {', '.join(file.name for file in files)}")
+    say(f"next: cd {arguments.folder} && aurora run recipes/{arguments.name}/pipeline.yaml --dry-run")
+
+
+def _phase(arguments: argparse.Namespace) -> None:
+    from ..chain.launched_phase import launch_phase, print_help
+
+    if {"-h", "--help"} & set(arguments.words):
+        print_help(arguments.command)
+        return
+    code = launch_phase(arguments.command, arguments.words)
+    if code:
+        sys.exit(code)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -5,13 +5,20 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 
 from ..disk import naming
 from ..locks import LOCK_FILE, hold
 
 LIMIT_HELP = "longest answer in tokens (default: a quarter more than the model was trained to write)"
-AddCommand = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
+
+
+class AddCommand(Protocol):
+    """Adds a sub-command by name, function and text; settings of its parser by name."""
+
+    def __call__(
+        self, name: str, run: Callable[[argparse.Namespace], None], text: str, **settings: Any
+    ) -> argparse.ArgumentParser: ...
 
 
 def say(text: str) -> None:

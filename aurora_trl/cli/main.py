@@ -8,8 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+from .. import __version__
 from ..disk import NEW_FOLDER, naming
+from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import LOCK_FILE, release
 from .annotation import add_annotation_commands
 from .chain import add_chain_commands
@@ -50,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         `SystemExit`: with code 2 and such a line for a flag that is wrong, with 0 after `--help`.
     """
+    leave_out_foreign_warnings()
     arguments = build_parser().parse_args(argv)
     output = getattr(arguments, "output", None)
     try:
@@ -71,10 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all sub-commands."""
     parser = OneLineParser(prog="aurora", description="Train models to reason about a clip and segment it.")
+    parser.add_argument("--version", action="version", version=f"aurora_trl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
+    def add(
+        name: str, run: Callable[[argparse.Namespace], None], text: str, **settings: Any
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, **settings)
         command.set_defaults(run=run, parser=parser)  # a dry run reads the commands of a chain with it
         return command
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from ..data.schema import Row, check_row
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
-from .answers import answer_rows, find_device
+from .answers import Answer, answer_rows, find_device
 from .clip_loader import ClipLoader
+from .given_media import Frames, Sound, rows_of_clips
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class AuroraPipeline:
 
         pipe = AuroraPipeline.from_pretrained("outputs/tiny/grpo")
         result = pipe(video="clip.mp4", reference="the object that starts to sound first")
+        results = pipe(["the dog", "what barks"], frames=[picture, next_picture], audio=(samples, 16_000))
 
     Args:
         model (`AuroraModel`): is put into eval mode.
@@ -85,56 +87,68 @@ class AuroraPipeline:
         processor = AuroraProcessor.from_pretrained(name, **files)  # first: a broken one is known in a moment
         return cls(AuroraModel.from_pretrained(name, **kwargs).to(torch_device), processor)
 
+    @overload
+    def __call__(self, reference: str, **kwargs: Any) -> Segmentation: ...
+
+    @overload
+    def __call__(self, reference: Sequence[str], **kwargs: Any) -> list[Segmentation]: ...
+
     def __call__(
         self,
-        reference: str,
+        reference: str | Sequence[str],
         *,
-        video: str | Path | None = None,
-        frames: Sequence[str | Path] | None = None,
-        audio: str | Path | None = None,
+        video: str | Path | Sequence[str | Path] | None = None,
+        frames: Frames | Sequence[Frames] | None = None,
+        audio: Sound | list[Sound] | None = None,
         max_new_tokens: int | None = None,
+        batch_size: int = 8,
         **generate_kwargs: Any,
-    ) -> Segmentation:
+    ) -> Segmentation | list[Segmentation]:
         """
         Reason about a clip and segment it.
 
         Args:
-            reference (`str`): the sentence that describes the object.
+            reference (`str` or `list[str]`): the sentence that describes the object. Of several, `video`, `frames` and
+                `audio` are the clip of all, or lists with a clip for each.
             video (`str` or `Path`, *optional*): a video file, or
-            frames (`list[str]` or `list[Path]`, *optional*): image files in order.
-            audio (`str` or `Path`, *optional*): a sound file; the video's own track by default, or no sound.
+            frames (`list`, *optional*): frames in order: paths, PIL images or arrays `(H, W, 3)` in uint8, or one
+                array `(T, H, W, 3)`.
+            audio (`str`, `Path` or `tuple`, *optional*): a sound file, or samples `(N,)` or `(N, channels)` with their
+                rate, `(samples, rate)`; the video's own track by default, or no sound.
             max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
+            batch_size (`int`, *optional*, defaults to 8): how many of several references are answered at a time.
             **generate_kwargs: for `generate`, such as `do_sample`.
 
         Returns:
-            `Segmentation`: masks of as many frames as the model takes, evenly chosen.
+            `Segmentation`: masks of as many frames as the model takes, evenly chosen; a list of them for a list of
+            references.
 
         Raises:
             `DataError`: where the reference is empty or a file is missing or can not be read.
-            `ValueError`: where not exactly one of `video` and `frames` is given, or something else than paths.
+            `ValueError`: where not exactly one of `video` and `frames` is given, or a value is of another kind.
         """
-        if (video is None) == (frames is None):
-            raise ValueError("give the clip as `video` or as `frames`, and not both")
-        _require_paths(video, frames, audio)
-        row: Row = {
-            "id": str(video or (frames or ["no frames"])[0]),
-            "reference": reference,
-            "frames": None if frames is None else [str(path) for path in frames],
-            "video": None if video is None else str(video),
-            "audio": None if audio is None else str(audio),
-        }
-        check_row(row)
-        (answer,) = answer_rows(
-            self.model,
-            self.processor,
-            [row],
-            batch_size=1,
-            max_new_tokens=max_new_tokens,
-            loader=self._loader,
-            **generate_kwargs,
-        )
+        is_one = isinstance(reference, str)
+        references = [reference] if isinstance(reference, str) else list(reference)
+        with rows_of_clips(references, video, frames, audio) as rows:
+            for row in rows:
+                check_row(row)
+            loader = self._loader if is_one else ClipLoader(self.processor, cache_clips=batch_size)
+            answers = answer_rows(
+                self.model,
+                self.processor,
+                rows,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                loader=loader,
+                **generate_kwargs,
+            )
+            found = [self._segmentation(row, answer, loader) for row, answer in zip(rows, answers, strict=True)]
+        return found[0] if is_one else found
+
+    def _segmentation(self, row: Row, answer: Answer, loader: ClipLoader) -> Segmentation:
+        """An answer at the size of its clip."""
         indices = taken_frames(row, self.processor.num_frames)
-        height, width = self._loader.clip(row)["frame_size"].tolist()
+        height, width = loader.clip(row)["frame_size"].tolist()
 
         def drawn(mask_logits: torch.Tensor) -> np.ndarray:
             planes = mask_logits[: len(indices), None].float()
@@ -146,7 +160,7 @@ class AuroraPipeline:
             masks = drawn(answer.mask_logits)
         objects = answer.object_logits
         return Segmentation(
-            reference=reference,
+            reference=row["reference"],
             reasoning=answer.completion,
             class_name=extract_class(answer.completion),
             masks=masks,
@@ -156,16 +170,3 @@ class AuroraPipeline:
             num_frames=count_frames(row),
             object_masks=None if objects is None else np.stack([drawn(logits) for logits in objects]),
         )
-
-
-def _require_paths(video: Any, frames: Any, audio: Any) -> None:
-    """Raise `ValueError` for pixels or samples, which are named by their type: they would fill the screen."""
-    if isinstance(frames, (str, Path)):
-        raise ValueError(f"`frames` takes a list of image files in order, got one: {str(frames)!r}; put it in a list")
-    named = [("video", video), ("audio", audio)]
-    named += [("frames", frame) for frame in (() if frames is None else frames)]
-    for name, value in named:
-        if value is not None and not isinstance(value, (str, Path)):
-            raise ValueError(
-                f"`{name}` takes paths of files, got a {type(value).__name__}; write it to a file and give its path"
-            )

@@ -320,7 +320,9 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             raise ValueError(f"unknown parameter groups {unknown}; this model has {sorted(modules)}")
         self.requires_grad_(False)
         for name in groups:
-            modules[name].requires_grad_(True)
+            for parameter in modules[name].parameters():
+                if parameter.is_floating_point():  # what was loaded in 4 bits stays as it is
+                    parameter.requires_grad_(True)
         self._frozen_modules = [module for name, module in modules.items() if name not in groups]
         self.train(self.training)
 

@@ -21,6 +21,7 @@ from ..data.schema import RENAMED, with_current_names
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
 from ..disk import written_whole
 from ..errors import DataError
+from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import release_all
 from ..models.checkpoints.hub import RECIPE_FILE
 from ..text_files import read_yaml
@@ -201,6 +202,7 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
     Raises:
         `SystemExit`: with code 1 and one line that names the file and the key.
     """
+    leave_out_foreign_warnings()
     argv = list(sys.argv[1:] if argv is None else argv)
     config = argv[argv.index("--config") + 1] if "--config" in argv[:-1] else None
     content = {} if config is None else _read_recipe(Path(config), config_classes)

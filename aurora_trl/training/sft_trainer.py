@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
@@ -30,7 +30,7 @@ from ..models.modeling_aurora import AuroraModel
 from ..models.objects import union_logits
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import shares_prefix
-from ..prompts import SEG_TOKEN, is_null_answer, teacher_target
+from ..prompts import SEG_TOKEN, teacher_target
 from .data_wait import DataWaitLog
 from .features.cache import FeatureCaching
 from .features.maker import teacher_row_key
@@ -42,6 +42,7 @@ from .object_losses import object_losses
 from .saving import AuroraCheckpoints
 from .sft_config import AuroraSFTConfig
 from .short_clips import warn_of_short_clips
+from .streamed_rows import require_streamable, require_target, streamed_rows
 from .trainer_inputs import load_model, load_processor, map_datasets, refuse, require_rows
 
 _TOKENS_FILE, _TEACHER_FILE = "num_tokens.json", "teacher_features_{}.safetensors"
@@ -59,7 +60,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         args (`AuroraSFTConfig`, *optional*): settings.
         data_collator (`Callable`, *optional*): in place of `SFTCollator`.
         train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`; evaluation also of
-            several by name.
+            several by name, training also of an `IterableDataset`, whose rows are checked as they come.
         processing_class (`AuroraProcessor`, *optional*): the model's own by default.
         callbacks, optimizers, optimizer_cls_and_kwargs, quantization_config, peft_config: as in TRL. An adapter's
             config is completed, see [`~aurora_trl.training.lora.complete_adapter`].
@@ -80,7 +81,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         model: str | AuroraModel | PeftModel,
         args: AuroraSFTConfig | None = None,
         data_collator: Callable[[list[Row]], dict[str, Any]] | None = None,
-        train_dataset: Dataset | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: AuroraProcessor | None = None,
         compute_loss_func: None = None,
@@ -102,16 +103,21 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
             formatting_func=(formatting_func, "`prompts.py` makes a row's text; put what is to be learnt in `target`"),
         )
         args = AuroraSFTConfig("AURORA-SFT") if args is None else args
-        require_rows(train_dataset, eval_dataset)
+        require_rows(train_dataset, eval_dataset, may_stream=True)
+        is_stream = isinstance(train_dataset, IterableDataset)
+        if is_stream:
+            require_streamable(group_by_clip=args.group_by_clip, feature_cache=args.feature_cache)
         model = load_model(model, args.model_init_kwargs, quantization_config)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
-        warn_of_short_clips(train_dataset, processing_class.num_frames)
+        if not is_stream:
+            warn_of_short_clips(train_dataset, processing_class.num_frames)
         max_objects = processing_class.max_objects
         self._prepare_rows = partial(with_targets, targets=args.targets, max_objects=max_objects)
         train_dataset = map_datasets(train_dataset, self._prepare_rows)
         eval_dataset = map_datasets(eval_dataset, self._prepare_rows)
-        processing_class = processing_class.with_answer_tokens(longest_answer(train_dataset, processing_class))
+        if not is_stream:  # otherwise the checkpoint's limit stays
+            processing_class = processing_class.with_answer_tokens(longest_answer(train_dataset, processing_class))
         aurora = unwrap_aurora(model)
         if teacher is not None and args.use_teacher_mask_decoder:
             decoder = teacher.mask_decoder.state_dict(keep_vars=True)
@@ -128,7 +134,11 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         reads_masks = args.uses_mask_losses or self._distils
         self.loader.mask_inputs = reads_masks
         if teacher is not None and self._distils:
-            if max_objects > 1 and not any(text.count(SEG_TOKEN) == 1 for text in train_dataset["target"]):
+            if (
+                max_objects > 1
+                and not is_stream
+                and not any(text.count(SEG_TOKEN) == 1 for text in train_dataset["target"])
+            ):
                 raise ValueError(
                     f"no row's target has a single {SEG_TOKEN}, and the teacher's feature is that of one: set "
                     "`distillation_loss_weight: 0.0`, or leave out the teacher"
@@ -155,7 +165,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
             peft_config=peft_config,
         )
         batch = args.per_device_train_batch_size * args.world_size
-        if args.dataloader_drop_last and len(train_dataset) < batch:
+        if args.dataloader_drop_last and not is_stream and len(train_dataset) < batch:
             raise ValueError(
                 f"a batch takes {batch} rows of all processes, and `train_dataset` has {len(train_dataset)}: no step "
                 "would be taken; lower `per_device_train_batch_size`, or leave `dataloader_drop_last` off"
@@ -355,12 +365,12 @@ def longest_answer(dataset: Dataset, processor: AuroraProcessor) -> int:
     return max(sum(map(len, processor.answer_ids(row))) for row in texts.values())
 
 
-def with_targets(dataset: Dataset, targets: str, max_objects: int = 1) -> Dataset:
+def with_targets(dataset: Any, targets: str, max_objects: int = 1) -> Any:
     """
     The dataset with the text to learn in `target`.
 
     Args:
-        dataset (`Dataset`): rows.
+        dataset (`Dataset` or `IterableDataset`): rows.
         targets (`str`): `"row"`, `"answer"` or `"class"`, see [`AuroraSFTConfig`].
         max_objects (`int`, *optional*, defaults to 1): how many objects an answer may have.
 
@@ -368,6 +378,8 @@ def with_targets(dataset: Dataset, targets: str, max_objects: int = 1) -> Datase
         `DataError`: names the first row whose target is missing or holds no `[SEG]`, or that is about too many
             objects. A null row may say that nothing fits instead.
     """
+    if isinstance(dataset, IterableDataset):
+        return streamed_rows(dataset, targets, max_objects)
     about = [name for name in ("id", "class_name", "is_null", "masks", "num_objects") if name in dataset.column_names]
     rows = dataset.select_columns(about)
     require_few_objects(rows, max_objects)
@@ -377,9 +389,5 @@ def with_targets(dataset: Dataset, targets: str, max_objects: int = 1) -> Datase
             "target", [teacher_target(row, targets, count_objects(row)) for row in rows]
         )
     for row_id, target, is_null in zip(dataset["id"], dataset["target"], dataset["is_null"], strict=True):
-        if not target or (SEG_TOKEN not in target and not (is_null and is_null_answer(target))):
-            raise DataError(
-                f"row {row_id!r}: its target {'is missing' if not target else 'holds no ' + SEG_TOKEN}; write it with "
-                "`aurora annotate`, or set `targets: answer` to learn masks alone"
-            )
+        require_target(row_id, target, is_null)
     return dataset

@@ -1,11 +1,12 @@
 """What a trainer is given, as TRL's users give it: names in place of models, no processor, datasets by name."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from transformers.utils import is_flash_attn_2_available
+from datasets import Dataset, IterableDataset
+from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
@@ -22,11 +23,13 @@ def load_model(model: Any, init_kwargs: dict[str, Any] | None, quantization_conf
         quantization_config (`QuantizationConfigMixin`, *optional*): for `from_pretrained`, too.
 
     Raises:
-        `ValueError`: where settings for loading come with a model that is loaded, or the model is another kind's.
+        `ValueError`: where settings for loading come with a model that is loaded, or need a package that is not
+            installed, or the model is another kind's.
     """
     settings = dict(init_kwargs or {})
     if quantization_config is not None:
         settings["quantization_config"] = quantization_config
+    _require_quantizer(settings.get("quantization_config"))
     attention = str(settings.get("attn_implementation", ""))
     if attention.startswith("flash_attention") and not is_flash_attn_2_available():
         raise ValueError(
@@ -48,6 +51,15 @@ def load_model(model: Any, init_kwargs: dict[str, Any] | None, quantization_conf
     return model
 
 
+def _require_quantizer(quantization_config: Any) -> None:
+    """Raise `ValueError` where weights are to be loaded in 4 or 8 bits, and what does so is not installed."""
+    is_mapping = isinstance(quantization_config, dict)
+    given = quantization_config.get if is_mapping else partial(getattr, quantization_config)
+    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if given(name, None)), None)
+    if bits is not None and not is_bitsandbytes_available():
+        raise ValueError(f"`{bits}` needs the package bitsandbytes: `pip install bitsandbytes`, or leave it out")
+
+
 def load_processor(processing_class: Any, model: Any) -> AuroraProcessor:
     """The processor that a trainer was given, which must be its model's, or that one, from where that was loaded."""
     if processing_class is None:
@@ -61,15 +73,16 @@ def load_processor(processing_class: Any, model: Any) -> AuroraProcessor:
     return processing_class
 
 
-def require_rows(train_dataset: Any, eval_dataset: Any) -> None:
-    """Raise `ValueError` for what is no dataset of rows."""
+def require_rows(train_dataset: Any, eval_dataset: Any, *, may_stream: bool = False) -> None:
+    """Raise `ValueError` for what is no dataset of rows; `may_stream`: those to train on may be a stream."""
     if train_dataset is None:
         raise ValueError("`train_dataset` is missing; `aurora_trl.data` loads one")
     for name, dataset in (
         ("train_dataset", train_dataset),
         *(("eval_dataset", each) for each in listed(eval_dataset)),
     ):
-        if not isinstance(dataset, Dataset):
+        streams = may_stream and name == "train_dataset" and isinstance(dataset, IterableDataset)
+        if not isinstance(dataset, Dataset) and not streams:
             raise ValueError(
                 f"`{name}` is a {type(dataset).__name__}; give a `datasets.Dataset` of rows: media are read as they "
                 "are needed, so that nothing has to be streamed"

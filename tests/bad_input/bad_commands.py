@@ -166,7 +166,12 @@ KINDS = [
     flag("nobody who answers", f"{ANNOTATE} OUT", "no answer after 0 retries", "Connection error"),
     flag("no such rows to correct", "correct gone.jsonl --annotator openai:m --plain ROWS --output OUT", "gone.jsonl"),
     flag("no such plain rows", "correct ROWS --annotator openai:m --plain gone.jsonl --output OUT", "gone.jsonl"),
+    flag("a recipe that is not known", "recipes none OUT", "`none`", "tiny"),
+    flag("a recipe without a folder", "recipes tiny", "a folder for it"),
+    flag("a recipe whose data are its own", "recipes tiny OUT --data ROWS", "--data", "`tiny`"),
     # Output folders
+    output("a recipe into a file", "recipes tiny OUT", a_file, "file.txt: is a file"),
+    output("a recipe into a place inside a file", "recipes tiny OUT", inside_a_file, "file.txt: is a file"),
     *(
         output(f"{what} as the output of {words.split()[0]}", f"{words} OUT", make, said)
         for words in (EVALUATE, "tiny-model", "export ROWS --output", "synth --clips 5")

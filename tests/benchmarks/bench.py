@@ -3,7 +3,7 @@
     python tests/benchmarks/bench.py [--only grpo sft decode parts checks memory growth] [--repeats 3]
 
 Each pair does the same work twice, the plain way and ours, in turn; a ratio is that of the medians. The table at the
-end goes into the README, and the seconds beside it into a JSON file.
+end goes into `docs/speed.md`, and the seconds beside it into a JSON file.
 """
 
 import argparse

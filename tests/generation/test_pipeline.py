@@ -106,19 +106,68 @@ def test_a_bad_clip(clip, message, pipe):
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
-        ({"frames": list(np.zeros((4, 48, 64, 3), np.uint8))}, "`frames` takes paths of files, got a ndarray"),
-        ({"frames": np.zeros((4, 48, 64, 3), np.uint8)}, "`frames` takes paths of files, got a ndarray"),
-        ({"frames": [Image.new("RGB", (4, 4))]}, "`frames` takes paths of files, got a Image"),
-        ({"frames": "clip/0.jpg"}, "`frames` takes a list of image files in order, got one: 'clip/0.jpg'"),
-        ({"video": np.zeros((4, 48, 64, 3), np.uint8)}, "`video` takes paths of files, got a ndarray"),
-        ({"video": "a.mp4", "audio": np.zeros(16000, np.float32)}, "`audio` takes paths of files, got a ndarray"),
+        (
+            {"frames": np.zeros((4, 48, 64, 3), np.float32)},
+            "frame 0 is an array of float32 and shape .* give RGB pixels",
+        ),
+        ({"frames": np.zeros((48, 64, 3), np.uint8)}, r"`frames` takes an array of shape \(T, H, W, 3\), got \(48"),
+        ({"frames": [3]}, "frame 0 is a int; give paths, PIL images or arrays"),
+        ({"frames": Image.new("RGB", (4, 4))}, "`frames` takes a list of frames in order, got one: a picture"),
+        ({"frames": "clip/0.jpg"}, "`frames` takes a list of frames in order, got one: 'clip/0.jpg'"),
+        (
+            {"video": np.zeros((4, 48, 64, 3), np.uint8)},
+            "`video` takes the path of a file, got a ndarray; give pixels as",
+        ),
+        (
+            {"video": "a.mp4", "audio": np.zeros(16000, np.float32)},
+            r"`audio` takes a path, or samples with their rate",
+        ),
+        ({"video": "a.mp4", "audio": (np.zeros((0,)), 16000)}, r"`audio` takes `\(samples, rate\)` with an array"),
+        ({"video": "a.mp4", "audio": {"array": 1}}, "`audio` takes the path of a file, got a dict"),
+        ({"frames": [["a.png"], ["b.png"]]}, "`frames` has 2 clips for 1 references"),
     ],
-    ids=["arrays", "an array", "pictures", "one frame", "a video", "a sound"],
+    ids=[
+        "floats",
+        "one array",
+        "numbers",
+        "a picture",
+        "one frame",
+        "a video",
+        "a sound",
+        "no samples",
+        "a dict",
+        "clips",
+    ],
 )
 def test_pixels_are_named_by_their_type(clip, message, pipe):
     with pytest.raises(ValueError, match=message) as caught:
         pipe("the dog", **clip)
     assert len(str(caught.value)) < 150
+
+
+def test_pixels_and_samples_are_taken(pipe, rows):
+    """The same as from files: PNG and float WAV lose nothing. Several references are answered as each alone."""
+    first, other = rows[0], next(row for row in rows if row["frames"] != rows[0]["frames"])
+    pictures = [Image.open(path).convert("RGB") for path in first["frames"]]
+    array = np.stack([np.asarray(picture) for picture in pictures])
+    expected = pipe(first["reference"], frames=first["frames"], audio=first["audio"], max_new_tokens=4)
+    sound = soundfile.read(first["audio"], dtype="float32")
+    for frames in (pictures, array, list(array)):
+        result = pipe(first["reference"], frames=frames, audio=sound, max_new_tokens=4)
+        assert result.reasoning == expected.reasoning
+        assert np.array_equal(result.masks, expected.masks)
+    references = [first["reference"], other["reference"], "the other one"]
+    clips, sounds = [pictures, other["frames"], array], [sound, other["audio"], first["audio"]]
+    each = [
+        pipe(reference, frames=clip, audio=audio, max_new_tokens=4)
+        for reference, clip, audio in zip(references, clips, sounds, strict=True)
+    ]
+    together = pipe(references, frames=clips, audio=sounds, max_new_tokens=4, batch_size=2)
+    shared = pipe(references[::2], frames=array, audio=sound, max_new_tokens=4)
+    for result, alone in [*zip(together, each, strict=True), *zip(shared, each[::2], strict=True)]:
+        assert result.reference == alone.reference
+        assert result.reasoning == alone.reasoning
+        assert np.array_equal(result.masks, alone.masks)
 
 
 def test_an_empty_reference(pipe, rows):

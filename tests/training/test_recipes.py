@@ -26,8 +26,9 @@ POLICIES = ("videollama2", "qwen_omni")
 PUBLISHED = [
     RECIPES / policy / f"{phase}.yaml" for policy in POLICIES for phase in ("teacher", "sft", "reflective", "grpo")
 ]
-PHASES = [*TINY, *PUBLISHED]
-PIPELINES = [RECIPES / name / "pipeline.yaml" for name in ("tiny", *POLICIES)]
+OWN = sorted(path for path in (RECIPES / "own").glob("*.yaml") if path.name != "pipeline.yaml")
+PHASES = [*TINY, *PUBLISHED, *OWN]
+PIPELINES = [RECIPES / name / "pipeline.yaml" for name in ("tiny", "own", *POLICIES)]
 
 
 def config_class(path: Path) -> type:
@@ -45,7 +46,8 @@ def test_phase_yaml_is_parsed(path):
     recipe, _, config = parse_recipe((RecipeArguments, LoraArguments, config_class(path)), flags)
     content = yaml.safe_load(path.read_text())
     assert recipe.model_name_or_path == content["model_name_or_path"]
-    assert config.max_steps == content["max_steps"]
+    lengths = (config.max_steps, config.num_train_epochs)
+    assert lengths == (content.get("max_steps", -1), content.get("num_train_epochs", 3))
     assert path.read_text().startswith("#")  # what it is, how it is launched, what it reached
 
 

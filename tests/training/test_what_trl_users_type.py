@@ -4,15 +4,18 @@ import inspect
 
 import pytest
 import torch
+from datasets import IterableDataset
 from grpo_helpers import SETTINGS as GRPO_SETTINGS
 from peft import LoraConfig
 from sft_helpers import SETTINGS
 from torch import nn
+from transformers import BitsAndBytesConfig, TrainerCallback
 from trl import GRPOTrainer, SFTTrainer
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer, AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.models.checkpoints.quantization import WHOLE_PARTS, with_whole_mask_parts
 from aurora_trl.models.mask_head import without_dropout
+from aurora_trl.training import trainer_inputs
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.lora import complete_adapter, lora_config
 
@@ -170,6 +173,100 @@ def test_quantisation_leaves_what_draws_masks_whole():
     assert given.llm_int8_skip_modules is None
     mapping = {"quant_method": "torchao", "modules_to_not_convert": ["vision_tower"]}
     assert with_whole_mask_parts(mapping)["modules_to_not_convert"] == ["vision_tower", *WHOLE_PARTS]
+
+
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_few_bits_without_their_package_are_one_line(bits, checkpoint, cot_rows, tmp_path, monkeypatch):
+    """As a trainer's argument and in a YAML, before the weights are read."""
+    monkeypatch.setattr(trainer_inputs, "is_bitsandbytes_available", lambda: False)
+    config = {"quant_method": "bitsandbytes", bits: True}
+    message = f"`{bits}` needs the package bitsandbytes: `pip install bitsandbytes`, or leave it out"
+    with pytest.raises(ValueError, match=message):
+        AuroraSFTTrainer(str(checkpoint), sft_args(tmp_path), train_dataset=cot_rows, quantization_config=config)
+    args = grpo_args(tmp_path, model_init_kwargs={"quantization_config": config})
+    with pytest.raises(ValueError, match=message):
+        AuroraGRPOTrainer(str(checkpoint), "iou_reward", args, cot_rows)
+
+
+def test_an_adapter_on_four_bits(checkpoint, cot_rows, tmp_path):
+    """QLoRA: the layers of the language model have 4 bits, what draws masks and the tables are whole and train."""
+    pytest.importorskip("bitsandbytes")
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    trainer = AuroraSFTTrainer(
+        str(checkpoint),
+        sft_args(tmp_path, targets="answer", max_steps=2),
+        train_dataset=cot_rows,
+        quantization_config=config,
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
+    )
+    small = [name for name, module in trainer.model.named_modules() if type(module).__name__ == "Linear4bit"]
+    assert any("language_model.layers.0.mlp" in name for name in small)
+    assert not any(part in name for name in small for part in WHOLE_PARTS)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert all(any(part in name for name in moved) for part in ("lora_B", *WHOLE_PARTS))
+    assert not any("lora" not in name and part in name for name in moved for part in ("layers", "tower"))
+    trainer.save_model()
+    AuroraModel.from_pretrained(tmp_path)
+
+
+def test_how_a_model_is_loaded_by_name(checkpoint, cot_rows, tmp_path):
+    """`dtype` and `device_map` of `model_init_kwargs`, as TRL takes them."""
+    args = sft_args(tmp_path, model_init_kwargs={"dtype": "float32", "device_map": "cpu"})
+    trainer = AuroraSFTTrainer(str(checkpoint), args, train_dataset=cot_rows)
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    trainer.train()
+    assert trainer.evaluate(cot_rows.select(range(2)))["eval_loss"] > 0
+
+
+def test_a_stream_is_trained_on(model, processor, cot_rows, tmp_path):
+    """The same steps as from the whole dataset in that order; its rows are checked as they come."""
+    args = {"max_steps": 3, "train_sampling_strategy": "sequential"}
+    losses = []
+    for rows in (cot_rows, cot_rows.to_iterable_dataset()):
+        trainer = AuroraSFTTrainer(
+            AuroraModel.from_pretrained(model.name_or_path),
+            sft_args(tmp_path, **args),
+            train_dataset=rows,
+            processing_class=processor,
+        )
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "message"),
+    [
+        ({"group_by_clip": True}, {}, "`group_by_clip` has to know all rows before training; leave it out, or do not"),
+        ({}, {"target": "nothing"}, "row 'a': its target holds no"),
+        ({}, {"reference": " "}, "row 'a': the reference is empty"),
+        ({}, {"masks": ["a.png"]}, "row 'a': 1 masks for 10 frames"),
+    ],
+)
+def test_what_a_stream_can_not_have(settings, change, message, model, processor, cot_rows, tmp_path):
+    rows = IterableDataset.from_generator(lambda: iter([{**cot_rows[0], "id": "a", **change}] * 4))
+
+    def train():
+        args = sft_args(tmp_path, **settings)
+        AuroraSFTTrainer(model, args, train_dataset=rows, processing_class=processor).train()
+
+    with pytest.raises(ValueError, match=message):
+        train()
+
+
+def test_callbacks_are_called(model, processor, cot_rows, tmp_path):
+    class Counter(TrainerCallback):
+        steps = 0
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.steps += 1
+
+    counter = Counter()
+    args = sft_args(tmp_path, max_steps=2)
+    AuroraSFTTrainer(model, args, None, cot_rows, processing_class=processor, callbacks=[counter]).train()
+    assert counter.steps == 2
 
 
 def test_dropout_is_off_while_sampling(model, processor, cot_rows, tmp_path):

@@ -223,7 +223,7 @@ def place_features(
     inputs_embeds: torch.Tensor, places: torch.Tensor, features: torch.Tensor, sizes: torch.Tensor | None, name: str
 ) -> torch.Tensor:
     """
-    Put features in the stead of placeholders, row by row.
+    Put features in place of placeholders, row by row.
 
     Args:
         inputs_embeds (`torch.Tensor` of shape `(B, L, D)`): embeddings of the ids.

@@ -19,7 +19,7 @@ from aurora_trl.data.schema import COLUMNS, count_objects
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.training.arguments import RecipeArguments
 
-PAGE = REPOSITORY / "aurora_trl" / "data" / "README.md"
+PAGE = REPOSITORY / "docs" / "data.md"
 
 
 def blocks(language):

@@ -1,0 +1,100 @@
+"""The recipes as files: where they are, and how `aurora recipes` writes them to a folder of your own."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..disk import written_whole
+from ..errors import DataError
+from ..text_files import read_text
+
+# What a recipe's YAMLs name, by the flag of `aurora recipes` that puts something else in its place.
+_REPLACED: dict[str, dict[str, str]] = {
+    "own": {"data": "data/own", "model": "models/own", "annotator": "qwen-omni:Qwen/Qwen2.5-Omni-7B"},
+    "qwen_omni": {"data": "data/refavs"},
+    "videollama2": {"data": "data/refavs"},
+}
+# Anything else would have to be quoted for YAML, for a shell and for the braces of a chain.
+_PLAIN_VALUE = re.compile(r"[\w./:@+-]+")
+
+
+def recipes_folder() -> Path:
+    """The folder of the recipes: a wheel holds it inside the package, a checkout beside the package."""
+    package = Path(__file__).resolve().parents[1]
+    folders = (package / "recipes", package.parent / "recipes")
+    return next((folder for folder in folders if (folder / "sft.py").is_file()), folders[0])
+
+
+def recipe_script(method: str) -> Path:
+    """
+    The script of a trainer.
+
+    Args:
+        method (`str`): `"sft"` or `"grpo"`.
+    """
+    return recipes_folder() / f"{method}.py"
+
+
+def recipe_names() -> dict[str, str]:
+    """The recipes by name, each with the first line of its chain, which says what it is."""
+    files = sorted(recipes_folder().glob("*/pipeline.yaml"))
+    return {file.parent.name: read_text(file).splitlines()[0].removeprefix("# ") for file in files}
+
+
+def write_recipe(name: str, folder: str | Path, values: Mapping[str, str | None] | None = None) -> list[Path]:
+    """
+    Write a recipe, the two scripts and the accelerate configs to `folder/recipes`, to be changed there.
+
+    The commands that the recipe's files and the documentation name work in `folder` as they are written.
+
+    Args:
+        name (`str`): see `recipe_names`.
+        folder (`str` or `Path`): may hold other recipes already.
+        values (`Mapping`, *optional*): what the YAMLs name in place of their own `data`, `model` and `annotator`; a
+            path that exists is written as an absolute one. None leaves a name as it is.
+
+    Returns:
+        `list[Path]`: the recipe's files.
+
+    Raises:
+        `DataError`: where there is no such recipe, it does not have such a value, or a file is there with other
+            content: nothing is written then.
+    """
+    known = recipe_names()
+    if name not in known:
+        raise DataError(f"no recipe `{name}`; there are {', '.join(known)}")
+    given = {flag: _checked(flag, value) for flag, value in (values or {}).items() if value is not None}
+    replaced = _REPLACED.get(name, {})
+    for flag in given:
+        if flag not in replaced:
+            takes = ", ".join(f"--{other}" for other in replaced) or "no such flag"
+            raise DataError(f"--{flag}: the recipe `{name}` takes {takes}")
+    source, target = recipes_folder(), Path(folder, "recipes")
+    file = next((path for path in (target, *target.parents) if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise DataError(f"{file}: is a file; name another folder")
+    own = sorted(path for path in (source / name).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    shared = [recipe_script("sft"), recipe_script("grpo"), *sorted((source / "accelerate").glob("*.yaml"))]
+    texts = {target / path.relative_to(source): read_text(path) for path in (*shared, *own)}
+    for path, text in texts.items():
+        if path.suffix == ".yaml" and path.parent.name == name:
+            for flag, value in given.items():
+                text = re.sub(rf"(?<![\w/.-]){re.escape(replaced[flag])}(?![\w/.-])", value, text)
+            texts[path] = text
+        if path.exists() and (not path.is_file() or read_text(path) != text):
+            raise DataError(f"{path}: exists already with other content; name another folder")
+    for path, text in texts.items():
+        if not path.exists():
+            with written_whole(path) as file:
+                file.write(text)
+    return [target / path.relative_to(source) for path in own]
+
+
+def _checked(flag: str, value: str) -> str:
+    if Path(value).exists():
+        value = str(Path(value).resolve())
+    if _PLAIN_VALUE.fullmatch(value) is None:
+        raise DataError(
+            f"--{flag} {value!r}: holds a character that a YAML would need quotes for; give it a plain name"
+        )
+    return value

@@ -1,0 +1,131 @@
+"""Clips as a caller has them, files or pixels, as rows that name files."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from ..data.schema import Row
+
+Frames: TypeAlias = Sequence[str | Path | Image.Image | np.ndarray] | np.ndarray
+Sound: TypeAlias = str | Path | tuple[np.ndarray, int]
+
+
+@contextmanager
+def rows_of_clips(references: Sequence[str], video: Any, frames: Any, audio: Any) -> Iterator[list[Row]]:
+    """
+    One row per reference. Pixels and samples are written to files first, which are gone when the block ends.
+
+    Args:
+        references (`Sequence[str]`): the sentences.
+        video (`str` or `Path`), frames (`Frames`), audio (`Sound`): the clip of all references, or a list with a clip
+            for each; see [`AuroraPipeline`].
+
+    Raises:
+        `ValueError`: where not exactly one of `video` and `frames` is given, a list has another length than
+            `references`, or a value is neither a file's path nor what can be written as one.
+    """
+    if (video is None) == (frames is None):
+        raise ValueError("give the clip as `video` or as `frames`, and not both")
+    count = len(references)
+    videos = _per_reference("video", video, count, isinstance(video, (list, tuple)))
+    clips = _per_reference("frames", frames, count, _are_clips(frames))
+    sounds = _per_reference("audio", audio, count, isinstance(audio, list))
+    with ExitStack() as stack:
+        files = _Files(stack)
+        yield [
+            {
+                "id": str(video) if count == 1 and isinstance(video, (str, Path)) else f"clip {number}",
+                "reference": reference,
+                "frames": None if clip is None else files.frames(clip),
+                "video": None if video is None else files.path("video", video),
+                "audio": None if sound is None else files.sound(sound),
+            }
+            for number, (reference, video, clip, sound) in enumerate(
+                zip(references, videos, clips, sounds, strict=True)
+            )
+        ]
+
+
+def _per_reference(name: str, value: Any, count: int, is_list: bool) -> list[Any]:
+    if not is_list:
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"`{name}` has {len(value)} clips for {count} references; give one for each, or one for all")
+    return list(value)
+
+
+def _are_clips(frames: Any) -> bool:
+    """Whether `frames` holds clips, and not the frames of one."""
+    if isinstance(frames, np.ndarray):
+        return frames.ndim == 5
+    first = frames[0] if isinstance(frames, (list, tuple)) and len(frames) else None
+    return isinstance(first, (list, tuple)) or (isinstance(first, np.ndarray) and first.ndim == 4)
+
+
+class _Files:
+    """Files of what is in memory, each written once."""
+
+    def __init__(self, stack: ExitStack):
+        self._stack = stack
+        self._folder: Path | None = None
+        self._written: dict[int, Any] = {}
+
+    def path(self, name: str, value: Any) -> str:
+        if not isinstance(value, (str, Path)):
+            way_out = "give pixels as `frames`" if name == "video" else "give the path of a file"
+            raise ValueError(f"`{name}` takes the path of a file, got a {type(value).__name__}; {way_out}")
+        return str(value)
+
+    def frames(self, clip: Any) -> list[str]:
+        if isinstance(clip, (str, Path, Image.Image)):
+            shown = repr(str(clip)) if isinstance(clip, (str, Path)) else "a picture"
+            raise ValueError(f"`frames` takes a list of frames in order, got one: {shown}; put it in a list")
+        if isinstance(clip, np.ndarray) and clip.ndim == 3:
+            raise ValueError(f"`frames` takes an array of shape (T, H, W, 3), got {clip.shape}; put it in a list")
+        if id(clip) not in self._written:
+            self._written[id(clip)] = [self._frame(frame, number) for number, frame in enumerate(clip)]
+        return self._written[id(clip)]
+
+    def _frame(self, frame: Any, number: int) -> str:
+        if isinstance(frame, (str, Path)):
+            return str(frame)
+        if isinstance(frame, np.ndarray):
+            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+                raise ValueError(
+                    f"`frames`: frame {number} is an array of {frame.dtype} and shape {frame.shape}; give RGB pixels "
+                    "(H, W, 3) in uint8"
+                )
+            frame = Image.fromarray(frame)
+        if not isinstance(frame, Image.Image):
+            raise ValueError(
+                f"`frames`: frame {number} is a {type(frame).__name__}; give paths, PIL images or arrays of uint8"
+            )
+        path = self._new_file(".png")
+        frame.save(path, compress_level=1)
+        return str(path)
+
+    def sound(self, sound: Any) -> str:
+        if isinstance(sound, np.ndarray):
+            raise ValueError("`audio` takes a path, or samples with their rate as `(samples, rate)`")
+        if not isinstance(sound, tuple):
+            return self.path("audio", sound)
+        samples, rate = sound
+        if not isinstance(samples, np.ndarray) or samples.ndim not in (1, 2) or not samples.size:
+            raise ValueError("`audio` takes `(samples, rate)` with an array of shape (N,) or (N, channels)")
+        if id(samples) not in self._written:
+            path = self._new_file(".wav")
+            kept = samples if np.issubdtype(samples.dtype, np.integer) else samples.astype(np.float32)
+            soundfile.write(path, kept, int(rate), subtype=None if kept is samples else "FLOAT")
+            self._written[id(samples)] = str(path)
+        return self._written[id(samples)]
+
+    def _new_file(self, suffix: str) -> Path:
+        if self._folder is None:
+            self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        return self._folder / f"{len(list(self._folder.iterdir()))}{suffix}"
