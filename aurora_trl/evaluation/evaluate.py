@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.masks import require_annotated
+from ..data.schema import clip_key
 from ..disk import written_whole
 from ..generation.answers import answer_rows, swap_modality, warn_of_cut_answers
 from ..generation.clip_loader import ClipLoader
@@ -20,6 +21,7 @@ from ..models.processing_aurora import AuroraProcessor
 from ..progress import Progress
 from .answer_log import AnswerLog, evaluation_settings, remove_answer_logs
 from .metrics import get_protocol
+from .metrics.errors import standard_error
 from .scoring import ClassScorer, MaskScorer, describe_answer
 
 METRICS_FILE, ANSWERS_FILE = "metrics.json", "answers.jsonl"
@@ -125,13 +127,15 @@ def evaluate_model(
                     log.add(run, number, record, scorer.metrics.kept(number))
                 progress.step(what)
             in_order = [record for _, record in sorted(gather_object(records), key=lambda pair: pair[0])]
-            summary = {**scorer.compute(), **_summarize(in_order)}
+            clips = [clip_key(row) for row in rows]
+            summary = _summarize(in_order, clips, scorer.compute(dict(enumerate(clips))))
             if swap is None:
                 metrics["splits"][split] = summary
             else:
                 metrics["swaps"][swap] = {"split": split, **summary}
             everything += in_order
     metrics["max_new_tokens"] = processor.answer_limit(max_new_tokens)
+    metrics["instruction"] = processor.instruction
     if state.is_main_process:
         warn_of_cut_answers([record["cut"] for record in everything], ", and scored as they stood")
         _write(output_dir, metrics, everything)
@@ -162,15 +166,22 @@ def _write(output_dir: Path, metrics: dict[str, Any], records: Sequence[dict[str
         file.write(json.dumps(metrics, indent=2) + "\n")
 
 
-def _summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the answers of one run, and J by kind of reference."""
+def _summarize(records: Sequence[dict[str, Any]], clips: Sequence[Hashable], scores: dict[str, Any]) -> dict[str, Any]:
+    """The scores of one run with means over its answers, the standard errors of both, and J by kind of reference."""
     by_kind: dict[str, list[float]] = defaultdict(list)
     for record in records:
         if record["kind"] is not None:
             by_kind[record["kind"]].append(record["j"])
     means: dict[str, float | None] = {}
+    errors: dict[str, float] = dict(scores["errors"])
     for name, key in _MEANS.items():
-        values = [float(record[key]) for record in records if record[key] is not None]
+        known = [
+            (float(record[key]), clip) for record, clip in zip(records, clips, strict=True) if record[key] is not None
+        ]
+        values, owners = [value for value, _ in known], [clip for _, clip in known]
         means[name] = sum(values) / len(values) if values else None
+        error = standard_error(values, owners)
+        if error is not None:
+            errors[name] = error
     kinds = {kind: {"J": sum(values) / len(values), "rows": len(values)} for kind, values in sorted(by_kind.items())}
-    return {"rows": len(records), **means, "by_kind": kinds}
+    return {**scores, "rows": len(records), **means, "errors": errors, "by_kind": kinds}
