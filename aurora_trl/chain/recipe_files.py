@@ -85,8 +85,8 @@ def write_recipe(name: str, folder: str | Path, values: Mapping[str, str | None]
             raise DataError(f"{path}: exists already with other content; name another folder")
     for path, text in texts.items():
         if not path.exists():
-            with written_whole(path) as file:
-                file.write(text)
+            with written_whole(path) as opened:
+                opened.write(text)
     return [target / path.relative_to(source) for path in own]
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..data.masks import require_annotated
-from ..data.schema import Row
+from ..data.schema import Row, clip_key
 from ..disk import written_whole
 from ..generation.answers import Answer, answer_rows, swap_modality, warn_of_cut_answers
 from ..generation.read_ahead import ReadAheadLoader
@@ -25,6 +25,7 @@ from ..overlap import in_order
 from ..progress import Progress
 from .answer_log import AnswerLog, evaluation_settings, remove_answer_logs
 from .metrics import get_protocol
+from .metrics.errors import standard_error
 from .scoring import ClassScorer, MaskScorer, describe_answer
 
 _LONGEST_WAIT = timedelta(days=1)
@@ -125,13 +126,15 @@ def evaluate_model(
                     records.append(scored)
                     progress.step(what)
             ordered = [record for _, record in sorted(gather_object(records), key=lambda pair: pair[0])]
-            summary = {**scorer.compute(), **_summarize(ordered)}
+            clips = [clip_key(row) for row in rows]
+            summary = _summarize(ordered, clips, scorer.compute(dict(enumerate(clips))))
             if swap is None:
                 metrics["splits"][split] = summary
             else:
                 metrics["swaps"][swap] = {"split": split, **summary}
             everything += ordered
     metrics["max_new_tokens"] = processor.answer_limit(max_new_tokens)
+    metrics["instruction"] = processor.instruction
     if state.is_main_process:
         warn_of_cut_answers([record["cut"] for record in everything], ", and scored as they stood")
         _write(output_dir, metrics, everything)
@@ -185,15 +188,22 @@ def _write(output_dir: Path, metrics: dict[str, Any], records: Sequence[dict[str
         file.write(json.dumps(metrics, indent=2) + "\n")
 
 
-def _summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the answers of one run, and J by kind of reference."""
+def _summarize(records: Sequence[dict[str, Any]], clips: Sequence[Hashable], scores: dict[str, Any]) -> dict[str, Any]:
+    """The scores of one run with means over its answers, the standard errors of both, and J by kind of reference."""
     by_kind: dict[str, list[float]] = defaultdict(list)
     for record in records:
         if record["kind"] is not None:
             by_kind[record["kind"]].append(record["j"])
     means: dict[str, float | None] = {}
+    errors: dict[str, float] = dict(scores["errors"])
     for name, key in _MEANS.items():
-        values = [float(record[key]) for record in records if record[key] is not None]
+        known = [
+            (float(record[key]), clip) for record, clip in zip(records, clips, strict=True) if record[key] is not None
+        ]
+        values, owners = [value for value, _ in known], [clip for _, clip in known]
         means[name] = sum(values) / len(values) if values else None
+        error = standard_error(values, owners)
+        if error is not None:
+            errors[name] = error
     kinds = {kind: {"J": sum(values) / len(values), "rows": len(values)} for kind, values in sorted(by_kind.items())}
-    return {"rows": len(records), **means, "by_kind": kinds}
+    return {**scores, "rows": len(records), **means, "errors": errors, "by_kind": kinds}

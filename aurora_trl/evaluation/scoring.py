@@ -1,5 +1,6 @@
 """From an answer to what it scores by a protocol."""
 
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,10 @@ class MaskScorer:
         """Add an answer of an earlier run by what its `metrics` kept of it."""
         self.metrics.restore(number, kept)
 
-    def compute(self) -> dict[str, Any]:
-        """The scores over all processes."""
-        return dict(self.metrics.gather().compute())
+    def compute(self, clips: Mapping[int, Hashable]) -> dict[str, Any]:
+        """The scores over all processes, and in `errors` their standard errors; `clips` has the clip of each row."""
+        metrics = self.metrics.gather()
+        return {**metrics.compute(), "errors": metrics.standard_errors(clips)}
 
 
 class ClassScorer:
@@ -146,11 +148,11 @@ class ClassScorer:
         self.class_names = _class_names(str(Path(row["masks"][0]).parents[3]))
         return self.class_names
 
-    def compute(self) -> dict[str, Any]:
-        """The scores over all processes, with those by class."""
+    def compute(self, clips: Mapping[int, Hashable]) -> dict[str, Any]:
+        """The scores over all processes, with those by class; means over classes have no standard error."""
         # A process that answered no row has read no names.
         names = next((names for names in gather_shares(self.class_names) if names is not None), None)
-        return dict(self.metrics.gather().compute(names))
+        return {**self.metrics.gather().compute(names), "errors": {}}
 
 
 @lru_cache(maxsize=8)

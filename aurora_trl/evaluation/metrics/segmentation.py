@@ -1,11 +1,12 @@
 """J, F and S of videos by a benchmark's own rules, over any number of processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from .distributed import gather_shares
+from .errors import standard_error
 from .frames import boundary_f, draw, f_curves, frame_jaccard, highest_f
 from .protocols import Protocol, get_protocol
 
@@ -236,15 +237,48 @@ class SegmentationMetrics:
         videos = [video for _, video in sorted(self._videos.items())]
         if self.rules.f_measure == "none":
             return self._image_scores(videos)
-        units = list(self._units(videos))
-        frames = [sum(len(video.union) for video in unit) for unit in units]
-        weights = frames if self.rules.weight_by_frames else [1] * len(units)
-        scores = [self._score_unit(unit) for unit in units]
+        scores, weights = self._weighted_units(videos)
         means = [
             sum(weight * score[i] for weight, score in zip(weights, scores, strict=True)) / sum(weights)
             for i in range(3)
         ]
         return {"J": means[0], "F": means[1], "J&F": (means[0] + means[1]) / 2, "S": means[2]}
+
+    def standard_errors(self, clips: Mapping[int, Hashable]) -> dict[str, float]:
+        """
+        How far the scores would move with other clips, see `standard_error`.
+
+        Args:
+            clips (`Mapping[int, Hashable]`): the clip of each video by its index. What is scored at once counts with
+                the clip of its first video.
+
+        Returns:
+            `dict`: by the score's name; empty where there are fewer than two clips, and without `cIoU`, which is no
+            mean.
+        """
+        numbers = sorted(self._videos)
+        videos = [self._videos[number] for number in numbers]
+        if self.rules.f_measure == "none":
+            columns = {"gIoU": [float(video.frame_j(self.rules).mean()) for video in videos]}
+            owners, weights = [clips[number] for number in numbers], [float(len(video.union)) for video in videos]
+        else:
+            scores, weights = self._weighted_units(videos)
+            j, f, s = (list(column) for column in zip(*scores, strict=True))
+            columns = {"J": j, "F": f, "J&F": [(a + b) / 2 for a, b in zip(j, f, strict=True)], "S": s}
+            if self.rules.unit == "frame":
+                owners = [clips[n] for n in numbers for _ in self._videos[n].union]
+            else:
+                owners = [clips[number] for number in numbers[:: self.rules.videos_per_batch]]
+        errors = {name: standard_error(values, owners, weights) for name, values in columns.items()}
+        return {name: error for name, error in errors.items() if error is not None}
+
+    def _weighted_units(self, videos: list[VideoScores]) -> tuple[list[tuple[float, float, float]], list[float]]:
+        """J, F and S of what is scored at once, and how much each of them counts."""
+        units = list(self._units(videos))
+        frames = [float(sum(len(video.union) for video in unit)) for unit in units]
+        return [self._score_unit(unit) for unit in units], frames if self.rules.weight_by_frames else [1.0] * len(
+            units
+        )
 
     def _units(self, videos: list[VideoScores]) -> Iterator[list[VideoScores]]:
         """What is scored at once."""
