@@ -242,7 +242,7 @@ def _picture_section(
         "Typical": of_distinct_classes(outwards, num_pictures),
         "Bad": of_distinct_classes(ranked[::-1], num_pictures),
     }
-    parts = [f"On {first}. Orange: the model's mask. Green outline: the true one.\n"]
+    parts = [f"On {first}. Orange: the model's mask. White outline: the true one.\n"]
     for title, group in groups.items():
         parts.append(f"### {title}\n")
         for number, answer in enumerate(group, 1):

@@ -1,6 +1,5 @@
-"""Pictures: masks over frames with the text that led to them, and training curves."""
+"""Pictures of an evaluation: answers over their clips, and training curves."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,50 +10,65 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ..data.masks import decode_rle, load_masks, mask_indices
-from ..data.media.loading import load_frames, taken_frames
+from ..data.masks import NO_TARGET, decode_rle, load_masks, mask_indices
+from ..data.media.loading import NO_FRAME, frame_seconds, load_audio, load_frames, taken_frames
 from ..data.schema import Row
+from ..disk import written_whole
 from ..errors import DataError
-from ..generation.overlay import overlay_masks
+from ..generation.picture import draw_clip
 from ..text_files import read_json
 
-_SHOWN_FRAMES = 5
+SOUND_RATE = 16_000
+_VERDICTS = {True: ", right class", False: ", wrong class, it is {class_name}", None: ""}
 
 
-def draw_answer(row: Row, answer: dict[str, Any], path: str | Path) -> Path:
+def draw_answer(row: Row, answer: dict[str, Any], path: str | Path, *, text: str | None = None) -> Path:
     """
-    Draw an answer: the predicted mask filled, the true one as an outline, and below them what the model wrote.
+    Draw an answer of an evaluation, see [`~aurora_trl.generation.picture.draw_clip`].
 
     Args:
         row (`dict`): the dataset row.
         answer (`dict`): a line of `answers.jsonl`.
         path (`str` or `Path`): PNG file.
+        text (`str`, *optional*): stands below, such as what the model wrote.
 
     Returns:
         `Path`: the file.
     """
+    title = f"“{answer['reference']}”  J {answer['j']:.2f}{_VERDICTS[answer['class_correct']].format(**answer)}"
+    picture = draw_clip(**load_answer(row, answer), title=title, text=text)
+    with written_whole(path, "wb") as file:
+        picture.save(file, "PNG", optimize=True)
+    return Path(path)
+
+
+def load_answer(row: Row, answer: dict[str, Any]) -> dict[str, Any]:
+    """
+    What a picture shows of an answer: the arguments of `draw_clip`.
+
+    Args:
+        row (`dict`): the dataset row.
+        answer (`dict`): a line of `answers.jsonl`.
+
+    Returns:
+        `dict`: `frames`, `masks` and `targets` of all frames that the model took, with their `seconds` and `numbers`,
+            and the `waveform`.
+    """
     num_frames = len(answer["masks"])
-    frames, numbers = load_frames(row, num_frames=num_frames, pad=False), taken_frames(row, num_frames)
-    predicted = np.stack([decode_rle(mask) for mask in answer["masks"]])
-    target = load_masks(row, indices=mask_indices(row, num_frames))
-    shown = np.linspace(0, len(frames) - 1, min(_SHOWN_FRAMES, len(frames))).round().astype(int)
-    figure, grid = plt.subplots(1, _SHOWN_FRAMES, figsize=(2.2 * _SHOWN_FRAMES, 3.6))
-    for axis in grid[len(shown) :]:
-        axis.set_visible(False)
-    for axis, i in zip(grid, shown, strict=False):
-        axis.imshow(overlay_masks(frames[i], predicted[i], target[i]))
-        axis.set_title(f"frame {numbers[i]}", fontsize=8)
-        axis.axis("off")
-    verdict = {True: ", right class", False: f", wrong class, it is {answer['class_name']}", None: ""}
-    figure.suptitle(f"“{answer['reference']}”   J {answer['j']:.2f}{verdict[answer['class_correct']]}", fontsize=10)
-    text = "\n".join(textwrap.wrap(answer["completion"] or "(no text)", 125))
-    figure.text(0.02, 0.02, text, fontsize=8, va="bottom", family="DejaVu Sans")
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.84, bottom=0.02 + 0.055 * (1 + text.count("\n")), wspace=0.03)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    taken, indices = taken_frames(row, num_frames), mask_indices(row, num_frames)
+    targets = load_masks(row, indices=indices)
+    targets[np.array(indices) == NO_FRAME] = NO_TARGET
+    waveform = load_audio(row, sampling_rate=SOUND_RATE)
+    sound_seconds = None if waveform is None else len(waveform) / SOUND_RATE
+    return {
+        "frames": load_frames(row, num_frames=num_frames, pad=False),
+        "masks": np.stack([decode_rle(mask) for mask in answer["masks"]]),
+        "targets": targets,
+        "seconds": frame_seconds(row, taken, sound_seconds=sound_seconds),
+        "numbers": taken,
+        "waveform": waveform,
+        "sampling_rate": SOUND_RATE,
+    }
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:
