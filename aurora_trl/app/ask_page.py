@@ -67,12 +67,12 @@ class AskPage:
 
     def ask(
         self, clip: list[str] | None, sound: str | None, reference: str, session: str
-    ) -> Iterator[tuple[str, ...]]:
+    ) -> Iterator[tuple[Any, ...]]:
         """
         Let each checkpoint answer, one after the other.
 
         Yields:
-            `tuple[str, ...]`: a message, the picture of the clip until the answers show it, and the column of each
+            `tuple`: a message, the picture of the clip, which goes when the answers show it, and the column of each
                 checkpoint; again and again as they grow.
         """
         columns = [answer_html(name, "", "ready") for name in self.pipelines]
@@ -80,7 +80,7 @@ class AskPage:
             if not reference.strip():
                 raise DataError("write a sentence that describes the object first")
             shown = self._load(clip or [], sound)
-            message, seen = self.look(clip, sound, session)
+            message = message_html(shown.describe())
             stopped = self._stops[session] = Event()
             columns = [answer_html(name, "", "waits") for name in self.pipelines]
             results: list[Segmentation] = []
@@ -91,7 +91,7 @@ class AskPage:
                         columns[number] = answer_html(name, step.reasoning, "stopped" if stopped.is_set() else "draws")
                     else:
                         columns[number] = answer_html(name, step, "writes")
-                    yield message, seen, *columns
+                    yield message, gr.skip(), *columns
             folder = self.files.new_folder(session, "result")
             for number, (name, result) in enumerate(zip(self.pipelines, results, strict=True)):
                 place = folder / str(number)
@@ -103,12 +103,17 @@ class AskPage:
                 columns[number] = answer_html(name, result.reasoning, state, below=below)
                 yield message, "", *columns
         except Exception as error:
-            yield message_html(told(error), is_error=True), "", *columns
+            yield message_html(told(error), is_error=True), gr.skip(), *columns
 
     def stop(self, session: str) -> None:
         """End the answer of a session where it is."""
         if session in self._stops:
             self._stops[session].set()
+
+    def stop_all(self) -> None:
+        """End all answers where they are."""
+        for stopped in list(self._stops.values()):
+            stopped.set()
 
     def close(self, session: str) -> None:
         """The page was closed."""
@@ -179,7 +184,7 @@ def build_ask_page(page: AskPage) -> None:
 
     def answer(
         files: list[str] | None, sound_file: str | None, sentence: str, request: gr.Request
-    ) -> Iterator[tuple[str, ...]]:
+    ) -> Iterator[tuple[Any, ...]]:
         yield from page.ask(_paths(files), sound_file and str(sound_file), sentence, str(request.session_hash))
 
     for dropped in (clip, sound):

@@ -67,6 +67,7 @@ class App:
 
     def __init__(self, settings: AppSettings):
         self.settings = settings
+        self._page: Any = None
         self._folder = tempfile.TemporaryDirectory(prefix="aurora-app-")
         # Before Gradio looks: its uploads go where ours end them, and nobody is told that it was started.
         os.environ["GRADIO_TEMP_DIR"] = self._folder.name
@@ -81,6 +82,8 @@ class App:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._page is not None:
+            self._page.stop_all()
         self.blocks.close(verbose=False)
         self._folder.cleanup()
 
@@ -140,29 +143,29 @@ class App:
         settings = self.settings
         # First what is read in a moment: a checkpoint takes minutes.
         answers = None if settings.answers is None else self._read_answers(settings.answers)
+        names = shown_names(settings.models)
+        world = settings.world or (find_world(settings.models[0]) if settings.models else None)
+        examples = load_examples(world) if world else ()
         pipelines = {
-            name: AuroraPipeline.from_pretrained(model, device=settings.device)
-            for name, model in shown_names(settings.models).items()
+            name: AuroraPipeline.from_pretrained(model, device=settings.device) for name, model in names.items()
         }
-        page = None
         if pipelines:
-            world = settings.world or find_world(settings.models[0])
-            page = AskPage(
+            self._page = AskPage(
                 pipelines,
                 SessionFiles(self.folder),
                 settings.limits,
-                load_examples(world) if world else (),
+                examples,
                 settings.max_new_tokens,
             )
         with gr.Blocks(title="aurora", analytics_enabled=False) as blocks:
             gr.HTML(_HEAD)
-            with gr.Tabs() if page and answers else nullcontext():
-                if page is not None:
+            with gr.Tabs() if self._page and answers else nullcontext():
+                if self._page is not None:
                     with gr.Tab("Ask") if answers else nullcontext():
-                        build_ask_page(page)
-                    blocks.unload(_closing(page))
+                        build_ask_page(self._page)
+                    blocks.unload(_closing(self._page))
                 if answers is not None:
-                    with gr.Tab("Answers") if page else nullcontext():
+                    with gr.Tab("Answers") if self._page else nullcontext():
                         build_answers_page(answers)
         blocks.queue(max_size=MAX_WAITING)
         return blocks

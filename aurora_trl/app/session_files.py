@@ -93,11 +93,19 @@ class SessionFiles:
                     path.parent.rmdir()
 
     def _sweep(self) -> None:
-        """End sessions that are idle, and remove the empty files that Gradio 6 leaves for each file that it passes."""
+        """End sessions that are idle; remove what no session has, and empty files that Gradio 6 leaves behind."""
         now = time.monotonic()
         for session, known in list(self._sessions.items()):
             if now - known.last_used > self.idle_seconds:
                 self.close(session)
+        with self._lock:
+            used = {path.parent for known in self._sessions.values() for path in known.uploads}
+            used |= {path for known in self._sessions.values() for path in known.folders.values()}
+        oldest = time.time() - self.idle_seconds
+        for folder in self.root.iterdir():
+            # An upload that was broken off, or that the page never showed.
+            if folder.is_dir() and folder not in used and folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
         for path in self.root.glob("tmp*"):
             with suppress(OSError):
                 if path.is_file() and path.stat().st_size == 0:

@@ -1,7 +1,8 @@
 """An answer as it is written: the text so far, again and again, and at the end the masks."""
 
 from collections.abc import Iterator
-from threading import Event, Thread
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 from ..data.schema import Row
 from ..errors import DataError
 from ..generation.pipeline import AuroraPipeline, Segmentation
+
+# All answers are given by one thread: a GPU's graphs of compiled steps belong to the thread that recorded them.
+_ANSWERS = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answer")
 
 
 class _Interruption(StoppingCriteria):
@@ -44,19 +48,16 @@ def stream_answer(
     """
     streamer = TextIteratorStreamer(pipeline.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     criteria = StoppingCriteriaList([_Interruption(stopped)])
-    outcome: list[Segmentation | BaseException] = []
+    clip = {name: row.get(name) for name in ("video", "frames", "audio")}
 
-    def answer() -> None:
-        clip = {name: row.get(name) for name in ("video", "frames", "audio")}
+    def answer() -> Segmentation:
         try:
-            result = pipeline(reference, **clip, streamer=streamer, stopping_criteria=criteria, **generate_kwargs)
-            outcome.append(result)
-        except BaseException as error:  # it is raised again where the answer is read
-            outcome.append(error)
-            streamer.on_finalized_text("", stream_end=True)
+            return pipeline(reference, **clip, streamer=streamer, stopping_criteria=criteria, **generate_kwargs)
+        except BaseException:
+            streamer.on_finalized_text("", stream_end=True)  # nobody waits for text that never comes
+            raise
 
-    thread = Thread(target=answer, name="answer", daemon=True)
-    thread.start()
+    outcome = _ANSWERS.submit(answer)
     text = ""
     try:
         for piece in streamer:
@@ -65,11 +66,10 @@ def stream_answer(
                 yield text
     except GeneratorExit:  # nobody reads on
         stopped.set()
+        wait([outcome])
         raise
-    finally:
-        thread.join()
-    if isinstance(outcome[0], torch.OutOfMemoryError):
-        raise DataError("the GPU's memory does not suffice for this clip; drop a shorter or smaller one")
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    yield outcome[0]
+    try:
+        yield outcome.result()
+    except torch.OutOfMemoryError:
+        told = "the GPU's memory does not suffice for this clip; drop a shorter or smaller one"
+        raise DataError(told) from None

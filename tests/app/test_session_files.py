@@ -77,8 +77,9 @@ def test_idle_sessions_end_and_empty_leftovers_go(tmp_path):
     left, full = tmp_path / "tmpabc", tmp_path / "tmpdef"
     left.touch()
     full.write_text("x")
-    held = upload(files, "a")
+    held, forgotten = upload(files, "a"), upload(files, "b")
     files.hold("me", [held])
     assert not held.exists()
+    assert not forgotten.exists()
     assert not left.exists()
     assert full.is_file()
