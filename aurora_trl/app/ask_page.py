@@ -76,6 +76,7 @@ class AskPage:
                 checkpoint; again and again as they grow.
         """
         columns = [answer_html(name, "", "ready") for name in self.pipelines]
+        stopped: Event | None = None
         try:
             if not reference.strip():
                 raise DataError("write a sentence that describes the object first")
@@ -92,6 +93,8 @@ class AskPage:
                     else:
                         columns[number] = answer_html(name, step, "writes")
                     yield message, gr.skip(), *columns
+            if session not in self._stops:
+                return
             folder = self.files.new_folder(session, "result")
             for number, (name, result) in enumerate(zip(self.pipelines, results, strict=True)):
                 place = folder / str(number)
@@ -104,6 +107,9 @@ class AskPage:
                 yield message, "", *columns
         except Exception as error:
             yield message_html(told(error), is_error=True), gr.skip(), *columns
+        finally:
+            if stopped is not None and session not in self._stops:  # the page was closed meanwhile
+                self.files.close(session)
 
     def stop(self, session: str) -> None:
         """End the answer of a session where it is."""

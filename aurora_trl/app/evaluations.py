@@ -36,7 +36,7 @@ _NEEDED = ("id", "split", "swap", "j", "reference", "class_name", "completion", 
 _AGAIN = "evaluate that checkpoint again"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluations:
     """
     Evaluations of one or more checkpoints.

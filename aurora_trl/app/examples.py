@@ -25,7 +25,7 @@ class Example:
 
 def find_world(model: str | Path) -> Path | None:
     """The synthetic world of a chain, which lies beside its checkpoints as `data`; None where there is none."""
-    folder = Path(model).resolve().parent / "data"
+    folder = Path(model).absolute().parent / "data"
     return folder if (folder / "world.json").is_file() else None
 
 

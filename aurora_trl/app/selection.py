@@ -1,6 +1,7 @@
 """Which answers to look at: filters, an order, pages, and what changed from one phase to another."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -89,8 +90,12 @@ def select(evaluations: Evaluations, wanted: Selection) -> pd.DataFrame:
     return chosen.sort_values(column, ascending=not highest_first, kind="stable") if column else chosen
 
 
+@lru_cache(maxsize=16)
 def with_changes(evaluations: Evaluations, phase: str, against: str) -> pd.DataFrame:
-    """A phase's answers, with `gain` of J and `change` since another one; NaN and empty where that has no answer."""
+    """
+    A phase's answers with `gain` of J and `change` since another one, NaN and empty where that has no answer. They are
+    kept: make a copy to change them.
+    """
     table = evaluations.answers[phase].copy()
     before = evaluations.answers[against].reindex(table.index)
     table["gain"] = table["j"] - before["j"]

@@ -70,10 +70,12 @@ class SessionFiles:
 
     def close(self, session: str) -> None:
         """Take away all that a session has."""
+        self._end(session)
+        self._sweep()
+
+    def _end(self, session: str) -> None:
         with self._lock:
-            known = self._sessions.pop(session, None)
-            if known is None:
-                return
+            known = self._sessions.pop(session, _Session())
             self._remove_unused(known.uploads)
         for folder in known.folders.values():
             shutil.rmtree(folder, ignore_errors=True)
@@ -97,7 +99,7 @@ class SessionFiles:
         now = time.monotonic()
         for session, known in list(self._sessions.items()):
             if now - known.last_used > self.idle_seconds:
-                self.close(session)
+                self._end(session)
         with self._lock:
             used = {path.parent for known in self._sessions.values() for path in known.uploads}
             used |= {path for known in self._sessions.values() for path in known.folders.values()}

@@ -88,6 +88,7 @@ def test_pushed_and_run(checkpoint, tmp_path):
 
         files = dict(space.files)
         space.files["README.md"] = b"mine"
+        space.commits.append("Edit README.md")
         commits = len(hub.repositories["org/model"].commits)
         result = push("--space")
         assert result.returncode == 1
