@@ -21,6 +21,7 @@ from .uploads import Limits, ShownClip, load_clip, read_clip, shown_error
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 20
+HINT = '<p class="hint">Drop a clip, write a sentence that describes an object in it, and ask.</p>'
 
 
 @dataclass
@@ -56,14 +57,14 @@ class AskPage:
         """
         self.files.hold(session, [*(clip or ()), *([sound] if sound else ())])
         if not clip:
-            return "", ""
+            return "", HINT
         try:
             shown = self._load(clip, sound)
         except Exception as error:
-            return message_html(told(error), is_error=True), ""
+            return message_html(told(error), is_error=True), HINT
         picture = self.files.new_folder(session, "seen") / "seen.png"
         shown.draw().save(picture)
-        return message_html(shown.describe()), picture_html(picture, "What the model sees and hears")
+        return message_html(self._describe(shown)), picture_html(picture, "What the model sees and hears")
 
     def ask(
         self, clip: list[str] | None, sound: str | None, reference: str, session: str
@@ -81,7 +82,7 @@ class AskPage:
             if not reference.strip():
                 raise DataError("write a sentence that describes the object first")
             shown = self._load(clip or [], sound)
-            message = message_html(shown.describe())
+            message = message_html(self._describe(shown))
             stopped = self._stops[session] = Event()
             columns = [answer_html(name, "", "waits") for name in self.pipelines]
             results: list[Segmentation] = []
@@ -139,6 +140,12 @@ class AskPage:
         sound = paths.pop() if example.sound else None
         return paths, sound, example.reference
 
+    def _describe(self, clip: ShownClip) -> str:
+        rates = {name: pipe.processor.policy_processor.sampling_rate for name, pipe in self.pipelines.items()}
+        deaf = [name for name, rate in rates.items() if rate is None]
+        text = clip.describe()
+        return f"{text}; {' and '.join(deaf)} can not hear it" if deaf and clip.waveform is not None else text
+
     def _load(self, clip: list[str], sound: str | None) -> ShownClip:
         row = read_clip(clip, sound, self.limits)
         first = next(iter(self.pipelines.values()))
@@ -173,7 +180,7 @@ def build_ask_page(page: AskPage) -> None:
                     elem_id="examples",
                 )
         with gr.Column(scale=5):
-            seen = gr.HTML(elem_id="seen")
+            seen = gr.HTML(HINT, elem_id="seen")
             with gr.Row(equal_height=False):
                 columns = [
                     gr.HTML(

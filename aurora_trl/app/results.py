@@ -96,22 +96,17 @@ def result_html(result: Segmentation, clip: ShownClip, files: ResultFiles) -> st
     if files.video is not None:
         parts.append(
             f'<div class="player"><video controls playsinline preload="auto" src="{_address(files.video)}"></video>'
-            f"{_wave_html(clip, result)}</div>"
+            f"{_wave_html(clip)}</div>"
         )
     parts.append(f'<img class="strip" src="{_address(files.strip)}" alt="frames as they are, and with the masks">')
     links = [("masks (PNG)", files.masks, "masks.zip"), ("run lengths (COCO)", files.coco, "masks.json")]
     if files.video is not None:
         links.append(("video", files.video, "overlay.mp4"))
     links.append(("strip", files.strip, "strip.png"))
-    parts.append(
-        '<nav class="downloads">'
-        + "".join(
-            f'<a href="{_address(path)}" download="{name}" data-file="{name}">↓ {text}</a>'
-            for text, path, name in links
-        )
-        + "</nav>"
-    )
-    return "".join(parts)
+    parts.append('<nav class="downloads">')
+    for text, path, name in links:
+        parts.append(f'<a href="{_address(path)}" download="{name}" data-file="{name}">↓ {text}</a>')
+    return "".join([*parts, "</nav>"])
 
 
 def picture_html(path: Path, title: str) -> str:
@@ -159,14 +154,13 @@ def _verdict(result: Segmentation) -> str:
     return f'<p class="verdict">{found}</p>'
 
 
-def _wave_html(clip: ShownClip, result: Segmentation) -> str:
-    """The sound over its time, with a tick for each frame that has a mask; `player.js` moves the head."""
+def _wave_html(clip: ShownClip) -> str:
+    """The sound over its time, with a tick for each frame; `player.js` moves the head."""
     if clip.waveform is None or clip.sound_seconds is None:
         return ""
-    seconds = max(clip.sound_seconds, *(result.frame_seconds or [0.0]))
-    ticks = "".join(
-        f'<i class="tick" style="left:{100 * moment / seconds:.2f}%"></i>' for moment in result.frame_seconds or ()
-    )
+    moments = clip.seconds or []
+    seconds = max(clip.sound_seconds, *moments)
+    ticks = "".join(f'<i class="tick" style="left:{100 * moment / seconds:.2f}%"></i>' for moment in moments)
     middle = _WAVE_HEIGHT / 2
     highest, lowest = _envelope(clip.waveform, int(_WAVE_COLUMNS * clip.sound_seconds / seconds))
     upper = [f"{x},{middle - value * middle:.1f}" for x, value in enumerate(highest)]

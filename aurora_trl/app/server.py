@@ -68,6 +68,8 @@ class App:
     def __init__(self, settings: AppSettings):
         self.settings = settings
         self._page: Any = None
+        self._ended = threading.Event()
+        self._former_handler: Any = None
         self._folder = tempfile.TemporaryDirectory(prefix="aurora-app-")
         # Before Gradio looks: its uploads go where ours end them, and nobody is told that it was started.
         os.environ["GRADIO_TEMP_DIR"] = self._folder.name
@@ -79,6 +81,9 @@ class App:
             raise
 
     def __enter__(self) -> "App":
+        # Whoever ends a server with a signal wants its files to go, too. Only the main thread can see to that.
+        if threading.current_thread() is threading.main_thread():
+            self._former_handler = signal.signal(signal.SIGTERM, lambda *_: self._ended.set())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,6 +91,8 @@ class App:
             self._page.stop_all()
         self.blocks.close(verbose=False)
         self._folder.cleanup()
+        if self._former_handler is not None:
+            signal.signal(signal.SIGTERM, self._former_handler)
 
     @property
     def folder(self) -> Path:
@@ -123,11 +130,9 @@ class App:
         return str(address)
 
     def wait(self) -> None:
-        """Serve until somebody interrupts or ends the process; for its main thread."""
-        stopped = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+        """Serve until somebody interrupts or ends the process."""
         with suppress(KeyboardInterrupt):
-            stopped.wait()
+            self._ended.wait()
 
     def _build(self) -> Any:
         try:
@@ -167,7 +172,7 @@ class App:
                 if answers is not None:
                     with gr.Tab("Answers") if self._page else nullcontext():
                         build_answers_page(answers)
-        blocks.queue(max_size=MAX_WAITING)
+        blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
         return blocks
 
     def _read_answers(self, root: str) -> Any:
