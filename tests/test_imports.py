@@ -27,6 +27,7 @@ ROOMS = (
     "annotation",
     "training",
     "chain",
+    "app",
     "cli",
 )
 

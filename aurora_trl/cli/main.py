@@ -15,6 +15,7 @@ from ..disk import NEW_FOLDER, naming
 from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import LOCK_FILE, release
 from .annotation import add_annotation_commands
+from .app import add_app_commands
 from .chain import add_chain_commands
 from .common import OneLineParser, say
 from .data import add_data_commands
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_inference_commands,
         add_data_commands,
         add_annotation_commands,
+        add_app_commands,
     ):
         add_commands(add)
     return parser

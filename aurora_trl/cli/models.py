@@ -70,6 +70,13 @@ def add_model_commands(add: AddCommand) -> None:
     command.add_argument("--evaluation", metavar="DIR", help="what `aurora evaluate` wrote, for the card's scores")
     command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     command.add_argument("--revision", help="branch to push to (default: main)")
+    command.add_argument(
+        "--space",
+        metavar="SPACE_ID",
+        nargs="?",
+        const="",
+        help="make a Space, too, where people ask this checkpoint (default: of the same name)",
+    )
 
 
 def _shard_size(text: str) -> str:
@@ -143,6 +150,11 @@ def _merge(arguments: argparse.Namespace) -> None:
 def _push(arguments: argparse.Namespace) -> None:
     from ..models.checkpoints.hub import push
 
+    space = None if arguments.space is None else arguments.space or arguments.repo_id
+    if space is not None:
+        from ..app.space import check_space, push_space
+
+        check_space(space)
     say(
         push(
             arguments.folder,
@@ -152,3 +164,5 @@ def _push(arguments: argparse.Namespace) -> None:
             revision=arguments.revision,
         )
     )
+    if space is not None:
+        say(push_space(space, arguments.repo_id, private=arguments.private))

@@ -1,7 +1,8 @@
-"""A small Hub on 127.0.0.1 for tests: what `huggingface_hub` uses to create, push to and read a model or a dataset.
+"""A small Hub on 127.0.0.1 for tests: what `huggingface_hub` uses to create, push to and read a repository.
 
-Repositories are kept in memory, one branch each, a dataset's under `datasets/org/name`. Files of 1 MB and more, and
-safetensors and Parquet files of any size, go through LFS with its basic transfer, as on the real Hub without Xet.
+Repositories are kept in memory, one branch each, a dataset's under `datasets/org/name`, a Space's under
+`spaces/org/name`. Files of 1 MB and more, and safetensors and Parquet files of any size, go through LFS with its basic
+transfer, as on the real Hub without Xet.
 """
 
 import base64
@@ -15,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_test"
-_KINDS = ("models", "datasets")
+_KINDS = ("models", "datasets", "spaces")
 _LFS_SUFFIXES = (".safetensors", ".parquet")
 
 
@@ -135,8 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": "Invalid username or password."}, 401)
             return
         name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
-        if wanted.get("type") == "dataset":
-            name = f"datasets/{name}"
+        if wanted.get("type") in ("dataset", "space"):
+            name = f"{wanted['type']}s/{name}"
         known = name in self.server_hub.repositories
         self.server_hub.repositories.setdefault(name, Repository())
         self._json({"url": f"{self.server_hub.endpoint}/{name}", "name": name}, 409 if known else 200)
@@ -193,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
         elif not rest or rest[0] == "revision":
-            name = name.removeprefix("datasets/")
+            name = name.removeprefix("datasets/").removeprefix("spaces/")
             siblings = [{"rfilename": path} for path in sorted(repository.files)]
             info = {"id": name, "modelId": name, "sha": repository.sha, "siblings": siblings, "tags": []}
             self._json({"_id": "0", "private": False, "downloads": 0, "likes": 0, **info})
