@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 # Loaded when first asked for: `aurora --help` and the data modules need neither TRL nor a model.
 _LAZY = {

@@ -11,6 +11,7 @@ PACKAGE = REPOSITORY / "aurora_trl"
 # From the bottom up: a room may import itself and what stands before it.
 ROOMS = (
     "errors",
+    "version",
     "foreign_warnings",
     "prompts",
     "progress",

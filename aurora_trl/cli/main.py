@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..disk import NEW_FOLDER, naming
 from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import LOCK_FILE, release
+from ..version import __version__
 from .annotation import add_annotation_commands
 from .app import add_app_commands
 from .chain import add_chain_commands
