@@ -70,9 +70,9 @@ def write_recipe(name: str, folder: str | Path, values: Mapping[str, str | None]
             takes = ", ".join(f"--{other}" for other in replaced) or "no such flag"
             raise DataError(f"--{flag}: the recipe `{name}` takes {takes}")
     source, target = recipes_folder(), Path(folder, "recipes")
-    file = next((path for path in (target, *target.parents) if path.exists() and not path.is_dir()), None)
-    if file is not None:
-        raise DataError(f"{file}: is a file; name another folder")
+    in_the_way = next((path for path in (target, *target.parents) if path.exists() and not path.is_dir()), None)
+    if in_the_way is not None:
+        raise DataError(f"{in_the_way}: is a file; name another folder")
     own = sorted(path for path in (source / name).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     shared = [recipe_script("sft"), recipe_script("grpo"), *sorted((source / "accelerate").glob("*.yaml"))]
     texts = {target / path.relative_to(source): read_text(path) for path in (*shared, *own)}
