@@ -37,8 +37,14 @@ def recipe_script(method: str) -> Path:
 
 def recipe_names() -> dict[str, str]:
     """The recipes by name, each with the first line of its chain, which says what it is."""
-    files = sorted(recipes_folder().glob("*/pipeline.yaml"))
-    return {file.parent.name: read_text(file).splitlines()[0].removeprefix("# ") for file in files}
+    chains = {folder.name: find_chains(folder) for folder in sorted(recipes_folder().iterdir())}
+    return {name: read_text(files[0]).splitlines()[0].removeprefix("# ") for name, files in chains.items() if files}
+
+
+def find_chains(folder: Path) -> list[Path]:
+    """The YAMLs of a folder that are chains of phases, `pipeline.yaml` first."""
+    files = [file for file in folder.glob("*.yaml") if re.search(r"^steps:", read_text(file), re.M)]
+    return sorted(files, key=lambda file: (file.name != "pipeline.yaml", file.name))
 
 
 def write_recipe(name: str, folder: str | Path, values: Mapping[str, str | None] | None = None) -> list[Path]:
@@ -70,11 +76,14 @@ def write_recipe(name: str, folder: str | Path, values: Mapping[str, str | None]
             takes = ", ".join(f"--{other}" for other in replaced) or "no such flag"
             raise DataError(f"--{flag}: the recipe `{name}` takes {takes}")
     source, target = recipes_folder(), Path(folder, "recipes")
-    file = next((path for path in (target, *target.parents) if path.exists() and not path.is_dir()), None)
-    if file is not None:
-        raise DataError(f"{file}: is a file; name another folder")
-    own = sorted(path for path in (source / name).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    shared = [recipe_script("sft"), recipe_script("grpo"), *sorted((source / "accelerate").glob("*.yaml"))]
+    in_the_way = next((path for path in (target, *target.parents) if path.exists() and not path.is_dir()), None)
+    if in_the_way is not None:
+        raise DataError(f"{in_the_way}: is a file; name another folder")
+    own = _files(source / name)
+    # What all recipes use, and the recipes whose phases this one names.
+    others = [path for path in source.iterdir() if path.suffix == ".py" or (path.is_dir() and path.name not in known)]
+    named = {other for path in own for other in re.findall(r"\.\./(\w+)/", read_text(path)) if other in known}
+    shared = [path for other in (*others, *(source / other for other in named)) for path in _files(other)]
     texts = {target / path.relative_to(source): read_text(path) for path in (*shared, *own)}
     for path, text in texts.items():
         if path.suffix == ".yaml" and path.parent.name == name:
@@ -88,6 +97,12 @@ def write_recipe(name: str, folder: str | Path, values: Mapping[str, str | None]
             with written_whole(path) as opened:
                 opened.write(text)
     return [target / path.relative_to(source) for path in own]
+
+
+def _files(place: Path) -> list[Path]:
+    """A file, or the files of a folder, but for what Python leaves there."""
+    found = place.rglob("*") if place.is_dir() else [place]
+    return sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
 
 
 def _checked(flag: str, value: str) -> str:

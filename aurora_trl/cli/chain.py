@@ -65,7 +65,7 @@ def add_chain_commands(add: AddCommand) -> None:
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
-    from ..chain.recipe_files import recipe_names, write_recipe
+    from ..chain.recipe_files import find_chains, recipe_names, write_recipe
 
     if arguments.name is None:
         for name, text in recipe_names().items():
@@ -75,8 +75,9 @@ def _recipes(arguments: argparse.Namespace) -> None:
         raise ValueError(f"name a folder for it, too: `aurora recipes {arguments.name} mine`")
     values = {name: getattr(arguments, name) for name in ("data", "model", "annotator")}
     files = write_recipe(arguments.name, arguments.folder, values)
-    say(f"{files[0].parent}: {', '.join(file.name for file in files)}")
-    say(f"next: cd {arguments.folder} && aurora run recipes/{arguments.name}/pipeline.yaml --dry-run")
+    folder = Path(arguments.folder, "recipes", arguments.name)
+    say(f"{folder}: {', '.join(str(file.relative_to(folder)) for file in files)}")
+    say(f"next: cd {arguments.folder} && aurora run recipes/{arguments.name}/{find_chains(folder)[0].name} --dry-run")
 
 
 def _phase(arguments: argparse.Namespace) -> None:

@@ -18,14 +18,15 @@ RECIPES = REPOSITORY / "recipes"
 def test_the_recipes_are_listed(capsys):
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    known = sorted(path.parent.name for path in RECIPES.glob("*/pipeline.yaml"))
-    assert [line.split(":")[0] for line in lines] == known
+    assert [line.split(":")[0] for line in lines] == sorted(recipe_names())
+    assert {path.parent.name for path in RECIPES.glob("*/pipeline.yaml")} <= set(recipe_names())
     assert "tiny: The four phases on the synthetic world, from random weights to the report." in lines
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_is_written_as_it_is(name, tmp_path):
     files = write_recipe(name, tmp_path)
+    assert {"sft.py", "grpo.py", "accelerate", name} <= {path.name for path in (tmp_path / "recipes").iterdir()}
     assert len(files) == sum(path.is_file() for path in (RECIPES / name).rglob("*"))
     for file in (tmp_path / "recipes").rglob("*.*"):
         assert filecmp.cmp(file, RECIPES / file.relative_to(tmp_path / "recipes"), shallow=False)

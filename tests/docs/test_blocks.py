@@ -21,7 +21,7 @@ from PIL import Image
 from videos import write_clip
 
 from aurora_trl import AuroraGRPOConfig, AuroraSFTConfig
-from aurora_trl.chain.definition import load_pipeline
+from aurora_trl.chain.definition import STEP_KEYS, load_pipeline
 from aurora_trl.chain.launched_phase import divide_words
 from aurora_trl.cli import build_parser
 from aurora_trl.data.schema import COLUMNS
@@ -86,6 +86,8 @@ def check_aurora(words):
 
 def check_command(words):
     """Parse a command with the parser of what it starts."""
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # of the environment
+        words = words[1:]
     name, *rest = words
     if name == "aurora":
         check_aurora(rest)
@@ -102,12 +104,13 @@ def check_command(words):
             assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.M), target
     elif name == "pip":
         check_install(rest)
-    elif name == "python" and rest[:2] == ["-m", "venv"] or name.endswith("/bin/pip"):
-        pass  # an environment of another package
+    elif name == "python" and rest[0] == "-m":
+        module = Path(*rest[1].split("."))
+        assert rest[1] == "venv" or module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), rest[1]
     elif name == "python":
         assert Path(rest[0]).is_file(), rest[0]
-    else:
-        assert words in (["cd", words[-1]], ["export", words[-1]], ["source", ".venv/bin/activate"]), words
+    elif not name.endswith("/bin/pip"):  # of another environment
+        assert name in ("cd", "export", "vllm") or words == ["source", ".venv/bin/activate"], words
 
 
 def check_install(words):
@@ -119,18 +122,16 @@ def check_install(words):
     assert not extras or set(extras.split(",")) <= set(project["optional-dependencies"]), what
 
 
-def check_yaml(text, folder):
+def check_yaml(text):
     """Keys of a recipe, or of a chain with its steps."""
-    if "steps" in yaml.safe_load(text):
-        steps = yaml.safe_load(text)
-        for step in steps["steps"]:
-            step.pop("needs", None)  # they are beside those that the page shows
-        file = folder / "pipeline.yaml"
-        file.write_text(yaml.safe_dump({"output_dir": "outputs", **steps}))
-        load_pipeline(file)
-        return
+    content = yaml.safe_load(text)
     known = {name for cls in (RecipeArguments, LoraArguments, *CONFIGS.values()) for name in cls.__dataclass_fields__}
-    assert set(yaml.safe_load(text)) <= known
+    for step in content.pop("steps", ()):
+        assert set(step) <= STEP_KEYS
+        if "run" in step:
+            check_command(commands(step["run"])[0])
+        known |= {"output_dir", "seed", "include"}
+    assert set(content) <= known
 
 
 def check_rows(text):
@@ -139,7 +140,7 @@ def check_rows(text):
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_a_block_works(block, request, monkeypatch, tmp_path):
+def test_a_block_works(block, request, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     if block.language == "bash":
         found = commands(block.text)
@@ -147,7 +148,7 @@ def test_a_block_works(block, request, monkeypatch, tmp_path):
         for words in found:
             check_command(words)
     elif block.language == "yaml":
-        check_yaml(block.text, tmp_path)
+        check_yaml(block.text)
     elif block.language == "json":
         check_rows(block.text)
     elif block.language == "python" and (block.reason is not None or block.page == RUN_ELSEWHERE):
@@ -156,16 +157,14 @@ def test_a_block_works(block, request, monkeypatch, tmp_path):
         monkeypatch.chdir(request.getfixturevalue("workplace"))
         monkeypatch.setenv("HF_DATASETS_CACHE", os.getcwd())
         run_up_to(block, request.getfixturevalue("pages_run"))
-    elif block.language != "text":  # what a program prints
+    elif block.language != "text":
         assert re.fullmatch(r"[\w./{}\n -]+", block.text), "a block without a language is a tree of files"
 
 
 def test_every_block_is_seen(capsys):
     """The number of blocks, and how few are not run."""
-    counts = {
-        name: sum(block.language == name for block in BLOCKS)
-        for name in ("bash", "python", "yaml", "json", "text", "")
-    }
+    languages = ("bash", "python", "yaml", "json", "text", "")
+    counts = {name: sum(block.language == name for block in BLOCKS) for name in languages}
     assert sum(counts.values()) == len(BLOCKS)
     parsed = [str(block) for block in BLOCKS if block.reason is not None]
     with capsys.disabled():

@@ -96,14 +96,14 @@ def test_zero3_trains_and_its_checkpoint_loads(options, checkpoint, rows_file, t
 @pytest.mark.parametrize("phase", ["sft", "grpo"])
 @pytest.mark.parametrize("how", ["ddp", "zero3"])
 def test_a_rank_without_seg_does_not_hang(how, phase, checkpoint, rows_file, tmp_path):
-    options = ["no_seg", "per_device_train_batch_size=2", "max_steps=3"]
-    losses = launch(how, phase, checkpoint, rows_file, tmp_path, *options)
+    options = ["no_seg", "per_device_train_batch_size=2", "max_steps=2"]
+    losses = launch(how, phase, checkpoint, rows_file, tmp_path, *options, steps=2)
     assert torch.isfinite(losses).all()
 
 
 def test_a_rank_without_seg_does_not_hang_with_several_objects(checkpoint, rows_file, tmp_path):
-    options = ["no_seg", "per_device_train_batch_size=2", "max_objects=2"]
-    losses = launch("ddp", "grpo", checkpoint, rows_file, tmp_path, *options)
+    options = ["no_seg", "per_device_train_batch_size=2", "max_objects=2", "max_steps=2"]
+    losses = launch("ddp", "grpo", checkpoint, rows_file, tmp_path, *options, steps=2)
     assert torch.isfinite(losses).all()
 
 
@@ -111,7 +111,8 @@ def test_a_rank_without_seg_does_not_hang_with_several_objects(checkpoint, rows_
 def test_a_rank_without_sound_does_not_hang(policy, checkpoint, qwen_checkpoints, rows_file, tmp_path):
     """ZeRO-3 gathers the audio tower on both processes, also where one's clips are silent."""
     folder = checkpoint if policy == "videollama2" else qwen_checkpoints[True]
-    losses = launch("zero3", "sft", folder, rows_file, tmp_path, "no_sound", "per_device_train_batch_size=2")
+    options = ["no_sound", "per_device_train_batch_size=2", "max_steps=2"]
+    losses = launch("zero3", "sft", folder, rows_file, tmp_path, *options, steps=2)
     assert torch.isfinite(losses).all()
 
 
@@ -126,8 +127,8 @@ def test_a_memory_across_frames_does_not_hang(how, option, checkpoint, rows_file
     processor = AuroraProcessor.from_pretrained(checkpoint)
     processor.keep_aspect_ratio = False  # as SAM 2 has it
     processor.save_pretrained(tmp_path / "base")
-    options = [option, "per_device_train_batch_size=2"]
-    losses = launch(how, "sft", tmp_path / "base", rows_file, tmp_path / "run", *options)
+    options = [option, "per_device_train_batch_size=2", "max_steps=1"]
+    losses = launch(how, "sft", tmp_path / "base", rows_file, tmp_path / "run", *options, steps=1)
     assert torch.isfinite(losses).all()
 
 
