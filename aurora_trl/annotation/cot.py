@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +159,11 @@ def ask_about(
 
 
 def _own_share(rows: Sequence[dict[str, Any]], process: int, processes: int) -> list[dict[str, Any]]:
-    """What a process asks about: all neighbouring references to a clip, then those to the next clip of its own."""
-    clips = [list(about) for _, about in groupby(rows, key=view_key)]
-    return [row for about in clips[process::processes] for row in about]
+    """What a process asks about: all references to a clip, whose media are then at hand, then those to the next."""
+    clips: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        clips.setdefault(view_key(row), []).append(row)
+    return [row for about in list(clips.values())[process::processes] for row in about]
 
 
 def _require_sharable(annotator: Annotator, limits: RunLimits, processes: int) -> None:

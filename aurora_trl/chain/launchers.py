@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import DataError
 from .launch import LaunchConfig, read_launch
-from .machine import MACHINE_MODULE
+from .several_machines import MACHINE_MODULE
 
 
 @dataclass(frozen=True)

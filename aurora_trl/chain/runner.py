@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..locks import CHAIN_VARIABLE, LOCK_FILE, end_leftovers, hold, lock_id, release
 from .child_process import run_command, search_path
 from .definition import Pipeline, Step
-from .machine import on_all_machines
+from .several_machines import on_all_machines
 
 
 def run_pipeline(

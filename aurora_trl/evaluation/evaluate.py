@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from ..data.masks import require_annotated
 from ..data.schema import Row, clip_key
 from ..disk import written_whole
+from ..errors import DataError
 from ..generation.answers import Answer, answer_rows, swap_modality, warn_of_cut_answers
 from ..generation.read_ahead import ReadAheadLoader
 from ..models.modeling_aurora import AuroraModel
@@ -166,7 +167,15 @@ def _score(
 
 
 def process_state() -> PartialState:
-    """This process among those that a launcher started; without a launcher it is the only one."""
+    """
+    This process among those that a launcher started; without a launcher it is the only one.
+
+    Raises:
+        `DataError`: where more were started on this machine than it has GPUs.
+    """
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > gpus > 0:
+        raise DataError(f"{here} processes were started on this machine, which has {gpus} GPUs; start {gpus} or fewer")
     # Where there is no accelerator, several processes are recognised only if the CPU is asked for (accelerate 1.15).
     # One that is through waits for those that are not; where one fails, the launcher ends them all.
     several = {"timeout": _LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}

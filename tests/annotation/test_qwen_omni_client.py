@@ -25,6 +25,7 @@ from aurora_trl.annotation import RunLimits, annotate_file, get_annotator
 from aurora_trl.annotation.clients import Unusable
 from aurora_trl.annotation.request_parts import clip_parts
 from aurora_trl.data import DataError
+from aurora_trl.data.schema import clip_key
 
 MEDIA_TOKENS = {
     "image_token": "<|IMAGE|>",
@@ -177,6 +178,19 @@ def test_requests_that_wait_are_answered_together(omni, rows):
         together = list(together)
     assert together == alone
     assert sizes == [3, 1]
+
+
+def test_a_clip_of_several_requests_is_seen_once(omni, rows):
+    """Two references to one clip and one to another: six pictures pass the tower; the texts are as they were alone."""
+    client = get_annotator(f"qwen-omni:{omni[0]}", max_output_tokens=4).client
+    clips = list({clip_key(row): clip_parts(row, num_frames=3, max_image_side=64) for row in rows}.values())[:2]
+    prompts = [[*clips[0], "What is it?"], [*clips[1], "What is it?"], [*clips[0], "Who is it?"]]
+    seen = []
+    client.model.model.visual.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    client.gather_seconds = 0.0
+    alone = [client._generate([prompt], 0)[0].raw for prompt in prompts]
+    assert [answer.raw for answer in client._generate(prompts, 0)] == alone
+    assert seen[3:] == [seen[0] + seen[1]]
 
 
 def test_a_missing_weight_is_named(omni, tmp_path):

@@ -6,16 +6,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from annotate_step import MINING, OwnAnnotator
 from launching import BIN, launch_environment
 
 from aurora_trl.annotation import RunLimits, WorldAnnotator, annotate_file, mine_file
 from aurora_trl.annotation.cot import _own_share, _require_sharable
 from aurora_trl.annotation.shared_journal import collect_records, open_shared_journal
+from aurora_trl.cli import main
 from aurora_trl.data import DataError, load_json, save_json
 from aurora_trl.data.schema import clip_key
+from aurora_trl.evaluation.evaluate import process_state
 from aurora_trl.generation.answers import load
 from aurora_trl.journal import Journal, beside
+from aurora_trl.training.arguments import load_rows
 
 SCRIPT = str(Path(__file__).with_name("annotate_step.py"))
 
@@ -60,6 +64,21 @@ def test_what_can_not_be_shared_is_refused(world):
     with pytest.raises(DataError, match="`max_requests` and `max_cost` are of a whole run, which 2 processes"):
         _require_sharable(OwnAnnotator(world), RunLimits(max_requests=3), 2)
     _require_sharable(WorldAnnotator(world), RunLimits(max_requests=3), 1)
+
+
+def test_no_more_is_annotated_than_training_draws(world, tmp_path):
+    """The rows that `max_train_samples` takes with the same seed."""
+    output = tmp_path / "cot.jsonl"
+    command = ["annotate", str(world), "--annotator", f"synthetic:{world}", "--max-rows", "5", "--seed", "3"]
+    assert main([*command, "--output", str(output)]) == 0
+    assert load_json(output)["id"] == load_rows(str(world), "train", 5, 3)["id"]
+
+
+def test_more_processes_than_gpus_are_one_line(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(DataError, match="4 processes were started on this machine, which has 2 GPUs; start 2 or"):
+        process_state()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 import torch
 from PIL import Image
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ...errors import DataError
 from ...generation.answers import find_device
@@ -110,17 +111,19 @@ class QwenOmniClient:
     @torch.no_grad()
     def _generate(self, batch: Sequence[Sequence[Part]], seed: int) -> list[Reply | Exception]:
         tokenizer = self.processor.tokenizer
-        pictures = [Image.open(io.BytesIO(p.jpeg)) for parts in batch for p in parts if isinstance(p, Picture)]
+        pictures = [part for parts in batch for part in parts if isinstance(part, Picture)]
         waves = [_read_wave(p.wav) for parts in batch for p in parts if isinstance(p, Sound)]
         inputs = self.processor(
             text=[self._chat(parts) for parts in batch],
-            images=pictures or None,
+            images=[Image.open(io.BytesIO(picture.jpeg)) for picture in pictures] or None,
             audio=waves or None,
             sampling_rate=SAMPLING_RATE,
             padding=True,
             return_tensors="pt",
         )
         inputs = inputs.to(self.model.device).to(self.model.dtype)
+        if pictures:
+            inputs["mm_encoder_outputs"] = {"image": self._see(inputs, [p.jpeg for p in pictures])}
         sampling: dict[str, Any] = {"do_sample": bool(self.temperature)}
         if self.temperature:
             sampling["temperature"] = self.temperature
@@ -137,6 +140,16 @@ class QwenOmniClient:
         return [
             self._read(ids, int(prompt.sum())) for ids, prompt in zip(written, inputs["attention_mask"], strict=True)
         ]
+
+    def _see(self, inputs: Any, pictures: list[bytes]) -> BaseModelOutputWithPooling:
+        """What the vision tower makes of a batch's pictures; those of one clip are shown in several requests."""
+        grids = inputs["image_grid_thw"]
+        patches = inputs.pop("pixel_values").split(grids.prod(dim=-1).tolist())
+        first = [pictures.index(picture) for picture in pictures]
+        distinct = sorted(set(first))
+        seen = self.model.get_image_features(torch.cat([patches[i] for i in distinct]), grids[distinct])
+        states = dict(zip(distinct, seen.pooler_output, strict=True))
+        return BaseModelOutputWithPooling(pooler_output=tuple(states[i] for i in first))
 
     def _chat(self, parts: Sequence[Part]) -> str:
         """The prompt, with one place per picture and sound."""

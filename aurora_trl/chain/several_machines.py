@@ -1,7 +1,7 @@
 """
 One machine's part of a step that several machines run: a launcher is told how many there are, and which this is.
 
-    srun --ntasks-per-node=1 python -m aurora_trl.chain.machine accelerate launch … recipes/sft.py …
+    srun --ntasks-per-node=1 python -m aurora_trl.chain.several_machines accelerate launch … recipes/sft.py …
 
 `aurora run --launcher "srun --ntasks-per-node=1"` writes this before its steps. The command counts the processes of
 all machines. How many machines there are, and which this is, stands in the environment: `SLURM_NNODES` and
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from ..errors import DataError
 
 _PORT = "29500"
-MACHINE_MODULE = "aurora_trl.chain.machine"
+MACHINE_MODULE = "aurora_trl.chain.several_machines"
 
 
 def on_all_machines(launcher: Sequence[str], command: Sequence[str]) -> list[str]:
@@ -56,16 +56,24 @@ def own_part(command: Sequence[str], environment: Mapping[str, str]) -> list[str
     if not address:
         raise DataError("the environment variable MASTER_ADDR is not set; export the first machine's address in it")
     if command[0] != "torchrun":
+        _share(command, "--num_processes", machines)  # accelerate would leave the rest out
         words = ["--num_machines", str(machines), "--machine_rank", str(rank)]
         words += ["--main_process_ip", address, "--main_process_port", port]
         return [*command[:2], *words, *command[2:]]
-    at = list(command).index("--nproc_per_node")
-    processes = int(command[at + 1])
-    if processes % machines:
-        raise DataError(f"{machines} machines can not share {processes} processes evenly: ask for a multiple")
     words = ["--nnodes", str(machines), "--node_rank", str(rank), "--master_addr", address, "--master_port", port]
-    words += ["--nproc_per_node", str(processes // machines)]
-    return ["torchrun", *words, *command[at + 2 :]]
+    rest = _share(command[1:], "--nproc_per_node", machines)
+    return ["torchrun", *words, *(word for word in rest if word != "--standalone")]
+
+
+def _share(words: Sequence[str], flag: str, machines: int) -> list[str]:
+    """The words with one machine's processes in place of all, where they are a number: `gpu` is each machine's own."""
+    words = list(words)
+    at = words.index(flag) + 1 if flag in words[:-1] else None
+    if at is not None and words[at].isdecimal():
+        if int(words[at]) % machines:
+            raise DataError(f"{machines} machines can not share {words[at]} processes evenly: ask for a multiple")
+        words[at] = str(int(words[at]) // machines)
+    return words
 
 
 def _number(environment: Mapping[str, str], *names: str) -> int:

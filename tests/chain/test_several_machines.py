@@ -10,8 +10,8 @@ import yaml
 from launching import BIN, launch_environment
 
 from aurora_trl.chain.definition import load_pipeline
-from aurora_trl.chain.machine import on_all_machines, own_part
 from aurora_trl.chain.runner import run_pipeline
+from aurora_trl.chain.several_machines import on_all_machines, own_part
 from aurora_trl.data import DataError
 
 SECOND = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "MASTER_ADDR": "first"}
@@ -37,15 +37,19 @@ dist.destroy_process_group()
 
 def test_a_machine_is_told_its_part():
     words = own_part(["torchrun", "--standalone", "--nproc_per_node", "16", "-m", "aurora_trl.cli", "mine"], SECOND)
-    options, rest = words[1:11], words[11:]
-    assert dict(zip(options[::2], options[1::2], strict=True)) == {
-        "--nnodes": "2",
-        "--node_rank": "1",
-        "--master_addr": "first",
-        "--master_port": "29500",
-        "--nproc_per_node": "8",
-    }
-    assert rest == ["-m", "aurora_trl.cli", "mine"]
+    assert words[:9] == [
+        "torchrun",
+        "--nnodes",
+        "2",
+        "--node_rank",
+        "1",
+        "--master_addr",
+        "first",
+        "--master_port",
+        "29500",
+    ]
+    assert words[9:] == ["--nproc_per_node", "8", "-m", "aurora_trl.cli", "mine"]
+    assert own_part(["torchrun", "--nproc_per_node", "gpu", "x.py"], SECOND)[9:] == ["--nproc_per_node", "gpu", "x.py"]
     launch = ["accelerate", "launch", "--config_file", "zero2.yaml", "--num_processes", "16", "sft.py"]
     others = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "first", "MASTER_PORT": "4000"}
     words = ["--num_machines", "2", "--machine_rank", "0", "--main_process_ip", "first", "--main_process_port", "4000"]
@@ -63,19 +67,20 @@ def test_a_machine_is_told_its_part():
     ],
 )
 def test_what_is_missing_is_named(environment, message):
-    with pytest.raises(DataError, match=message):
-        own_part(["torchrun", "--standalone", "--nproc_per_node", "4", "x.py"], environment)
+    for command in (["torchrun", "--nproc_per_node"], ["accelerate", "launch", "--num_processes"]):
+        with pytest.raises(DataError, match=message):
+            own_part([*command, "4", "x.py"], environment)
 
 
 def test_a_step_of_one_process_runs_on_one_machine():
     assert on_all_machines(["srun"], ["aurora", "init"]) == ["aurora", "init"]
     assert on_all_machines([], ["torchrun", "x.py"]) == ["torchrun", "x.py"]
     words = on_all_machines(["srun"], ["torchrun", "x.py"])
-    assert words == ["srun", sys.executable, "-m", "aurora_trl.chain.machine", "torchrun", "x.py"]
+    assert words == ["srun", sys.executable, "-m", "aurora_trl.chain.several_machines", "torchrun", "x.py"]
 
 
 def test_no_slurm_is_one_line():
-    command = [sys.executable, "-m", "aurora_trl.chain.machine", "torchrun", "--nproc_per_node", "2", "x.py"]
+    command = [sys.executable, "-m", "aurora_trl.chain.several_machines", "torchrun", "--nproc_per_node", "2", "x.py"]
     environment = {name: value for name, value in launch_environment().items() if not name.startswith("SLURM")}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 1
