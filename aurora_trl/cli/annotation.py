@@ -234,7 +234,7 @@ def _mine(arguments: argparse.Namespace) -> None:
     rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed, **_get_format(arguments))
     rows = rows.filter(lambda row: not row["is_null"]).to_list()
     state = process_state()
-    model, processor = load(arguments.model, state.device)
+    model, processor = load(arguments.model, state.device, engine=arguments.engine)
     hard = mine_file(
         model,
         processor,

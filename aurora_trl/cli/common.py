@@ -117,3 +117,14 @@ def add_generation(command: argparse.ArgumentParser) -> None:
     """Add the flags of generation."""
     command.add_argument("--batch-size", type=whole(1), default=16, help="(default: 16)")
     command.add_argument("--max-new-tokens", type=whole(1), help=LIMIT_HELP)
+    add_engine(command)
+
+
+def add_engine(command: argparse.ArgumentParser) -> None:
+    """Add the flag of what samples."""
+    command.add_argument(
+        "--engine",
+        choices=("auto", "eager", "compiled"),
+        default="auto",
+        help="what samples: transformers' loop, or one compiled step per token (default: the latter on a GPU)",
+    )

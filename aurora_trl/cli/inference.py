@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .common import LIMIT_HELP, AddCommand, add_format, add_generation, claim, say, whole
+from .common import LIMIT_HELP, AddCommand, add_engine, add_format, add_generation, claim, say, whole
 
 
 def add_inference_commands(add: AddCommand) -> None:
@@ -45,6 +45,7 @@ def add_inference_commands(add: AddCommand) -> None:
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for text, masks and overlay")
     command.add_argument("--max-new-tokens", type=whole(1), help=LIMIT_HELP)
     command.add_argument("--device", help="(default: a GPU where there is one)")
+    add_engine(command)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -73,7 +74,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         require_valid(rows)
     state = process_state()
     state.wait_for_everyone()  # all have seen that the output is new
-    model, processor = load(arguments.model, state.device)
+    model, processor = load(arguments.model, state.device, engine=arguments.engine)
     metrics = evaluate_model(
         model,
         processor,
@@ -110,6 +111,7 @@ def _kind_of(root: str) -> Callable[[dict[str, Any]], str] | None:
 
 
 def _segment(arguments: argparse.Namespace) -> None:
+    from ..generation.engines import choose_engine
     from ..generation.pipeline import AuroraPipeline
     from ..generation.segment import write_segmentation
 
@@ -122,6 +124,8 @@ def _segment(arguments: argparse.Namespace) -> None:
         raise ValueError("give the clip as --video or as --frames, and not both")
     clip = {"video": arguments.video, "frames": arguments.frames, "audio": arguments.audio}
     pipeline = AuroraPipeline.from_pretrained(arguments.model, device=arguments.device)
+    choose_engine(arguments.engine, pipeline.model)
+    pipeline.model.generation_engine = arguments.engine
     result = pipeline(arguments.reference, max_new_tokens=arguments.max_new_tokens, **clip)
     record = write_segmentation(result, clip, output)
     say(result.reasoning)

@@ -47,13 +47,16 @@ class Answer:
     object_logits: torch.Tensor | None = None
 
 
-def load(model_dir: str | Path, device: str | torch.device | None = None) -> tuple[AuroraModel, AuroraProcessor]:
+def load(
+    model_dir: str | Path, device: str | torch.device | None = None, *, engine: str = "auto"
+) -> tuple[AuroraModel, AuroraProcessor]:
     """
     Load a checkpoint for inference.
 
     Args:
         model_dir (`str` or `Path`): a phase's output folder, or a Hub repository.
         device (`str`, *optional*): where to put it; a GPU where there is one by default.
+        engine (`str`, *optional*, defaults to `"auto"`): what samples, see [`choose_engine`].
 
     Returns:
         `tuple`: the model in eval mode, and its processor.
@@ -62,6 +65,8 @@ def load(model_dir: str | Path, device: str | torch.device | None = None) -> tup
     processor = AuroraProcessor.from_pretrained(model_dir)  # first: what is wrong with it is known in a moment
     model = AuroraModel.from_pretrained(str(model_dir)).to(torch_device).eval()
     processor.require_fit(model)
+    choose_engine(engine, model)  # what can not be is known before anything is asked
+    model.generation_engine = engine
     return model, processor
 
 

@@ -72,6 +72,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         self.stored_dtype: torch.dtype | None = None
         # Takes the place of transformers' loop in `generate`; see `aurora_trl.generation.engines`.
         self.decoding_method: Callable[..., torch.Tensor] | None = None
+        # What samples where a caller leaves it open.
+        self.generation_engine = "auto"
         # How much of a rollout's prompts is read at once.
         self.prefill_tokens = 8192
         self._no_split_modules = self.policy._no_split_modules

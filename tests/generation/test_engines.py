@@ -6,7 +6,7 @@ from grpo_helpers import build, logged
 from peft import LoraConfig, get_peft_model
 from transformers import LogitsProcessor, TextStreamer
 
-from aurora_trl.generation.answers import answer_rows
+from aurora_trl.generation.answers import answer_rows, load
 from aurora_trl.generation.clip_loader import ClipLoader, pad_ids, stack_clips
 from aurora_trl.generation.engines import CompiledDecoder, choose_engine, compiled, recorded_generation
 from aurora_trl.models.modeling_aurora import AuroraModel
@@ -150,6 +150,19 @@ def test_a_whole_answer(drawing_checkpoint, cot_rows):
         assert (answer.mask_logits is None) == (expected.mask_logits is None)
         if answer.mask_logits is not None:
             torch.testing.assert_close(answer.mask_logits, expected.mask_logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("quickly_compiled")
+def test_a_model_is_loaded_for_an_engine(drawing_checkpoint, cot_rows):
+    """Evaluation, mining and `aurora segment` sample with what `--engine` names."""
+    model, processor = load(drawing_checkpoint, "cpu", engine="compiled")
+    assert choose_engine("auto", model) == "compiled"
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    (answer,) = answer_rows(model, processor, cot_rows.to_list()[:1])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 1
+    assert answer.completion
+    with pytest.raises(ValueError, match="unknown generation engine 'fast'"):
+        load(drawing_checkpoint, "cpu", engine="fast")
 
 
 @pytest.mark.usefixtures("quickly_compiled")

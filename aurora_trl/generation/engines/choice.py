@@ -21,7 +21,8 @@ def choose_engine(name: str, model: AuroraModel) -> str:
     The engine that samples.
 
     Args:
-        name (`str`): one of `ENGINES`; `"auto"` is `compiled` on a GPU where the model can be compiled, else `eager`.
+        name (`str`): one of `ENGINES`; `"auto"` is the model's own `generation_engine`, and where that is `"auto"`,
+            `compiled` on a GPU where the model can be compiled, else `eager`.
         model (`AuroraModel`): the model.
 
     Returns:
@@ -32,6 +33,7 @@ def choose_engine(name: str, model: AuroraModel) -> str:
     """
     if name not in ENGINES:
         raise ValueError(f"unknown generation engine {name!r}; use one of {', '.join(ENGINES)}")
+    name = model.generation_engine if name == "auto" else name
     if name == "eager":
         return name
     reason = _why_not(model)
@@ -63,6 +65,7 @@ def recorded_generation(model: AuroraModel, engine: str = "auto") -> Iterator[li
         model (`AuroraModel`): the model, unwrapped.
         engine (`str`, *optional*, defaults to `"auto"`): see [`choose_engine`].
     """
+    engine = model.generation_engine if engine == "auto" else engine
     if choose_engine(engine, model) == "eager":
         with record_last_states(model) as states:
             yield states
