@@ -24,7 +24,7 @@ class Problem:
         kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `mask values`, `empty mask`, `empty
             sound`, `silent sound`, `short sound`, `duplicate id`, `class` or `row`.
         text (`str`): one line that names the file or the row and the way out.
-        rows (`tuple[int, ...]`): the places of the rows that can not be used for it.
+        rows (`tuple[int, ...]`): the numbers of the rows that can not be used for it.
     """
 
     kind: str
@@ -50,12 +50,12 @@ class ClipChecker:
         self.files = _FileLooks(thorough, min_sound_seconds)
 
     def check(self, clip: Clip) -> list[Problem]:
-        """The problems of `(place, row)` pairs; one that several rows share comes once, with all of them."""
+        """The problems of `(number, row)` pairs; one that several rows share comes once, with all of them."""
         found: dict[tuple[str, str], list[int]] = {}
-        for place, row in clip:
+        for number, row in clip:
             for fault in self._row_faults(row):
-                found.setdefault((fault.kind, str(fault)), []).append(place)
-        return [Problem(kind, text, tuple(places)) for (kind, text), places in found.items()]
+                found.setdefault((fault.kind, str(fault)), []).append(number)
+        return [Problem(kind, text, tuple(numbers)) for (kind, text), numbers in found.items()]
 
     def _row_faults(self, row: Row) -> list[Fault]:
         try:
@@ -107,9 +107,9 @@ class ClipChecker:
             if isinstance(size, Fault):
                 faults.append(size)
             elif frame_size is not None and size != frame_size:
-                place = f"row {row['id']!r}: a mask" if in_row else name
+                where = f"row {row['id']!r}: a mask" if in_row else name
                 faults.append(
-                    Fault("size", f"{place}: {_shown(size)} pixels, but the clip's frames have {_shown(frame_size)}")
+                    Fault("size", f"{where}: {_shown(size)} pixels, but the clip's frames have {_shown(frame_size)}")
                 )
         if faults or not entries or not self.files.thorough:
             return faults

@@ -179,13 +179,13 @@ def check_classes(split: str, names: Sequence[str | None], known: Iterable[str])
         `list[Problem]`: one for each class.
     """
     allowed = {*known, NULL_CLASS, None}
-    places: dict[str | None, list[int]] = {}
+    numbers: dict[str | None, list[int]] = {}
     for number, name in enumerate(names):
         if name not in allowed:
-            places.setdefault(name, []).append(number)
+            numbers.setdefault(name, []).append(number)
     return [
         Problem("class", f"split {split}: {name!r} is not one of its classes ({len(found)} rows)", tuple(found))
-        for name, found in places.items()
+        for name, found in numbers.items()
     ]
 
 

@@ -48,7 +48,7 @@ def load_refavs(root: str | Path, split: str) -> Dataset:
 
     Returns:
         `Dataset`: one row per reference, with the columns of `aurora_trl.data.schema`. A uid that occurs twice gets
-        `#2` at its second place in `id`.
+        `#2` where it comes for the second time in `id`.
 
     Raises:
         `DataError`: where the table is missing, lacks a column, or has no row of that split.

@@ -111,12 +111,12 @@ def taken_frames(row: Row, num_frames: int) -> list[int]:
 
 def _prefer(annotated: Sequence[int], spread: Sequence[int], times: Sequence[float]) -> list[int]:
     """Frames spread over a clip, with an annotated one in place of each that is the nearest to any."""
-    nearest: dict[int, tuple[float, int]] = {}  # by the place among those spread: distance and number
+    nearest: dict[int, tuple[float, int]] = {}  # by the turn among those spread: distance and number
     for number in annotated:
         if number < len(times):  # a mask without a frame is an error elsewhere
-            distance, place = min((abs(times[own] - times[number]), place) for place, own in enumerate(spread))
-            nearest[place] = min(nearest.get(place, (distance, number)), (distance, number))
-    return sorted(nearest[place][1] if place in nearest else own for place, own in enumerate(spread))
+            distance, turn = min((abs(times[own] - times[number]), turn) for turn, own in enumerate(spread))
+            nearest[turn] = min(nearest.get(turn, (distance, number)), (distance, number))
+    return sorted(nearest[turn][1] if turn in nearest else own for turn, own in enumerate(spread))
 
 
 def frame_seconds(row: Row, numbers: Sequence[int], *, sound_seconds: float | None = None) -> list[float] | None:
@@ -184,23 +184,23 @@ def _read_listed(names: Sequence[str]) -> list[np.ndarray]:
     """Images and moments of videos, in order; each video is opened once."""
     moments: dict[str, list[tuple[int, float]]] = {}
     frames: dict[int, np.ndarray] = {}
-    for place, name in enumerate(names):
+    for number, name in enumerate(names):
         path, seconds = split_moment(name)
         if seconds is None:
-            frames[place] = _read_image(path)
+            frames[number] = _read_image(path)
         else:
-            moments.setdefault(path, []).append((place, seconds))
+            moments.setdefault(path, []).append((number, seconds))
     for path, wanted in moments.items():
         index = index_video(path)
         read = read_frames(path, index, [index.at(seconds) for _, seconds in wanted])
-        frames.update({place: frame for (place, _), frame in zip(wanted, read, strict=True)})
-    for place, name in enumerate(names):
-        if frames[place].shape != frames[0].shape:
-            (height, width), (first_height, first_width) = frames[place].shape[:2], frames[0].shape[:2]
+        frames.update({number: frame for (number, _), frame in zip(wanted, read, strict=True)})
+    for number, name in enumerate(names):
+        if frames[number].shape != frames[0].shape:
+            (height, width), (first_height, first_width) = frames[number].shape[:2], frames[0].shape[:2]
             raise DataError(
                 f"{name}: {width}x{height} pixels, but the clip's first frame has {first_width}x{first_height}"
             )
-    return [frames[place] for place in range(len(names))]
+    return [frames[number] for number in range(len(names))]
 
 
 def split_moment(name: str) -> tuple[str, float | None]:

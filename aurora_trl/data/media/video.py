@@ -313,7 +313,7 @@ def _jump(path: str, index: VideoIndex, wanted: Sequence[int]) -> dict[int, np.n
         groups.setdefault(index.keyframes[bisect_right(index.keyframes, number) - 1], []).append(number)
     if 2 * sum(group[-1] - start + 1 for start, group in groups.items()) > wanted[-1] + 1:
         return None
-    places = {stamp: number for number, stamp in enumerate(index.stamps)}
+    numbers = {stamp: number for number, stamp in enumerate(index.stamps)}
     found: dict[int, np.ndarray] = {}
     try:
         with open_video(path) as container:
@@ -322,13 +322,13 @@ def _jump(path: str, index: VideoIndex, wanted: Sequence[int]) -> dict[int, np.n
                 container.seek(index.stamps[start], stream=stream)
                 following: int | None = None
                 for frame in container.decode(stream):
-                    place = places.get(frame.pts)
-                    if place is None or (place > group[0] if following is None else place != following):
+                    current = numbers.get(frame.pts)
+                    if current is None or (current > group[0] if following is None else current != following):
                         return None
-                    following = place + 1
-                    if place in group:
-                        found[place] = _upright_frame(path, index, place, frame)
-                    if place >= group[-1]:
+                    following = current + 1
+                    if current in group:
+                        found[current] = _upright_frame(path, index, current, frame)
+                    if current >= group[-1]:
                         break
     except DataError:
         return None  # decoding from the start says what is wrong
