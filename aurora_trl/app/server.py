@@ -71,9 +71,10 @@ class App:
         self._ended = threading.Event()
         self._former_handler: Any = None
         self._folder = tempfile.TemporaryDirectory(prefix="aurora-app-")
-        # Before Gradio looks: its uploads go where ours end them, and nobody is told that it was started.
+        # Before Gradio looks: its uploads go where ours end them, nobody is told that it was started, and no browser
+        # keeps what was asked.
         os.environ["GRADIO_TEMP_DIR"] = self._folder.name
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = os.environ["GRADIO_RUN_HISTORY"] = "False"
         try:
             self.blocks = self._build()
         except BaseException:
@@ -120,7 +121,6 @@ class App:
             inbrowser=browse,
             quiet=True,
             footer_links=[],
-            run_history=False,
             enable_monitoring=False,
             ssr_mode=False,
             share=False,
