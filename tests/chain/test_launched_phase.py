@@ -63,7 +63,7 @@ def test_our_accelerate_configs_have_names(tmp_path):
         (["--learning_rat", "3"], "unrecognized arguments: --learning_rat"),
         (["--learning_rate", "x"], "invalid float value: 'x'"),
         (["--config", "none.yaml"], "none.yaml: no such recipe"),
-        (["--num_processes", "two"], "argument --num_processes: invalid int value: 'two'"),
+        (["--num_processes", "two"], "invalid int value: 'two'"),
         ([], "the following arguments are required: --model_name_or_path"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
