@@ -109,7 +109,5 @@ def _checked(flag: str, value: str) -> str:
     if Path(value).exists():
         value = str(Path(value).resolve())
     if _PLAIN_VALUE.fullmatch(value) is None:
-        raise DataError(
-            f"--{flag} {value!r}: holds a character that a YAML would need quotes for; give it a plain name"
-        )
+        raise DataError(f"--{flag} {value!r}: has a character that YAML needs quotes for; rename it")
     return value

@@ -1,11 +1,13 @@
 """`aurora sft` and `aurora grpo`: a phase through accelerate's launcher."""
 
 import json
+import socket
 import subprocess
 import sys
 
 import pytest
 import yaml
+from conftest import REPOSITORY
 from launching import launch_environment
 
 from aurora_trl.chain.launched_phase import divide_words
@@ -63,7 +65,7 @@ def test_our_accelerate_configs_have_names(tmp_path):
         (["--learning_rat", "3"], "unrecognized arguments: --learning_rat"),
         (["--learning_rate", "x"], "invalid float value: 'x'"),
         (["--config", "none.yaml"], "none.yaml: no such recipe"),
-        (["--num_processes", "two"], "argument --num_processes: invalid int value: 'two'"),
+        (["--num_processes", "two"], "invalid int value: 'two'"),
         ([], "the following arguments are required: --model_name_or_path"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -105,18 +107,22 @@ def test_a_phase_runs(settings, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_failure_is_the_phases_own_line(settings, world, tmp_path):
+@pytest.mark.parametrize("launch", [[], ["--accelerate_config", "zero2", "--num_processes", "2"]], ids=["one", "two"])
+def test_a_failure_is_the_phases_own_line(launch, settings, world, tmp_path, monkeypatch, capfd):
     """In one process, and in two under torchrun, which would print ten lines of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     rows = load_rows(str(world), "train")
     missing = rows[0]["frames"][0] + "x"
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"id": "1", "reference": "the dog", "frames": [missing], "masks": [None]}) + "\n")
     recipe = write(tmp_path, {**settings, "dataset_path": str(file)})
-    launch = ["--accelerate_config", "zero2", "--num_processes", "2", "--main_process_port", "29641"]
-    for words in ([], launch):
-        result = run("sft", "--config", recipe, *words)
-        assert result.returncode == 1
-        assert "Traceback" not in result.stderr
-        lines = result.stderr.strip().splitlines()
-        assert all(line.startswith("error: ") for line in lines[-len(words[:1]) - 1 :]), result.stderr
-        assert "no such frame" in lines[-1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = ["--main_process_port", str(listener.getsockname()[1])] if launch else []
+    with pytest.raises(SystemExit) as ended:
+        main(["sft", "--config", recipe, *launch, *port])
+    assert ended.value.code == 1
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    lines = said.strip().splitlines()[-2 if launch else -1 :]
+    assert all(line.startswith("error: ") and "no such frame" in line for line in lines), said

@@ -28,7 +28,7 @@ PUBLISHED = [
 ]
 OWN = sorted(path for path in (RECIPES / "own").glob("*.yaml") if path.name != "pipeline.yaml")
 PHASES = [*TINY, *PUBLISHED, *OWN]
-PIPELINES = [RECIPES / name / "pipeline.yaml" for name in ("tiny", "own", *POLICIES)]
+PIPELINES = [RECIPES / name / "pipeline.yaml" for name in ("tiny", *POLICIES, "own")]
 
 
 def config_class(path: Path) -> type:
@@ -70,7 +70,7 @@ def test_pipeline_yaml_is_parsed(path):
             assert step.command[step.command.index("--config") + 1] == str(step.config)
 
 
-@pytest.mark.parametrize("path", PIPELINES[1:], ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", PIPELINES[1:-1], ids=lambda path: path.parent.name)
 def test_a_published_chain_uses_every_gpu(path):
     for processes, supervised, grpo in ((1, 1, 1), (2, 2, 2), (4, 4, 4), (8, 8, 8), (64, 8, 24)):
         pipeline = load_pipeline(path, num_processes=processes)
