@@ -17,11 +17,13 @@ class LaunchConfig:
         num_processes (`int`): GPUs.
         zero_stage (`int` or `None`): of DeepSpeed; None without it.
         offload_optimizer (`bool`): the optimizer is in the host's memory.
+        one_process (`bool`): accelerate starts one process, whatever number is asked for.
     """
 
     num_processes: int = 1
     zero_stage: int | None = None
     offload_optimizer: bool = False
+    one_process: bool = False
 
 
 def read_launch(path: str | Path) -> LaunchConfig:
@@ -44,6 +46,7 @@ def read_launch(path: str | Path) -> LaunchConfig:
         num_processes=processes,
         zero_stage=None if stage is None else _whole_number(path, "zero_stage", stage, least=0),
         offload_optimizer=settings.get("offload_optimizer_device", "none") == "cpu",
+        one_process=content.get("distributed_type") in ("NO", False),  # YAML reads a bare NO as false
     )
 
 

@@ -97,11 +97,18 @@ def share_samples(where: str, settings: Mapping[str, Any], accelerate: str, num_
         `list[str]`: flags that follow the script.
 
     Raises:
-        `DataError`: where a step's samples can not be shared out evenly; says which numbers can.
+        `DataError`: where a step's samples can not be shared out evenly; says which numbers can. Where the config
+            starts one process only.
     """
     batch = _count(where, settings, "per_device_train_batch_size", 8)
     accumulated = _count(where, settings, "gradient_accumulation_steps", 1)
-    written_for = read_launch(accelerate).num_processes
+    launch = read_launch(accelerate)
+    written_for = launch.num_processes
+    if launch.one_process and num_processes > 1:
+        raise DataError(
+            f"{where} is to run on {num_processes} processes, and accelerate starts one with {accelerate}; name "
+            "recipes/accelerate/zero2.yaml, or ddp.yaml"
+        )
     samples = batch * written_for * accumulated
     for own in range(batch, 0, -1):
         if num_processes < 1 or samples % (own * num_processes):

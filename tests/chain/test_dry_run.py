@@ -306,6 +306,10 @@ def test_another_number_of_gpus_sees_as_many_samples(write):
         DataError, match=r"takes 64 samples per step \(8 at a time on 2 processes, 4 times\), which 3 "
     ):
         load_pipeline(file, num_processes=3)
+    single = {"accelerate": str(REPOSITORY / "recipes" / "accelerate" / "single.yaml")}
+    assert load_pipeline(write(sft=single), num_processes=1)
+    with pytest.raises(DataError, match=r"on 2 processes, and accelerate starts one with .*single\.yaml; name"):
+        load_pipeline(write(sft=single), num_processes=2)
     capped = write(recipe={"gradient_accumulation_steps": 4}, sft={"most_processes": 8})
     for processes, used in ((64, "8"), (4, "4")):
         command = load_pipeline(capped, num_processes=processes).step("sft").command
