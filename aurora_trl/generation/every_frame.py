@@ -13,6 +13,7 @@ from ..data.masks import frame_size
 from ..data.media.streaming import stream_frames
 from ..data.schema import Row
 from ..models.modeling_aurora import AuroraModel
+from ..models.objects import union_logits
 from ..models.processing_aurora import AuroraProcessor
 
 # Of the frames as they are read: a chunk of a large video holds fewer of them.
@@ -28,13 +29,15 @@ class FrameMasks:
         number (`int`): of the frame in its clip.
         seconds (`float` or `None`): when it is shown; None for images without sound, which have no times.
         frame (`np.ndarray` of shape `(H, W, 3)`, uint8): RGB, upright.
-        masks (`np.ndarray` of shape `(N, H, W)`, uint8): 0 or 1, of each object; all 0 where the answer has no
+        mask (`np.ndarray` of shape `(H, W)`, uint8): 0 or 1, of all objects together; all 0 where the answer has no
             `[SEG]`.
+        masks (`np.ndarray` of shape `(N, H, W)`, uint8): of each object; of one alone the same.
     """
 
     number: int
     seconds: float | None
     frame: np.ndarray
+    mask: np.ndarray
     masks: np.ndarray
 
 
@@ -77,7 +80,8 @@ def draw_frames(
     times: Sequence[float | None] = [None] * len(numbers) if seconds is None else seconds
     if seg_features is None:
         for number, moment, frame in zip(numbers, times, frames, strict=True):
-            yield FrameMasks(number, moment, frame, np.zeros((1, height, width), np.uint8))
+            nothing = np.zeros((1, height, width), np.uint8)
+            yield FrameMasks(number, moment, frame, nothing[0], nothing)
         return
     size = min(model.mask_decoder.frames_per_chunk(), max(1, _CHUNK_BYTES // (3 * height * width)))
     held: deque[np.ndarray] = deque()
@@ -87,12 +91,17 @@ def draw_frames(
             held.append(np.stack(part))
             yield model.encode_masks(processor.process_mask_frames(held[-1])[None])
 
+    def drawn(logits: torch.Tensor) -> np.ndarray:
+        return masks_of_frame_size(processor.restore_masks(logits, (height, width)), (height, width))
+
     prompts = seg_features.to(next(model.seg_projector.parameters()).device)[:, None]
-    place = 0
+    place, counts = 0, torch.ones(1, len(prompts), dtype=torch.bool, device=prompts.device)
     for logits in model.mask_decoder.decode_stream(encode(), prompts, len(numbers)):  # (N, t, h, w)
         part = held.popleft()
-        restored = [processor.restore_masks(each, (height, width)) for each in logits]
-        masks = np.stack([masks_of_frame_size(each, (height, width)) for each in restored], axis=1)  # (t, N, H, W)
-        for frame, drawn in zip(part, masks, strict=True):
-            yield FrameMasks(numbers[place], times[place], frame, drawn)
+        masks = np.stack([drawn(each) for each in logits], axis=1)  # (t, N, H, W)
+        together = masks[:, 0]
+        if len(logits) > 1:
+            together = drawn(union_logits(logits[None], counts)[0])
+        for frame, mask, each in zip(part, together, masks, strict=True):
+            yield FrameMasks(numbers[place], times[place], frame, mask, each)
             place += 1

@@ -231,11 +231,11 @@ class AuroraPipeline:
                 "`every_frame(result)`, or use `aurora segment --every-frame`"
             )
         drawn = draw_frames(self.model, self.processor, result.row, result.seg_features, numbers, seconds)
-        masks = np.stack([frame.masks for frame in drawn], axis=1)  # (N, T, H, W)
+        planes = [(frame.mask, frame.masks) for frame in drawn]
         return replace(
             result,
-            masks=masks.max(axis=0),
+            masks=np.stack([mask for mask, _ in planes]),
             frame_indices=numbers,
             frame_seconds=seconds,
-            object_masks=masks if len(masks) > 1 else None,
+            object_masks=np.stack([masks for _, masks in planes], axis=1) if objects > 1 else None,
         )

@@ -1,8 +1,9 @@
 """What `aurora segment` leaves: the answer, its masks as PNG, COCO run lengths and video, pictures with the sound."""
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -52,7 +53,7 @@ def write_segmentation(
     """
     output_dir = Path(output_dir)
     with ExitStack() as stack:
-        files = stack.enter_context(MaskFiles(output_dir))
+        files = stack.enter_context(mask_files(output_dir))
         if drawn is None:
             for frame in _own_frames(result, row):
                 files.add(frame)
@@ -88,7 +89,7 @@ def _own_frames(result: Segmentation, row: Row) -> Iterator[FrameMasks]:
     planes = result.masks[None] if result.object_masks is None else result.object_masks
     for i, number in enumerate(result.frame_indices):
         seconds = None if result.frame_seconds is None else result.frame_seconds[i]
-        yield FrameMasks(number, seconds, frames[i], planes[:, i])
+        yield FrameMasks(number, seconds, frames[i], result.masks[i], planes[:, i])
 
 
 def mask_note(result: Segmentation, num_drawn: int | None = None) -> str:
@@ -117,80 +118,79 @@ def draw_result(result: Segmentation, row: Row) -> Image.Image:
     )
 
 
-class MaskFiles:
+@contextmanager
+def mask_files(output_dir: Path) -> Iterator["MaskFiles"]:
     """
-    The masks of a folder: PNG files, and COCO run lengths in JSON, written as the frames come. A context manager.
+    Where the masks of frames go that come in the block: PNG files, and COCO run lengths in JSON.
 
     Args:
         output_dir (`Path`): for `masks`, `masks.json`, and with several objects `objects`, `objects.json`.
+    """
+    with _json_list(output_dir / "masks.json") as add_runs, ExitStack() as spools:
+        files = MaskFiles(output_dir, add_runs, spools)
+        yield files
+        if files.spools:
+            with _json_list(output_dir / "objects.json") as add_object:
+                for spool in files.spools:
+                    spool.seek(0)
+                    for line in spool:
+                        add_object(line.rstrip("\n"))
+
+
+class MaskFiles:
+    """
+    The masks of a folder, see `mask_files`.
 
     Attributes:
         records (`list[dict]`): frame, time, file and area of each mask.
         num_objects (`int`): of the frames so far.
+        spools (`list[IO[str]]`): the run lengths of each of several objects, which follow one another in their file.
     """
 
-    def __init__(self, output_dir: Path):
-        self._output_dir = output_dir
-        self._stack = ExitStack()
-        self._lists: dict[str, _JsonList] = {}
+    def __init__(self, output_dir: Path, add_runs: Callable[[str], None], stack: ExitStack):
+        self._output_dir, self._add_runs, self._stack = output_dir, add_runs, stack
         self.records: list[dict[str, Any]] = []
         self.num_objects = 0
-
-    def __enter__(self) -> "MaskFiles":
-        (self._output_dir / "masks").mkdir(parents=True, exist_ok=True)
-        self._stack.__enter__()
-        self._list("masks.json")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-    def _list(self, name: str) -> "_JsonList":
-        if name not in self._lists:
-            file = self._stack.enter_context(written_whole(self._output_dir / name))
-            self._lists[name] = self._stack.enter_context(_JsonList(file))
-        return self._lists[name]
+        self.spools: list[IO[str]] = []
 
     def add(self, frame: FrameMasks) -> None:
         """Write the masks of a frame."""
         self.num_objects = len(frame.masks)
-        together = frame.masks.max(axis=0)
         name = f"masks/{frame.number:06d}.png"
-        Image.fromarray(together * np.uint8(255)).save(self._output_dir / name)
-        self._list("masks.json").add(_run_lengths(frame.number, together))
+        self._save(frame.mask, name)
+        self._add_runs(_run_lengths(frame.number, frame.mask))
         seconds = None if frame.seconds is None else round(frame.seconds, 3)
-        area = int(together.sum())
+        area = int(frame.mask.sum())
         self.records.append({"frame": frame.number, "seconds": seconds, "file": name, "area": area})
         for number, mask in enumerate(frame.masks if self.num_objects > 1 else ()):
-            folder = self._output_dir / "objects" / str(number)
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(mask * np.uint8(255)).save(folder / f"{frame.number:06d}.png")
-            self._list("objects.json").add({"object": number, **_run_lengths(frame.number, mask)})
+            self._save(mask, f"objects/{number}/{frame.number:06d}.png")
+            if number == len(self.spools):
+                self.spools.append(self._stack.enter_context(tempfile.TemporaryFile("w+")))  # noqa: SIM115
+            self.spools[number].write(_run_lengths(frame.number, mask, object=number) + "\n")
+
+    def _save(self, mask: np.ndarray, name: str) -> None:
+        path = self._output_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask * np.uint8(255)).save(path)
 
 
-def _run_lengths(number: int, mask: np.ndarray) -> dict[str, Any]:
-    return {"frame": number, "segmentation": json.loads(encode_rle(mask))}
+def _run_lengths(number: int, mask: np.ndarray, **others: int) -> str:
+    return json.dumps({**others, "frame": number, "segmentation": json.loads(encode_rle(mask))})
 
 
-class _JsonList:
-    """A JSON list of which nothing is kept in memory; a context manager."""
+@contextmanager
+def _json_list(path: Path) -> Iterator[Callable[[str], None]]:
+    """A JSON list of which nothing is kept in memory: gives a function that adds a value, in JSON."""
+    with written_whole(path) as file:
+        separator = "[\n"
 
-    def __init__(self, file: IO[str]):
-        self._file, self._begun = file, False
+        def add(value: str) -> None:
+            nonlocal separator
+            file.write(separator + value)
+            separator = ",\n"
 
-    def __enter__(self) -> "_JsonList":
-        self._file.write("[")
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._file.write("]\n")
-
-    def add(self, value: dict[str, Any]) -> None:
-        """The next value."""
-        self._file.write(("," if self._begun else "") + "\n" + json.dumps(value))
-        self._begun = True
+        yield add
+        file.write("]\n" if separator == ",\n" else "[]\n")
 
 
 class _ClipVideo:
@@ -243,7 +243,7 @@ class _ClipVideo:
         moment = self._shown * SECONDS_PER_IMAGE if frame.seconds is None else frame.seconds - self._span[0]
         self._hear(moment)
         self._overlay.add(overlay_masks(frame.frame, frame.masks), moment)
-        self._masks.add(frame.masks.max(axis=0), moment)
+        self._masks.add(frame.mask, moment)
         self._last = (moment, moment - self._last[0] if self._shown else self._last[1])
         self._shown += 1
 
