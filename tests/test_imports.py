@@ -12,6 +12,7 @@ PACKAGE = REPOSITORY / "aurora_trl"
 ROOMS = (
     "errors",
     "version",
+    "environment",
     "foreign_warnings",
     "prompts",
     "progress",

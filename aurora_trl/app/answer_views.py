@@ -12,7 +12,7 @@ import pandas as pd
 from ..annotation.instructions import FAILURE_KINDS
 from ..data.schema import Row
 from ..errors import DataError
-from ..evaluation.report import shown_scores
+from ..evaluation.tables import shown_scores
 from ..evaluation.visualize import load_answer
 from ..generation.picture import draw_clip
 from ..prompts import SEG_TOKEN, display_class

@@ -12,9 +12,13 @@ from typing import Any
 from ..disk import naming, remove, written_whole
 from ..errors import DataError
 from ..locks import CHAIN_VARIABLE, LOCK_FILE, end_leftovers, hold, lock_id, release
+from ..text_files import read_text
 from .child_process import run_command, search_path
 from .definition import Pipeline, Step
 from .several_machines import on_all_machines
+
+# Beside the steps' records: the chain as it was run, for its report.
+CHAIN_COPY = "pipeline.yaml"
 
 
 def run_pipeline(
@@ -74,7 +78,8 @@ def _run_steps(pipeline: Pipeline, only: str | None, before: str | None, *, dry_
         steps = [step for step in steps if step.name in wanted]
     todo = [step for step in steps if pipeline.state(step) != "done"]
     if not dry_run:
-        for path, text in pipeline.configs.items():
+        copy = pipeline.output_dir / ".pipeline" / CHAIN_COPY
+        for path, text in {**pipeline.configs, copy: read_text(pipeline.file)}.items():
             with written_whole(path) as file:
                 file.write(text)
     started, expected = time.time(), 0.0
@@ -95,6 +100,8 @@ def _run_steps(pipeline: Pipeline, only: str | None, before: str | None, *, dry_
     _say(
         f"{pipeline.output_dir}: {'nothing was run' if dry_run else 'done'} in {(time.time() - started) / 60:.1f} min"
     )
+    if steps and steps[-1].makes.suffix == ".html" and not dry_run:
+        _say(f"The report: {steps[-1].makes}")
 
 
 def _run_step(pipeline: Pipeline, step: Step) -> None:

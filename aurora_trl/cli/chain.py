@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import AddCommand, add_format, say, seed, whole
+from .common import AddCommand, add_format, number, say, seed, whole
 
 if TYPE_CHECKING:
     from ..chain.definition import Pipeline
@@ -61,6 +61,9 @@ def add_chain_commands(add: AddCommand) -> None:
     command.add_argument("root", metavar="DIR", help="the chain's output folder, with eval/PHASE and PHASE in it")
     command.add_argument("--phases", nargs="+", required=True, help="the phases to show, in order")
     command.add_argument("--data", required=True, help="the dataset that was evaluated on")
+    command.add_argument(
+        "--price-per-hour", type=number(0), help="of the machine, in any currency: the report says what steps cost"
+    )
     add_format(command)
 
 
@@ -117,9 +120,10 @@ def _check_plan(pipeline: "Pipeline", parser: argparse.ArgumentParser) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from ..chain.runner import CHAIN_COPY
     from ..data import find_source
     from ..evaluation.report import read_metrics, write_report
-    from ..text_files import read_json
+    from ..text_files import read_json, read_text
 
     root = Path(arguments.root)
     evaluations = {phase: root / "eval" / phase for phase in arguments.phases}
@@ -140,4 +144,14 @@ def _report(arguments: argparse.Namespace) -> None:
                 f"{path}: `seconds` is {seconds!r}, no number; take the file away, and its step runs again"
             )
         durations += [] if seconds is None else [(path.stem, seconds)]
-    say(f"{write_report(root, evaluations, trainings, rows, durations=durations)}")
+    chain = root / ".pipeline" / CHAIN_COPY
+    report = write_report(
+        root,
+        evaluations,
+        trainings,
+        rows,
+        durations=durations,
+        settings={CHAIN_COPY: read_text(chain)} if chain.is_file() else {},
+        price_per_hour=arguments.price_per_hour,
+    )
+    say(f"{report}")

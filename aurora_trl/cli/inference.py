@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .common import LIMIT_HELP, AddCommand, add_engine, add_format, add_generation, claim, say, whole
+from .common import LIMIT_HELP, AddCommand, add_engine, add_format, add_generation, claim, number, say, whole
 
 
 def add_inference_commands(add: AddCommand) -> None:
@@ -32,7 +32,7 @@ def add_inference_commands(add: AddCommand) -> None:
     command.add_argument(
         "--swaps", nargs="*", default=[], help="of audio, video, reference: take it from another clip (first split)"
     )
-    command.add_argument("--output", required=True, help="new folder for metrics.json, answers.jsonl, report.md")
+    command.add_argument("--output", required=True, help="new folder for metrics.json, answers.jsonl, report.html")
     command.add_argument("--max-rows", type=whole(1), help="rows per split, the first ones")
     add_generation(command)
 
@@ -43,6 +43,12 @@ def add_inference_commands(add: AddCommand) -> None:
     command.add_argument("--audio", help="sound file (default: the video's own track)")
     command.add_argument("--reference", required=True, help="the sentence that describes the object")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for text, masks and overlay")
+    command.add_argument(
+        "--every-frame", action="store_true", help="draw in all frames (default: in those that the model reads)"
+    )
+    command.add_argument("--fps", type=number(0, above=True), help="with --every-frame: so many frames per second")
+    command.add_argument("--start", type=number(0), help="with --every-frame: from this second of the clip on")
+    command.add_argument("--end", type=number(0, above=True), help="with --every-frame: up to this second")
     command.add_argument("--max-new-tokens", type=whole(1), help=LIMIT_HELP)
     command.add_argument("--device", help="(default: a GPU where there is one)")
     add_engine(command)
@@ -53,7 +59,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from ..data.validation import require_valid
     from ..evaluation.evaluate import evaluate_model, process_state
     from ..evaluation.metrics import get_protocol
-    from ..evaluation.report import shown_scores, write_report
+    from ..evaluation.report import write_report
+    from ..evaluation.tables import shown_scores
     from ..generation.answers import MODALITIES, load
 
     unknown = sorted(set(arguments.swaps) - set(MODALITIES))
@@ -111,9 +118,11 @@ def _kind_of(root: str) -> Callable[[dict[str, Any]], str] | None:
 
 
 def _segment(arguments: argparse.Namespace) -> None:
+    from ..data.media.streaming import choose_frames
     from ..generation.engines import choose_engine
     from ..generation.pipeline import AuroraPipeline
     from ..generation.segment import write_segmentation
+    from ..progress import Progress
 
     output = Path(arguments.output)
     claim(output)
@@ -123,10 +132,21 @@ def _segment(arguments: argparse.Namespace) -> None:
     if (arguments.video is None) == (arguments.frames is None):
         raise ValueError("give the clip as --video or as --frames, and not both")
     clip = {"video": arguments.video, "frames": arguments.frames, "audio": arguments.audio}
+    chosen = {name: getattr(arguments, name) for name in ("fps", "start", "end")}
+    unused = next((name for name, value in chosen.items() if value is not None and not arguments.every_frame), None)
+    if unused is not None:
+        raise ValueError(f"--{unused} chooses among all frames: add --every-frame")
+    chosen["start"] = chosen["start"] or 0.0
+    drawn, span = None, (0.0, None)
+    if arguments.every_frame:
+        numbers, _ = choose_frames({"id": arguments.video, **clip}, **chosen)  # what is wrong is known at once
+        progress, span = Progress(len(numbers), unit="frames"), (chosen["start"], arguments.end)
     pipeline = AuroraPipeline.from_pretrained(arguments.model, device=arguments.device)
     choose_engine(arguments.engine, pipeline.model)
     pipeline.model.generation_engine = arguments.engine
     result = pipeline(arguments.reference, max_new_tokens=arguments.max_new_tokens, **clip)
-    record = write_segmentation(result, clip, output)
     say(result.reasoning)
+    if arguments.every_frame:
+        drawn = progress.over(pipeline.every_frame(result, **chosen), "drawing")
+    record = write_segmentation(result, clip, output, drawn, span)
     say(f"{output}: {record['note']}")

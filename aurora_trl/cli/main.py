@@ -1,7 +1,6 @@
 """The `aurora` command. Heavy imports stand inside the sub-commands, so that `aurora --help` answers at once."""
 
 import argparse
-import importlib.metadata
 import os
 import platform
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import NEW_FOLDER, naming
+from ..environment import installed_versions
 from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import LOCK_FILE, release
 from ..version import __version__
@@ -21,24 +21,6 @@ from .common import OneLineParser, say
 from .data import add_data_commands
 from .inference import add_inference_commands
 from .models import add_model_commands
-
-_PACKAGES = [
-    "aurora-trl",
-    "torch",
-    "torchvision",
-    "trl",
-    "transformers",
-    "accelerate",
-    "peft",
-    "deepspeed",
-    "datasets",
-    "segment-anything",
-    "av",
-    "soundfile",
-    "soxr",
-    "pycocotools",
-    "numpy",
-]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,11 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _env(arguments: argparse.Namespace) -> None:
     say(f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")
-    for name in _PACKAGES:
-        try:
-            say(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            say(f"{name} is not installed")
+    for name, version in installed_versions().items():
+        say(f"{name} {version or 'is not installed'}")
     import torch
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -4,12 +4,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.formats.refavs import NULL_SPLIT
 from ..disk import written_whole
 from ..errors import DataError
-from ..text_files import parse_json, read_json, read_text
+from ..models.checkpoints.hub import RECIPE_FILE
+from ..text_files import read_json, read_text
 from .evaluate import ANSWERS_FILE, METRICS_FILE
+from .gallery import choose_answers, read_answers
 from .metrics import get_protocol
+from .tables import (
+    ANSWER_SHARES,
+    answer_table,
+    describe_scores,
+    duration_table,
+    has_kinds,
+    kind_table,
+    phase_table,
+    swap_table,
+    usage_table,
+)
+from .visualize import Curves, draw_answer, draw_curves, phase_colors, read_curves, read_history
 
 SFT_CURVES = ("loss", "mean_token_accuracy", "mask_bce_loss", "mask_dice_loss", "iou", "distillation_loss")
 GRPO_CURVES = (
@@ -25,16 +38,7 @@ GRPO_CURVES = (
     "reflective_share",
     "loss",
 )
-_ANSWER_SHARES = (
-    "class_accuracy",
-    "format_accuracy",
-    "null_accuracy",
-    "seg_share",
-    "reflective_share",
-    "cut_share",
-)
-REPORT_FILE = "report.md"
-_ANSWER_KEYS = ("id", "split", "swap", "j", "reference", "class_name", "completion", "masks")
+REPORT_FILE, PAGE_FILE = "report.md", "report.html"
 
 
 def write_report(
@@ -44,10 +48,12 @@ def write_report(
     rows: Mapping[str, dict[str, Any]],
     *,
     durations: Sequence[tuple[str, float]] = (),
+    settings: Mapping[str, str] | None = None,
+    price_per_hour: float | None = None,
     num_pictures: int = 3,
 ) -> Path:
     """
-    Write `report.md` with its pictures.
+    Write `report.md` with its pictures, and `report.html`, one file that opens offline.
 
     Args:
         output_dir (`str` or `Path`): folder for the report.
@@ -55,49 +61,75 @@ def write_report(
         trainings (`Mapping[str, Path]`): by phase in order, the folder that the trainer wrote.
         rows (`Mapping[str, dict]`): dataset rows by id, for the pictures.
         durations (`Sequence[tuple[str, float]]`, *optional*): name and seconds of each step.
+        settings (`Mapping[str, str]`, *optional*): more YAML files to show, such as the chain's, by name; the recipe
+            of each training is shown in any case.
+        price_per_hour (`float`, *optional*): of the machine, to say what each step cost.
         num_pictures (`int`, *optional*, defaults to 3): of good, of typical and of bad answers each.
 
     Returns:
-        `Path`: the report.
+        `Path`: `report.html`.
 
     Raises:
         `ValueError`: where the evaluations follow different protocols, or a file is not what a command wrote.
     """
+    from .page.render import render_page
+
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    metrics = _comparable_metrics(evaluations)
+    last = list(metrics)[-1]
+    answers = {phase: read_answers(folder / ANSWERS_FILE) for phase, folder in evaluations.items()}
+    chosen = choose_answers(answers[last], rows, num_pictures)
+    curves = _read_curves(trainings, phase_colors([*dict.fromkeys([*evaluations, *trainings])]))
+    parts = [
+        "# Report\n",
+        f"{describe_scores(metrics[last]['protocol'])}\n",
+        "## What each phase brought\n",
+        phase_table(metrics).markdown(),
+        "## What the answers look like\n",
+        answer_table(metrics).markdown(),
+    ]
+    if has_kinds(metrics[last]):
+        parts += ["## J by what it takes to resolve the reference\n", kind_table(metrics).markdown()]
+    if metrics[last]["swaps"]:
+        parts += ["## What the model listens to\n", swap_table(last, metrics[last]).markdown()]
+    parts += ["## Training\n", *_curve_section(output_dir, curves)]
+    parts += [f"## Answers of {last}\n", *_picture_section(output_dir, chosen, rows, answers[last][0]["split"])]
+    if durations:
+        parts += ["## Time\n", duration_table(durations, price_per_hour).markdown()]
+    with written_whole(output_dir / REPORT_FILE) as file:
+        file.write("\n".join(part.rstrip("\n") + "\n" for part in parts))
+    recipes = {f"{name}: {RECIPE_FILE}": folder / RECIPE_FILE for name, folder in trainings.items()}
+    shown = {name: read_text(path) for name, path in recipes.items() if path.is_file()}
+    page = render_page(
+        metrics,
+        answers,
+        chosen,
+        rows,
+        curves=curves,
+        logs={name: read_history(folder / "trainer_state.json") for name, folder in trainings.items()},
+        durations=durations,
+        price_per_hour=price_per_hour,
+        usage=usage_table(sorted(output_dir.glob("*.journal.jsonl"))),
+        settings={**(settings or {}), **shown},
+    )
+    with written_whole(output_dir / PAGE_FILE) as file:
+        file.write(page)
+    return output_dir / PAGE_FILE
+
+
+def _comparable_metrics(evaluations: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """The scores of each evaluation; `ValueError` where they follow different protocols."""
     metrics = {name: read_metrics(folder) for name, folder in evaluations.items()}
     last = list(metrics)[-1]
-    rules = get_protocol(metrics[last]["protocol"])
-    other = next((name for name, content in metrics.items() if content["protocol"] != rules.name), None)
+    protocol = metrics[last]["protocol"]
+    other = next((name for name, content in metrics.items() if content["protocol"] != protocol), None)
     if other is not None:
         raise ValueError(
             f"{evaluations[other]} is scored by `{metrics[other]['protocol']}`, {evaluations[last]} by "
-            f"`{rules.name}`: they can not be compared; evaluate one of them again"
+            f"`{protocol}`: they can not be compared; evaluate one of them again"
         )
-    parts = [
-        "# Report\n",
-        f"Scores by the protocol `{rules.name}`: {rules.description}. {', '.join(rules.scores)}: higher is better. S, "
-        "on references that match nothing: the root of the share of pixels that were drawn all the same, lower is "
-        "better. null_accuracy, on the same: the share of answers that say that nothing fits.\n",
-        "## What each phase brought\n",
-        _phase_table(metrics),
-        "## What the answers look like\n",
-        _answer_table(metrics),
-    ]
-    if metrics[last]["splits"] and any(s["by_kind"] for s in metrics[last]["splits"].values()):
-        parts += ["## J by what it takes to resolve the reference\n", _kind_table(metrics)]
-    if metrics[last]["swaps"]:
-        parts += ["## What the model listens to\n", _swap_section(last, metrics[last])]
-    parts += ["## Training\n", *_curve_section(output_dir, trainings)]
-    parts += [f"## Answers of {last}\n", *_picture_section(output_dir, evaluations[last], rows, num_pictures)]
-    if durations:
-        total = sum(seconds for _, seconds in durations)
-        lines = [[name, f"{seconds / 60:.1f}"] for name, seconds in [*durations, ("all", total)]]
-        parts += ["## Time\n", _table(["step", "minutes"], lines)]
-    report = output_dir / REPORT_FILE
-    with written_whole(report) as file:
-        file.write("\n".join(part.rstrip("\n") + "\n" for part in parts))
-    return report
+    return metrics
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -125,9 +157,11 @@ def read_metrics(folder: Path) -> dict[str, Any]:
             raise DataError(f"{file}: {split} has no scores `by_kind`; {again}")
         for kind, by_kind in scores["by_kind"].items():
             _check_scores(f"{file}: {split}, {kind}", by_kind, ("rows", "J") if "J" in rules.scores else ("rows",))
-        for name in _ANSWER_SHARES:
+        for name in ANSWER_SHARES:
             if scores.get(name) is not None:
                 _check_scores(f"{file}: {split}", scores, (name,))
+        errors = scores.get("errors", {})
+        _check_scores(f"{file}: {split}, errors", errors, tuple(errors) if isinstance(errors, dict) else ("J",))
     if not isinstance(metrics["swaps"], dict):
         raise DataError(f"{file}: `swaps` is no mapping of modalities to scores; {again}")
     for name, scores in metrics["swaps"].items():
@@ -145,104 +179,28 @@ def _check_scores(where: str, scores: Any, wanted: Sequence[str]) -> None:
         raise DataError(f"{where} has no number `{wrong}`; evaluate that checkpoint again")
 
 
-def shown_scores(protocol: str, split: str) -> tuple[str, ...]:
-    """The scores of a split that a report shows: where no reference matches anything, J and F say nothing."""
-    rules = get_protocol(protocol)
-    return ("S", "null_accuracy") if split == NULL_SPLIT and "J" in rules.scores else rules.scores
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines]) + "\n"
-
-
-def _phase_table(metrics: Mapping[str, dict[str, Any]]) -> str:
-    splits = list(next(iter(metrics.values()))["splits"])
-    protocol = next(iter(metrics.values()))["protocol"]
-    columns = [(split, score) for split in splits for score in shown_scores(protocol, split)]
-    lines = [
-        [phase, *(f"{content['splits'][split][score]:.3f}" for split, score in columns)]
-        for phase, content in metrics.items()
-    ]
-    return _table(["phase", *(f"{split} {score}" for split, score in columns)], lines)
-
-
-def _answer_table(metrics: Mapping[str, dict[str, Any]]) -> str:
-    lines = []
-    for phase, content in metrics.items():
-        for split, scores in content["splits"].items():
-            shares = ["" if scores.get(name) is None else f"{scores[name]:.2f}" for name in _ANSWER_SHARES]
-            lines.append([f"{phase}, {split}", str(scores["rows"]), *shares, f"{scores['mean_tokens']:.0f}"])
-    return _table(
-        [
-            "phase, split",
-            "rows",
-            "right class",
-            "right format",
-            "null or not",
-            "with [SEG]",
-            "reflective",
-            "cut",
-            "tokens",
-        ],
-        lines,
-    )
-
-
-def _kind_table(metrics: Mapping[str, dict[str, Any]]) -> str:
-    split = next(iter(next(iter(metrics.values()))["splits"]))
-    kinds = metrics[list(metrics)[-1]]["splits"][split]["by_kind"]
-    lines = [
-        [phase, *(f"{content['splits'][split]['by_kind'].get(kind, {}).get('J', float('nan')):.3f}" for kind in kinds)]
-        for phase, content in metrics.items()
-    ]
-    return f"On {split}.\n\n" + _table(
-        ["phase", *(f"{kind} ({content['rows']} rows)" for kind, content in kinds.items())], lines
-    )
-
-
-def _swap_section(phase: str, content: dict[str, Any]) -> str:
-    swaps = content["swaps"]
-    split = next(iter(swaps.values()))["split"]
-    score = get_protocol(content["protocol"]).headline
-    plain = content["splits"][split][score]
-    lines = [["nothing", f"{plain:.3f}", ""]]
-    lines += [[name, f"{scores[score]:.3f}", f"{scores[score] - plain:+.3f}"] for name, scores in swaps.items()]
-    text = f"{score} of {phase} on {split} with one modality taken from another clip.\n\n"
-    return text + _table(["swapped", score, "difference"], lines)
-
-
-def _curve_section(output_dir: Path, trainings: Mapping[str, Path]) -> list[str]:
-    from .visualize import draw_curves, read_history
-
+def _read_curves(trainings: Mapping[str, Path], colors: Mapping[str, str]) -> dict[str, Curves]:
+    """What supervised phases and GRPO phases logged."""
     states = [(name, folder / "trainer_state.json") for name, folder in trainings.items()]
     grpo = [(name, state) for name, state in states if any("reward" in entry for entry in read_history(state))]
     sft = [item for item in states if item not in grpo]
+    groups = (("Supervised", sft, SFT_CURVES), ("GRPO", grpo, GRPO_CURVES))
+    return {title: curves for title, group, names in groups if (curves := read_curves(group, names, colors))}
+
+
+def _curve_section(output_dir: Path, groups: Mapping[str, Curves]) -> list[str]:
     parts = []
-    for title, group, names in (("Supervised", sft, SFT_CURVES), ("GRPO", grpo, GRPO_CURVES)):
+    for title, curves in groups.items():
         picture = output_dir / "pictures" / f"curves_{title.lower()}.png"
-        if group and draw_curves(group, names, picture) is not None:
-            parts.append(f"{title} phases.\n\n![{title} curves](pictures/{picture.name})\n")
+        draw_curves(curves, picture)
+        parts.append(f"{title} phases.\n\n![{title} curves](pictures/{picture.name})\n")
     return parts
 
 
 def _picture_section(
-    output_dir: Path, evaluation: Path, rows: Mapping[str, dict[str, Any]], num_pictures: int
+    output_dir: Path, groups: Mapping[str, Sequence[dict[str, Any]]], rows: Mapping[str, dict[str, Any]], split: str
 ) -> list[str]:
-    from .visualize import draw_answer
-
-    answers = _read_answers(evaluation / ANSWERS_FILE)
-    first = answers[0]["split"]
-    ranked = [a for a in answers if a["swap"] is None and a["split"] == first and a["id"] in rows]
-    ranked.sort(key=lambda answer: -answer["j"])
-    middle = len(ranked) // 2
-    outwards = [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: abs(i - middle))]
-    groups = {
-        "Good": of_distinct_classes(ranked, num_pictures),
-        "Typical": of_distinct_classes(outwards, num_pictures),
-        "Bad": of_distinct_classes(ranked[::-1], num_pictures),
-    }
-    parts = [f"On {first}. Orange: the model's mask. White outline: the true one.\n"]
+    parts = [f"On {split}. Orange: the model's mask. White line: the true one.\n"]
     for title, group in groups.items():
         parts.append(f"### {title}\n")
         for number, answer in enumerate(group, 1):
@@ -252,35 +210,3 @@ def _picture_section(
             parts.append(f"> {answer['completion']}\n")
             parts.append(f"![{answer['reference']}](pictures/{name})\n")
     return parts
-
-
-def _read_answers(file: Path) -> list[dict[str, Any]]:
-    lines = read_text(file).splitlines() if file.is_file() else []
-    if not lines:
-        raise DataError(f"{file}: no such file, or it holds no answer; evaluate that checkpoint again")
-    return [_read_answer(f"{file}, line {number}", line) for number, line in enumerate(lines, 1)]
-
-
-def _read_answer(where: str, line: str) -> dict[str, Any]:
-    again = "evaluate that checkpoint again"
-    try:
-        answer = parse_json(line)
-    except ValueError as error:
-        raise DataError(f"{where}: no answer of an evaluation ({error}); {again}") from None
-    if not isinstance(answer, dict):
-        raise DataError(f"{where}: no answer of an evaluation, but a {type(answer).__name__}; {again}")
-    lacking = next((name for name in _ANSWER_KEYS if name not in answer), None)
-    if lacking is not None:
-        raise DataError(f"{where}: the answer has no `{lacking}`; {again}")
-    if answer["swap"] is None and not isinstance(answer["j"], (int, float)):
-        raise DataError(f"{where}: `j` is no number; {again}")
-    return answer
-
-
-def of_distinct_classes(answers: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The first answers about another class each, then whatever comes first: the easiest class is not all there is."""
-    first_of_class: dict[str, dict[str, Any]] = {}
-    for answer in answers:
-        first_of_class.setdefault(answer["class_name"], answer)
-    chosen = list(first_of_class.values())[:count]
-    return [*chosen, *(answer for answer in answers if answer not in chosen)][:count]

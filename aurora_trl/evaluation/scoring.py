@@ -100,10 +100,10 @@ class MaskScorer:
         """Add an answer of an earlier run by what its `metrics` kept of it."""
         self.metrics.restore(number, kept)
 
-    def compute(self, clips: Mapping[int, Hashable]) -> dict[str, Any]:
-        """The scores over all processes, and in `errors` their standard errors; `clips` has the clip of each row."""
+    def compute(self, clips: Mapping[int, Hashable] | None = None) -> dict[str, Any]:
+        """The scores over all processes, with their standard `errors` where `clips` names the clip of each row."""
         metrics = self.metrics.gather()
-        return {**metrics.compute(), "errors": metrics.standard_errors(clips)}
+        return {**metrics.compute(), "errors": metrics.standard_errors(clips) if clips else {}}
 
 
 class ClassScorer:
@@ -148,7 +148,7 @@ class ClassScorer:
         self.class_names = _class_names(str(Path(row["masks"][0]).parents[3]))
         return self.class_names
 
-    def compute(self, clips: Mapping[int, Hashable]) -> dict[str, Any]:
+    def compute(self, clips: Mapping[int, Hashable] | None = None) -> dict[str, Any]:
         """The scores over all processes, with those by class; means over classes have no standard error."""
         # A process that answered no row has read no names.
         names = next((names for names in gather_shares(self.class_names) if names is not None), None)

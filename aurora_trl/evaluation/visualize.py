@@ -1,6 +1,7 @@
 """Pictures of an evaluation: answers over their clips, and training curves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,34 @@ from ..generation.picture import draw_clip
 from ..text_files import read_json
 
 SOUND_RATE = 16_000
+# Okabe and Ito's, which people with any kind of colour blindness tell apart.
+PHASE_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 _VERDICTS = {True: ", right class", False: ", wrong class, it is {class_name}", None: ""}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """
+    What a phase logged of one value.
+
+    Attributes:
+        title (`str`): the phase.
+        color (`str`): its colour in all panels, as `#rrggbb`.
+        steps (`list[int]`), values (`list[float]`): where it was logged, and what.
+    """
+
+    title: str
+    color: str
+    steps: list[int]
+    values: list[float]
+
+
+Curves = dict[str, list[Curve]]
+
+
+def phase_colors(phases: Sequence[str]) -> dict[str, str]:
+    """A colour for each phase, in order."""
+    return {phase: PHASE_COLORS[place % len(PHASE_COLORS)] for place, phase in enumerate(phases)}
 
 
 def draw_answer(row: Row, answer: dict[str, Any], path: str | Path, *, text: str | None = None) -> Path:
@@ -52,12 +80,14 @@ def load_answer(row: Row, answer: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         `dict`: `frames`, `masks` and `targets` of all frames that the model took, with their `seconds` and `numbers`,
-            and the `waveform`.
+            and the `waveform`; no `targets` where the row has no masks.
     """
     num_frames = len(answer["masks"])
     taken, indices = taken_frames(row, num_frames), mask_indices(row, num_frames)
-    targets = load_masks(row, indices=indices)
-    targets[np.array(indices) == NO_FRAME] = NO_TARGET
+    targets = None
+    if row.get("masks") or row.get("is_null"):
+        targets = load_masks(row, indices=indices)
+        targets[np.array(indices) == NO_FRAME] = NO_TARGET
     waveform = load_audio(row, sampling_rate=SOUND_RATE)
     sound_seconds = None if waveform is None else len(waveform) / SOUND_RATE
     return {
@@ -94,19 +124,22 @@ def read_history(state: Path) -> list[dict[str, Any]]:
     return history
 
 
-def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: str | Path) -> Path | None:
+def read_curves(
+    states: Sequence[tuple[str, Path]], names: Sequence[str], colors: Mapping[str, str] | None = None
+) -> Curves:
     """
-    Draw logged values against the step, one panel per value: as logged faintly, and smoothed. A phase has one colour.
+    What trainers logged, by the name of the value.
 
     Args:
         states (`Sequence[tuple[str, Path]]`): title and `trainer_state.json` of each phase.
-        names (`Sequence[str]`): keys of the log; one that no phase logged gets no panel.
-        path (`str` or `Path`): PNG file.
+        names (`Sequence[str]`): keys of the log; one that no phase logged is left out.
+        colors (`Mapping[str, str]`, *optional*): by the phase's title; in order by default.
 
-    Returns:
-        `Path` or `None`: the file; None where nothing was logged.
+    Raises:
+        `DataError`: where a logged value is no number.
     """
-    series: dict[str, list[tuple[str, list[float], list[float]]]] = {}
+    curves: Curves = {}
+    colors = colors or phase_colors([title for title, _ in states])
     for title, state in states:
         history = read_history(state)
         for name in names:
@@ -116,28 +149,39 @@ def draw_curves(states: Sequence[tuple[str, Path]], names: Sequence[str], path: 
                 raise DataError(f"{state}: it logs {wrong!r} as `{name}`; restore the file that the trainer wrote")
             if points:
                 steps, values = zip(*points, strict=True)
-                series.setdefault(name, []).append((title, list(steps), list(values)))
-    if not series:
-        return None
-    colors = {title: f"C{position}" for position, (title, _) in enumerate(states)}
-    columns = min(3, len(series))
-    rows = -(-len(series) // columns)
+                curves.setdefault(name, []).append(Curve(title, colors[title], list(steps), list(values)))
+    return {name: curves[name] for name in names if name in curves}
+
+
+def draw_curves(curves: Curves, path: str | Path) -> Path:
+    """
+    Draw logged values against the step, one panel per value: as logged faintly, and smoothed. A phase has one colour.
+
+    Args:
+        curves (`dict[str, list[Curve]]`): from `read_curves`; at least one.
+        path (`str` or `Path`): PNG file.
+
+    Returns:
+        `Path`: the file.
+    """
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.6 * rows), squeeze=False)
-    for axis in axes.flat[len(series) :]:
+    for axis in axes.flat[len(curves) :]:
         axis.axis("off")
-    for axis, (name, curves) in zip(axes.flat, series.items(), strict=False):
-        for title, x, y in curves:
-            axis.plot(x, y, linewidth=0.8, alpha=0.35, color=colors[title])
-            axis.plot(x, smooth(y), linewidth=1.4, label=title, color=colors[title])
+    for axis, (name, phases) in zip(axes.flat, curves.items(), strict=False):
+        for curve in phases:
+            axis.plot(curve.steps, curve.values, linewidth=0.8, alpha=0.35, color=curve.color)
+            axis.plot(curve.steps, smooth(curve.values), linewidth=1.4, label=curve.title, color=curve.color)
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
         axis.set_xlabel("step", fontsize=7)
-        if len(states) > 1:
+        if len(phases) > 1:
             axis.legend(fontsize=7)
     figure.tight_layout()
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with written_whole(path, "wb") as file:
+        figure.savefig(file, dpi=110, format="png")
     plt.close(figure)
     return path

@@ -37,6 +37,8 @@ class Answer:
         num_tokens (`int`): length of the completion, the end-of-turn token included.
         cut (`bool`, *optional*, defaults to `False`): whether it ended at the limit, in the middle of something.
         object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
+        seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): the projected states at the `[SEG]` that count, on
+            the CPU: what prompts the mask decoder, in other frames too. None where there is none.
     """
 
     row: Row
@@ -45,6 +47,7 @@ class Answer:
     num_tokens: int
     cut: bool = False
     object_logits: torch.Tensor | None = None
+    seg_features: torch.Tensor | None = None
 
 
 def load(
@@ -232,7 +235,9 @@ def answer_batch(
         late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **repeated)
         seg_states = torch.where(known[..., None], seg_states, late)
 
-    mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
+    seg_features = model.project(seg_states)
+    mask_logits = model.decode_features(seg_features, mask_embeddings, clip_index)
+    features = _features_of_answers(seg_features, has_seg)
     sizes = [tuple(clips[i]["frame_size"].tolist()) for i in order]
     drawn = _restore_answers(processor, mask_logits, has_seg, sizes)
     texts = processor.batch_decode(
@@ -241,9 +246,18 @@ def answer_batch(
     )
     lengths, cut = completion_mask.sum(dim=1).tolist(), (~is_eos.any(dim=1)).tolist()
     return [
-        Answer(row, text.strip(), union, length, is_cut, each)
-        for row, text, length, is_cut, (union, each) in zip(rows, texts, lengths, cut, drawn, strict=True)
+        Answer(row, text.strip(), union, length, is_cut, each, prompts)
+        for row, text, length, is_cut, (union, each), prompts in zip(
+            rows, texts, lengths, cut, drawn, features, strict=True
+        )
     ]
+
+
+def _features_of_answers(seg_features: torch.Tensor, has_seg: torch.Tensor) -> list[torch.Tensor | None]:
+    """Of features `(B, E)` or `(B, K, E)`, those of the `[SEG]` that each answer has, `(N, E)`; None for none."""
+    each = seg_features.unsqueeze(1) if seg_features.dim() == 2 else seg_features
+    counts = has_seg.reshape(len(has_seg), -1).sum(dim=1).tolist()
+    return [features[:count].cpu() if count else None for features, count in zip(each, counts, strict=True)]
 
 
 def _restore_answers(

@@ -1,22 +1,26 @@
 """One clip and one sentence in, reasoning and masks out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from ..data.media.loading import count_frames, frame_seconds, taken_frames
+from ..data.media.loading import count_frames, frame_seconds, split_moment, taken_frames
+from ..data.media.streaming import choose_frames
 from ..data.schema import Row, check_row
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
 from .answers import Answer, answer_rows, find_device
 from .clip_loader import ClipLoader
+from .every_frame import FrameMasks, draw_frames, masks_of_frame_size
 from .given_media import Frames, Sound, rows_of_clips
+
+# Of masks that are held at once: a clip with more is drawn frame by frame.
+_MOST_MASK_BYTES = 4 * 1024**3
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Segmentation:
         num_frames (`int`): frames of the clip, those without a mask included.
         object_masks (`np.ndarray` of shape `(N, T, H, W)`, uint8, *optional*): where the answer draws several objects,
             the masks of each, in the order of their `[SEG]`; `masks` are then those of all together.
+        seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): what prompts the mask decoder, for more frames.
+        row (`dict`): the clip that was asked about.
     """
 
     reference: str
@@ -47,6 +53,8 @@ class Segmentation:
     frame_seconds: list[float] | None
     num_frames: int
     object_masks: np.ndarray | None = None
+    seg_features: torch.Tensor | None = field(default=None, repr=False)
+    row: Row = field(default_factory=dict, repr=False)
 
 
 class AuroraPipeline:
@@ -98,8 +106,11 @@ class AuroraPipeline:
         reference: str | Sequence[str],
         *,
         video: str | Path | Sequence[str | Path] | None = None,
-        frames: Frames | Sequence[Frames] | None = None,
+        frames: Frames | Sequence[Frames] | str | None = None,
         audio: Sound | list[Sound] | None = None,
+        fps: float | None = None,
+        start: float = 0.0,
+        end: float | None = None,
         max_new_tokens: int | None = None,
         batch_size: int = 8,
         **generate_kwargs: Any,
@@ -112,24 +123,31 @@ class AuroraPipeline:
                 `audio` are the clip of all, or lists with a clip for each.
             video (`str` or `Path`, *optional*): a video file, or
             frames (`list`, *optional*): frames in order: paths, PIL images or arrays `(H, W, 3)` in uint8, or one
-                array `(T, H, W, 3)`.
+                array `(T, H, W, 3)`. With a video, `"all"` asks for masks of all its frames, and not only of those
+                that the model reads.
             audio (`str`, `Path` or `tuple`, *optional*): a sound file, or samples `(N,)` or `(N, channels)` with their
                 rate, `(samples, rate)`; the video's own track by default, or no sound.
+            fps, start, end (`float`, *optional*): with `frames="all"`, which of them, see
+                [`AuroraPipeline.every_frame`].
             max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
             batch_size (`int`, *optional*, defaults to 8): how many of several references are answered at a time.
             **generate_kwargs: for `generate`, such as `do_sample`.
 
         Returns:
-            `Segmentation`: masks of as many frames as the model takes, evenly chosen; a list of them for a list of
-            references.
+            `Segmentation`: masks of as many frames as the model takes, evenly chosen, or of those that were asked for;
+            a list of them for a list of references.
 
         Raises:
             `DataError`: where the reference is empty or a file is missing or can not be read.
-            `ValueError`: where not exactly one of `video` and `frames` is given, or a value is of another kind.
+            `ValueError`: where not exactly one of `video` and `frames` is given, or a value is of another kind;
+                where the masks of all frames would not fit into memory.
         """
+        every = video is not None and isinstance(frames, str) and frames == "all"
+        if not every and (fps is not None or start or end is not None):
+            raise ValueError('`fps`, `start` and `end` go with a video and `frames="all"`')
         is_one = isinstance(reference, str)
         references = [reference] if isinstance(reference, str) else list(reference)
-        with rows_of_clips(references, video, frames, audio) as rows:
+        with rows_of_clips(references, video, None if every else frames, audio) as rows:
             for row in rows:
                 check_row(row)
             loader = self._loader if is_one else ClipLoader(self.processor, cache_clips=batch_size)
@@ -143,22 +161,21 @@ class AuroraPipeline:
                 **generate_kwargs,
             )
             found = [self._segmentation(row, answer, loader) for row, answer in zip(rows, answers, strict=True)]
+            if every:
+                found = [self._with_all_frames(result, fps, start, end) for result in found]
         return found[0] if is_one else found
 
     def _segmentation(self, row: Row, answer: Answer, loader: ClipLoader) -> Segmentation:
         """An answer at the size of its clip."""
         indices = taken_frames(row, self.processor.num_frames)
         height, width = loader.clip(row)["frame_size"].tolist()
-
-        def drawn(mask_logits: torch.Tensor) -> np.ndarray:
-            planes = mask_logits[: len(indices), None].float()
-            logits = F.interpolate(planes, (height, width), mode="bilinear", align_corners=False)[:, 0]
-            return (logits > 0).to(torch.uint8).numpy()
-
         masks = np.zeros((len(indices), height, width), np.uint8)
         if answer.mask_logits is not None:
-            masks = drawn(answer.mask_logits)
-        objects = answer.object_logits
+            masks = masks_of_frame_size(answer.mask_logits[: len(indices)], (height, width))
+        objects = None
+        if answer.object_logits is not None:
+            each = answer.object_logits[:, : len(indices)]
+            objects = np.stack([masks_of_frame_size(logits, (height, width)) for logits in each])
         return Segmentation(
             reference=row["reference"],
             reasoning=answer.completion,
@@ -168,5 +185,57 @@ class AuroraPipeline:
             frame_indices=indices,
             frame_seconds=frame_seconds(row, indices),
             num_frames=count_frames(row),
-            object_masks=None if objects is None else np.stack([drawn(logits) for logits in objects]),
+            object_masks=objects,
+            seg_features=answer.seg_features,
+            row=row,
+        )
+
+    def every_frame(
+        self, result: Segmentation, *, fps: float | None = None, start: float = 0.0, end: float | None = None
+    ) -> Iterator[FrameMasks]:
+        """
+        Draw what an answer is about in every frame of its clip, one after the other: memory does not grow with them.
+
+        The one `[SEG]` of the answer prompts all frames. A decoder with memory also carries what it drew from each
+        frame to the next ones.
+
+        Args:
+            result (`Segmentation`): from this pipeline.
+            fps (`float`, *optional*): frames per second; all by default.
+            start (`float`, *optional*, defaults to 0.0), end (`float`, *optional*): seconds of the clip. The model has
+                read all of it in any case.
+
+        Returns:
+            `Iterator[FrameMasks]`: the frames with their masks.
+
+        Raises:
+            `ValueError`, `DataError`: at once, where no such frames can be chosen, or the clip was given as pixels,
+                which are not kept.
+        """
+        named = result.row.get("frames") or [result.row.get("video")]
+        gone = next((name for name in named if not name or not Path(split_moment(name)[0]).is_file()), None)
+        if gone is not None:
+            raise ValueError(f"{gone}: is not there any more; pixels are not kept: give the clip as files")
+        numbers, seconds = choose_frames(result.row, fps=fps, start=start, end=end)
+        return draw_frames(self.model, self.processor, result.row, result.seg_features, numbers, seconds)
+
+    def _with_all_frames(
+        self, result: Segmentation, fps: float | None, start: float, end: float | None
+    ) -> Segmentation:
+        numbers, seconds = choose_frames(result.row, fps=fps, start=start, end=end)
+        objects = 1 if result.seg_features is None else len(result.seg_features)
+        size = objects * len(numbers) * result.masks[0].size
+        if size > _MOST_MASK_BYTES:
+            raise ValueError(
+                f"the masks of {len(numbers)} frames take {size / 1024**3:.0f} GB: iterate over "
+                "`every_frame(result)`, or use `aurora segment --every-frame`"
+            )
+        drawn = draw_frames(self.model, self.processor, result.row, result.seg_features, numbers, seconds)
+        planes = [(frame.mask, frame.masks) for frame in drawn]
+        return replace(
+            result,
+            masks=np.stack([mask for mask, _ in planes]),
+            frame_indices=numbers,
+            frame_seconds=seconds,
+            object_masks=np.stack([masks for _, masks in planes], axis=1) if objects > 1 else None,
         )

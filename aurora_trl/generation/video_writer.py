@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import av
 import numpy as np
@@ -21,11 +21,12 @@ class VideoWriter:
     but what the encoders hold.
 
     Args:
-        file (`str`, `Path` or `BinaryIO`): where to write.
+        file (`str`, `Path` or `IO[bytes]`): where to write.
         size (`tuple[int, int]`): height and width of the pictures in pixels; an odd side loses its last pixel.
         frame_rate (`float`, *optional*, defaults to 25.0): pictures per second, roughly; each has a time of its own.
         sampling_rate (`int`, *optional*): of the sound, one that AAC knows; no sound without it.
-        options (`Mapping[str, str]`, *optional*): of the encoder, such as `{"crf": "28"}`.
+        sound_bit_rate (`int`, *optional*, defaults to 96000): bits per second of the sound.
+        options (`Mapping[str, str]`, *optional*): of the pictures' encoder, such as `{"crf": "28"}`.
 
     Raises:
         `ValueError`: for a sampling rate that AAC does not know.
@@ -33,11 +34,12 @@ class VideoWriter:
 
     def __init__(
         self,
-        file: str | Path | BinaryIO,
+        file: str | Path | IO[bytes],
         size: tuple[int, int],
         *,
         frame_rate: float = 25.0,
         sampling_rate: int | None = None,
+        sound_bit_rate: int = 96_000,
         options: Mapping[str, str] | None = None,
     ):
         if sampling_rate not in (None, *_AAC_RATES):
@@ -52,6 +54,7 @@ class VideoWriter:
         self._sound: Any = None
         if sampling_rate is not None:
             self._sound = self._container.add_stream("aac", rate=sampling_rate, layout="mono")
+            self._sound.bit_rate = sound_bit_rate
         self._samples, self._waiting = 0, np.zeros(0, np.float32)
         self._last = -1
 
@@ -105,3 +108,48 @@ class VideoWriter:
         if self._sound is not None:
             self._encode_sound(self._waiting)
             self._container.mux(self._sound.encode())
+
+
+class MaskVideoWriter:
+    """
+    A Matroska video of masks without loss (FFV1, grey: 0 or 255), which FFmpeg, OpenCV and PyAV read to the same
+    pixels. A context manager.
+
+    Args:
+        file (`str`, `Path` or `IO[bytes]`): where to write.
+        size (`tuple[int, int]`): height and width of the masks in pixels.
+    """
+
+    def __init__(self, file: str | Path | IO[bytes], size: tuple[int, int]):
+        target: Any = str(file) if isinstance(file, str | Path) else file
+        self._container: Any = av.open(target, "w", format="matroska")
+        self._stream: Any = self._container.add_stream("ffv1", rate=25)
+        self._stream.height, self._stream.width, self._stream.pix_fmt = *size, "gray"
+        # Matroska's clock counts milliseconds.
+        self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, 1000)
+        self._last = -1
+
+    def __enter__(self) -> "MaskVideoWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._container.mux(self._stream.encode())
+        finally:
+            self._container.close()
+
+    def add(self, mask: np.ndarray, seconds: float) -> None:
+        """
+        A mask that is shown from a time on.
+
+        Args:
+            mask (`np.ndarray` of shape `(H, W)`, uint8): 0 or 1.
+            seconds (`float`): later than the one before.
+        """
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(mask * np.uint8(255)), "gray")
+        self._last = max(round(seconds * 1000), self._last + 1)
+        frame.pts, frame.time_base = self._last, Fraction(1, 1000)
+        self._container.mux(self._stream.encode(frame))

@@ -35,6 +35,7 @@ from .mask_losses import mask_losses
 from .object_losses import object_losses
 from .rewards import REWARDS, completion_text, get_reward
 from .rollout_sampler import RolloutRows, RolloutSampler
+from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .short_clips import warn_of_short_clips
 from .trainer_inputs import listed, load_model, load_processor, refuse, require_rows
@@ -159,6 +160,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
         for patched in models:
             add_mask_head(patched)
         self._shares_prefix = shares_prefix(models, args.shared_prefix)
+        add_sample_log(self)
 
     def _get_train_sampler(self, dataset: Any = None) -> RolloutSampler:
         """TRL's order, in which a rollout's rows are marked where they come again."""

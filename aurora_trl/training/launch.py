@@ -7,13 +7,21 @@ from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import Trainer, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..disk import naming
 from ..errors import DataError
 from ..locks import LOCK_FILE, hold, release
 from ..models.checkpoints.hub import RECIPE_FILE, WEIGHT_FILES
+from ..progress import Progress
 from .arguments import fail
 from .checkpoints import find_checkpoints, last_complete, require_usable, state_of_trained
 
@@ -118,6 +126,9 @@ def train_and_finish(trainer: Trainer, resume: str | None) -> None:
         resume (`str` or `None`): what `prepare_run` returned.
     """
     output_dir = str(trainer.args.output_dir)
+    if not sys.stderr.isatty() and not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(LineProgress)
     try:
         with naming(output_dir):
             trainer.train(resume_from_checkpoint=resume)
@@ -125,6 +136,20 @@ def train_and_finish(trainer: Trainer, resume: str | None) -> None:
     except DataError as error:
         fail(error, after_progress=True)
     release(Path(output_dir, LOCK_FILE))
+
+
+class LineProgress(PrinterCallback):
+    """What transformers' bar says, in a log file: a line now and then in place of one that is drawn over."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._progress = Progress(state.max_steps, quiet=not state.is_world_process_zero, unit="steps")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._progress.step("training")
 
 
 def finish(trainer: Trainer) -> None:

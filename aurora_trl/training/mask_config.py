@@ -6,6 +6,9 @@ from pathlib import Path
 from ..models.mask_decoders.base import FRAMES_AT_ONCE
 from .arguments import FREEZE_FLAGS
 
+# Those that can show samples.
+TRACKERS = ("trackio", "wandb", "tensorboard")
+
 
 @dataclass
 class MaskTrainingArguments:
@@ -37,6 +40,10 @@ class MaskTrainingArguments:
             paper.
         num_frames (`int`, *optional*): how many frames are taken of a clip, each of which gets a mask. The checkpoint
             keeps it; by default it is what the checkpoint says. A clip that has fewer is filled up with black frames.
+        log_samples (`int`, *optional*, defaults to 0): how many rows of the evaluation split to show at each
+            evaluation, always the same ones: what the model writes, its masks over the clip, and the rewards. They go
+            to the trackers that `report_to` names, of trackio, wandb and tensorboard. In GRPO also histograms of the
+            rollouts' rewards and lengths.
     """
 
     mask_bce_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the masks' binary cross-entropy."})
@@ -72,8 +79,13 @@ class MaskTrainingArguments:
         default=None, metadata={"help": "Frames that are taken of a clip; as the checkpoint says by default."}
     )
 
+    log_samples: int = field(
+        default=0, metadata={"help": "Rows of the evaluation split to show in the trackers at each evaluation."}
+    )
+
     def check_mask_arguments(self) -> None:
         """Raise `ValueError` for a value out of range; the configs' `__post_init__` calls it."""
+        self._check_log_samples()
         for name in ("mask_bce_loss_weight", "mask_dice_loss_weight", "media_cache_clips"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
@@ -88,6 +100,17 @@ class MaskTrainingArguments:
             raise ValueError(f"`max_objects` must be at least 1, got {self.max_objects}")
         if self.num_frames is not None and self.num_frames < 1:
             raise ValueError(f"`num_frames` must be at least 1, got {self.num_frames}")
+
+    def _check_log_samples(self) -> None:
+        if self.log_samples < 0:
+            raise ValueError(f"`log_samples` must not be negative, got {self.log_samples}")
+        if not self.log_samples:
+            return
+        named = set(getattr(self, "report_to", None) or ())
+        if not named & set(TRACKERS):
+            raise ValueError(f"`log_samples` needs a tracker: set `report_to` to one of {', '.join(TRACKERS)}")
+        if str(getattr(getattr(self, "eval_strategy", "no"), "value", "no")) == "no":
+            raise ValueError("`log_samples` shows rows at each evaluation: set `eval_strategy` and `eval_split`")
 
     def trainable_groups(self) -> set[str]:
         """The groups of `AuroraModel.trainable_modules()` that are not frozen."""

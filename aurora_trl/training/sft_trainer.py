@@ -39,6 +39,7 @@ from .lora import complete_adapter, unwrap_aurora
 from .losses import seg_distillation_loss
 from .mask_losses import draw_mask_frames, mask_losses
 from .object_losses import object_losses
+from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .sft_config import AuroraSFTConfig
 from .short_clips import warn_of_short_clips
@@ -171,6 +172,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
                 "would be taken; lower `per_device_train_batch_size`, or leave `dataloader_drop_last` off"
             )
         add_mask_head(unwrap_aurora(self.model))
+        add_sample_log(self)
         if self.teacher is not None and args.feature_cache is None:
             # Under ZeRO-3 its weights are split, and an engine has to gather them.
             deepspeed = self.is_deepspeed_enabled

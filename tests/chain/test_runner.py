@@ -297,6 +297,8 @@ def test_the_four_phases_end_to_end(small_chain, tmp_path):
         "video",
         "reference",
     }
+    assert f"The report: {output / 'report.html'}" in first.stderr
+    assert "output_dir: outputs/tiny" in (output / "report.html").read_text()  # the chain's YAML
     report = (output / "report.md").read_text()
     for title in ("What each phase brought", "What the model listens to", "Training", "Good", "Typical", "Bad"):
         assert title in report

@@ -61,8 +61,9 @@ def test_report_shows_answers(model, processor, world, rows, annotator, tmp_path
     answer = json.loads((tmp_path / "eval" / "answers.jsonl").read_text())
     answer.update(masks=[encode_rle(mask) for mask in load_masks(row)], j=1.0, completion="Of course. It is [SEG].")
     (tmp_path / "eval" / "answers.jsonl").write_text(json.dumps(answer) + "\n")
-    report = write_report(tmp_path, {"sft": tmp_path / "eval"}, {}, {row["id"]: row}, durations=[("sft", 90.0)])
-    text = report.read_text()
+    page = write_report(tmp_path, {"sft": tmp_path / "eval"}, {}, {row["id"]: row}, durations=[("sft", 90.0)])
+    assert "Of course. It is [SEG]." in page.read_text()
+    text = (tmp_path / "report.md").read_text()
     assert "| sft |" in text
     assert "Of course. It is [SEG]." in text
     assert "| all | 1.5 |" in text

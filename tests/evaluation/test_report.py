@@ -5,8 +5,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from aurora_trl.evaluation.report import of_distinct_classes
-from aurora_trl.evaluation.visualize import draw_curves, smooth
+from aurora_trl.evaluation.gallery import of_distinct_classes
+from aurora_trl.evaluation.visualize import draw_curves, read_curves, smooth
 
 
 def test_pictures_are_of_distinct_classes_first():
@@ -33,7 +33,7 @@ def test_a_phase_has_one_color_in_all_panels(tmp_path):
         state = tmp_path / f"{phase}.json"
         state.write_text(json.dumps({"log_history": history}))
         states.append((phase, state))
-    picture = draw_curves(states, ["distillation_loss"], tmp_path / "curves.png")
+    picture = draw_curves(read_curves(states, ["distillation_loss"]), tmp_path / "curves.png")
     colors = set(map(tuple, np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3).tolist()))
-    assert (255, 127, 14) in colors  # the second of matplotlib's cycle
-    assert (31, 119, 180) not in colors  # the first, the teacher's
+    assert (230, 159, 0) in colors  # the second phase's
+    assert (0, 114, 178) not in colors  # the first, the teacher's

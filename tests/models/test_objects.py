@@ -198,6 +198,9 @@ def test_pipeline_segment_and_evaluation(pipe, rows, tmp_path):
     runs = json.loads((tmp_path / "out" / "objects.json").read_text())
     assert [(run["object"], run["frame"]) for run in runs] == [(n, i) for n in range(2) for i in range(10)]
     assert np.array_equal(decode_rle(json.dumps(runs[13]["segmentation"])), result.object_masks[1, 3])
+    every = list(pipe.every_frame(result))
+    assert (np.stack([frame.mask for frame in every]) != result.masks).mean() < 1e-3
+    assert (np.stack([frame.masks for frame in every], axis=1) != result.object_masks).mean() < 1e-3
     one = pipe(row["reference"], frames=row["frames"], audio=row["audio"], max_new_tokens=1)
     assert one.has_seg
     assert one.object_masks is None

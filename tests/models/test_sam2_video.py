@@ -11,6 +11,7 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 from aurora_trl.errors import DataError
 from aurora_trl.models import AuroraConfig, ClipMemory, Sam2VideoMaskConfig
 from aurora_trl.models.mask_decoders.published import load_mask_decoder
+from aurora_trl.models.mask_decoders.sam2_video import _ClipMemories, _Memory
 
 NUM_FRAMES = 6  # more than the small model's 3 memory frames and 4 pointers
 
@@ -238,3 +239,21 @@ def test_a_memory_that_can_not_be_is_one_clear_line(sam, folder, tmp_path):
         Sam2VideoMaskConfig(sam.config, num_memory_frames=2, prompt_frames="last")
     with pytest.raises(ValueError, match=r"`memory_attention_rope_feat_sizes` \[64, 64\] is not the grid \[4, 4\]"):
         Sam2VideoMaskConfig({**sam.config.to_dict(), "memory_attention_rope_feat_sizes": [64, 64]}, 2)
+
+
+@pytest.mark.parametrize("prompt_frames", ["all", "first"])
+@torch.no_grad()
+def test_a_clip_in_chunks_is_drawn_as_at_once(prompt_frames, folder):
+    """The memory goes on from chunk to chunk, and holds what is looked back at alone."""
+    decoder = load_mask_decoder(folder, memory=ClipMemory(3, prompt_frames)).eval()
+    frames = torch.randn(1, 12, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    prompts = torch.randn(2, 1, decoder.prompt_dim, generator=torch.Generator().manual_seed(3))
+    embeddings = decoder.encode_clips(frames)
+    at_once = decoder.decode_clips(embeddings.expand(2, -1, -1, -1, -1), prompts)
+    for sizes in ([12], [5, 5, 2], [1] * 12):
+        in_chunks = torch.cat(list(decoder.decode_stream(iter(embeddings.split(sizes, dim=1)), prompts, 12)), dim=1)
+        torch.testing.assert_close(in_chunks, at_once, atol=1e-5, rtol=1e-4)
+    clip = _ClipMemories(12, 3, 4)
+    for number in range(12):
+        clip.add(_Memory(torch.tensor(number), torch.tensor(number)))
+    assert sorted(clip.memories) == [0, 8, 9, 10, 11]

@@ -173,14 +173,14 @@ def load_frames(row: Row, *, num_frames: int, pad: bool = True) -> np.ndarray:
     """
     numbers = taken_frames(row, num_frames)
     if row.get("frames"):
-        frames = np.stack(_read_listed([row["frames"][number] for number in numbers]))
+        frames = np.stack(read_listed([row["frames"][number] for number in numbers]))
     else:
         frames = read_frames(row["video"], index_video(row["video"]), numbers)
     missing = num_frames - len(frames) if pad else 0
     return np.pad(frames, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else frames
 
 
-def _read_listed(names: Sequence[str]) -> list[np.ndarray]:
+def read_listed(names: Sequence[str]) -> list[np.ndarray]:
     """Images and moments of videos, in order; each video is opened once."""
     moments: dict[str, list[tuple[int, float]]] = {}
     frames: dict[int, np.ndarray] = {}

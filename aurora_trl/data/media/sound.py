@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import av
@@ -65,11 +66,12 @@ def mix_channels(wave: np.ndarray) -> np.ndarray:
     if wave.shape[1] == 1 or not len(wave):
         return mono
     starts = np.arange(0, len(wave), _MIX_WINDOW)
-    powers = np.add.reduceat(np.square(wave), starts, axis=0)  # (windows, channels)
-    cancelled = np.add.reduceat(np.square(mono), starts) < _CANCELLED * powers.sum(axis=1) / wave.shape[1] ** 2
+    # Channel by channel: the squares of all of them would take as much memory as the sound.
+    powers = np.stack([np.add.reduceat(np.square(channel), starts) for channel in wave.T])  # (channels, windows)
+    cancelled = np.add.reduceat(np.square(mono), starts) < _CANCELLED * powers.sum(axis=0) / wave.shape[1] ** 2
     if not cancelled.any():
         return mono
-    loudest = wave[:, int(powers[cancelled].sum(axis=0).argmax())]
+    loudest = wave[:, int(powers[:, cancelled].sum(axis=1).argmax())]
     # From one to the other without a click.
     share = np.interp(np.arange(len(wave)), starts + _MIX_WINDOW / 2, cancelled).astype(np.float32)
     return mono + share * (loudest - mono)
@@ -90,12 +92,25 @@ def read_track(path: str) -> tuple[np.ndarray, int] | None:
     Raises:
         `DataError`: names the file that is missing or can not be read.
     """
+    with open_track(path) as track:
+        if track is None:
+            return None
+        parts, rate = track
+        samples = list(parts)
+        return (np.concatenate(samples) if samples else np.zeros((0, 1), np.float32)), rate
+
+
+@contextmanager
+def open_track(path: str) -> Iterator[tuple[Iterator[np.ndarray], int] | None]:
+    """What `read_track` returns, with the samples in pieces, which are decoded as they are asked for in the block."""
     try:
         with av.open(path, metadata_errors="replace") as container:
             if not container.streams.audio:
-                return None
+                yield None
+                return
             start = _first_picture_seconds(path) if find_pictures(container) is not None else None
-            return _place_sound(container.decode(audio=0), start, container.streams.audio[0].rate, path)
+            rate = container.streams.audio[0].rate
+            yield _place_sound(container.decode(audio=0), start, rate, path), rate
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (av.FFmpegError, EOFError) as error:
@@ -112,25 +127,25 @@ def _first_picture_seconds(path: str) -> float | None:
     return None if frame is None or frame.pts is None else float(frame.pts * frame.time_base)
 
 
-def _place_sound(frames: Iterator[Any], start: float | None, rate: int, path: str) -> tuple[np.ndarray, int]:
+def _place_sound(frames: Iterator[Any], start: float | None, rate: int, path: str) -> Iterator[np.ndarray]:
     """Samples `(N, channels)` of decoded frames, each at its time from `start` on; None: from the first on."""
-    parts: list[np.ndarray] = []
-    total, lead = 0, 0  # samples so far, and those of them that stand before the start
+    begun, place = False, 0  # the place of the next sample; below 0 it stands before the start
     for seconds, samples in _resample(frames, rate):
         if seconds is not None:
             start = seconds if start is None else start
-            gap = round((seconds - start) * rate) - (total - lead)
-            if not parts:
-                lead, gap = max(0, -gap), max(0, gap)
+            gap = round((seconds - start) * rate) - place
+            if not begun:
+                place, gap = min(0, gap), max(0, gap)
             if gap > _LONGEST_PAUSE_SECONDS * rate:
                 raise DataError(f"{path}: its sound pauses for {gap / rate:.0f} s, by its clock; {REENCODE}")
-            if gap > (_PAUSE_SECONDS * rate if parts else 0):
-                parts.append(np.zeros((gap, samples.shape[1]), np.float32))
-                total += gap
-        parts.append(samples)
-        total += len(samples)
-    wave = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
-    return wave[lead:], rate
+            if gap > (_PAUSE_SECONDS * rate if begun else 0):
+                yield np.zeros((gap, samples.shape[1]), np.float32)
+                place += gap
+        begun = True
+        heard = samples[max(0, -place) :]
+        place += len(samples)
+        if len(heard):
+            yield heard
 
 
 def _resample(frames: Iterator[Any], rate: int) -> Iterator[tuple[float | None, np.ndarray]]:

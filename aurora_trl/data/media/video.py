@@ -293,14 +293,14 @@ def read_frames(path: str, index: VideoIndex, numbers: Sequence[int]) -> np.ndar
     found = _jump(path, index, wanted)
     if found is None:
         found = {}
-        for number, frame in _decode_through(path, index):
+        for number, frame in decode_through(path, index):
             if number == wanted[len(found)]:
-                found[number] = _upright_frame(path, index, number, frame)
+                found[number] = upright_frame(path, index, number, frame)
             if len(found) == len(wanted):
                 break
-    _require_decoded(path, index, [number for number in wanted if number not in found])
+    require_decoded(path, index, [number for number in wanted if number not in found])
     for number in wanted:
-        _require_size(path, number, found[number].shape[:2], wanted[0], found[wanted[0]].shape[:2])
+        require_size(path, number, found[number].shape[:2], wanted[0], found[wanted[0]].shape[:2])
     return np.stack([found[number] for number in numbers])
 
 
@@ -327,7 +327,7 @@ def _jump(path: str, index: VideoIndex, wanted: Sequence[int]) -> dict[int, np.n
                         return None
                     following = current + 1
                     if current in group:
-                        found[current] = _upright_frame(path, index, current, frame)
+                        found[current] = upright_frame(path, index, current, frame)
                     if current >= group[-1]:
                         break
     except DataError:
@@ -347,15 +347,15 @@ def check_frames(path: str, index: VideoIndex) -> None:
         `DataError`: names the first frame that is damaged, can not be decoded, or differs in size from the first.
     """
     count = 0
-    for number, frame in _decode_through(path, index):
+    for number, frame in decode_through(path, index):
         _require_whole(path, index, number, frame)
-        _require_size(path, number, _upright_size(frame, index.orientation), 0, index.size)
+        require_size(path, number, _upright_size(frame, index.orientation), 0, index.size)
         count += 1
-    _require_decoded(path, index, range(count, len(index.times)))
+    require_decoded(path, index, range(count, len(index.times)))
 
 
-def _decode_through(path: str, index: VideoIndex) -> Iterator[tuple[int, Any]]:
-    """The frames with their numbers, decoded from the start of the file."""
+def decode_through(path: str, index: VideoIndex) -> Iterator[tuple[int, Any]]:
+    """The frames as they are decoded from the start of the file, with their numbers."""
     with open_video(path) as container:
         for number, frame in enumerate(container.decode(require_pictures(container, path))):
             if number >= len(index.stamps) or frame.pts != index.stamps[number]:
@@ -366,7 +366,8 @@ def _decode_through(path: str, index: VideoIndex) -> Iterator[tuple[int, Any]]:
             yield number, frame
 
 
-def _require_decoded(path: str, index: VideoIndex, missing: Sequence[int]) -> None:
+def require_decoded(path: str, index: VideoIndex, missing: Sequence[int]) -> None:
+    """Raise `DataError` where frames that were wanted did not come."""
     if missing:
         raise DataError(f"{path}: frame {missing[0]}, at {index.times[missing[0]]:.2f} s, can not be decoded")
 
@@ -376,7 +377,8 @@ def _require_whole(path: str, index: VideoIndex, number: int, frame: Any) -> Non
         raise DataError(f"{path}: frame {number}, at {index.times[number]:.2f} s, is damaged")
 
 
-def _require_size(path: str, number: int, size: tuple[int, ...], other: int, other_size: tuple[int, ...]) -> None:
+def require_size(path: str, number: int, size: tuple[int, ...], other: int, other_size: tuple[int, ...]) -> None:
+    """Raise `DataError` where two frames differ in height or width."""
     if size != other_size:
         (height, width), (other_height, other_width) = size, other_size
         raise DataError(
@@ -385,6 +387,7 @@ def _require_size(path: str, number: int, size: tuple[int, ...], other: int, oth
         )
 
 
-def _upright_frame(path: str, index: VideoIndex, number: int, frame: Any) -> np.ndarray:
+def upright_frame(path: str, index: VideoIndex, number: int, frame: Any) -> np.ndarray:
+    """A decoded frame `(H, W, 3)` as a player shows it; `DataError` where it is damaged."""
     _require_whole(path, index, number, frame)
     return index.orientation.apply(frame.to_ndarray(format="rgb24"))

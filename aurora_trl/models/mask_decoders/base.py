@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -86,6 +86,25 @@ class MaskDecoderBase(nn.Module, ABC):
         mask_logits = self.decode(embeddings.flatten(0, 1), prompts.repeat_interleave(num_frames, dim=0))
         return mask_logits.unflatten(0, (num_clips, num_frames))
 
+    def decode_stream(
+        self, chunks: Iterable[torch.Tensor], prompts: torch.Tensor, num_frames: int
+    ) -> Iterator[torch.Tensor]:
+        """
+        Draw objects in all frames of a long clip, whose features come and go in chunks: frame by frame, unless a
+        subclass looks back, which then carries what it needs from one chunk to the next.
+
+        Args:
+            chunks (`Iterable[torch.Tensor]`): features `(1, t, E, h, w)` from `encode_clips`, in order.
+            prompts (`torch.Tensor` of shape `(N, P, prompt_dim)`): of N objects.
+            num_frames (`int`): of all chunks together.
+
+        Yields:
+            `torch.Tensor` of shape `(N, t, 4h, 4w)`: mask logits of a chunk.
+        """
+        clip_index = torch.zeros(len(prompts), dtype=torch.long, device=prompts.device)
+        for embeddings in chunks:
+            yield self.decode_rows(embeddings, prompts.to(embeddings.dtype), clip_index)
+
     def encode_clips(self, frames: torch.Tensor) -> torch.Tensor:
         """
         Encode the frames of clips, without gradients `frames_at_once`.
@@ -102,7 +121,7 @@ class MaskDecoderBase(nn.Module, ABC):
             # One memory layout in and out: a clip's features are then the same to the bit whoever asks for them.
             return self.encode(part.to(weight).contiguous()).contiguous()
 
-        embeddings = _in_parts(encode, frames.flatten(0, 1), size=self._frames_at_once())
+        embeddings = _in_parts(encode, frames.flatten(0, 1), size=self.frames_per_chunk())
         return embeddings.unflatten(0, frames.shape[:2])
 
     def decode_rows(
@@ -123,11 +142,11 @@ class MaskDecoderBase(nn.Module, ABC):
         def decode(prompts: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
             return self.decode_clips(clips if clip_index is None else embeddings[clips], prompts)
 
-        size = max(1, self._frames_at_once() // embeddings.size(1))
+        size = max(1, self.frames_per_chunk() // embeddings.size(1))
         return _in_parts(decode, prompts, embeddings if clip_index is None else clip_index, size=size)
 
-    def _frames_at_once(self) -> int:
-        """In the model's size."""
+    def frames_per_chunk(self) -> int:
+        """`frames_at_once` in the model's size: how many frames are encoded and drawn in at a time."""
         return max(1, int(self.frames_at_once * 1024**2 / self.config.image_size**2))
 
 

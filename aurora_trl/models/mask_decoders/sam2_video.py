@@ -10,8 +10,11 @@ this departs from transformers' `Sam2VideoModel`, which tracks one object at a t
 * Whether the object is in a frame is read from the mask that was drawn, not from SAM's score head: that one learned
   from clicks, no loss here teaches it to judge `[SEG]`, and its verdict would cut the mask off from the gradient.
 * Memories are not rounded to bfloat16.
+* A long clip comes in chunks, and the memory goes on from one to the next: a frame looks back at the clip's first one
+  and at the last ones before it, as far as upstream's tables reach, whatever the chunks.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +113,31 @@ class _Memory:
     pointer: torch.Tensor
 
 
+class _ClipMemories:
+    """
+    Memories of the frames of clips, by number.
+
+    Args:
+        num_frames (`int`): of each clip.
+        *reaches (`int`): how far any part of the decoder looks back, in frames; what is older is let go, but for the
+            first frame. All are kept without it, as training needs them.
+    """
+
+    def __init__(self, num_frames: int, *reaches: int):
+        self.num_frames = num_frames
+        self.now = 0
+        self.memories: dict[int, _Memory] = {}
+        self._reach = max(reaches, default=num_frames)
+
+    def add(self, memory: _Memory) -> None:
+        """Remember the frame that was drawn; the next one is now."""
+        self.memories[self.now] = memory
+        self.now += 1
+        old = self.now - self._reach - 1
+        if old > 0:
+            self.memories.pop(old, None)
+
+
 class Sam2VideoMaskDecoder(Sam2MaskDecoder):
     """
     A SAM 2 model prompted by embeddings, whose frames look back; see the module's docstring.
@@ -143,24 +171,41 @@ class Sam2VideoMaskDecoder(Sam2MaskDecoder):
     def decode_clips(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         """Embeddings `(B, T, 4C, h, w)` and prompts `(B, P, C)` to mask logits `(B, T, 4h, 4w)`, frame after frame."""
         num_frames = embeddings.size(1)
+        # Nothing looks back at an image, but DDP and ZeRO wait for every part that trains.
+        run_unseen = num_frames == 1 and torch.is_grad_enabled()
+        clip = _ClipMemories(num_frames)
+        masks = self._draw_next(embeddings, prompts, clip, run_unseen)
+        if run_unseen:
+            coarse = embeddings[:, 0, : self.prompt_dim]
+            masks = masks + 0.0 * self._look_back(coarse, clip).mean()
+        return masks
+
+    def decode_stream(
+        self, chunks: Iterable[torch.Tensor], prompts: torch.Tensor, num_frames: int
+    ) -> Iterator[torch.Tensor]:
+        """As of any decoder; of the frames before, only those that a later one looks back at are remembered."""
+        clip = _ClipMemories(num_frames, self.config.num_memory_frames, self.sam.config.max_object_pointers_in_encoder)
+        for embeddings in chunks:
+            repeated = embeddings.expand(len(prompts), -1, -1, -1, -1)
+            yield self._draw_next(repeated, prompts.to(embeddings.dtype), clip)
+
+    def _draw_next(
+        self, embeddings: torch.Tensor, prompts: torch.Tensor, clip: _ClipMemories, keep_last: bool = False
+    ) -> torch.Tensor:
+        """The next frames of clips `(B, t, 4C, h, w)` to mask logits `(B, t, 4h, 4w)`; `clip` remembers them."""
         coarse, fine = embeddings.split([self.prompt_dim, 3 * self.prompt_dim], dim=2)
         # Upstream's prompt of a tracked frame: two tokens for points that are not there.
         no_prompt = self.sam.prompt_encoder.not_a_point_embed.weight.expand(len(prompts), 2, -1)
-        # Nothing looks back at an image, but DDP and ZeRO wait for every part that trains.
-        run_unseen = num_frames == 1 and torch.is_grad_enabled()
-        memories: list[_Memory] = []
         drawn: list[torch.Tensor] = []
-        for i in range(num_frames):
-            features, prompted = coarse[:, i], i == 0 or self.config.prompt_frames == "all"
-            seen = self._without_memory(features) if i == 0 else self._look_back(features, memories, num_frames)
+        for i in range(embeddings.size(1)):
+            features, first = coarse[:, i], clip.now == 0
+            prompted = first or self.config.prompt_frames == "all"
+            seen = self._without_memory(features) if first else self._look_back(features, clip)
             mask_logits, token = self._draw(seen, fine[:, i], prompts if prompted else no_prompt.to(prompts.dtype))
             drawn.append(mask_logits)
-            if i < num_frames - 1 or run_unseen:
-                memories.append(self._memorise(features, mask_logits, token, prompted))
-        masks = torch.stack(drawn, dim=1)
-        if run_unseen:
-            masks = masks + 0.0 * self._look_back(coarse[:, 0], memories, num_frames).mean()
-        return masks
+            if keep_last or clip.now < clip.num_frames - 1:
+                clip.add(self._memorise(features, mask_logits, token, prompted))
+        return torch.stack(drawn, dim=1)
 
     def _memorise(
         self, features: torch.Tensor, mask_logits: torch.Tensor, token: torch.Tensor, prompted: bool
@@ -191,19 +236,18 @@ class Sam2VideoMaskDecoder(Sam2MaskDecoder):
             pointer = torch.where(present[:, None], sam.object_pointer_proj(token), sam.no_object_pointer)
             return _Memory(memory.flatten(2).transpose(1, 2), pointer)
 
-    def _look_back(self, features: torch.Tensor, memories: list[_Memory], num_frames: int) -> torch.Tensor:
+    def _look_back(self, features: torch.Tensor, clip: _ClipMemories) -> torch.Tensor:
         """
         A frame's features in the light of the first frame, the ones right before it and the pointers of some more.
 
         Args:
             features (`torch.Tensor` of shape `(B, C, h, w)`): the frame's, without memory.
-            memories (`list[_Memory]`): of the frames before it, from the clip's first on.
-            num_frames (`int`): of the clip.
+            clip (`_ClipMemories`): of the frames before it.
 
         Returns:
             `torch.Tensor` of shape `(B, C, h, w)`.
         """
-        sam, now = self.sam, len(memories)
+        sam, now, memories = self.sam, clip.now, clip.memories
         height, width = features.shape[-2:]
         where = {"device": features.device, "dtype": features.dtype}
         width_of_memory = memories[0].features.size(-1)
@@ -214,7 +258,7 @@ class Sam2VideoMaskDecoder(Sam2MaskDecoder):
         frames = [0, *range(max(1, now - self.config.num_memory_frames + 1), now)]
         keys = [memories[i].features for i in frames]
         positions = [grid + table[now - i - 1 if i else -1] for i in frames]
-        pointers, pointer_positions = self._pointers(memories, num_frames)
+        pointers, pointer_positions = self._pointers(clip)
         frame_positions = sam.vision_encoder.neck.position_encoding(features[:1].shape, **where)
         # Positional arguments: upstream misspells the name of the fourth (transformers 5.24).
         seen = sam.memory_attention(
@@ -226,10 +270,10 @@ class Sam2VideoMaskDecoder(Sam2MaskDecoder):
         )
         return seen.reshape(-1, height * width, features.size(1)).transpose(1, 2).reshape(features.shape)
 
-    def _pointers(self, memories: list[_Memory], num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pointers(self, clip: _ClipMemories) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens `(B, L, M)` of the object's pointers in earlier frames, and their positions in time `(1, L, M)`."""
-        sam, now = self.sam, len(memories)
-        limit = min(num_frames, sam.config.max_object_pointers_in_encoder)
+        sam, now, memories = self.sam, clip.now, clip.memories
+        limit = min(clip.num_frames, sam.config.max_object_pointers_in_encoder)
         frames = [0, *range(now - 1, max(0, now - limit), -1)]
         pointers = torch.stack([memories[i].pointer for i in frames], dim=1)  # (B, frames, C)
         batch_size, _, channels = pointers.shape
