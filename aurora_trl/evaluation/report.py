@@ -8,6 +8,7 @@ from ..data.formats.refavs import NULL_SPLIT
 from ..disk import written_whole
 from ..errors import DataError
 from ..text_files import parse_json, read_json, read_text
+from .class_synonyms import TABLE_NAME
 from .evaluate import ANSWERS_FILE, METRICS_FILE
 from .metrics import get_protocol
 
@@ -25,6 +26,7 @@ GRPO_CURVES = (
     "reflective_share",
     "loss",
 )
+_SYNONYM_REWARD = "rewards/synonym_class_reward/mean"
 _ANSWER_SHARES = (
     "class_accuracy",
     "format_accuracy",
@@ -223,6 +225,8 @@ def _curve_section(output_dir: Path, trainings: Mapping[str, Path]) -> list[str]
         picture = output_dir / "pictures" / f"curves_{title.lower()}.png"
         if group and draw_curves(group, names, picture) is not None:
             parts.append(f"{title} phases.\n\n![{title} curves](pictures/{picture.name})\n")
+    if any(_SYNONYM_REWARD in entry for _, state in grpo for entry in read_history(state)):
+        parts.append(f"Other names of a class were rewarded, too, by the table of synonyms `{TABLE_NAME}`.\n")
     return parts
 
 
