@@ -338,10 +338,11 @@ class AuroraGRPOTrainer(
         completion_ids = pad_ids(completion_ids_list, self._tokenizer.pad_token_id).to(device)
         completion_mask = pad_ids([[1] * len(ids) for ids in completion_ids_list], 0).to(device)
         positions = self.processing_class.find_seg_positions(completion_ids, completion_mask)
-        states, has_seg, known = gather_seg_states(self._generation_states, positions)
-        self._generation_states = []
+        recorded, self._generation_states = self._generation_states, []
+        states, has_seg, known = gather_seg_states(recorded, positions)
         # A completion cut right at `[SEG]` was never read at that token. All ranks run this forward, or none does.
-        if self.accelerator.gather((has_seg & ~known).any()[None]).any():
+        unread = (has_seg & ~known).any() if recorded else torch.ones((), dtype=torch.bool, device=device)
+        if self.accelerator.gather(unread[None]).any():
             prompt_ids = self._bank.prompt_ids
             written = [prompt + ids for prompt, ids in zip(prompt_ids, completion_ids_list, strict=True)]
             lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)

@@ -184,3 +184,6 @@ def test_a_compiled_answer_is_the_same(drawing_checkpoint, cot_rows, processor, 
     for expected, answer in zip(eager, ours, strict=True):
         assert answer.completion == expected.completion
         torch.testing.assert_close(answer.mask_logits, expected.mask_logits, atol=1e-4, rtol=1e-4)
+    # Also where none of them gets as far as `[SEG]`: there is no state whose width could be looked up.
+    (cut,) = answer_batch(model, processor, cot_rows.to_list()[:1], loader, max_new_tokens=1, engine="compiled")
+    assert cut.mask_logits is None
