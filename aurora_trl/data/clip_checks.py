@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import DataError
+from .hints import HINTS, require_inside
 from .masks import decode_polygons, decode_rle, load_masks, mask_values, require_mask_count
 from .media.checks import Fault, check_image, check_sound, check_track, check_video, group_frames
 from .media.loading import split_moment
@@ -89,6 +90,8 @@ class ClipChecker:
                 require_mask_count(row, len(row["masks"]))
             except DataError as error:
                 faults.append(Fault("mask count", str(error)))
+        if not faults and first_size is not None:
+            faults += _hint_faults(row, first_size)
         return faults + self._mask_faults(row, first_size)
 
     def _faults_of(self, key: tuple[str, ...], look: Callable[[], None]) -> list[Fault]:
@@ -130,6 +133,18 @@ class ClipChecker:
             text = f"row {row['id']!r}: all its masks are empty; set `is_null` if the reference matches nothing"
             return [Fault("empty mask", text)]
         return []
+
+
+def _hint_faults(row: Row, frame_size: tuple[int, int]) -> list[Fault]:
+    """Boxes and points come one entry per frame, and lie in it."""
+    try:
+        for name in HINTS:
+            if row.get(name):
+                require_mask_count(row, len(row[name]), name)
+        require_inside(row, (frame_size[1], frame_size[0]))
+    except DataError as error:
+        return [Fault("row", str(error))]
+    return []
 
 
 class _FileLooks:

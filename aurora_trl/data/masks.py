@@ -75,12 +75,12 @@ def require_annotated(rows: Iterable[Row], why: str) -> None:
         raise DataError(f"row {row['id']!r}: it has no masks, and {why} with them; leave such rows out")
 
 
-def require_mask_count(row: Row, count: int) -> None:
+def require_mask_count(row: Row, count: int, what: str = "masks") -> None:
     """Raise `DataError` where a row has not one mask for each frame of its clip: they go by frames' numbers."""
     total = count_frames(row)
     if count != total:
         raise DataError(
-            f"row {row.get('id')!r}: {count} masks for {total} frames; give one per frame, null for one that is not "
+            f"row {row.get('id')!r}: {count} {what} for {total} frames; give one per frame, null for one that is not "
             "annotated" + ("" if row.get("frames") else f", or name moments in `frames`, as in {row['video']}#t=1.5")
         )
 

@@ -13,6 +13,7 @@ from datasets import Dataset, Features, List, Value
 
 from ..errors import DataError
 from ..text_files import parse_json
+from .hints import HINTS, check_hints, hinted_frames
 
 # One row is one reference about one clip. Media are paths: they are read when a batch needs them.
 FEATURES = Features(
@@ -36,8 +37,9 @@ FEATURES = Features(
     }
 )
 COLUMNS = tuple(FEATURES)
-# Columns that rows may have besides: where the files of masks hold a number per object, `mask_value` is this row's.
-OPTIONAL_COLUMNS = ("mask_value",)
+# Columns that rows may have besides: where the files of masks hold a number per object, `mask_value` is this row's;
+# what marks an object that nobody drew is in `hints.py`.
+OPTIONAL_COLUMNS = ("mask_value", *HINTS)
 # A row as a mapping: the columns above, and whatever a collator or a trainer puts beside them.
 Row: TypeAlias = dict[str, Any]
 
@@ -76,8 +78,8 @@ def clip_key(row: Row) -> tuple[Any, ...]:
 
 
 def annotated_frames(row: Row) -> tuple[int, ...] | None:
-    """The numbers of the frames that have a mask; None where all have one, or none has."""
-    masks = row.get("masks") or ()
+    """The numbers of the frames that have a mask, or else a box or points; None where all have one, or none has."""
+    masks = row.get("masks") or hinted_frames(row)
     numbers = tuple(number for number, mask in enumerate(masks) if mask is not None)
     return numbers if 0 < len(numbers) < len(masks) else None
 
@@ -210,4 +212,5 @@ def check_row(row: Row) -> None:
         raise DataError(f"row {row.get('id')!r}: it has a `mask_value` and no `masks` to look for it in")
     if masks and frames and len(masks) != len(frames):
         raise DataError(f"row {row.get('id')!r}: {len(masks)} masks for {len(frames)} frames; give one per frame")
+    check_hints(row)
     count_objects(row)

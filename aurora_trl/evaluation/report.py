@@ -8,6 +8,7 @@ from ..disk import written_whole
 from ..errors import DataError
 from ..models.checkpoints.hub import RECIPE_FILE
 from ..text_files import read_json, read_text
+from .class_synonyms import TABLE_NAME
 from .evaluate import ANSWERS_FILE, METRICS_FILE
 from .gallery import choose_answers, read_answers
 from .metrics import get_protocol
@@ -38,6 +39,7 @@ GRPO_CURVES = (
     "reflective_share",
     "loss",
 )
+_SYNONYM_REWARD = "rewards/synonym_class_reward/mean"
 REPORT_FILE, PAGE_FILE = "report.md", "report.html"
 
 
@@ -94,6 +96,8 @@ def write_report(
     if metrics[last]["swaps"]:
         parts += ["## What the model listens to\n", swap_table(last, metrics[last]).markdown()]
     parts += ["## Training\n", *_curve_section(output_dir, curves)]
+    if _rewards_synonyms(trainings):
+        parts.append(f"Other names of a class were rewarded, too, by the table of synonyms `{TABLE_NAME}`.\n")
     parts += [f"## Answers of {last}\n", *_picture_section(output_dir, chosen, rows, answers[last][0]["split"])]
     if durations:
         parts += ["## Time\n", duration_table(durations, price_per_hour).markdown()]
@@ -186,6 +190,11 @@ def _read_curves(trainings: Mapping[str, Path], colors: Mapping[str, str]) -> di
     sft = [item for item in states if item not in grpo]
     groups = (("Supervised", sft, SFT_CURVES), ("GRPO", grpo, GRPO_CURVES))
     return {title: curves for title, group, names in groups if (curves := read_curves(group, names, colors))}
+
+
+def _rewards_synonyms(trainings: Mapping[str, Path]) -> bool:
+    states = (folder / "trainer_state.json" for folder in trainings.values())
+    return any(_SYNONYM_REWARD in entry for state in states for entry in read_history(state))
 
 
 def _curve_section(output_dir: Path, groups: Mapping[str, Curves]) -> list[str]:

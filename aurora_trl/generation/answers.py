@@ -229,7 +229,7 @@ def answer_batch(
     completion_mask = (is_eos.cumsum(1) - is_eos.long()) == 0  # up to the first end of turn
     positions = processor.find_seg_positions(completion_ids, completion_mask)
     seg_states, has_seg, known = gather_seg_states(states, positions)
-    if not bool((known | ~has_seg).all()):
+    if not states or not bool((known | ~has_seg).all()):
         written = [p + c[m].tolist() for p, c, m in zip(prompts, completion_ids, completion_mask, strict=True)]
         positions = positions + along_rows(torch.tensor([len(ids) for ids in prompts], device=device), positions)
         late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **repeated)

@@ -1,9 +1,11 @@
 """What the completions of a rollout share, and how they stay together when it is shuffled and split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+
+from ..data.masks import has_target
 
 
 @dataclass
@@ -21,6 +23,9 @@ class ClipBank:
         masks (`torch.Tensor` of shape `(B, T, M, M)`): the target of each completion.
         object_masks (`torch.Tensor` of shape `(B, K, T, M, M)`, *optional*): its objects apart, where completions may
             have several `[SEG]`.
+        relations (`torch.Tensor` of shape `(B, B)`, *optional*): which completions are about the same object, where
+            that is learned from.
+        hints (`dict[str, torch.Tensor]`): `(B, T, M, M)` each, see [`~aurora_trl.generation.ClipLoader.hints`].
     """
 
     policy_inputs: dict[str, torch.Tensor]
@@ -30,6 +35,41 @@ class ClipBank:
     prompt_ids: list[list[int]]
     masks: torch.Tensor
     object_masks: torch.Tensor | None
+    relations: torch.Tensor | None = None
+    hints: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def of_samples(self, samples: list[int]) -> "ClipBank":
+        """The same media, for some of the completions only."""
+        object_masks, relations = self.object_masks, self.relations
+        return replace(
+            self,
+            clip_index=self.clip_index[samples],
+            prompt_index=self.prompt_index[samples],
+            prompt_ids=[self.prompt_ids[i] for i in samples],
+            masks=self.masks[samples],
+            object_masks=None if object_masks is None else object_masks[samples],
+            relations=None if relations is None else relations[samples][:, samples],
+            hints={name: value[samples] for name, value in self.hints.items()},
+        )
+
+    @property
+    def framed(self) -> torch.Tensor:
+        """Targets `(B, T, M, M)` that show how much of the decoder's square a completion's frames take."""
+        boxes = self.hints.get("box_masks")
+        if boxes is None:
+            return self.masks
+        unknown = ~has_target(self.masks).any(dim=1)
+        return torch.where(unknown[:, None, None, None], boxes, self.masks)
+
+    def targets(self, samples: torch.Tensor) -> dict[str, Any]:
+        """What the masks of completions are compared with, by the names that a supervised batch has for it."""
+        object_masks, relations = self.object_masks, self.relations
+        return {
+            "masks": self.masks[samples],
+            "object_masks": None if object_masks is None else object_masks[samples],
+            "relations": None if relations is None else relations[samples][:, samples],
+            **{name: value[samples] for name, value in self.hints.items()},
+        }
 
     def forward_inputs(
         self, samples: torch.Tensor, with_masks: bool, frames: torch.Tensor | None = None

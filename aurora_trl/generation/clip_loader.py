@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..data.masks import NO_TARGET, load_masks, load_object_masks, mask_indices
+from ..data.hints import HINTS, UNMARKED, fill_boxes, is_marked, require_inside
+from ..data.masks import NO_TARGET, frame_size, load_masks, load_object_masks, mask_indices, require_mask_count
 from ..data.media.loading import (
     NO_FRAME,
     MediaCache,
@@ -18,6 +19,7 @@ from ..data.media.loading import (
     taken_frames,
 )
 from ..data.schema import Row, require_few_objects, view_key
+from ..errors import DataError
 from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
 from .feature_store import MaskFeatures
@@ -34,11 +36,13 @@ class ClipLoader:
 
     Attributes:
         mask_inputs (`bool`): whether clips come with what the mask decoder needs of them.
+        allow_unmarked (`bool`): whether a row may have nothing that a mask could be compared with.
     """
 
     def __init__(self, processor: AuroraProcessor, cache_clips: int = 0):
         self.processor = processor
         self.mask_inputs = True
+        self.allow_unmarked = False
         self._mask_features: MaskFeatures | None = None
         self._clips = MediaCache(cache_clips)
         self._masks = MediaCache(8 * cache_clips)
@@ -92,8 +96,51 @@ class ClipLoader:
         `NO_TARGET` in a frame that nobody annotated or that stands past the end of a short clip.
         """
         null = row.get("is_null")
+        if not null and not any(row.get("masks") or ()):
+            return self._load_unmasked(row)
         key = ("null", *view_key(row)) if null else (row.get("mask_value"), *(row["masks"] or ()))
         return self._masks.get(key, lambda: self._load_masks(row))
+
+    def _load_unmasked(self, row: Row) -> torch.Tensor:
+        """The masks of a row that has none: empty where its object is known not to be in a frame, else unknown."""
+        if not self.allow_unmarked and not is_marked(row):
+            raise DataError(f"row {row.get('id')!r}: {UNMARKED}")
+        size, boxes = self.processor.mask_target_size, self._taken(row, "boxes")
+        masks = torch.full((self.processor.num_frames, size, size), NO_TARGET, dtype=torch.uint8)
+        for plane, box in zip(masks, boxes, strict=True):
+            if box == []:
+                plane.zero_()
+        return masks
+
+    def hints(self, row: Row) -> dict[str, torch.Tensor]:
+        """
+        What marks the row's object without drawing it: `box_masks` and `point_masks`, `(T, M, M)` uint8 each, where
+        the row has any, see [`~aurora_trl.training.mask_targets.MaskTargets`].
+        """
+        found: dict[str, torch.Tensor] = {}
+        boxes, points = (self._taken(row, name) for name in HINTS)
+        if not any(boxes) and not any(points):
+            return found
+        size = frame_size(row)
+        require_inside(row, size)
+        if any(boxes):
+            found["box_masks"] = self.processor.process_masks(fill_boxes(boxes, size))
+            # A box may be smaller than a pixel of the square.
+            centres = [[[(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]] if box else None for box in boxes]
+            found["box_masks"][self.processor.geometry.process_points(centres, size) == 1] = 1
+            found["box_masks"][[not box for box in boxes]] = NO_TARGET
+        if any(points):
+            found["point_masks"] = self.processor.geometry.process_points(points, size)
+        return found
+
+    def _taken(self, row: Row, name: str) -> list[Any]:
+        """One hint per frame that the model sees; None where there is none."""
+        count, values = self.processor.num_frames, row.get(name)
+        if not values:
+            return [None] * count
+        require_mask_count(row, len(values), name)
+        taken = [values[i] for i in taken_frames(row, count)]
+        return taken + [None] * (count - len(taken))
 
     def object_masks(self, row: Row) -> torch.Tensor:
         """
@@ -131,6 +178,19 @@ def stack_clips(clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Ten
     `mask_embeddings` `(C, T, E, h, w)` where they are kept.
     """
     return stack_media([{name: value for name, value in clip.items() if name != "frame_size"} for clip in clips])
+
+
+def stack_hints(hints: Sequence[dict[str, torch.Tensor]], masks: torch.Tensor) -> dict[str, torch.Tensor]:
+    """
+    The hints of B rows, `(B, T, M, M)` each; a row that lacks one has `NO_TARGET` there.
+
+    Args:
+        hints (`list[dict]`): from [`ClipLoader.hints`].
+        masks (`torch.Tensor` of shape `(B, T, M, M)`): of the same rows.
+    """
+    names = dict.fromkeys(name for row in hints for name in row)
+    unknown = torch.full_like(masks[0], NO_TARGET)
+    return {name: torch.stack([row.get(name, unknown) for row in hints]) for name in names}
 
 
 def pad_ids(sequences: Sequence[Sequence[int]], value: int, side: str = "right") -> torch.Tensor:

@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from ..data.relations import relate_objects
 from ..data.schema import Row, view_key, with_target
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, teacher_target
-from .clip_loader import ClipLoader, pad_ids, stack_clips
+from .clip_loader import ClipLoader, pad_ids, stack_clips, stack_hints
 
 
 class SFTCollator:
@@ -19,8 +20,8 @@ class SFTCollator:
 
     A call with rows returns `input_ids`, `attention_mask`, `labels` `(B, L)`, the media inputs of the C distinct
     clips, `clip_index` `(B,)` that says which clip a row shows, `masks` `(B, T, M, M)` uint8 and `seg_positions`
-    `(B,)`. With the processor's `max_objects` K above 1 these are `(B, K)`, and there are `object_masks`
-    `(B, K, T, M, M)`, see [`ClipLoader.object_masks`].
+    `(B,)`, and what [`ClipLoader.hints`] finds. With the processor's `max_objects` K above 1 `seg_positions` are
+    `(B, K)`, and there are `object_masks` `(B, K, T, M, M)`, see [`ClipLoader.object_masks`].
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -28,12 +29,20 @@ class SFTCollator:
         share_prefix (`bool`, *optional*, defaults to `False`): where rows share a clip, say in `prefix_lengths` `(C,)`
             how many tokens their prompts begin with in common, for a forward that reads them once.
         with_masks (`bool`, *optional*, defaults to `True`): read the rows' target masks.
+        relate (`bool`, *optional*, defaults to `False`): say in `relations` `(B, B)` which rows are about the same
+            object, see [`~aurora_trl.data.relations.relate_objects`].
     """
 
     def __init__(
-        self, loader: ClipLoader, keep_rows: bool = False, share_prefix: bool = False, with_masks: bool = True
+        self,
+        loader: ClipLoader,
+        keep_rows: bool = False,
+        share_prefix: bool = False,
+        with_masks: bool = True,
+        relate: bool = False,
     ):
         self.loader = loader
+        self.relate = relate
         self.with_masks = with_masks
         self.keep_rows = keep_rows
         self.share_prefix = share_prefix
@@ -65,8 +74,11 @@ class SFTCollator:
                 batch["prefix_lengths"] = torch.tensor(lengths)
         if self.with_masks:
             batch["masks"] = torch.stack([self.loader.masks(row) for row in rows])
+            batch.update(stack_hints([self.loader.hints(row) for row in rows], batch["masks"]))
         if self.with_masks and processor.max_objects > 1:
             batch["object_masks"] = torch.stack([self.loader.object_masks(row) for row in rows])
+        if self.relate:
+            batch["relations"] = relate_objects(rows)
         if self.keep_rows:
             batch["rows"] = rows
         return batch
@@ -119,11 +131,13 @@ class RowMedia:
         clip (`dict[str, torch.Tensor]`): see [`ClipLoader.clip`]; rows of a batch that show one clip share it.
         masks (`torch.Tensor` of shape `(T, M, M)`): the row's target masks.
         object_masks (`torch.Tensor` of shape `(K, T, M, M)`, *optional*): where answers may have several.
+        hints (`dict[str, torch.Tensor]`): see [`ClipLoader.hints`].
     """
 
     clip: dict[str, torch.Tensor]
     masks: torch.Tensor
     object_masks: torch.Tensor | None = None
+    hints: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class RolloutCollator:
@@ -152,7 +166,7 @@ class RolloutCollator:
                 if key not in clips:
                     clips[key] = self.loader.clip(row)
                 objects = self.loader.object_masks(row) if several else None
-                media[row["id"]] = RowMedia(clips[key], self.loader.masks(row), objects)
+                media[row["id"]] = RowMedia(clips[key], self.loader.masks(row), objects, self.loader.hints(row))
             prompt = build_prompt(row, self.loader.processor.instruction)
             out.append({**row, "prompt": prompt, "media": media[row["id"]]})
         return out

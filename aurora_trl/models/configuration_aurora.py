@@ -69,6 +69,15 @@ class AuroraConfig(PretrainedConfig):
         policy_config (`PretrainedConfig` or `dict`): config of a [`~aurora_trl.models.policies.base.Policy`].
         mask_decoder_config (`PretrainedConfig` or `dict`): sizes of the mask decoder; a [`SamConfig`] by default.
         seg_token_id (`int`): id of `[SEG]` in the policy's vocabulary.
+        seg_layers (`int`, *optional*, defaults to 1): how many of the language model's last layers make up the state
+            at `[SEG]`, by shares that are learned; with 1 it is the last layer's, as in the paper.
+        spatial_prompt (`bool`, *optional*, defaults to `False`): prompt the mask decoder with what is similar to
+            `[SEG]` in each frame, too.
+        existence_output (`bool`, *optional*, defaults to `False`): say whether what is referred to is there at all,
+            and empty the mask where it is not.
+
+    Raises:
+        `ValueError`: where `seg_layers` is no number of the language model's layers.
     """
 
     model_type = "aurora"
@@ -82,6 +91,9 @@ class AuroraConfig(PretrainedConfig):
         policy_config: Any = None,
         mask_decoder_config: Any = None,
         seg_token_id: int | None = None,
+        seg_layers: int = 1,
+        spatial_prompt: bool = False,
+        existence_output: bool = False,
         **kwargs: Any,
     ):
         if isinstance(policy_config, dict):
@@ -91,9 +103,19 @@ class AuroraConfig(PretrainedConfig):
         self.policy_config: Any = policy_config
         self.mask_decoder_config: Any = mask_decoder_config if mask_decoder_config is not None else SamConfig()
         self.seg_token_id = seg_token_id
+        self.seg_layers = seg_layers
+        self.spatial_prompt = spatial_prompt
+        self.existence_output = existence_output
         # The policy owns the embeddings: tying is its affair, and the composite's flag only mirrors it.
         kwargs["tie_word_embeddings"] = bool(getattr(policy_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
+        self.check_seg_layers()
+
+    def check_seg_layers(self) -> None:
+        """Raise `ValueError` where `seg_layers` is no number of the language model's layers."""
+        most = getattr(self.get_text_config(), "num_hidden_layers", None)
+        if self.seg_layers < 1 or (most is not None and self.seg_layers > most):
+            raise ValueError(f"`seg_layers` must be from 1 to {most or 'the number of layers'}, got {self.seg_layers}")
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
         """The language model's config, which TRL and `generate` ask for."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,26 @@ class MaskGeometry:
         size = self._size_in_square(masks.shape[1:3], self.target_size)
         planes = F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=True)
         return _pad_square((planes >= 0.5).to(torch.uint8), self.target_size, NO_TARGET)[:, 0]
+
+    def process_points(self, points: Sequence[Any], frame_size: tuple[int, int]) -> torch.Tensor:
+        """
+        Points in the decoder's square.
+
+        Args:
+            points (`list`): one list per frame, of `[x, y]` or `[x, y, 0 or 1]` in pixels; or None.
+            frame_size (`tuple[int, int]`): height and width of the frames, in pixels.
+
+        Returns:
+            `torch.Tensor` of shape `(T, M, M)`, uint8: 1 at a point on the object, 0 at one off it, else `NO_TARGET`.
+        """
+        planes = torch.full((len(points), self.target_size, self.target_size), NO_TARGET, dtype=torch.uint8)
+        height, width = self._size_in_square(frame_size, self.target_size)
+        for plane, of_frame in zip(planes, points, strict=True):
+            for x, y, *label in of_frame or ():
+                row = min(max(int(y * height / frame_size[0]), 0), height - 1)
+                column = min(max(int(x * width / frame_size[1]), 0), width - 1)
+                plane[row, column] = int(label[0]) if label else 1
+        return planes
 
     def restore_masks(self, mask_logits: torch.Tensor, frame_size: tuple[int, int]) -> torch.Tensor:
         """

@@ -33,28 +33,42 @@ class AuroraOutput(ModelOutput):
         return None
 
 
+# What the head reads of a forward: `(B, L, H)` of each layer that it mixes, the last layer's first.
+LayerStates = tuple[torch.Tensor, ...]
+
+
 @contextmanager
-def capture_hidden_states(model: PreTrainedModel, states_from: int = 0) -> Iterator[list[torch.Tensor]]:
+def capture_layers(model: Any, states_from: int = 0) -> Iterator[list[LayerStates]]:
     """
-    Collect the backbone's `last_hidden_state` of each forward inside the block, `(B, L, H)` each.
+    Collect what the head reads of each forward of the backbone inside the block: its `last_hidden_state`, and the
+    states of the layers before where the model mixes several.
 
     Args:
         model (`AuroraModel`): the model.
-        states_from (`int`, *optional*, defaults to 0): leave out the places before; the head does not see them either.
+        states_from (`int`, *optional*, defaults to 0): leave out the places before; the language model's own head does
+            not see them either.
     """
-    states: list[torch.Tensor] = []
+    captured: list[LayerStates] = []
+    others = [-2 - i for i in range(model.config.seg_layers - 1)]
+
+    def ask(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "output_hidden_states": others}
 
     def keep(_module: nn.Module, _args: Any, output: ModelOutput) -> ModelOutput:
         if states_from:
             output.last_hidden_state = output.last_hidden_state[:, states_from:]
-        states.append(output.last_hidden_state)
+        before = [output.hidden_states[i][:, states_from:] for i in others]
+        captured.append((output.last_hidden_state, *before))
         return output
 
-    handle = model.base_model.register_forward_hook(keep)
+    handles = [model.base_model.register_forward_hook(keep)]
+    if others:
+        handles.append(model.base_model.register_forward_pre_hook(ask, with_kwargs=True))
     try:
-        yield states
+        yield captured
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def add_mask_head(model: PreTrainedModel) -> None:

@@ -1,7 +1,6 @@
 """The composite model: an audio-visual policy whose state at `[SEG]` prompts a mask decoder."""
 
 import copy
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
 from .checkpoints.adapters import adapter_asked_for, load_merged
@@ -17,10 +15,11 @@ from .checkpoints.own_files import HUB_ARGUMENTS, check_checkpoint, require_fini
 from .checkpoints.quantization import with_whole_mask_parts
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder
-from .mask_head import AuroraOutput, capture_hidden_states
+from .mask_head import AuroraOutput, capture_layers
 from .objects import along_rows
 from .policies.base import require_policy
 from .prefill import read_prompts_once
+from .seg_head import SegHead
 from .shared_prefix import rows_of_clips
 
 # The inputs of the mask head, which no policy knows.
@@ -35,12 +34,12 @@ SEG_INPUTS = (
 )
 
 
-class AuroraModel(PreTrainedModel, GenerationMixin):
+class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
     r"""
     A policy, a projector and a mask decoder (AURORA, figure 2).
 
     One forward gives the policy's output and, where asked, the masks: the hidden state at `[SEG]` is projected and
-    prompts the decoder for every frame of the clip, with gradients.
+    prompts the decoder for every frame of the clip, with gradients: see [`~aurora_trl.models.seg_head.SegHead`].
 
     Args:
         config (`AuroraConfig`): configs of the parts.
@@ -61,11 +60,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
                 module._is_hf_initialized = True  # `post_init` leaves its weights alone
         self.policy = AutoModelForCausalLM.from_config(config.policy_config) if policy is None else policy
         require_policy(self.policy)
-        hidden_size = config.get_text_config().hidden_size
         self.mask_decoder = build_mask_decoder(config.mask_decoder_config) if mask_decoder is None else mask_decoder
-        self.seg_projector = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, self.mask_decoder.prompt_dim)
-        )
+        self._build_seg_head()
         # Names of weights that were taken from another model and are not those of the checkpoint any more.
         self.replaced_weights: set[str] = set()
         # The dtype of the checkpoint, where training has given some weights another.
@@ -82,11 +78,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: nn.Module) -> None:
         """The mask decoder keeps what its constructors drew, the policy initialises itself; here is the projector."""
-        if module in tuple(self.seg_projector) and isinstance(module, nn.Linear):
-            # Prompts of about unit size, as the decoder's own tokens: with torch's default it learns to do without.
-            gain = 2.0 if module is self.seg_projector[0] else 1.0  # the first is halved by its ReLU
-            init.normal_(module.weight, std=math.sqrt(gain / module.in_features))
-            init.zeros_(module.bias)
+        self._init_projector(module)
 
     @classmethod
     def from_policy(cls, policy: Any, mask_decoder: Any, **kwargs: Any) -> "AuroraModel":
@@ -184,7 +176,8 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
 
         Returns:
             `ModelOutput`: the policy's, with `seg_states` `(N, H)`, `seg_features` `(N, E)` and `mask_logits`
-            `(N, T, 4h, 4w)` where masks were asked for.
+            `(N, T, 4h, 4w)` where masks were asked for; `existence_logits` `(N,)` where the model has such an output,
+            which the masks do not know of.
         """
         return self._forward_with_masks(
             self.policy, (), {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **kwargs}
@@ -202,7 +195,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         elif clip_index is not None:
             kwargs = self.media_of_rows(kwargs, clip_index)
         positions = seg_inputs["seg_positions"]
-        with capture_hidden_states(self, seg_inputs["states_from"] or 0) as states:
+        with capture_layers(self, seg_inputs["states_from"] or 0) as layers:
             output = inner(*args, **kwargs)
         if positions is None:
             return output
@@ -212,8 +205,10 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
             rows = torch.arange(positions.size(0), device=positions.device)
         elif clip_index is not None and seg_inputs["prefix_lengths"] is None:
             clip_index = clip_index[rows]
-        output["seg_states"] = states[-1][along_rows(rows, positions), positions.clamp(min=0)]  # (N, H) or (N, K, H)
+        output["seg_states"] = self.seg_states_at(layers[-1], rows, positions)  # (N, H) or (N, K, H)
         output["seg_features"] = self.project(output["seg_states"])
+        if self.seg_existence is not None:
+            output["existence_logits"] = self.seg_existence(output["seg_states"])
         embeddings = seg_inputs["mask_embeddings"]
         if embeddings is None and seg_inputs["mask_frames"] is not None:
             embeddings = self.encode_masks(seg_inputs["mask_frames"])
@@ -302,7 +297,7 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         """The named groups of parameters that a recipe trains or freezes, each as a whole."""
         return {
             **self.policy.trainable_modules(),
-            "seg_projector": self.seg_projector,
+            "seg_projector": nn.ModuleList(self.seg_modules),
             **self.mask_decoder.trainable_modules(),
         }
 
@@ -333,57 +328,6 @@ class AuroraModel(PreTrainedModel, GenerationMixin):
         for module in getattr(self, "_frozen_modules", ()):
             module.eval()
         return self
-
-    def encode_masks(self, mask_frames: torch.Tensor) -> torch.Tensor:
-        """
-        Run the mask decoder's image encoder on clips.
-
-        Args:
-            mask_frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): frames of distinct clips, normalised; on any
-                device, from which they come as they are needed.
-
-        Returns:
-            `torch.Tensor` of shape `(C, T, E, h, w)`: on the model's device.
-        """
-        # Any, not the first: a PEFT wrapper keeps a frozen original beside the copy that trains.
-        trains = any(parameter.requires_grad for parameter in self.mask_decoder.image_encoder.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
-            return self.mask_decoder.encode_clips(mask_frames)
-
-    def project(self, seg_states: torch.Tensor) -> torch.Tensor:
-        """States at `[SEG]` `(N, H)` to the features that prompt the decoder `(N, E)`."""
-        return self.seg_projector(seg_states.to(next(self.seg_projector.parameters()).dtype))
-
-    def decode_masks(
-        self, seg_states: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """
-        Project the states at `[SEG]` and decode all frames of all rows in one call.
-
-        Args:
-            seg_states (`torch.Tensor` of shape `(B, H)`, or `(B, K, H)` for several `[SEG]`): their hidden states.
-            mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): from `encode_masks`.
-            clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row; None: row i is clip i.
-
-        Returns:
-            `torch.Tensor` of shape `(B, T, 4h, 4w)` or `(B, K, T, 4h, 4w)`: mask logits.
-        """
-        return self.decode_features(self.project(seg_states), mask_embeddings, clip_index)
-
-    def decode_features(
-        self, seg_features: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """As `decode_masks`, of projected states `(B, E)` or `(B, K, E)`."""
-        if seg_features.dim() == 3:
-            batch_size, num_objects = seg_features.shape[:2]
-            rows = torch.arange(batch_size, device=seg_features.device) if clip_index is None else clip_index
-            flat = self.decode_features(
-                seg_features.flatten(0, 1), mask_embeddings, rows.repeat_interleave(num_objects)
-            )
-            return flat.unflatten(0, (batch_size, num_objects))
-        return self.mask_decoder.decode_rows(
-            mask_embeddings, seg_features.to(mask_embeddings.dtype)[:, None], clip_index
-        )
 
 
 AutoModel.register(AuroraConfig, AuroraModel)

@@ -321,18 +321,19 @@ class AuroraProcessor(ProcessorMixin):
 
     def process_mask_frames(self, frames: np.ndarray) -> torch.Tensor:
         """Frames `(T, H, W, 3)` uint8 as the mask decoder sees them, see [`MaskGeometry`]."""
-        return self._geometry.process_frames(frames)
+        return self.geometry.process_frames(frames)
 
     def process_masks(self, masks: np.ndarray) -> torch.Tensor:
         """Masks `(T, H, W)` in {0, 1} in the decoder's square, see [`MaskGeometry`]."""
-        return self._geometry.process_masks(masks)
+        return self.geometry.process_masks(masks)
 
     def restore_masks(self, mask_logits: torch.Tensor, frame_size: tuple[int, int]) -> torch.Tensor:
         """Mask logits `(T, h, w)` in the geometry of a frame of this height and width, see [`MaskGeometry`]."""
-        return self._geometry.restore_masks(mask_logits, frame_size)
+        return self.geometry.restore_masks(mask_logits, frame_size)
 
     @property
-    def _geometry(self) -> MaskGeometry:
+    def geometry(self) -> MaskGeometry:
+        """Where frames and masks lie in the mask decoder's square."""
         return MaskGeometry(
             self.mask_image_size, self.mask_target_size, self.pixel_mean, self.pixel_std, self.keep_aspect_ratio
         )

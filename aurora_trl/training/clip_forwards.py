@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, Trainer
 
-from ..data.masks import has_target
 from ..models.modeling_aurora import AuroraModel
 from ..models.shared_prefix import IGNORE_INDEX, first_of_each, shared_rows
 from .mask_losses import draw_mask_frames
+from .mask_targets import MaskTargets
 
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
-# completion, and the mask logits.
-ForwardOutput = tuple[torch.Tensor, torch.Tensor | None, tuple[Any, Any]]
+# completion, and what the mask head made of it, by name.
+ForwardOutput = tuple[torch.Tensor, torch.Tensor | None, tuple[Any, dict[str, torch.Tensor]]]
+_SEG_OUTPUTS = ("mask_logits", "seg_features", "existence_logits")
 
 
 class ClipForwards(Trainer):
@@ -73,7 +74,7 @@ class ClipForwards(Trainer):
             )
         log_probs = output.log_probs[:, -completion_length:]
         entropy = None if output.entropy is None else output.entropy[:, -completion_length:]
-        return log_probs, entropy, (positions, output.get("mask_logits"))
+        return log_probs, entropy, (positions, _seg_outputs(output))
 
     def _shared_forward(
         self,
@@ -119,7 +120,7 @@ class ClipForwards(Trainer):
             )
         log_probs = rows.collect(output.log_probs)[:, :-1]
         entropy = None if output.entropy is None else rows.collect(output.entropy)[:, :-1]
-        return log_probs, entropy, (seg_positions, output.get("mask_logits"))
+        return log_probs, entropy, (seg_positions, _seg_outputs(output))
 
     @property
     def _masks_train(self) -> bool:
@@ -129,6 +130,12 @@ class ClipForwards(Trainer):
     @property
     def _mask_frames(self) -> torch.Tensor | None:
         """The frames of this step's mask losses; None where it is all of them."""
-        annotated = has_target(self._bank.masks[self._samples]).any(dim=0)
+        if self.args.mask_frames_per_step is None:
+            return None
+        annotated = MaskTargets(**self._bank.targets(self._samples)).annotated.any(dim=0)
         frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, annotated)
         return None if frames is None else frames.to(self._bank.masks.device)
+
+
+def _seg_outputs(output: Any) -> dict[str, torch.Tensor]:
+    return {name: output[name] for name in _SEG_OUTPUTS if output.get(name) is not None}

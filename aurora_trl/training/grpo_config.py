@@ -34,6 +34,10 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
             [`~aurora_trl.generation.engines.choose_engine`].
         prefill_tokens (`int`, *optional*, defaults to 8192): how many tokens of a rollout's distinct prompts are read
             at once; one prompt at the least.
+        resample_equal_groups (`int`, *optional*, defaults to 0): how many times completions are sampled again for the
+            prompts whose completions all earned the same, from which nothing is learnt. DAPO (Yu et al., 2025,
+            section 3.2) draws other prompts in their place; here a prompt gets another chance, so that an epoch holds
+            each of them. Each time costs a rollout of these prompts, on all processes or on none.
     """
 
     reward_functions: list[str] = field(
@@ -54,6 +58,9 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
     # TRL's 8 does not hold whole groups of 3, either.
     per_device_eval_batch_size: int = field(
         default=_EVAL_ROWS, metadata={"help": "Completions per device in evaluation."}
+    )
+    resample_equal_groups: int = field(
+        default=0, metadata={"help": "How often prompts are sampled again whose completions all earned the same."}
     )
     remove_unused_columns: bool | None = field(
         default=False, metadata={"help": "Media columns must reach the trainer."}
@@ -81,5 +88,13 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
             raise ValueError(f"`prefill_tokens` must be at least 1, got {self.prefill_tokens}")
         super().__post_init__()
         self.check_mask_arguments()
+        if self.resample_equal_groups < 0:
+            raise ValueError(f"`resample_equal_groups` must not be negative, got {self.resample_equal_groups}")
+        usual = self.scale_rewards != "batch" and self.multi_objective_aggregation == "sum_then_normalize"
+        if self.resample_equal_groups and not usual:
+            raise ValueError(
+                "`resample_equal_groups` draws some groups apart from the others, and `scale_rewards: batch` and "
+                "`multi_objective_aggregation: normalize_then_sum` compare all of them: leave it out, or these"
+            )
         if not self.reward_functions:
             raise ValueError("`reward_functions` is empty: GRPO needs at least one")

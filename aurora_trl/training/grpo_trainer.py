@@ -13,10 +13,11 @@ from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
 from ..data.masks import frame_extents
+from ..data.relations import relate_objects
 from ..data.schema import Row, require_few_objects, view_key
 from ..evaluation.iou import mask_iou
 from ..generation.clip_bank import ClipBank, regroup
-from ..generation.clip_loader import ClipLoader, pad_ids, stack_clips
+from ..generation.clip_loader import ClipLoader, pad_ids, stack_clips, stack_hints
 from ..generation.collators import RolloutCollator
 from ..generation.engines import choose_engine, gather_seg_states, read_states, recorded_generation
 from ..models.mask_head import add_mask_head, without_dropout
@@ -31,19 +32,22 @@ from .features.cache import FeatureCaching
 from .gathered_log import GatheredLog
 from .grpo_config import AuroraGRPOConfig
 from .lora import complete_adapter, unwrap_aurora
-from .mask_losses import mask_losses
-from .object_losses import object_losses
+from .mask_targets import MaskTargets
+from .resampling import EqualGroups
 from .rewards import REWARDS, completion_text, get_reward
 from .rollout_sampler import RolloutRows, RolloutSampler
 from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
+from .seg_losses import seg_losses
 from .short_clips import warn_of_short_clips
-from .trainer_inputs import listed, load_model, load_processor, refuse, require_rows
+from .trainer_inputs import listed, load_model, load_processor, refuse, require_marked, require_rows
 
 logger = get_logger(__name__)
 
 
-class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCaching, ClipForwards, GRPOTrainer):
+class AuroraGRPOTrainer(
+    AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCaching, ClipForwards, EqualGroups, GRPOTrainer
+):
     r"""
     TRL's [`~trl.GRPOTrainer`] for clips, with masks (AURORA, section 3.3): the rewards see the masks that the
     completions decode to, and the loss is `GRPO + bce + dice` (equation 8). With text rewards only and the mask
@@ -111,11 +115,14 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
             )
         args.max_completion_length = processing_class.answer_limit(given)
         for dataset in (train_dataset, *listed(eval_dataset)):
+            if not args.allow_unmarked_rows:
+                require_marked(dataset)
             about = {"id", "is_null", "masks", "num_objects"}.intersection(dataset.column_names)
             require_few_objects(dataset.select_columns(sorted(about)), processing_class.max_objects)
         rewards = args.reward_functions if reward_funcs is None else reward_funcs
         rewards = rewards if isinstance(rewards, list) else [rewards]
         reward_funcs = [get_reward(reward) if reward in REWARDS else reward for reward in rewards]
+        args.add_seg_parts(unwrap_aurora(model))
         if peft_config is not None:
             peft_config = complete_adapter(unwrap_aurora(model), peft_config, args.trainable_groups())
         if args.sync_ref_model and (peft_config is not None or isinstance(model, PeftModel)):
@@ -151,6 +158,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
                 "`per_device_train_batch_size` or `steps_per_generation`, or give more rows"
             )
         self.loader = ClipLoader(processing_class, args.media_cache_clips)
+        self.loader.allow_unmarked = args.allow_unmarked_rows
         # TRL hands rows over as they are; ours reads their media in the data loader's workers.
         self.data_collator = RolloutCollator(self.loader)
         self.aurora = unwrap_aurora(self.model)
@@ -249,6 +257,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
                 mask_inputs = {"mask_frames": frames.to(device)}
             if self._media_frozen:
                 media = self.aurora.base_model.encode_media(**media).as_inputs()
+        masks = torch.stack([media.masks for media in read])
         prompt_ids = [self.processing_class.prompt_ids(row, media.clip) for row, media in zip(rows, read, strict=True)]
         prompts = [(key, *ids) for key, ids in zip(keys, prompt_ids, strict=True)]
         prompt_order = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
@@ -258,12 +267,14 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
             clip_index=torch.tensor([clip_order[key] for key in keys], device=device),
             prompt_index=torch.tensor([prompt_order[prompt] for prompt in prompts], device=device),
             prompt_ids=prompt_ids,
-            masks=torch.stack([media.masks for media in read]).to(device),
+            masks=masks.to(device),
             object_masks=(
                 torch.stack([media.object_masks for media in read]).to(device)
                 if self.processing_class.max_objects > 1
                 else None
             ),
+            relations=relate_objects(rows).to(device) if self.args.alignment_loss_weight > 0 else None,
+            hints={name: value.to(device) for name, value in stack_hints([m.hints for m in read], masks).items()},
         )
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
@@ -299,10 +310,11 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
             mask_logits.float(), bank.masks.shape[-2:], mode="bilinear", align_corners=False
         )
         # Rewards see the frame, not the padding around it.
-        extents = frame_extents(bank.masks)
+        extents = frame_extents(bank.framed)
         for i, (row, drawn, (height, width)) in enumerate(zip(inputs, has_seg.tolist(), extents, strict=True)):
             row["pred_masks"] = logits[i, :, :height, :width] if drawn else None
             row["masks"] = bank.masks[i, :, :height, :width]
+            row.update({name: value[i, :, :height, :width] for name, value in bank.hints.items()})
             if bank.object_masks is not None:
                 row["object_masks"] = bank.object_masks[i, ..., :height, :width]
         iou = torch.where(has_seg, mask_iou(logits, bank.masks), 0.0)
@@ -317,8 +329,9 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
         """Log the deviation of the rewards within groups (AURORA, figure 9b): TRL's `reward_std` is the batch's."""
         total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # of all processes
         size = self.num_generations if self._mode == "train" else self.num_generations_eval
-        deviation = total.view(-1, size).std(dim=1).mean() if size > 1 else total.new_zeros(())
-        self._metrics[self._mode]["reward_std_in_group"].append(deviation.item())
+        groups = total.view(-1, size)
+        self._group_deviation = groups.std(dim=1) if size > 1 else total.new_zeros(len(groups))
+        self._metrics[self._mode]["reward_std_in_group"].append(self._group_deviation.mean().item())
 
     @torch.no_grad()
     def _rollout_seg_states(self, completion_ids_list: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -327,10 +340,11 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
         completion_ids = pad_ids(completion_ids_list, self._tokenizer.pad_token_id).to(device)
         completion_mask = pad_ids([[1] * len(ids) for ids in completion_ids_list], 0).to(device)
         positions = self.processing_class.find_seg_positions(completion_ids, completion_mask)
-        states, has_seg, known = gather_seg_states(self._generation_states, positions)
-        self._generation_states = []
+        recorded, self._generation_states = self._generation_states, []
+        states, has_seg, known = gather_seg_states(recorded, positions)
         # A completion cut right at `[SEG]` was never read at that token. All ranks run this forward, or none does.
-        if self.accelerator.gather((has_seg & ~known).any()[None]).any():
+        unread = (has_seg & ~known).any() if recorded else torch.ones((), dtype=torch.bool, device=device)
+        if self.accelerator.gather(unread[None]).any():
             prompt_ids = self._bank.prompt_ids
             written = [prompt + ids for prompt, ids in zip(prompt_ids, completion_ids_list, strict=True)]
             lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
@@ -347,18 +361,18 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
         """TRL's loss, plus the mask terms of the same forward (AURORA, equation 8)."""
         self._samples = inputs["sample_index"]
         loss = super()._compute_loss(model, inputs)
-        seg_positions, mask_logits = self._seg_output
-        self._seg_output = (None, None)
-        if mask_logits is None:
+        seg_positions, output = self._seg_output
+        self._seg_output = (None, {})
+        if "mask_logits" not in output:
             return loss
-        masks, has_seg = self._bank.masks[inputs["sample_index"]], seg_positions >= 0
-        frames = slice(None) if self._mask_frames is None else self._mask_frames
-        masks = masks[:, frames]
-        if self._bank.object_masks is None:
-            extra, metrics = mask_losses(mask_logits, masks, has_seg, self.args)
-        else:
-            object_masks = self._bank.object_masks[inputs["sample_index"]][:, :, frames]
-            extra, metrics = object_losses(mask_logits, masks, object_masks, has_seg, self.args)
+        targets = MaskTargets(**self._bank.targets(inputs["sample_index"]))
+        extra, metrics = seg_losses(
+            output,
+            targets.of_frames(self._mask_frames),
+            seg_positions >= 0,
+            self.args,
+            present=targets.find_present(),
+        )
         self.log_gathered(metrics)
         steps = self.current_gradient_accumulation_steps if self._mode == "train" else 1
         return loss + extra / steps

@@ -107,6 +107,78 @@ def seg_distillation_loss(
     return _weighted_mean(distance, weights)
 
 
+def seg_alignment_loss(
+    features: torch.Tensor, relations: torch.Tensor, *, has_seg: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """
+    Pull the `[SEG]` features of references to the same object together, and away from those to others: the supervised
+    contrastive loss (Khosla et al., 2020, equation 2), in the mean over the references that have a partner.
+
+    SimToken and ALS3P pull them together by a loss of this form, whose partners come from earlier steps, and which
+    looks at no other object.
+
+    Args:
+        features (`torch.Tensor` of shape `(B, E)`): projected features.
+        relations (`torch.Tensor` of shape `(B, B)`): above 0 for the same object, below 0 for another, 0 where two
+            rows are not compared, see [`~aurora_trl.data.relations.relate_objects`].
+        has_seg (`torch.Tensor` of shape `(B,)`, bool): rows that have a feature.
+        temperature (`float`): divides the cosines.
+
+    Returns:
+        `torch.Tensor`: a scalar; 0 where no row has a partner.
+    """
+    both = has_seg[:, None] & has_seg
+    partners, compared = (relations > 0) & both, (relations != 0) & both
+    unit = F.normalize(features.float(), dim=-1)
+    cosines = unit @ unit.T / temperature
+    # A finite number: what is never chosen must not make a gradient of nothing.
+    total = cosines.masked_fill(~compared, -1e4).logsumexp(dim=1, keepdim=True)
+    counts = partners.sum(dim=1)
+    of_rows = ((total - cosines) * partners).sum(dim=1) / counts.clamp(min=1)
+    return _weighted_mean(of_rows, counts > 0)
+
+
+def box_projection_loss(
+    mask_logits: torch.Tensor, box_masks: torch.Tensor, *, weights: torch.Tensor, inside: torch.Tensor
+) -> torch.Tensor:
+    """
+    How a mask's extent along each axis differs from its box's: the projection term of BoxInst (Tian et al., 2021),
+    the dice loss of the highest probability in each column and in each row.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(..., H, W)`): logits.
+        box_masks (`torch.Tensor` of shape `(..., H, W)`): filled boxes in {0, 1}.
+        weights (`torch.Tensor` of shape `(...)`): weight of each mask in the mean; 0 where all are 0.
+        inside (`torch.Tensor` of shape `(..., H, W)`, bool): pixels that count.
+
+    Returns:
+        `torch.Tensor`: a scalar.
+    """
+    predicted, boxes = mask_logits.sigmoid() * inside, box_masks.to(mask_logits.dtype)
+    loss = torch.zeros_like(weights, dtype=mask_logits.dtype)
+    for axis in (-2, -1):
+        ours, theirs = predicted.amax(dim=axis), boxes.amax(dim=axis)
+        total = (ours.square() + theirs.square()).sum(dim=-1)
+        loss = loss + 1 - 2 * (ours * theirs).sum(dim=-1) / total.clamp(min=DICE_EPS)
+    return _weighted_mean(loss, weights)
+
+
+def existence_loss(existence_logits: torch.Tensor, exists: torch.Tensor, *, weights: torch.Tensor) -> torch.Tensor:
+    """
+    Binary cross-entropy of whether the object is there (as the no-target output of GRES, Liu et al., 2023).
+
+    Args:
+        existence_logits (`torch.Tensor` of shape `(...)`): logits.
+        exists (`torch.Tensor` of shape `(...)`, bool): whether it is.
+        weights (`torch.Tensor` of shape `(...)`): of each in the mean; 0 where all are 0.
+
+    Returns:
+        `torch.Tensor`: a scalar.
+    """
+    logits = existence_logits.float()
+    return _weighted_mean(F.binary_cross_entropy_with_logits(logits, exists.float(), reduction="none"), weights)
+
+
 def _weighted_mean(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
     if weights is None:
         return values.mean()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..models.mask_decoders.base import FRAMES_AT_ONCE
 from .arguments import FREEZE_FLAGS
@@ -44,6 +45,23 @@ class MaskTrainingArguments:
             evaluation, always the same ones: what the model writes, its masks over the clip, and the rewards. They go
             to the trackers that `report_to` names, of trackio, wandb and tensorboard. In GRPO also histograms of the
             rollouts' rewards and lengths.
+        seg_layers (`int`, *optional*), spatial_prompt (`bool`, *optional*) and
+        existence_output (`bool`, *optional*): what strengthens `[SEG]`, see [`AuroraConfig`]. The phase adds it to the
+            model and trains it with the projector, and the checkpoint keeps it; by default it is what the checkpoint
+            says, and nothing in the paper.
+        existence_loss_weight (`float`, *optional*, defaults to 1.0): weight of the loss of the existence output, which
+            is learnt together with masks; without effect where the model has none. References that match nothing are
+            rare, see `repeat_null_rows`.
+        alignment_loss_weight (`float`, *optional*, defaults to 0.0): weight of the loss that pulls the `[SEG]`
+            features of references to the same object of a clip together, and away from those to others. It compares
+            what a process has in its batch: bring references about one clip into it, see `group_by_clip`. ALS3P has
+            0.1.
+        alignment_temperature (`float`, *optional*, defaults to 0.07): divides the cosines of that loss.
+        box_loss_weight (`float`, *optional*, defaults to 1.0) and
+        point_loss_weight (`float`, *optional*, defaults to 1.0): weights of the losses of rows that mark their object
+            by boxes or points, see `aurora_trl/data/hints.py`; without effect where there are none.
+        allow_unmarked_rows (`bool`, *optional*, defaults to `False`): learn from rows that neither draw nor mark their
+            object by their text, and by the rewards that need no mask. Otherwise they are an error.
     """
 
     mask_bce_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the masks' binary cross-entropy."})
@@ -78,6 +96,25 @@ class MaskTrainingArguments:
     num_frames: int | None = field(
         default=None, metadata={"help": "Frames that are taken of a clip; as the checkpoint says by default."}
     )
+    seg_layers: int | None = field(
+        default=None, metadata={"help": "Layers that make up the state at [SEG]; as the checkpoint says by default."}
+    )
+    spatial_prompt: bool | None = field(
+        default=None, metadata={"help": "Prompt each place of each frame, too; as the checkpoint says by default."}
+    )
+    existence_output: bool | None = field(
+        default=None, metadata={"help": "Say what is not there; as the checkpoint says by default."}
+    )
+    existence_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the existence output's loss."})
+    alignment_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the alignment of [SEG] features about one object."}
+    )
+    alignment_temperature: float = field(default=0.07, metadata={"help": "Divides the cosines of the alignment."})
+    box_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the loss of rows with boxes."})
+    point_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the loss of rows with points."})
+    allow_unmarked_rows: bool = field(
+        default=False, metadata={"help": "Learn from rows without a mask, a box or a point, too."}
+    )
 
     log_samples: int = field(
         default=0, metadata={"help": "Rows of the evaluation split to show in the trackers at each evaluation."}
@@ -86,7 +123,8 @@ class MaskTrainingArguments:
     def check_mask_arguments(self) -> None:
         """Raise `ValueError` for a value out of range; the configs' `__post_init__` calls it."""
         self._check_log_samples()
-        for name in ("mask_bce_loss_weight", "mask_dice_loss_weight", "media_cache_clips"):
+        losses = ("mask_bce", "mask_dice", "existence", "alignment", "box", "point")
+        for name in (*(f"{loss}_loss_weight" for loss in losses), "media_cache_clips"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
         folder = self.feature_cache
@@ -100,6 +138,15 @@ class MaskTrainingArguments:
             raise ValueError(f"`max_objects` must be at least 1, got {self.max_objects}")
         if self.num_frames is not None and self.num_frames < 1:
             raise ValueError(f"`num_frames` must be at least 1, got {self.num_frames}")
+        if self.seg_layers is not None and self.seg_layers < 1:
+            raise ValueError(f"`seg_layers` must be at least 1, got {self.seg_layers}")
+        if self.alignment_temperature <= 0:
+            raise ValueError(f"`alignment_temperature` must be above 0, got {self.alignment_temperature}")
+        if self.alignment_loss_weight > 0 and getattr(self, "per_device_train_batch_size", None) == 1:
+            raise ValueError(
+                "`alignment_loss_weight` compares the references of a batch, and `per_device_train_batch_size` is 1: "
+                "raise it, and lower `gradient_accumulation_steps`"
+            )
 
     def _check_log_samples(self) -> None:
         if self.log_samples < 0:
@@ -116,7 +163,24 @@ class MaskTrainingArguments:
         """The groups of `AuroraModel.trainable_modules()` that are not frozen."""
         return {group for group in FREEZE_FLAGS if not getattr(self, f"freeze_{group}")}
 
+    def add_seg_parts(self, model: Any) -> None:
+        """
+        Give a model the parts that these settings ask for.
+
+        Args:
+            model (`AuroraModel`): to be trained.
+
+        Raises:
+            `ValueError`: where it has learned without them, or they would not be trained.
+        """
+        added = model.add_seg_parts(self.seg_layers, self.spatial_prompt, self.existence_output)
+        if added and (self.freeze_seg_projector or not self.uses_mask_losses):
+            raise ValueError(
+                "`seg_layers`, `spatial_prompt` and `existence_output` add what is trained with the projector and the "
+                "masks: leave `freeze_seg_projector` off and a mask loss on, or ask for them in a later phase"
+            )
+
     @property
     def uses_mask_losses(self) -> bool:
-        """Whether masks take part in the loss."""
-        return self.mask_bce_loss_weight > 0 or self.mask_dice_loss_weight > 0
+        """Whether masks, or the features that prompt them, take part in the loss."""
+        return self.mask_bce_loss_weight > 0 or self.mask_dice_loss_weight > 0 or self.alignment_loss_weight > 0

@@ -9,23 +9,47 @@ from typing import Any
 
 import torch
 
+from ..data.masks import has_target
 from ..evaluation.iou import mask_iou
 from ..prompts import ends_with_answer, extract_class, is_null_answer, normalize_class
+from .completions import completion_text
+from .hint_rewards import box_reward, point_reward
+from .reward_shelf import boundary_reward, consistency_reward, length_reward, synonym_class_reward
 
-RewardFunction = Callable[..., list[float]]
+# Some TRL leaves out for a row: they give None there.
+RewardFunction = Callable[..., list[float] | list[float | None]]
 
-# The paper's three, and the two that also take `Nothing fits.` for an answer.
-REWARDS = ("format_reward", "class_reward", "iou_reward", "format_or_null_reward", "iou_or_null_reward")
+__all__ = [
+    "REWARDS",
+    "boundary_reward",
+    "box_reward",
+    "class_reward",
+    "completion_text",
+    "consistency_reward",
+    "format_or_null_reward",
+    "format_reward",
+    "get_reward",
+    "iou_or_null_reward",
+    "iou_reward",
+    "length_reward",
+    "point_reward",
+    "synonym_class_reward",
+]
 
-
-def completion_text(completion: Any) -> str:
-    """The text of a completion, a string or a list of chat messages; empty for anything else."""
-    if isinstance(completion, str):
-        return completion
-    if isinstance(completion, Sequence):
-        parts = [message.get("content") for message in completion if isinstance(message, dict)]
-        return "".join(part for part in parts if isinstance(part, str))
-    return ""
+# The paper's three, the two that also take `Nothing fits.` for an answer, and what is on the shelf.
+REWARDS = (
+    "format_reward",
+    "class_reward",
+    "iou_reward",
+    "format_or_null_reward",
+    "iou_or_null_reward",
+    "boundary_reward",
+    "consistency_reward",
+    "length_reward",
+    "synonym_class_reward",
+    "box_reward",
+    "point_reward",
+)
 
 
 def format_reward(
@@ -75,7 +99,7 @@ def iou_reward(
     pred_masks: Sequence[torch.Tensor | None],
     masks: Sequence[torch.Tensor],
     **columns: Any,
-) -> list[float]:
+) -> list[float | None]:
     """
     IoU of the decoded masks, mean over annotated frames, in [0, 1]; 0 without `[SEG]` (AURORA, section 3.3).
 
@@ -87,12 +111,16 @@ def iou_reward(
         **columns: not used.
 
     Returns:
-        `list[float]`: one per completion. Two empty masks agree.
+        `list[float]`: one per completion. Two empty masks agree; None where no frame is annotated, which TRL leaves
+        out.
     """
-    return [
-        0.0 if predicted is None else float(mask_iou(predicted, target))
-        for predicted, target in zip(pred_masks, masks, strict=True)
-    ]
+    rewards: list[float | None] = []
+    for predicted, target in zip(pred_masks, masks, strict=True):
+        if not bool(has_target(target).any()):
+            rewards.append(None)
+        else:
+            rewards.append(0.0 if predicted is None else float(mask_iou(predicted, target)))
+    return rewards
 
 
 def format_or_null_reward(
@@ -122,7 +150,7 @@ def iou_or_null_reward(
     pred_masks: Sequence[torch.Tensor | None],
     masks: Sequence[torch.Tensor],
     **columns: Any,
-) -> list[float]:
+) -> list[float | None]:
     """
     `iou_reward` for a model that may also say that nothing matches: such an answer is an empty mask, which is right
     where the target is empty. Any other answer without `[SEG]` gets 0. The paper left such answers out.

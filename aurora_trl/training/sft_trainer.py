@@ -17,8 +17,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed
 
-from ..data.masks import has_target
-from ..data.schema import Row, count_objects, require_few_objects
+from ..data.schema import Row
 from ..errors import DataError
 from ..evaluation.iou import mask_iou
 from ..generation.clip_loader import ClipLoader
@@ -29,22 +28,33 @@ from ..models.mask_head import add_mask_head, capture_outputs
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import union_logits
 from ..models.processing_aurora import AuroraProcessor
+from ..models.seg_head import empty_absent
 from ..models.shared_prefix import shares_prefix
-from ..prompts import SEG_TOKEN, teacher_target
+from ..prompts import SEG_TOKEN
 from .data_wait import DataWaitLog
 from .features.cache import FeatureCaching
 from .features.maker import teacher_row_key
 from .gathered_log import GatheredLog
 from .lora import complete_adapter, unwrap_aurora
 from .losses import seg_distillation_loss
-from .mask_losses import draw_mask_frames, mask_losses
-from .object_losses import object_losses
+from .mask_losses import draw_mask_frames
+from .mask_targets import MaskTargets
 from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
+from .seg_losses import seg_losses
 from .sft_config import AuroraSFTConfig
 from .short_clips import warn_of_short_clips
-from .streamed_rows import require_streamable, require_target, streamed_rows
-from .trainer_inputs import load_model, load_processor, map_datasets, refuse, require_rows
+from .streamed_rows import require_streamable
+from .target_texts import longest_answer, with_targets
+from .trainer_inputs import (
+    listed,
+    load_model,
+    load_processor,
+    map_datasets,
+    refuse,
+    require_marked,
+    require_rows,
+)
 
 _TOKENS_FILE, _TEACHER_FILE = "num_tokens.json", "teacher_features_{}.safetensors"
 
@@ -120,12 +130,9 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         if not is_stream:  # otherwise the checkpoint's limit stays
             processing_class = processing_class.with_answer_tokens(longest_answer(train_dataset, processing_class))
         aurora = unwrap_aurora(model)
+        args.add_seg_parts(aurora)
         if teacher is not None and args.use_teacher_mask_decoder:
-            decoder = teacher.mask_decoder.state_dict(keep_vars=True)
-            changed = copy_tensors(
-                decoder, aurora.mask_decoder, f"the teacher's mask decoder ({teacher.name_or_path})"
-            )
-            aurora.replaced_weights |= {f"mask_decoder.{name}" for name in changed}
+            _take_decoder(aurora, teacher)
         aurora.set_trainable(args.trainable_groups())
         aurora.mask_decoder.frames_at_once = args.mask_frames_at_once
         if peft_config is not None:
@@ -134,6 +141,11 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         self._distils = teacher is not None and args.distillation_loss_weight > 0
         reads_masks = args.uses_mask_losses or self._distils
         self.loader.mask_inputs = reads_masks
+        self.loader.allow_unmarked = args.allow_unmarked_rows
+        if reads_masks and not args.allow_unmarked_rows:
+            for dataset in (train_dataset, *listed(eval_dataset)):
+                if not isinstance(dataset, IterableDataset):
+                    require_marked(dataset)
         if teacher is not None and self._distils:
             if (
                 max_objects > 1
@@ -156,6 +168,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
                 keep_rows=self._distils,
                 share_prefix=shares_prefix([aurora], args.shared_prefix),
                 with_masks=reads_masks,
+                relate=args.alignment_loss_weight > 0,
             ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -197,15 +210,15 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
-        rows, masks = inputs.pop("rows", None), inputs.pop("masks", None)
-        object_masks = inputs.pop("object_masks", None)
-        if not self._runs_mask_head:
+        rows, targets = inputs.pop("rows", None), MaskTargets.take(inputs)
+        if targets is None or not self._runs_mask_head:
             inputs.pop("seg_positions"), inputs.pop("mask_frames", None)
             loss = self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )
             return (loss, {}) if return_outputs else loss
-        masks, object_masks = self._draw_mask_frames(inputs, masks, object_masks)
+        present = targets.find_present()
+        targets = self._draw_mask_frames(inputs, targets)
         with capture_outputs(model) as outputs:
             loss = self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
@@ -214,14 +227,13 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         output = outputs[0]
         has_seg = inputs["seg_positions"] >= 0
         mask_logits, features = output["mask_logits"], output["seg_features"]
-        if object_masks is None:
-            extra, metrics = mask_losses(mask_logits, masks, has_seg, self.args)
-        else:
-            extra, metrics = object_losses(mask_logits, masks, object_masks, has_seg, self.args)
+        extra, metrics = seg_losses(output, targets, has_seg, self.args, present=present)
+        mask_logits = empty_absent(mask_logits, output.get("existence_logits"))
+        if targets.object_masks is not None:
             mask_logits = union_logits(mask_logits, has_seg)
             # The teacher has one feature: it is that of an answer with one [SEG].
             features, has_seg = features[:, 0], has_seg.sum(dim=1) == 1
-        metrics["iou"] = mask_iou(mask_logits, masks).mean()
+        metrics["iou"] = mask_iou(mask_logits, targets.masks).mean()
         if self._distils:
             distance = seg_distillation_loss(features, self.teacher_features(rows), weights=has_seg)
             distillation = distance * has_seg.float().mean()
@@ -247,7 +259,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
             loss, output = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only or masks is None or output.get("mask_logits") is None:
             return loss.detach(), None, None
-        return loss.detach(), output["mask_logits"].float(), masks
+        mask_logits = empty_absent(output["mask_logits"], output.get("existence_logits"))
+        return loss.detach(), mask_logits.float(), masks
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Rows as they are loaded get the text that the phase learns."""
@@ -271,18 +284,17 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         self.keep_features(test_dataset)
         return super().predict(test_dataset, *args, **kwargs)
 
-    def _draw_mask_frames(
-        self, inputs: dict[str, Any], masks: torch.Tensor, object_masks: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _draw_mask_frames(self, inputs: dict[str, Any], targets: MaskTargets) -> MaskTargets:
         """Keep the frames that the mask decoder sees in this step."""
-        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, has_target(masks).any(dim=0))
+        annotated = targets.annotated.any(dim=0)
+        frames = draw_mask_frames(self.args, self.args.seed, self.state.global_step, annotated)
         if frames is None or not self.model.training:
-            return masks, object_masks
-        frames = frames.to(masks.device)
+            return targets
+        frames = frames.to(targets.masks.device)
         for name in ("mask_frames", "mask_embeddings"):
             if name in inputs:
                 inputs[name] = inputs[name][:, frames]
-        return masks[:, frames], None if object_masks is None else object_masks[:, :, frames]
+        return targets.of_frames(frames)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """TRL's order, or clip by clip where the config asks for it."""
@@ -358,38 +370,11 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
             self._kept.teacher.update(load_file(features, device=str(self.args.device)))
 
 
-def longest_answer(dataset: Dataset, processor: AuroraProcessor) -> int:
-    """The longest answer of a dataset, in tokens: what its rows begin with, what they teach, and the end of turn."""
-    columns = [name for name in ("id", "prefill", "target") if name in dataset.column_names]
-    texts = {(row.get("prefill"), row["target"]): row for row in dataset.select_columns(columns)}
-    for row in texts.values():
-        processor.require_plain_answer(row)
-    return max(sum(map(len, processor.answer_ids(row))) for row in texts.values())
-
-
-def with_targets(dataset: Any, targets: str, max_objects: int = 1) -> Any:
-    """
-    The dataset with the text to learn in `target`.
-
-    Args:
-        dataset (`Dataset` or `IterableDataset`): rows.
-        targets (`str`): `"row"`, `"answer"` or `"class"`, see [`AuroraSFTConfig`].
-        max_objects (`int`, *optional*, defaults to 1): how many objects an answer may have.
-
-    Raises:
-        `DataError`: names the first row whose target is missing or holds no `[SEG]`, or that is about too many
-            objects. A null row may say that nothing fits instead.
-    """
-    if isinstance(dataset, IterableDataset):
-        return streamed_rows(dataset, targets, max_objects)
-    about = [name for name in ("id", "class_name", "is_null", "masks", "num_objects") if name in dataset.column_names]
-    rows = dataset.select_columns(about)
-    require_few_objects(rows, max_objects)
-    if targets != "row":
-        columns = [name for name in dataset.column_names if name not in ("target", "prefill")]
-        return dataset.select_columns(columns).add_column(
-            "target", [teacher_target(row, targets, count_objects(row)) for row in rows]
-        )
-    for row_id, target, is_null in zip(dataset["id"], dataset["target"], dataset["is_null"], strict=True):
-        require_target(row_id, target, is_null)
-    return dataset
+def _take_decoder(student: AuroraModel, teacher: AuroraModel) -> None:
+    """Give the student what the teacher draws with: its mask decoder, and its spatial prompt where both have one."""
+    for name in ("mask_decoder", "seg_spatial"):
+        own, theirs = getattr(student, name), getattr(teacher, name)
+        if own is not None and theirs is not None:
+            what = f"the teacher's {name.replace('_', ' ')} ({teacher.name_or_path})"
+            changed = copy_tensors(theirs.state_dict(keep_vars=True), own, what)
+            student.replaced_weights |= {f"{name}.{key}" for key in changed}

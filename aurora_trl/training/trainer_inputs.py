@@ -8,6 +8,8 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
+from ..data.hints import HINTS, UNMARKED, is_marked
+from ..errors import DataError
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from .lora import unwrap_aurora
@@ -87,6 +89,14 @@ def require_rows(train_dataset: Any, eval_dataset: Any, *, may_stream: bool = Fa
                 f"`{name}` is a {type(dataset).__name__}; give a `datasets.Dataset` of rows: media are read as they "
                 "are needed, so that nothing has to be streamed"
             )
+
+
+def require_marked(dataset: Dataset) -> None:
+    """Raise `DataError` for the first row whose object nobody has drawn or marked in any frame."""
+    columns = [name for name in ("id", "is_null", "masks", *HINTS) if name in dataset.column_names]
+    row = next((row for row in dataset.select_columns(columns) if not is_marked(row)), None)
+    if row is not None:
+        raise DataError(f"row {row['id']!r}: {UNMARKED}")
 
 
 def listed(datasets: Any) -> list[Dataset]:

@@ -34,23 +34,24 @@ def run_phase(policy: str, phase: str, monkeypatch: pytest.MonkeyPatch, *flags: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["videollama2", "qwen_omni"])
+@pytest.mark.parametrize("policy", ["videollama2", "videollama2/strong", "qwen_omni"])
 def test_the_four_phases_as_adapters(policy, checkpoint, qwen_checkpoints, world, cot_rows, tmp_path, monkeypatch):
     """In bf16, as the YAMLs say; cut and resumed in the middle; merged at the end."""
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "outputs" / policy
-    shutil.copytree(checkpoint if policy == "videollama2" else qwen_checkpoints[True], root / "base")
+    shutil.copytree(qwen_checkpoints[True] if policy == "qwen_omni" else checkpoint, root / "base")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "refavs").symlink_to(world)
     for name in ("cot", "reflective"):
         save_json(cot_rows, root / f"{name}.jsonl")
 
-    run_phase(policy, "teacher", monkeypatch)
-    run_phase(policy, "sft", monkeypatch)
+    layers = ["--seg_layers", "2"] if policy == "videollama2/strong" else []  # the tiny model has no more
+    run_phase(policy, "teacher", monkeypatch, *layers)
+    run_phase(policy, "sft", monkeypatch, *layers)
     last = json.loads((root / "sft" / "trainer_state.json").read_text())
     assert last["global_step"] == 2
     shutil.rmtree(root / "sft" / "checkpoint-2")
-    run_phase(policy, "sft", monkeypatch, "--max_steps", "3")  # `resume_from_checkpoint: "true"`: from step 1
+    run_phase(policy, "sft", monkeypatch, *layers, "--max_steps", "3")  # `resume_from_checkpoint: "true"`: from step 1
     run_phase(policy, "reflective", monkeypatch)
     run_phase(policy, "grpo", monkeypatch, "--max_completion_length", "8")
 
@@ -63,6 +64,8 @@ def test_the_four_phases_as_adapters(policy, checkpoint, qwen_checkpoints, world
     weights = {phase: load_weights(f"outputs/{policy}/{phase}") for phase in ("teacher", "sft", "reflective")}
     assert torch.equal(weights["teacher"][decoder], weights["sft"][decoder])  # taken over, and frozen
     assert not torch.equal(weights["sft"][decoder], weights["reflective"][decoder])
+    if layers:
+        assert all(weights["reflective"][name].any() for name in ("seg_layer_mix.gates", "seg_spatial.mark"))
 
     assert main(["merge", f"outputs/{policy}/grpo", "--output", "merged"]) == 0
     row = cot_rows[0]

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from aurora_trl.training.losses import mask_bce_loss, mask_dice_loss, seg_distillation_loss
+from aurora_trl.training.losses import (
+    existence_loss,
+    mask_bce_loss,
+    mask_dice_loss,
+    seg_alignment_loss,
+    seg_distillation_loss,
+)
 
 
 def test_bce_by_hand():
@@ -60,3 +66,28 @@ def test_no_weight_at_all_is_zero_with_a_gradient():
     loss.backward()
     assert loss.item() == 0.0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_alignment_by_hand():
+    """Rows 0 and 1 are partners at cosine 0.6, row 2 is another at cosines 0 and 0.8; row 3 has no `[SEG]`."""
+    features = torch.tensor([[2.0, 0.0], [0.6, 0.8], [0.0, 5.0], [1.0, 1.0]], requires_grad=True)
+    relations = torch.tensor([[0, 1, -1, 1], [1, 0, -1, 1], [-1, -1, 0, -1], [1, 1, -1, 0]])
+    has_seg = torch.tensor([True, True, True, False])
+    loss = seg_alignment_loss(features, relations, has_seg=has_seg, temperature=0.5)
+    first = math.log(math.exp(1.2) + math.exp(0.0)) - 1.2
+    second = math.log(math.exp(1.2) + math.exp(1.6)) - 1.2
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-5)
+    loss.backward()
+    assert features.grad.isfinite().all()
+    assert not features.grad[3].any()
+    nobody = seg_alignment_loss(features, relations * 0, has_seg=has_seg, temperature=0.5)
+    assert nobody.item() == 0.0
+    assert nobody.requires_grad
+
+
+def test_existence_by_hand():
+    logits, exists = torch.tensor([0.0, 2.0, -1.0]), torch.tensor([True, False, False])
+    weights = torch.tensor([1.0, 1.0, 0.0])
+    expected = (math.log(2) + math.log(1 + math.exp(2.0))) / 2
+    assert existence_loss(logits, exists, weights=weights).item() == pytest.approx(expected, rel=1e-6)
+    assert existence_loss(logits, exists, weights=weights * 0).item() == 0.0

@@ -12,6 +12,7 @@ from datasets import Dataset
 from ...disk import written_whole
 from ...errors import DataError
 from ...text_files import parse_json, read_text
+from ..hints import check_hints
 from ..schema import COLUMNS, OPTIONAL_COLUMNS, Row, as_dataset, count_objects, split_mask, with_current_names
 
 _REQUIRED = ("id", "reference")
@@ -21,6 +22,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "masks": (list,),
     "num_objects": (int,),
     "mask_value": (int,),
+    "boxes": (list,),
+    "points": (list,),
 }
 
 # What rewards get besides the columns of a row.
@@ -46,6 +49,7 @@ def load_json(path: str | Path) -> Dataset:
     | `audio` | a file with sound, a video too; without it the track of `video`, or no sound |
     | `masks` | one per frame: a PNG (0 is background), a COCO RLE, polygons, or null for one not annotated |
     | `mask_value` | the number of the object in masks that hold one per object |
+    | `boxes`, `points` | what marks the object in frames that nobody drew, see `aurora_trl/data/hints.py` |
     | `num_objects` | how many objects the reference is about, where they are several |
     | `class_name` | the object's class, for the class reward |
     | `is_null` | true where the reference matches nothing: no masks are needed |
@@ -108,6 +112,7 @@ def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any
             raise DataError(f"{where}: `{key}` holds {wrong!r}, not {kind[0].__name__}")
     try:
         count_objects(row)
+        check_hints(row)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     row = {**dict.fromkeys(COLUMNS), **row}

@@ -59,7 +59,8 @@ def _why_not(model: AuroraModel) -> str | None:
 @contextmanager
 def recorded_generation(model: AuroraModel, engine: str = "auto") -> Iterator[list[torch.Tensor]]:
     """
-    Sample with an engine inside the block, and collect the states as [`record_last_states`] does.
+    Sample with an engine inside the block, and collect the states as [`record_last_states`] does; none where
+    `compiled` does not give what [`AuroraModel.seg_state`] reads.
 
     Args:
         model (`AuroraModel`): the model, unwrapped.
@@ -79,3 +80,5 @@ def recorded_generation(model: AuroraModel, engine: str = "auto") -> Iterator[li
         yield states
     finally:
         model.decoding_method = None
+        if model.config.seg_layers > 1:
+            states.clear()  # they are the last layer's alone: what `seg_state` mixes is read again

@@ -1,21 +1,22 @@
 """The states at `[SEG]` of what was generated."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...models.mask_head import capture_layers
 from ...models.modeling_aurora import AuroraModel
 from ...models.objects import along_rows
 from ..clip_loader import pad_ids
 
 
 @contextmanager
-def record_last_states(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+def record_last_states(model: Any) -> Iterator[list[torch.Tensor]]:
     """
-    Collect the state that the head reads in each step of a `generate` inside the block, `(B, H)` each.
+    Collect the state that `[SEG]` would have in each step of a `generate` inside the block, `(B, H)` each.
 
     The i-th of them belongs to the token that stands before the i-th generated one: the prompt's last token first,
     then each generated token but the last.
@@ -24,12 +25,19 @@ def record_last_states(model: nn.Module) -> Iterator[list[torch.Tensor]]:
         model (`AuroraModel` or a policy): whose output embeddings are the head.
     """
     states: list[torch.Tensor] = []
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    handle = head.register_forward_pre_hook(lambda _module, args: states.append(args[0][:, -1]))
-    try:
+    several = getattr(model.config, "seg_layers", 1) > 1
+    with ExitStack() as stack:
+        layers: list[Any] = stack.enter_context(capture_layers(model)) if several else []
+
+        def keep(_module: nn.Module, args: Any) -> None:
+            # The head runs once a step. A prompt that is read beforehand passes the backbone alone.
+            state = model.seg_state([layer[:, -1] for layer in layers[-1]]) if several else args[0][:, -1]
+            layers.clear()
+            states.append(state)
+
+        handle = model.get_output_embeddings().register_forward_pre_hook(keep)
+        stack.callback(handle.remove)
         yield states
-    finally:
-        handle.remove()
 
 
 def gather_seg_states(
@@ -75,10 +83,10 @@ def read_states(
         `torch.Tensor` of shape `(B, H)` or `(B, K, H)`.
     """
     device = positions.device
-    hidden = model.base_model(
-        input_ids=pad_ids(sequences, pad_token_id).to(device),
-        attention_mask=pad_ids([[1] * len(ids) for ids in sequences], 0).to(device),
-        **media,
-    )[0]
-    rows = torch.arange(len(sequences), device=device)
-    return hidden[along_rows(rows, positions), positions.clamp(min=0)]
+    with capture_layers(model) as layers:
+        model.base_model(
+            input_ids=pad_ids(sequences, pad_token_id).to(device),
+            attention_mask=pad_ids([[1] * len(ids) for ids in sequences], 0).to(device),
+            **media,
+        )
+    return model.seg_states_at(layers[-1], torch.arange(len(sequences), device=device), positions)

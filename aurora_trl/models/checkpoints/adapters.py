@@ -31,6 +31,7 @@ from .own_files import (
     find_weight_files,
     one_line,
     read_header,
+    read_own_config,
     require_finite,
 )
 from .zero3 import copy_tensors, gathered, is_partitioned
@@ -183,6 +184,10 @@ def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None
     base = str(base_model_name_or_path or record.base_model_name_or_path)
     _check_base(name, base, record, base_kwargs)
     model: AuroraModel = model_class().from_pretrained(base, **base_kwargs, **kwargs)
+    config_file = find_file(name, CONFIG_FILE, **hub_kwargs)
+    if config_file is not None:  # the phase may have added to its base
+        own = read_own_config(type(model.config), config_file)
+        model.add_seg_parts(own.seg_layers, own.spatial_prompt, own.existence_output)
     replaced_file = find_file(name, REPLACED_FILE, **hub_kwargs)
     if replaced_file is not None:
         read_header(replaced_file)

@@ -4,7 +4,15 @@ import copy
 from typing import Any
 
 # Never quantised: what draws masks is trained, and so are the tables in which `[SEG]` has a row.
-WHOLE_PARTS = ("seg_projector", "mask_decoder", "lm_head", "embed_tokens")
+WHOLE_PARTS = (
+    "seg_projector",
+    "seg_layer_mix",
+    "seg_spatial",
+    "seg_existence",
+    "mask_decoder",
+    "lm_head",
+    "embed_tokens",
+)
 
 
 def with_whole_mask_parts(quantization_config: Any) -> Any:

@@ -125,7 +125,11 @@ class MaskDecoderBase(nn.Module, ABC):
         return embeddings.unflatten(0, frames.shape[:2])
 
     def decode_rows(
-        self, embeddings: torch.Tensor, prompts: torch.Tensor, clip_index: torch.Tensor | None
+        self,
+        embeddings: torch.Tensor,
+        prompts: torch.Tensor,
+        clip_index: torch.Tensor | None,
+        mark: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """
         Draw in all frames of the clips that rows show, without gradients `frames_at_once`.
@@ -134,13 +138,16 @@ class MaskDecoderBase(nn.Module, ABC):
             embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): of distinct clips.
             prompts (`torch.Tensor` of shape `(B, P, prompt_dim)`): of rows.
             clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row; None: row i shows clip i.
+            mark (`Callable`, *optional*): adds to the embeddings of rows what their prompts say about each place, see
+                [`~aurora_trl.models.seg_parts.SpatialPrompt`]; the first `prompt_dim` channels meet the prompts.
 
         Returns:
             `torch.Tensor` of shape `(B, T, 4h, 4w)`: mask logits over the square frames.
         """
 
         def decode(prompts: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
-            return self.decode_clips(clips if clip_index is None else embeddings[clips], prompts)
+            shown = clips if clip_index is None else embeddings[clips]
+            return self.decode_clips(shown if mark is None else mark(shown, prompts), prompts)
 
         size = max(1, self.frames_per_chunk() // embeddings.size(1))
         return _in_parts(decode, prompts, embeddings if clip_index is None else clip_index, size=size)

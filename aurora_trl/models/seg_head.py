@@ -1,0 +1,216 @@
+"""From what the language model knows at `[SEG]` to masks: the part of the composite model between its two others."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .checkpoints.zero3 import split_the_rest
+from .configuration_aurora import AuroraConfig
+from .mask_decoders import MaskDecoderBase
+from .objects import along_rows
+from .seg_parts import Existence, LayerMix, SpatialPrompt
+
+# Of every pixel where the object is said not to be there: a probability of 2e-9, also in bfloat16.
+ABSENT_LOGIT = -20.0
+
+
+class SegHead:
+    """
+    Mixed into [`AuroraModel`]: the paper's projector, and the parts that its config may ask for beside it.
+
+    What is read at `[SEG]` is up to `seg_state` alone. Whoever runs the backbone, for training or token by token,
+    hands it the last `config.seg_layers` layers' states.
+    """
+
+    config: AuroraConfig
+    training: bool
+    mask_decoder: MaskDecoderBase
+    seg_projector: nn.Sequential
+    seg_layer_mix: LayerMix | None
+    seg_spatial: SpatialPrompt | None
+    seg_existence: Existence | None
+
+    def _build_seg_head(self) -> None:
+        """The projector, and after it the parts: a reference model that lacks them has its weights in this order."""
+        hidden_size = self.config.get_text_config().hidden_size
+        self.seg_projector = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, self.mask_decoder.prompt_dim)
+        )
+        self.seg_layer_mix = self.seg_spatial = self.seg_existence = None
+        self._build_missing_parts()
+
+    def _build_missing_parts(self) -> None:
+        hidden_size, config = self.config.get_text_config().hidden_size, self.config
+        if config.seg_layers > 1 and self.seg_layer_mix is None:
+            self.seg_layer_mix = LayerMix(config.seg_layers, hidden_size)
+        if config.spatial_prompt and self.seg_spatial is None:
+            self.seg_spatial = SpatialPrompt(self.mask_decoder.prompt_dim)
+        if config.existence_output and self.seg_existence is None:
+            self.seg_existence = Existence(hidden_size)
+
+    def _init_projector(self, module: nn.Module) -> None:
+        if module in tuple(self.seg_projector) and isinstance(module, nn.Linear):
+            # Prompts of about unit size, as the decoder's own tokens: with torch's default it learns to do without.
+            gain = 2.0 if module is self.seg_projector[0] else 1.0  # the first is halved by its ReLU
+            init.normal_(module.weight, std=math.sqrt(gain / module.in_features))
+            init.zeros_(module.bias)
+
+    @property
+    def seg_modules(self) -> list[nn.Module]:
+        """The projector and the parts that there are: they train together."""
+        parts = (self.seg_projector, self.seg_layer_mix, self.seg_spatial, self.seg_existence)
+        return [part for part in parts if part is not None]
+
+    def add_seg_parts(
+        self,
+        seg_layers: int | None = None,
+        spatial_prompt: bool | None = None,
+        existence_output: bool | None = None,
+    ) -> bool:
+        """
+        Give a model the parts that a phase asks for, see [`AuroraConfig`]. None of them changes a mask before it is
+        trained.
+
+        Args:
+            seg_layers (`int`, *optional*), spatial_prompt (`bool`, *optional*), existence_output (`bool`, *optional*):
+                the model's own by default.
+
+        Returns:
+            `bool`: whether there is a part that was not there before.
+
+        Raises:
+            `ValueError`: where the model has learned something else, which would be thrown away.
+        """
+        asked: dict[str, tuple[Any, Any]] = {
+            "seg_layers": (seg_layers, 1),
+            "spatial_prompt": (spatial_prompt, False),
+            "existence_output": (existence_output, False),
+        }
+        changed = False
+        for name, (value, none) in asked.items():
+            own = getattr(self.config, name)
+            if value is None or value == own:
+                continue
+            if own != none:
+                raise ValueError(
+                    f"`{name}` is {value}, and the model was trained with {own}: leave it out, or start from a "
+                    "checkpoint without"
+                )
+            setattr(self.config, name, value)
+            changed = True
+        if not changed:
+            return False
+        self.config.check_seg_layers()
+        weight = next(self.seg_projector.parameters())
+        had = {id(module) for module in self.seg_modules}
+        self._build_missing_parts()
+        for module in self.seg_modules:
+            if id(module) not in had:
+                module.to(weight.device, weight.dtype).train(self.training)
+        model: Any = self
+        split_the_rest(model)  # as the others are under ZeRO-3
+        return True
+
+    def seg_state(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """
+        The state that the head reads, out of those of several layers.
+
+        Args:
+            layers (`list[torch.Tensor]` of shape `(..., H)`): states at the same places, the last layer's first,
+                `config.seg_layers` of them.
+
+        Returns:
+            `torch.Tensor` of shape `(..., H)`.
+        """
+        return layers[0] if self.seg_layer_mix is None else self.seg_layer_mix(layers)
+
+    def seg_states_at(
+        self, layers: Sequence[torch.Tensor], rows: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        The states at places of a forward.
+
+        Args:
+            layers (`list[torch.Tensor]` of shape `(B, L, H)`): as in `seg_state`.
+            rows (`torch.Tensor` of shape `(N,)`), positions (`torch.Tensor` of shape `(N,)` or `(N, K)`): the places;
+                a negative position gives a dummy.
+
+        Returns:
+            `torch.Tensor` of shape `(N, H)` or `(N, K, H)`.
+        """
+        rows, positions = along_rows(rows, positions), positions.clamp(min=0)
+        return self.seg_state([layer[rows, positions] for layer in layers])
+
+    def encode_masks(self, mask_frames: torch.Tensor) -> torch.Tensor:
+        """
+        Run the mask decoder's image encoder on clips.
+
+        Args:
+            mask_frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): frames of distinct clips, normalised; on any
+                device, from which they come as they are needed.
+
+        Returns:
+            `torch.Tensor` of shape `(C, T, E, h, w)`: on the model's device.
+        """
+        # Any, not the first: a PEFT wrapper keeps a frozen original beside the copy that trains.
+        trains = any(parameter.requires_grad for parameter in self.mask_decoder.image_encoder.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
+            return self.mask_decoder.encode_clips(mask_frames)
+
+    def project(self, seg_states: torch.Tensor) -> torch.Tensor:
+        """States at `[SEG]` `(N, H)` to the features that prompt the decoder `(N, E)`."""
+        return self.seg_projector(seg_states.to(next(self.seg_projector.parameters()).dtype))
+
+    def decode_masks(
+        self, seg_states: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        Project the states at `[SEG]` and decode all frames of all rows in one call; a mask of what is not there is
+        empty.
+
+        Args:
+            seg_states (`torch.Tensor` of shape `(B, H)`, or `(B, K, H)` for several `[SEG]`): from `seg_state`.
+            mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): from `encode_masks`.
+            clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row; None: row i is clip i.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T, 4h, 4w)` or `(B, K, T, 4h, 4w)`: mask logits.
+        """
+        mask_logits = self.decode_features(self.project(seg_states), mask_embeddings, clip_index)
+        existence = None if self.seg_existence is None else self.seg_existence(seg_states)
+        return empty_absent(mask_logits, existence)
+
+    def decode_features(
+        self, seg_features: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As `decode_masks`, of projected states `(B, E)` or `(B, K, E)`, and whether or not the object is there."""
+        if seg_features.dim() == 3:
+            batch_size, num_objects = seg_features.shape[:2]
+            rows = torch.arange(batch_size, device=seg_features.device) if clip_index is None else clip_index
+            flat = self.decode_features(
+                seg_features.flatten(0, 1), mask_embeddings, rows.repeat_interleave(num_objects)
+            )
+            return flat.unflatten(0, (batch_size, num_objects))
+        prompts = seg_features.to(mask_embeddings.dtype)[:, None]
+        return self.mask_decoder.decode_rows(mask_embeddings, prompts, clip_index, self.seg_spatial)
+
+
+def empty_absent(mask_logits: torch.Tensor, existence_logits: torch.Tensor | None) -> torch.Tensor:
+    """
+    Empty the masks of what is said not to be there.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(..., T, h, w)`): from the decoder.
+        existence_logits (`torch.Tensor` of shape `(...)`, *optional*): below 0 where the object is not there; None
+            leaves the masks as they are.
+
+    Returns:
+        `torch.Tensor` of shape `(..., T, h, w)`.
+    """
+    if existence_logits is None:
+        return mask_logits
+    return mask_logits.masked_fill((existence_logits < 0)[..., None, None, None], ABSENT_LOGIT)
