@@ -61,8 +61,8 @@ def prefix_ids(rows: Dataset, name: str) -> Dataset:
 
 
 def source_weights(rows: Dataset) -> dict[str, float]:
-    """The sources of a mixture in order, with their weights; empty where rows are no mixture."""
-    if WEIGHT_COLUMN not in rows.column_names:
+    """The sources of a mixture in order, with their weights; empty where rows are no mixture, as a stream is none."""
+    if not isinstance(rows, Dataset) or WEIGHT_COLUMN not in rows.column_names:
         return {}
     return dict(zip(rows[SOURCE_COLUMN], rows[WEIGHT_COLUMN], strict=True))
 

@@ -13,6 +13,7 @@ from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
 from ..data.masks import frame_extents
+from ..data.mixture import SOURCE_COLUMN
 from ..data.schema import Row, require_few_objects, view_key
 from ..evaluation.iou import mask_iou
 from ..generation.clip_bank import ClipBank, regroup
@@ -27,8 +28,8 @@ from ..models.shared_prefix import shares_prefix
 from ..prompts import is_reflective
 from .clip_forwards import ClipForwards
 from .data_wait import DataWaitLog
+from .epoch_order import EpochOrder
 from .features.cache import FeatureCaching
-from .gathered_log import GatheredLog
 from .grpo_config import AuroraGRPOConfig
 from .lora import complete_adapter, unwrap_aurora
 from .mask_losses import mask_losses
@@ -38,12 +39,15 @@ from .rollout_sampler import RolloutRows, RolloutSampler
 from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .short_clips import warn_of_short_clips
+from .source_log import SourceLog
 from .trainer_inputs import listed, load_model, load_processor, refuse, require_rows
 
 logger = get_logger(__name__)
 
 
-class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCaching, ClipForwards, GRPOTrainer):
+class AuroraGRPOTrainer(
+    AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, FeatureCaching, ClipForwards, GRPOTrainer
+):
     r"""
     TRL's [`~trl.GRPOTrainer`] for clips, with masks (AURORA, section 3.3): the rewards see the masks that the
     completions decode to, and the loss is `GRPO + bce + dice` (equation 8). With text rewards only and the mask
@@ -98,6 +102,7 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
         refuse(tools=(tools, lost), rollout_func=(rollout_func, lost), environment_factory=(environment_factory, lost))
         args = AuroraGRPOConfig("AURORA-GRPO") if args is None else args
         require_rows(train_dataset, eval_dataset)
+        self._use_sources(train_dataset, args, "shuffle_dataset", True)
         rows: Any = train_dataset
         model = load_model(model, args.model_init_kwargs, quantization_config)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
@@ -163,8 +168,11 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
         add_sample_log(self)
 
     def _get_train_sampler(self, dataset: Any = None) -> RolloutSampler:
-        """TRL's order, in which a rollout's rows are marked where they come again."""
-        return RolloutSampler.like(super()._get_train_sampler(dataset))
+        """TRL's order, or that of a mixture, in which a rollout's rows are marked where they come again."""
+        rows: Any = dataset if dataset is not None else self.train_dataset
+        own = super()._get_train_sampler(dataset)
+        mixture = self._mixture_sampler(getattr(rows, "rows", rows), own.seed)
+        return self._keep_sampler(RolloutSampler.like(own, mixture))
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """What the sampler marks is looked up here, for training."""
@@ -311,6 +319,8 @@ class AuroraGRPOTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCach
         self.log_gathered({"iou": iou.mean(), **{name: share.float().mean() for name, share in shares.items()}})
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._log_group_deviation(rewards)
+        if self.source_names and self._mode == "train":
+            self.log_rewards_by_source([row[SOURCE_COLUMN] for row in inputs], rewards, iou)
         return rewards
 
     def _log_group_deviation(self, rewards: torch.Tensor) -> None:

@@ -32,9 +32,9 @@ from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import shares_prefix
 from ..prompts import SEG_TOKEN, teacher_target
 from .data_wait import DataWaitLog
+from .epoch_order import EpochOrder
 from .features.cache import FeatureCaching
 from .features.maker import teacher_row_key
-from .gathered_log import GatheredLog
 from .lora import complete_adapter, unwrap_aurora
 from .losses import seg_distillation_loss
 from .mask_losses import draw_mask_frames, mask_losses
@@ -43,13 +43,14 @@ from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .sft_config import AuroraSFTConfig
 from .short_clips import warn_of_short_clips
+from .source_log import SourceLog
 from .streamed_rows import require_streamable, require_target, streamed_rows
 from .trainer_inputs import load_model, load_processor, map_datasets, refuse, require_rows
 
 _TOKENS_FILE, _TEACHER_FILE = "num_tokens.json", "teacher_features_{}.safetensors"
 
 
-class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCaching, SFTTrainer):
+class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, FeatureCaching, SFTTrainer):
     r"""
     TRL's [`~trl.SFTTrainer`] with masks and feature distillation (AURORA, sections 3.1, 3.2 and 6.3).
 
@@ -108,6 +109,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         is_stream = isinstance(train_dataset, IterableDataset)
         if is_stream:
             require_streamable(group_by_clip=args.group_by_clip, feature_cache=args.feature_cache)
+        self._use_sources(train_dataset, args, "train_sampling_strategy", "random")
         model = load_model(model, args.model_init_kwargs, quantization_config)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
@@ -198,30 +200,34 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
     ) -> Any:
         """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
         rows, masks = inputs.pop("rows", None), inputs.pop("masks", None)
-        object_masks = inputs.pop("object_masks", None)
+        object_masks, sources = inputs.pop("object_masks", None), self.take_sources(inputs)
         if not self._runs_mask_head:
             inputs.pop("seg_positions"), inputs.pop("mask_frames", None)
-            loss = self.args.ce_loss_weight * super().compute_loss(
-                model, inputs, num_items_in_batch=num_items_in_batch
-            )
-            return (loss, {}) if return_outputs else loss
-        masks, object_masks = self._draw_mask_frames(inputs, masks, object_masks)
+        else:
+            masks, object_masks = self._draw_mask_frames(inputs, masks, object_masks)
         with capture_outputs(model) as outputs:
             loss = self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )
+        if not self._runs_mask_head:
+            if sources is not None:
+                self.log_losses_by_source(sources, inputs, outputs[-1])
+            return (loss, {}) if return_outputs else loss
         # With label smoothing TRL runs a second forward, without gradients, for its metrics.
         output = outputs[0]
         has_seg = inputs["seg_positions"] >= 0
         mask_logits, features = output["mask_logits"], output["seg_features"]
-        if object_masks is None:
-            extra, metrics = mask_losses(mask_logits, masks, has_seg, self.args)
-        else:
-            extra, metrics = object_losses(mask_logits, masks, object_masks, has_seg, self.args)
+        losses: Callable[..., Any] = mask_losses if object_masks is None else object_losses
+        compared = [item for item in (mask_logits, masks, object_masks, has_seg) if item is not None]
+        extra, metrics = losses(*compared, self.args)
+        if object_masks is not None:
             mask_logits = union_logits(mask_logits, has_seg)
             # The teacher has one feature: it is that of an answer with one [SEG].
             features, has_seg = features[:, 0], has_seg.sum(dim=1) == 1
-        metrics["iou"] = mask_iou(mask_logits, masks).mean()
+        iou = mask_iou(mask_logits, masks)
+        metrics["iou"] = iou.mean()
+        if sources is not None:
+            self.log_losses_by_source(sources, inputs, outputs[-1], iou, losses, compared)
         if self._distils:
             distance = seg_distillation_loss(features, self.teacher_features(rows), weights=has_seg)
             distillation = distance * has_seg.float().mean()
@@ -285,11 +291,12 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         return masks[:, frames], None if object_masks is None else object_masks[:, :, frames]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        """TRL's order, or clip by clip where the config asks for it."""
-        if not self.args.group_by_clip:
-            return super()._get_train_sampler(train_dataset)
+        """TRL's order, that of a mixture, or clip by clip where the config asks for it."""
+        rows = train_dataset if train_dataset is not None else self.train_dataset
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return ClipGroupSampler(train_dataset if train_dataset is not None else self.train_dataset, seed)
+        own: Any = self._mixture_sampler(rows, seed, by_clip=self.args.group_by_clip)
+        own = ClipGroupSampler(rows, seed) if own is None and self.args.group_by_clip else own
+        return super()._get_train_sampler(train_dataset) if own is None else self._keep_sampler(own)
 
     @torch.no_grad()
     def teacher_features(self, rows: list[Row]) -> torch.Tensor:
