@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.masks import frame_extents, mask_indices, require_annotated
 from ..data.media.loading import NO_FRAME
-from ..data.schema import Row, with_target
+from ..data.schema import Row, require_text_references, with_target
 from ..evaluation.evaluate import process_state
 from ..evaluation.iou import mask_iou
 from ..generation.answers import Answer, answer_rows, warn_of_cut_answers
@@ -115,6 +115,7 @@ def mine_file(
     rows = [dict(row) for row in rows]
     require_distinct_ids(rows)
     require_annotated(rows, "mining compares")
+    require_text_references(rows, "a model")
     settings = {
         "task": "mining",
         "checkpoint": checkpoint_digest(checkpoint),

@@ -15,6 +15,7 @@ from ..data.validation import describe_short_clips
 from ..errors import DataError
 from ..models.checkpoints.own_files import REPOSITORY_ID
 from ..training.arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
+from ..training.dataset_entries import DatasetEntry
 from ..training.grpo_config import AuroraGRPOConfig
 from ..training.sft_config import AuroraSFTConfig
 from .child_process import search_path
@@ -151,13 +152,16 @@ class _Checker:
         teacher = getattr(config, "teacher_model_name_or_path", None)
         if teacher is not None:
             self._check_exists("`teacher_model_name_or_path`", teacher, is_model=True)
-        for key in ("dataset_path", "eval_dataset_path"):
-            if getattr(recipe, key) is not None:
-                remote = recipe.dataset_format == "parquet"  # may name a repository on the Hub
-                self._check_exists(f"`{key}`", getattr(recipe, key), is_model=remote)
+        rows: list[Row] = []
+        for number, entry in enumerate(recipe.entries(), 1):
+            key = "`dataset_path`" if recipe.datasets is None else f"`datasets`, entry {number}: `path`"
+            self._check_exists(key, entry.path, is_model=entry.format == "parquet")  # may name a repository on the Hub
+            rows += self._check_rows(entry)
+        if recipe.eval_dataset_path is not None:
+            remote = recipe.dataset_format == "parquet"
+            self._check_exists("`eval_dataset_path`", recipe.eval_dataset_path, is_model=remote)
         seen = rows_that_are_seen(self.pipeline, recipe, config, launched.launch)
         self.plan.lines += [] if seen is None else [seen]
-        rows = self._check_rows(recipe)
         limit = getattr(config, "max_completion_length", None)
         self._check_limit(f"{config_file}: `max_completion_length`", limit, recipe.model_name_or_path)
         self._estimate(recipe, lora, config, rows, launched.launch)
@@ -190,21 +194,22 @@ class _Checker:
             self.plan.problems.append(message if str(config_file) in message else f"{config_file}: {message}")
         return None
 
-    def _check_rows(self, recipe: Any) -> list[dict[str, Any]]:
-        """Some of the training rows where they are there already."""
-        if self._makers(recipe.dataset_path) or not Path(recipe.dataset_path).exists():
+    def _check_rows(self, entry: DatasetEntry) -> list[Row]:
+        """Some of the training rows of a dataset where they are there already."""
+        if self._makers(entry.path) or not Path(entry.path).exists():
             return []
         try:
             dataset = load_rows(
-                recipe.dataset_path,
-                recipe.train_split,
-                dataset_format=recipe.dataset_format,
-                subset=recipe.dataset_subset,
+                entry.path,
+                entry.train_split,
+                dataset_format=entry.format,
+                subset=entry.subset,
+                objects=entry.objects,
             )
         except DataError as error:
             self.plan.problems.append(str(error))
             return []
-        self.plan.lines.append(f"data: {recipe.dataset_path}, {len(dataset)} rows")
+        self.plan.lines.append(f"data: {entry.path}, {len(dataset)} rows")
         return dataset.select(range(min(len(dataset), _MEASURED_ROWS))).to_list()
 
     def _estimate(self, recipe: Any, lora: LoraArguments, config: Any, rows: list[Row], launch: LaunchConfig) -> None:

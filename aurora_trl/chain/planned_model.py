@@ -112,19 +112,22 @@ def learnt_tokens(settings: dict[str, Any], processor: AuroraProcessor | None) -
     targets = settings.get("targets", "row")
     if targets in ANSWER_TOKENS:
         return ANSWER_TOKENS[targets]
-    path = str(settings.get("dataset_path"))
-    if not Path(path).exists():
-        return None
-    try:
-        rows = load_rows(
-            path,
-            settings.get("train_split", "train"),
-            dataset_format=settings.get("dataset_format"),
-            subset=settings.get("dataset_subset"),
+    taught: list[dict[str, Any]] = []
+    for entry in settings.get("datasets") or [settings]:
+        if not isinstance(entry, dict):
+            return None
+        # An entry of several has the recipe's keys without their first word.
+        path, dataset_format, subset = (
+            entry.get(name, entry.get(f"dataset_{name}")) for name in ("path", "format", "subset")
         )
-    except DataError:
-        return None  # the step's own check says what is wrong with them
-    taught = [row for row in rows.select_columns(["prefill", "target"]) if row["target"]]
+        split = entry.get("train_split", settings.get("train_split", "train"))
+        if not Path(str(path)).exists():
+            return None
+        try:
+            rows = load_rows(str(path), split, dataset_format=dataset_format, subset=subset)
+        except DataError:
+            return None  # the step's own check says what is wrong with them
+        taught += [row for row in rows.select_columns(["prefill", "target"]) if row["target"]]
     if processor is None:
         lengths = (len((row["prefill"] or "") + row["target"]) // CHARACTERS_PER_TOKEN + 1 for row in taught)
     else:

@@ -138,7 +138,7 @@ def _add_annotator(command: argparse.ArgumentParser) -> None:
 
 
 def _get_format(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"dataset_format": arguments.format, "subset": arguments.subset}
+    return {"dataset_format": arguments.format, "subset": arguments.subset, "objects": arguments.objects}
 
 
 @contextmanager

@@ -133,7 +133,7 @@ def _report(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{folder}/metrics.json: no such file; run `aurora evaluate` for that phase first")
 
     first = next(iter(read_metrics(next(iter(evaluations.values())))["splits"]))
-    source = find_source(arguments.data, arguments.format, arguments.subset)
+    source = find_source(arguments.data, arguments.format, arguments.subset, arguments.objects)
     rows = {row["id"]: row for row in source.load(first)}
     records = sorted((root / ".pipeline").glob("*.json"), key=lambda path: path.stat().st_mtime)
     durations = []

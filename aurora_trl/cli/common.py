@@ -107,10 +107,17 @@ def add_format(command: argparse.ArgumentParser) -> None:
     """Add the flags of a dataset's format."""
     command.add_argument(
         "--format",
-        help="refavs, avsbench, reasonseg, json, or parquet, which is also for a Hub repository (default: what the "
-        "files show)",
+        help="refavs, r2avsbench, avsbench, omniavs, refytvos, refdavis, mevis, revos, refcoco, reasonseg, json, or "
+        "parquet, which is also for a Hub repository (default: what the files show)",
     )
-    command.add_argument("--subset", help="of AVSBench: s4, ms3, avss")
+    command.add_argument(
+        "--subset", help="of AVSBench s4, ms3, avss; of RefCOCO unc, google, umd; of OmniAVS such as text"
+    )
+    command.add_argument(
+        "--objects",
+        default="together",
+        help="of MeViS, ReVOS and OmniAVS: several objects of a reference together (default), or apart",
+    )
 
 
 def add_generation(command: argparse.ArgumentParser) -> None:

@@ -69,7 +69,7 @@ def _check_data(arguments: argparse.Namespace) -> None:
     )
     from ..progress import Progress
 
-    source = find_source(arguments.path, arguments.format, arguments.subset)
+    source = find_source(arguments.path, arguments.format, arguments.subset, arguments.objects)
     splits, problems = {}, {}
     for split in arguments.splits or source.splits():
         try:
@@ -125,7 +125,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from ..data import find_source, save_parquet
     from ..data.validation import require_valid
 
-    source = find_source(arguments.path, arguments.format, arguments.subset)
+    source = find_source(arguments.path, arguments.format, arguments.subset, arguments.objects)
     splits = {split: source.load(split) for split in arguments.splits or source.splits()}
     for rows in splits.values():
         require_valid(rows)

@@ -1,6 +1,7 @@
 """The sub-commands that let a checkpoint answer: `aurora evaluate`, `aurora segment`."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,20 @@ def add_inference_commands(add: AddCommand) -> None:
     command.add_argument(
         "--protocol",
         default="refavs",
-        help="refavs (default), aurora, avsbench, simtoken, per_frame, davis, avss, reasonseg",
+        help="refavs (default), aurora, avsbench, simtoken, per_frame, davis, rvos, revos, omniavs, refcoco, "
+        "reasonseg, avss",
     )
     command.add_argument(
         "--swaps", nargs="*", default=[], help="of audio, video, reference: take it from another clip (first split)"
     )
     command.add_argument("--output", required=True, help="new folder for metrics.json, answers.jsonl, report.html")
     command.add_argument("--max-rows", type=whole(1), help="rows per split, the first ones")
+    command.add_argument(
+        "--num-frames",
+        type=_frames,
+        help="how many frames of each clip get a mask and a score, or `all`; the model looks at as many as it was "
+        "trained on (default: those alone)",
+    )
     add_generation(command)
 
     command = add("segment", _segment, "Reason about one clip and segment it.")
@@ -54,8 +62,14 @@ def add_inference_commands(add: AddCommand) -> None:
     add_engine(command)
 
 
+def _frames(text: str) -> int:
+    """A number of frames, or `all` of them."""
+    return sys.maxsize if text == "all" else whole(1)(text)
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     from ..data import find_source
+    from ..data.media.loading import count_frames
     from ..data.validation import require_valid
     from ..evaluation.evaluate import evaluate_model, process_state
     from ..evaluation.metrics import get_protocol
@@ -70,7 +84,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     if process_state().is_main_process:
         claim(output)
-    source = find_source(arguments.data, arguments.format, arguments.subset)
+    source = find_source(arguments.data, arguments.format, arguments.subset, arguments.objects)
     wanted = arguments.splits or [split for split in source.splits() if split.startswith("test")]
     if not wanted:
         raise ValueError(f"{arguments.data}: no test split; name one of {', '.join(source.splits())} with --splits")
@@ -82,6 +96,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     state = process_state()
     state.wait_for_everyone()  # all have seen that the output is new
     model, processor = load(arguments.model, state.device, engine=arguments.engine)
+    if arguments.num_frames is not None:
+        longest = max(count_frames(row) for rows in splits.values() for row in rows)
+        processor = processor.with_num_frames(min(longest, arguments.num_frames), for_masks_alone=True)
     metrics = evaluate_model(
         model,
         processor,

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 from ..errors import DataError
 from .hints import HINTS, require_inside
-from .masks import decode_polygons, decode_rle, load_masks, mask_values, require_mask_count
+from .json_values import names_values
+from .masks import decode_polygons, decode_rle, load_masks, mask_shape, mask_values, require_mask_count
 from .media.checks import Fault, check_image, check_sound, check_track, check_video, group_frames
 from .media.loading import split_moment
-from .schema import Row, check_row, split_mask
+from .schema import REFERENCE_MEDIA, Row, check_row, split_mask
 
 Value = TypeVar("Value")
 Clip = list[tuple[int, dict[str, Any]]]
@@ -78,6 +79,9 @@ class ClipChecker:
             faults += self._faults_of(("sound", row["audio"]), partial(self.files.sound, row["audio"]))
         elif row.get("video") and self.files.thorough and not faults:
             faults += self._faults_of(("track", row["video"]), partial(self.files.track, row["video"]))
+        for column in REFERENCE_MEDIA:
+            if row.get(column):
+                faults += self._faults_of((column, row[column]), partial(self.files.reference, column, row[column]))
         named = [split_moment(name)[0] for name in row.get("frames") or [row["video"]]]
         sizes = {path: look for path in named if not isinstance(look := looks[path], Fault)}
         first_size = next(iter(sizes.values()), None)
@@ -104,8 +108,12 @@ class ClipChecker:
         faults: list[Fault] = []
         entries = [entry for entry in row.get("masks") or () if entry is not None]
         names = [name for entry in entries for name in split_mask(entry) or [entry] if name is not None]
+        if not self.files.thorough:
+            # Those in a JSON file were gone through when it was loaded: one of them shows the size.
+            there = [name for name in names if names_values(name)]
+            names = [name for name in names if not names_values(name)] + there[:1]
         for name in names:
-            in_row = name.startswith("{")
+            in_row = name.startswith("{") or names_values(name)
             size = self.files.once((name,), partial(self.files.mask_size, name, row, frame_size))
             if isinstance(size, Fault):
                 faults.append(size)
@@ -121,7 +129,8 @@ class ClipChecker:
             return [drawn]
         if row.get("mask_value") is None:
             for name in names:
-                values = [] if name.startswith("{") else self.files.once(("values", name), partial(mask_values, name))
+                in_row = name.startswith("{") or names_values(name)
+                values = [] if in_row else self.files.once(("values", name), partial(mask_values, name))
                 if not isinstance(values, Fault) and len(values) > 1:
                     some = ", ".join(map(str, values[:5])) + (" …" if len(values) > 5 else "")
                     text = f"{name}: it holds several numbers ({some}), and all that are not 0 are drawn"
@@ -173,6 +182,12 @@ class _FileLooks:
     def sound(self, path: str) -> None:
         check_sound(path, decode=self.thorough, min_seconds=self.min_sound_seconds)
 
+    def reference(self, column: str, path: str) -> None:
+        if column == "reference_image":
+            check_image(path, "picture", decode=self.thorough)
+        else:
+            check_sound(path, decode=self.thorough, min_seconds=0.0)
+
     def track(self, path: str) -> None:
         check_track(path, min_seconds=self.min_sound_seconds)
 
@@ -184,9 +199,12 @@ class _FileLooks:
             raise Fault("unreadable", str(error)) from None
 
     def mask_size(self, name: str, row: Row, frame_size: tuple[int, int] | None) -> tuple[int, int]:
-        if not name.startswith("{"):
+        if not name.startswith("{") and not names_values(name):
             return check_image(name, "mask")  # they are decoded all together
         try:
+            if names_values(name):
+                height, width = mask_shape(name, row)
+                return width, height
             if '"polygons"' in name:
                 decode_polygons(name, (8, 8))
                 return frame_size or (0, 0)

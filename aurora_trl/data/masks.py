@@ -1,4 +1,4 @@
-"""Masks of a row: PNG files, COCO run lengths or polygons, and the official geometry of the score."""
+"""Masks of a row: PNG files, COCO run lengths or polygons; and the official geometry of the score."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -11,9 +11,10 @@ from pycocotools import mask as coco
 
 from ..errors import DataError
 from ..text_files import parse_json
+from .json_values import names_values, read_named
 from .media.loading import NO_FRAME, count_frames, split_moment, taken_frames, upright, upright_size
 from .media.video import index_video
-from .schema import Row, count_objects, split_mask
+from .schema import MASK_COLUMNS, Row, count_objects, split_mask
 
 Polygons = Sequence[Sequence[Sequence[float]]]
 OFFICIAL_SIZE = 256
@@ -172,6 +173,8 @@ def _read_mask(name: str, row: Row) -> np.ndarray:
         return np.bitwise_or.reduce(drawn)
     if name.startswith("{"):
         return decode_rle(name) if "polygons" not in name else decode_polygons(name, frame_size(row))
+    if names_values(name):
+        return _read_annotations(name, row)
     try:
         with Image.open(name) as stored:
             return _drawn(upright(stored), name, row.get("mask_value"), lossy=stored.format in _LOSSY)
@@ -179,6 +182,46 @@ def _read_mask(name: str, row: Row) -> np.ndarray:
         raise DataError(f"{name}: no such mask (row {row.get('id')!r})") from None
     except (OSError, SyntaxError) as error:
         raise DataError(f"{name}: can not be read as a mask: {error}") from None
+
+
+def _read_annotations(name: str, row: Row) -> np.ndarray:
+    """The union of the masks that stand in a JSON file: COCO's annotations, run lengths or outlines, or null."""
+    drawn = []
+    for value in read_named(name):
+        value = value["segmentation"] if isinstance(value, dict) and "segmentation" in value else value
+        if isinstance(value, list):
+            drawn.append(_decode_outlines(value, frame_size(row), name))
+        elif value is not None:
+            drawn.append(decode_rle(json.dumps(value)))
+    if len({mask.shape for mask in drawn}) > 1:
+        raise DataError(f"{name}: its masks differ in size")
+    return np.bitwise_or.reduce(drawn) if drawn else np.zeros(frame_size(row), np.uint8)
+
+
+def _decode_outlines(outlines: list[list[float]], size: tuple[int, int], name: str) -> np.ndarray:
+    """What COCO's own code fills."""
+    if not all(isinstance(outline, list) and len(outline) >= 6 and len(outline) % 2 == 0 for outline in outlines):
+        raise DataError(f"{name}: not outlines of three or more pairs x, y")
+    return coco.decode(coco.merge(coco.frPyObjects(outlines, *size)))
+
+
+def mask_shape(name: str, row: Row) -> tuple[int, int]:
+    """Height and width of a mask that stands in a JSON file."""
+    height, width = _read_annotations(name, row).shape
+    return height, width
+
+
+def with_masks_inside(row: Row) -> Row:
+    """The row with the masks that stand in a JSON file as run lengths of its own."""
+
+    def inside(name: str) -> str:
+        objects = split_mask(name)
+        if objects is not None:
+            return json.dumps([None if mask is None else inside(mask) for mask in objects])
+        return encode_rle(_read_annotations(name, row)) if names_values(name) else name
+
+    columns = {column: names for column in MASK_COLUMNS if (names := row.get(column))}
+    return {**row, **{column: [name and inside(name) for name in names] for column, names in columns.items()}}
 
 
 def _drawn(image: Image.Image, name: str, value: int | None, *, lossy: bool) -> np.ndarray:

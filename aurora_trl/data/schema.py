@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from ..errors import DataError
 from ..text_files import parse_json
@@ -27,9 +27,10 @@ FEATURES = Features(
         "frames": List(Value("string")),
         "video": Value("string"),  # one video file, whose frames are taken evenly, or None
         "audio": Value("string"),  # a file with sound, a video too; None: the track of `video`, or no sound
-        # One per frame: a PNG's path, or a COCO run-length encoding or polygons as JSON; None for a frame that is not
-        # annotated, and in place of them all where none is. Of several objects the union, or a JSON list with the mask
-        # of each, in the same order in every frame, and null for one that is not in the frame.
+        # One per frame: a PNG's path, or a COCO run-length encoding or polygons as JSON, or the name of values in a
+        # JSON file (see `json_values.py`), whose union it is; None for a frame that is not annotated, and in place of
+        # them all where none is. Of several objects the union, or a JSON list with the mask of each, in the same order
+        # in every frame, and null for one that is not in the frame.
         "masks": List(Value("string")),
         "num_objects": Value("int32"),  # how many objects the reference is about; None: one, or as many as have masks
         "target": Value("string"),  # the text to learn, where the phase has one
@@ -37,9 +38,20 @@ FEATURES = Features(
     }
 )
 COLUMNS = tuple(FEATURES)
-# Columns that rows may have besides: where the files of masks hold a number per object, `mask_value` is this row's;
-# what marks an object that nobody drew is in `hints.py`.
-OPTIONAL_COLUMNS = ("mask_value", *HINTS)
+# Columns that rows may have besides.
+OPTIONAL_COLUMNS = (
+    "mask_value",  # where the files of masks hold a number per object, this row's
+    "reference_kind",  # as its benchmark parts references: some scores are means over kinds
+    "foreground_masks",  # as `masks`: all that is an object, which the score of ReVOS asks for
+    # Files that a reference is, or goes with: it is spoken, or points at a sound or a picture.
+    "reference_speech",
+    "reference_sound",
+    "reference_image",
+    *HINTS,  # what marks an object that nobody drew, see `hints.py`
+)
+MASK_COLUMNS = ("masks", "foreground_masks")
+REFERENCE_MEDIA = ("reference_speech", "reference_sound", "reference_image")
+_ROWS_AT_ONCE = 2048
 # A row as a mapping: the columns above, and whatever a collator or a trainer puts beside them.
 Row: TypeAlias = dict[str, Any]
 
@@ -101,8 +113,15 @@ def as_dataset(rows: Sequence[Row], source: str | Path) -> Dataset:
         `DataError`: where a column of one's own holds values of different kinds, or a value can not be kept: half of a
             character, or a number beyond 64 bits.
     """
+    # A part at a time: while `datasets` converts rows they take several times what they take then.
+    parts = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)] or [rows]
     try:
-        dataset = Dataset.from_list([{name: row.get(name) for name in COLUMNS} for row in rows], features=FEATURES)
+        dataset = concatenate_datasets(
+            [
+                Dataset.from_list([{name: row.get(name) for name in COLUMNS} for row in part], features=FEATURES)
+                for part in parts
+            ]
+        )
     except _UNKEPT:
         for name, row in product(COLUMNS, rows):
             _require_kept(row, name, source)
@@ -193,6 +212,23 @@ def require_few_objects(rows: Iterable[Row], max_objects: int) -> None:
             raise DataError(
                 f"row {row.get('id')!r}: it is about {count} objects, and `max_objects` is {max_objects}; raise it, "
                 "or give one mask per frame for all of them together, and no `num_objects`"
+            )
+
+
+def require_text_references(rows: Iterable[Row], what: str) -> None:
+    """
+    Raise `DataError` where a reference is spoken, or goes with a sound or a picture.
+
+    Args:
+        rows (`Iterable[dict]`): dataset rows.
+        what (`str`): what can not take it, for the error.
+    """
+    for row in rows:
+        name = next((name for name in REFERENCE_MEDIA if row.get(name)), None)
+        if name is not None:
+            raise DataError(
+                f"row {row.get('id')!r}: it has a `{name}`, and {what} takes references of text alone; leave such "
+                "rows out (of OmniAVS, `dataset_subset: text` has none)"
             )
 
 

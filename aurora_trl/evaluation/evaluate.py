@@ -14,7 +14,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from ..data.masks import require_annotated
 from ..data.schema import Row, clip_key
 from ..disk import written_whole
 from ..errors import DataError
@@ -27,7 +26,7 @@ from ..progress import Progress
 from .answer_log import AnswerLog, evaluation_settings, remove_answer_logs
 from .metrics import get_protocol
 from .metrics.errors import standard_error
-from .scoring import ClassScorer, MaskScorer, describe_answer
+from .scoring import ClassScorer, MaskScorer, describe_answer, require_scorable
 
 _LONGEST_WAIT = timedelta(days=1)
 METRICS_FILE, ANSWERS_FILE = "metrics.json", "answers.jsonl"
@@ -70,7 +69,8 @@ def evaluate_model(
         protocol (`str`, *optional*, defaults to `"refavs"`): one of `PROTOCOLS`.
         batch_size (`int`, *optional*, defaults to 16): rows per forward; the scores do not depend on it.
         max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
-        kind_of (`Callable`, *optional*): what it takes to resolve a row's reference, for a breakdown of J.
+        kind_of (`Callable`, *optional*): what it takes to resolve a row's reference, for a breakdown of J; by default
+            its `reference_kind`.
         checkpoint (`str` or `Path`, *optional*): where the model is from. With it every answer goes to a file beside
             the folder as it comes; the same call, by as many processes, continues where one was cut, to the same bit.
 
@@ -78,11 +78,12 @@ def evaluate_model(
         `dict`: what `metrics.json` holds; on every process.
 
     Raises:
-        `DataError`: before anything is answered, for a row that has no mask in any frame and is no null row.
+        `DataError`: before anything is answered, for a row that has no mask in any frame and is no null row, or that
+            the protocol can not score.
     """
     rules = get_protocol(protocol)
     for rows in splits.values():
-        require_annotated(rows, "a score compares")
+        require_scorable(rows, rules)
     output_dir = Path(output_dir)
     state = process_state()
     runs: list[tuple[str, str | None]] = [(split, None) for split in splits]
@@ -101,6 +102,7 @@ def evaluate_model(
     if checkpoint is not None:
         settings = {"protocol": protocol, "swaps": list(swaps), "batch_size": batch_size}
         settings |= {"max_new_tokens": processor.answer_limit(max_new_tokens), "processes": state.num_processes}
+        settings |= {"num_frames": processor.num_frames}
         log = AnswerLog(output_dir, state.process_index, evaluation_settings(checkpoint, splits, **settings))
     with log or nullcontext():
         for run, ((split, swap), share) in enumerate(zip(runs, shares, strict=True)):
@@ -160,7 +162,7 @@ def _score(
     answer.row = row
     record = describe_answer(answer, processor.num_frames, processor.max_objects)
     record["j"] = scorer.add(answer, number, processor.num_frames)
-    record.update(split=split, swap=swap, kind=kind_of(row) if kind_of else None)
+    record.update(split=split, swap=swap, kind=kind_of(row) if kind_of else row.get("reference_kind"))
     if log:
         log.add(run, number, record, scorer.metrics.kept(number))
     return number, record

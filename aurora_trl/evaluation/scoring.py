@@ -1,6 +1,6 @@
 """From an answer to what it scores by a protocol."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from ..data.formats.avsbench import load_class_maps, load_class_names
-from ..data.masks import encode_rle, frame_size, load_masks, mask_indices
+from ..data.masks import encode_rle, frame_size, load_masks, mask_indices, require_annotated
 from ..data.media.loading import NO_FRAME, taken_frames
-from ..data.schema import Row
+from ..data.schema import Row, require_text_references
 from ..errors import DataError
 from ..generation.answers import Answer
 from ..prompts import (
@@ -94,16 +94,49 @@ class MaskScorer:
         shown, indices = scored_frames(answer.row, num_frames)
         target = self.rules.prepare_masks(load_masks(answer.row, indices=indices))  # (T, h, w)
         logits = _prepare_logits(answer, shown, self.rules)
-        return float(self.metrics.update(logits[None], target[None], index=[number]))
+        foreground = self._read_foreground(answer.row, indices) if self.rules.needs_foreground else None
+        kinds = [answer.row.get("reference_kind")]
+        update = self.metrics.update(logits[None], target[None], index=[number], foreground=foreground, kinds=kinds)
+        return float(update)
+
+    def _read_foreground(self, row: Row, indices: list[int]) -> torch.Tensor:
+        """All that is an object in these frames, `(1, T, h, w)`."""
+        planes = load_masks({**row, "masks": row["foreground_masks"], "is_null": False}, indices=indices)
+        return self.rules.prepare_masks(planes)[None]
 
     def restore(self, row: Row, number: int, kept: dict[str, torch.Tensor]) -> None:
         """Add an answer of an earlier run by what its `metrics` kept of it."""
-        self.metrics.restore(number, kept)
+        self.metrics.restore(number, kept, row.get("reference_kind"))
 
     def compute(self, clips: Mapping[int, Hashable] | None = None) -> dict[str, Any]:
         """The scores over all processes, with their standard `errors` where `clips` names the clip of each row."""
         metrics = self.metrics.gather()
         return {**metrics.compute(), "errors": metrics.standard_errors(clips) if clips else {}}
+
+
+def require_scorable(rows: Iterable[Row], rules: Protocol) -> None:
+    """
+    Raise `DataError` where a protocol can not score rows, before anything is answered.
+
+    Args:
+        rows (`Iterable[dict]`): of a split.
+        rules (`Protocol`): the protocol.
+    """
+    require_annotated(rows, "a score compares")
+    require_text_references(rows, "a model")
+    if rules.needs_foreground:
+        row = next((row for row in rows if not row.get("foreground_masks")), None)
+        if row is not None:
+            raise DataError(
+                f"row {row['id']!r}: it has no `foreground_masks`, which the protocol `{rules.name}` needs; they come "
+                "with ReVOS, in mask_dict_foreground.json, and the protocol `rvos` does without"
+            )
+    kinds = {row.get("reference_kind") for row in rows} if rules.kinds else {None}
+    if rules.kinds and not kinds.intersection(rules.kinds):
+        raise DataError(
+            f"the protocol `{rules.name}` averages over {', '.join(rules.kinds)}, and no row says in `reference_kind` "
+            "that it is of one of these; score by another protocol"
+        )
 
 
 class ClassScorer:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..data.mixture import SOURCE_COLUMN
 from ..data.relations import relate_objects
 from ..data.schema import Row, view_key, with_target
 from ..models.shared_prefix import IGNORE_INDEX
@@ -21,7 +22,8 @@ class SFTCollator:
     A call with rows returns `input_ids`, `attention_mask`, `labels` `(B, L)`, the media inputs of the C distinct
     clips, `clip_index` `(B,)` that says which clip a row shows, `masks` `(B, T, M, M)` uint8 and `seg_positions`
     `(B,)`, and what [`ClipLoader.hints`] finds. With the processor's `max_objects` K above 1 `seg_positions` are
-    `(B, K)`, and there are `object_masks` `(B, K, T, M, M)`, see [`ClipLoader.object_masks`].
+    `(B, K)`, and there are `object_masks` `(B, K, T, M, M)`, see [`ClipLoader.object_masks`]. Rows of
+    a mixture have the name of each one's source in `sources`.
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -81,6 +83,8 @@ class SFTCollator:
             batch["relations"] = relate_objects(rows)
         if self.keep_rows:
             batch["rows"] = rows
+        if all(SOURCE_COLUMN in row for row in rows):
+            batch["sources"] = [row[SOURCE_COLUMN] for row in rows]
         return batch
 
 
@@ -114,7 +118,7 @@ class TeacherCollator:
     def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         batch = self._collate([with_target(row, teacher_target(row, self._targets)) for row in rows])
         batch["seg_positions"] = batch["seg_positions"].view(len(rows), -1)[:, 0]
-        unused = ("labels", "mask_frames", "mask_embeddings")
+        unused = ("labels", "mask_frames", "mask_embeddings", "sources")
         return {name: value for name, value in batch.items() if name not in unused}
 
 

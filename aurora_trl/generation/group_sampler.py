@@ -43,14 +43,18 @@ class ClipGroupSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 100003 + self.epoch)
+        for group in self.draw_groups(self.epoch):
+            yield from group
+
+    def draw_groups(self, epoch: int) -> Iterator[list[int]]:
+        """The rows of an epoch, those about one clip together."""
+        generator = torch.Generator().manual_seed(self.seed * 100003 + epoch)
         order = torch.randperm(len(self.groups), generator=generator)
         if any(count > 1 for _, count in self.copies):
             order = self._keep_copies_apart(generator)
         for group in order.tolist():
             rows = self.groups[group]
-            for position in torch.randperm(len(rows), generator=generator).tolist():
-                yield rows[position]
+            yield [rows[position] for position in torch.randperm(len(rows), generator=generator).tolist()]
 
     def _keep_copies_apart(self, generator: torch.Generator) -> torch.Tensor:
         """A random order in which the groups of one clip lie in different parts of the epoch."""

@@ -14,7 +14,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import processor_class_from_name
 
 from ..data.media.loading import NO_FRAME, frame_indices
-from ..data.schema import Row, with_current_names
+from ..data.schema import Row, require_text_references, with_current_names
 from ..errors import DataError
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
 from ..text_files import read_json
@@ -168,12 +168,17 @@ class AuroraProcessor(ProcessorMixin):
         changed.max_objects = max_objects
         return changed
 
-    def with_num_frames(self, num_frames: int | None) -> "AuroraProcessor":
-        """This processor, or a copy that takes another number of frames of a clip; None leaves it as it is."""
+    def with_num_frames(self, num_frames: int | None, *, for_masks_alone: bool = False) -> "AuroraProcessor":
+        """
+        This processor, or a copy that takes another number of frames of a clip; None leaves it as it is. With
+        `for_masks_alone` the policy sees as many as before, and all of them get a mask.
+        """
         if num_frames in (None, self.num_frames):
             return self
         changed = copy.copy(self)
         changed.num_frames = num_frames
+        if for_masks_alone and changed.policy_frames is None:
+            changed.policy_frames = self.num_frames
         if changed.policy_frames is not None:
             changed.policy_frames = min(changed.policy_frames, num_frames)
         return changed
@@ -215,7 +220,11 @@ class AuroraProcessor(ProcessorMixin):
 
         Returns:
             `list[int]`: token ids.
+
+        Raises:
+            `DataError`: where the reference is spoken, or goes with a sound or a picture.
         """
+        require_text_references([row], "the processor")
         # A reference is text, whatever stands in it: only the template puts places, turns and the like.
         row = {**row, "reference": escape_tokens(row["reference"], self.tokenizer.get_added_vocab())}
         text = self.tokenizer.apply_chat_template(

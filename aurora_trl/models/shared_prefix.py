@@ -98,7 +98,7 @@ def shared_rows(prefix_mask: torch.Tensor, segment_mask: torch.Tensor, row: torc
         `SharedRows`.
     """
     prefix, segment = prefix_mask.size(1), segment_mask.size(1)
-    slot = (row[:, None] == row[None, :]).tril(-1).sum(dim=1)  # how many of the row's sequences stand before
+    slot = _slots(row)
     valid = prefix_mask.bool()
     layout = SharedPrefix(
         prefix, segment, None if bool(valid.all()) else _causal_mask(_seen(valid)), torch.empty(0, device=row.device)
@@ -109,6 +109,27 @@ def shared_rows(prefix_mask: torch.Tensor, segment_mask: torch.Tensor, row: torc
     seen = _seen(valid).repeat_interleave(rows.num_slots, dim=0).expand(-1, -1, segment, -1)
     layout.segment_mask = torch.cat([seen, _causal_mask(own)], dim=-1)
     return rows
+
+
+def _slots(row: torch.Tensor) -> torch.Tensor:
+    """How many of the row's sequences stand before each `(B,)`."""
+    return (row[:, None] == row[None, :]).tril(-1).sum(dim=1)
+
+
+def collect_segments(values: torch.Tensor, clip_index: torch.Tensor) -> torch.Tensor:
+    """
+    What a forward over rows of clips, see `rows_of_clips`, gave for each row of references.
+
+    Args:
+        values (`torch.Tensor` of shape `(C, K * S)`): of the segments.
+        clip_index (`torch.Tensor` of shape `(B,)`): the clip of each row.
+
+    Returns:
+        `torch.Tensor` of shape `(B, S)`.
+    """
+    row = first_of_each(clip_index)[1]
+    slot = _slots(row)
+    return values.unflatten(1, (int(slot.max()) + 1, -1))[row, slot]
 
 
 def first_of_each(index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

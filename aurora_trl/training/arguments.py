@@ -15,8 +15,9 @@ from datasets import Dataset, concatenate_datasets
 from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig, TrlParser
 
-from ..data.formats.avsbench import SUBSETS
+from ..data.formats.expressions import OBJECTS
 from ..data.formats.registry import FORMATS
+from ..data.mixture import Source, mix_datasets, prefix_ids
 from ..data.schema import RENAMED, with_current_names
 from ..data.validation import drop_bad_rows, find_bad_rows, require_valid
 from ..disk import written_whole
@@ -25,13 +26,15 @@ from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import release_all
 from ..models.checkpoints.hub import RECIPE_FILE
 from ..text_files import read_yaml
+from .dataset_entries import ALL_SUBSETS, DatasetEntry, read_entries
 from .field_types import require_types
 from .options import check_options
 
 ON_BAD_SAMPLE = ("error", "skip")
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "dataset_format": (None, *FORMATS),
-    "dataset_subset": (None, *SUBSETS),
+    "dataset_subset": (None, *ALL_SUBSETS),
+    "dataset_objects": OBJECTS,
     "on_bad_sample": ON_BAD_SAMPLE,
 }
 
@@ -56,9 +59,16 @@ class RecipeArguments:
     Args:
         model_name_or_path (`str`): checkpoint that the phase starts from.
         dataset_path (`str`): a dataset's folder or file; for `parquet` also a Hub repository.
-        dataset_format (`str`, *optional*): `refavs`, `avsbench`, `reasonseg`, `json` or `parquet`; by default what the
+        dataset_format (`str`, *optional*): one of `aurora_trl.data.formats.registry.FORMATS`; by default what the
             files show, and an error where they could be two.
-        dataset_subset (`str`, *optional*): of AVSBench: `s4`, `ms3` or `avss`.
+        dataset_subset (`str`, *optional*): of AVSBench `s4`, `ms3` or `avss`, of RefCOCO whose splits, of OmniAVS a
+            kind of references.
+        dataset_objects (`str`, *optional*, defaults to `"together"`): where a reference of MeViS, ReVOS or OmniAVS is
+            about several objects, `"together"` draws them as one mask, `"apart"` each with a `[SEG]` of its own.
+        datasets (`list[dict]`, *optional*): several datasets in place of `dataset_path`, each with its `path` and
+            `weight`, see [`~aurora_trl.training.dataset_entries.DatasetEntry`]. Rows are drawn by weight, in every
+            part of an epoch, which has as many rows as all datasets together. The log has losses, IoU and rewards of
+            each, and an evaluation scores each.
         on_bad_sample (`str`, *optional*, defaults to `"error"`): `"error"` stops before training where headers show
             that a row can not be read; `"skip"` reads every file first, leaves out the rows that can not be read, and
             says which.
@@ -72,14 +82,20 @@ class RecipeArguments:
     """
 
     model_name_or_path: str = field(metadata={"help": "Checkpoint that the phase starts from."})
-    dataset_path: str = field(
-        metadata={"help": "A dataset's folder or file; with the format `parquet` also a Hub repository."}
+    dataset_path: str | None = field(
+        default=None, metadata={"help": "A dataset's folder or file; with the format `parquet` also a Hub repository."}
     )
     dataset_format: str | None = field(
         default=None, metadata={"help": "Its format, where its files do not show it.", "choices": list(FORMATS)}
     )
     dataset_subset: str | None = field(
-        default=None, metadata={"help": "Subset of AVSBench.", "choices": list(SUBSETS)}
+        default=None, metadata={"help": "Subset of a dataset that has any.", "choices": list(ALL_SUBSETS)}
+    )
+    dataset_objects: str = field(
+        default="together", metadata={"help": "Several objects of a reference.", "choices": list(OBJECTS)}
+    )
+    datasets: list[dict[str, Any]] | None = field(
+        default=None, metadata={"help": "Several datasets with weights, in a YAML."}
     )
     on_bad_sample: str = field(
         default="error",
@@ -105,6 +121,23 @@ class RecipeArguments:
             if getattr(self, name) not in known:
                 shown = ", ".join(choice for choice in known if choice)
                 raise ValueError(f"`{name}` must be one of {shown}, got {getattr(self, name)!r}")
+        self.entries()  # where something is wrong with them, it is said at once
+
+    def entries(self) -> list[DatasetEntry]:
+        """The datasets that are named, with all that is said about them."""
+        shared = {
+            name: getattr(self, name)
+            for name in ("train_split", "eval_split", "max_train_samples", "max_eval_samples")
+        }
+        if self.datasets is None:
+            if self.dataset_path is None:
+                raise ValueError("`dataset_path` is missing; name a folder or a file, or several in `datasets`")
+            named = {"format": self.dataset_format, "subset": self.dataset_subset, "objects": self.dataset_objects}
+            return [DatasetEntry(self.dataset_path, **named, **shared)]  # type: ignore[arg-type]
+        for name in ("dataset_path", "dataset_format", "dataset_subset", "eval_dataset_path"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"`{name}` and `datasets` are both there; say it in an entry of `datasets` alone")
+        return read_entries(self.datasets, {**shared, "objects": self.dataset_objects})
 
     def load_train(self, config: TrainingArguments) -> Dataset:
         """
@@ -112,36 +145,64 @@ class RecipeArguments:
 
         Args:
             config (`TrainingArguments`): its `seed` draws the rows; with `on_bad_sample: skip`, `skipped_train.jsonl`
-                in its `output_dir` names those that were left out.
+                in its `output_dir` names those that were left out, or `skipped_train_NAME.jsonl` of one of several.
 
         Raises:
             `DataError`: where there are none, or one that can not be used and is not to be skipped; where
                 `repeat_null_rows` is set and none matches nothing.
         """
-        record = f"{config.output_dir}/skipped_train.jsonl"
-        rows = self._load(self.dataset_path, self.train_split, self.max_train_samples, config, record)
+        if self.datasets is None:
+            return self._load_train(self.entries()[0], config, "skipped_train.jsonl")
+        sources = []
+        for entry in self.entries():
+            rows = self._load_train(entry, config, f"skipped_train_{entry.name}.jsonl")
+            sources.append(Source(entry.name, entry.weight, rows))
+        return mix_datasets(sources)
+
+    def _load_train(self, entry: DatasetEntry, config: TrainingArguments, record: str) -> Dataset:
+        rows = self._load(entry, entry.train_split, entry.max_train_samples, config, record)
         if self.repeat_null_rows == 1:
             return rows
         null_rows = rows.select([i for i, is_null in enumerate(rows["is_null"]) if is_null])
         if not len(null_rows):
             raise DataError(
-                f"{self.dataset_path}: `repeat_null_rows` is {self.repeat_null_rows}, and no row of "
-                f"{self.train_split!r} has a reference that matches nothing; leave it out"
+                f"{entry.path}: `repeat_null_rows` is {self.repeat_null_rows}, and no row of "
+                f"{entry.train_split!r} has a reference that matches nothing; leave it out"
             )
         return concatenate_datasets([rows, *[null_rows] * (self.repeat_null_rows - 1)])
 
-    def load_eval(self, config: TrainingArguments) -> Dataset | None:
-        """The rows to evaluate on during training, as `load_train` has them; None where `eval_split` names none."""
+    def load_eval(self, config: TrainingArguments) -> Dataset | dict[str, Dataset] | None:
+        """
+        The rows to evaluate on during training, as `load_train` has them, by the dataset's name where there are
+        several; None where `eval_split` names none.
+        """
+        if self.datasets is not None:
+            splits = {}
+            for entry in self.entries():
+                if entry.eval_split is not None:
+                    record = f"skipped_eval_{entry.name}.jsonl"
+                    rows = self._load(entry, entry.eval_split, entry.max_eval_samples, config, record)
+                    splits[entry.name] = prefix_ids(rows, entry.name)
+            return splits or None
         if self.eval_split is None:
             return None
-        record = f"{config.output_dir}/skipped_eval.jsonl"
-        path = self.eval_dataset_path or self.dataset_path
-        return self._load(path, self.eval_split, self.max_eval_samples, config, record)
+        entry = self.entries()[0]
+        if self.eval_dataset_path is not None and self.eval_dataset_path != entry.path:
+            entry = DatasetEntry(self.eval_dataset_path)  # another dataset shows its own format
+        return self._load(entry, self.eval_split, self.max_eval_samples, config, "skipped_eval.jsonl")
 
-    def _load(self, path: str, split: str, limit: int | None, config: TrainingArguments, record: str) -> Dataset:
-        # Another dataset shows its own format.
-        named = (self.dataset_format, self.dataset_subset) if path == self.dataset_path else (None, None)
-        rows = load_rows(path, split, limit, config.seed, dataset_format=named[0], subset=named[1])
+    def _load(
+        self, entry: DatasetEntry, split: str, limit: int | None, config: TrainingArguments, record: str
+    ) -> Dataset:
+        rows = load_rows(
+            entry.path,
+            split,
+            limit,
+            config.seed,
+            dataset_format=entry.format,
+            subset=entry.subset,
+            objects=entry.objects,
+        )
         if self.on_bad_sample == "error":
             require_valid(rows)
             return rows
@@ -151,7 +212,7 @@ class RecipeArguments:
             bad = [find_bad_rows(rows)]
         if config.world_size > 1:
             broadcast_object_list(bad)
-        return drop_bad_rows(rows, bad[0], record if config.process_index == 0 else None)
+        return drop_bad_rows(rows, bad[0], f"{config.output_dir}/{record}" if config.process_index == 0 else None)
 
 
 @dataclass
@@ -298,6 +359,7 @@ def load_rows(
     *,
     dataset_format: str | None = None,
     subset: str | None = None,
+    objects: str = "together",
 ) -> Dataset:
     """
     The rows of a dataset of any format.
@@ -307,7 +369,7 @@ def load_rows(
         split (`str`, *optional*): the split's name.
         limit (`int`, *optional*): keep this many, drawn by seed.
         seed (`int`, *optional*, defaults to 0): of the draw.
-        dataset_format, subset (`str`, *optional*): see [`~aurora_trl.data.find_source`].
+        dataset_format, subset, objects (`str`, *optional*): see [`~aurora_trl.data.find_source`].
 
     Returns:
         `Dataset`: with the columns of `aurora_trl.data.schema`.
@@ -317,7 +379,7 @@ def load_rows(
     """
     from ..data import find_source
 
-    dataset = find_source(path, dataset_format, subset).load(split)
+    dataset = find_source(path, dataset_format, subset, objects).load(split)
     if limit is not None and limit < len(dataset):
         dataset = dataset.shuffle(seed=seed).select(range(limit))
     return dataset

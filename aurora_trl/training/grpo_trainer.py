@@ -13,6 +13,7 @@ from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
 from ..data.masks import frame_extents
+from ..data.mixture import SOURCE_COLUMN
 from ..data.relations import relate_objects
 from ..data.schema import Row, require_few_objects, view_key
 from ..evaluation.iou import mask_iou
@@ -28,8 +29,8 @@ from ..models.shared_prefix import shares_prefix
 from ..prompts import is_reflective
 from .clip_forwards import ClipForwards
 from .data_wait import DataWaitLog
+from .epoch_order import EpochOrder
 from .features.cache import FeatureCaching
-from .gathered_log import GatheredLog
 from .grpo_config import AuroraGRPOConfig
 from .lora import complete_adapter, unwrap_aurora
 from .mask_targets import MaskTargets
@@ -40,13 +41,14 @@ from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .seg_losses import seg_losses
 from .short_clips import warn_of_short_clips
+from .source_log import SourceLog
 from .trainer_inputs import listed, load_model, load_processor, refuse, require_marked, require_rows
 
 logger = get_logger(__name__)
 
 
 class AuroraGRPOTrainer(
-    AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCaching, ClipForwards, EqualGroups, GRPOTrainer
+    AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, FeatureCaching, ClipForwards, EqualGroups, GRPOTrainer
 ):
     r"""
     TRL's [`~trl.GRPOTrainer`] for clips, with masks (AURORA, section 3.3): the rewards see the masks that the
@@ -102,6 +104,7 @@ class AuroraGRPOTrainer(
         refuse(tools=(tools, lost), rollout_func=(rollout_func, lost), environment_factory=(environment_factory, lost))
         args = AuroraGRPOConfig("AURORA-GRPO") if args is None else args
         require_rows(train_dataset, eval_dataset)
+        self._use_sources(train_dataset, args, "shuffle_dataset", True)
         rows: Any = train_dataset
         model = load_model(model, args.model_init_kwargs, quantization_config)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
@@ -171,8 +174,11 @@ class AuroraGRPOTrainer(
         add_sample_log(self)
 
     def _get_train_sampler(self, dataset: Any = None) -> RolloutSampler:
-        """TRL's order, in which a rollout's rows are marked where they come again."""
-        return RolloutSampler.like(super()._get_train_sampler(dataset))
+        """TRL's order, or that of a mixture, in which a rollout's rows are marked where they come again."""
+        rows: Any = dataset if dataset is not None else self.train_dataset
+        own = super()._get_train_sampler(dataset)
+        mixture = self._mixture_sampler(getattr(rows, "rows", rows), own.seed)
+        return self._keep_sampler(RolloutSampler.like(own, mixture))
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """What the sampler marks is looked up here, for training."""
@@ -323,6 +329,8 @@ class AuroraGRPOTrainer(
         self.log_gathered({"iou": iou.mean(), **{name: share.float().mean() for name, share in shares.items()}})
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._log_group_deviation(rewards)
+        if self.source_names and self._mode == "train":
+            self.log_rewards_by_source([row[SOURCE_COLUMN] for row in inputs], rewards, iou)
         return rewards
 
     def _log_group_deviation(self, rewards: torch.Tensor) -> None:

@@ -32,18 +32,20 @@ from ..models.seg_head import empty_absent
 from ..models.shared_prefix import shares_prefix
 from ..prompts import SEG_TOKEN
 from .data_wait import DataWaitLog
+from .epoch_order import EpochOrder
 from .features.cache import FeatureCaching
 from .features.maker import teacher_row_key
-from .gathered_log import GatheredLog
 from .lora import complete_adapter, unwrap_aurora
 from .losses import seg_distillation_loss
-from .mask_losses import draw_mask_frames
+from .mask_losses import draw_mask_frames, mask_losses
 from .mask_targets import MaskTargets
+from .object_losses import object_losses
 from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .seg_losses import seg_losses
 from .sft_config import AuroraSFTConfig
 from .short_clips import warn_of_short_clips
+from .source_log import SourceLog
 from .streamed_rows import require_streamable
 from .target_texts import longest_answer, with_targets
 from .trainer_inputs import (
@@ -59,7 +61,7 @@ from .trainer_inputs import (
 _TOKENS_FILE, _TEACHER_FILE = "num_tokens.json", "teacher_features_{}.safetensors"
 
 
-class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCaching, SFTTrainer):
+class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, FeatureCaching, SFTTrainer):
     r"""
     TRL's [`~trl.SFTTrainer`] with masks and feature distillation (AURORA, sections 3.1, 3.2 and 6.3).
 
@@ -118,6 +120,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         is_stream = isinstance(train_dataset, IterableDataset)
         if is_stream:
             require_streamable(group_by_clip=args.group_by_clip, feature_cache=args.feature_cache)
+        self._use_sources(train_dataset, args, "train_sampling_strategy", "random")
         model = load_model(model, args.model_init_kwargs, quantization_config)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
@@ -210,30 +213,37 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
-        rows, targets = inputs.pop("rows", None), MaskTargets.take(inputs)
-        if targets is None or not self._runs_mask_head:
+        rows, targets, sources = inputs.pop("rows", None), MaskTargets.take(inputs), self.take_sources(inputs)
+        draws = self._runs_mask_head and targets is not None
+        if targets is None or not draws:
             inputs.pop("seg_positions"), inputs.pop("mask_frames", None)
-            loss = self.args.ce_loss_weight * super().compute_loss(
-                model, inputs, num_items_in_batch=num_items_in_batch
-            )
-            return (loss, {}) if return_outputs else loss
-        present = targets.find_present()
-        targets = self._draw_mask_frames(inputs, targets)
+        else:
+            present = targets.find_present()
+            targets = self._draw_mask_frames(inputs, targets)
         with capture_outputs(model) as outputs:
             loss = self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )
+        if targets is None or not draws:
+            if sources is not None:
+                self.log_losses_by_source(sources, inputs, outputs[-1])
+            return (loss, {}) if return_outputs else loss
         # With label smoothing TRL runs a second forward, without gradients, for its metrics.
         output = outputs[0]
         has_seg = inputs["seg_positions"] >= 0
         mask_logits, features = output["mask_logits"], output["seg_features"]
+        losses: Callable[..., Any] = mask_losses if targets.object_masks is None else object_losses
+        compared = [item for item in (mask_logits, targets.masks, targets.object_masks, has_seg) if item is not None]
         extra, metrics = seg_losses(output, targets, has_seg, self.args, present=present)
         mask_logits = empty_absent(mask_logits, output.get("existence_logits"))
         if targets.object_masks is not None:
             mask_logits = union_logits(mask_logits, has_seg)
             # The teacher has one feature: it is that of an answer with one [SEG].
             features, has_seg = features[:, 0], has_seg.sum(dim=1) == 1
-        metrics["iou"] = mask_iou(mask_logits, targets.masks).mean()
+        iou = mask_iou(mask_logits, targets.masks)
+        metrics["iou"] = iou.mean()
+        if sources is not None:
+            self.log_losses_by_source(sources, inputs, outputs[-1], iou, losses, compared)
         if self._distils:
             distance = seg_distillation_loss(features, self.teacher_features(rows), weights=has_seg)
             distillation = distance * has_seg.float().mean()
@@ -297,11 +307,12 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, GatheredLog, FeatureCachi
         return targets.of_frames(frames)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        """TRL's order, or clip by clip where the config asks for it."""
-        if not self.args.group_by_clip:
-            return super()._get_train_sampler(train_dataset)
+        """TRL's order, that of a mixture, or clip by clip where the config asks for it."""
+        rows = train_dataset if train_dataset is not None else self.train_dataset
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return ClipGroupSampler(train_dataset if train_dataset is not None else self.train_dataset, seed)
+        own: Any = self._mixture_sampler(rows, seed, by_clip=self.args.group_by_clip)
+        own = ClipGroupSampler(rows, seed) if own is None and self.args.group_by_clip else own
+        return super()._get_train_sampler(train_dataset) if own is None else self._keep_sampler(own)
 
     @torch.no_grad()
     def teacher_features(self, rows: list[Row]) -> torch.Tensor:

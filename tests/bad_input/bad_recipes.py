@@ -74,6 +74,15 @@ def rows(name: str, change: dict[str, object], *named: str) -> Kind:
     return Kind(name, command, named)
 
 
+def mixture(name: str, datasets: list[object], *named: str, whole: bool = False) -> Kind:
+    """Several datasets in a recipe's YAML, of which one is wrong."""
+
+    def command(place: Place) -> list[str]:
+        return ["sft", "--config", str(place.recipe(dataset_path=..., datasets=datasets))]
+
+    return Kind(name, command, named if whole else ("recipe.yaml", *named))
+
+
 def of_world(place: Place, **settings: object) -> list[str]:
     return ["sft", "--config", str(place.recipe(dataset_path=str(place.world), **settings))]
 
@@ -189,6 +198,19 @@ KINDS = [
     recipe("no such model", "", "/gone/model: no such folder", model_name_or_path="/gone/model"),
     recipe("no such teacher", "", "/gone/teacher: no such", teacher_model_name_or_path="/gone/teacher"),
     recipe("no such data", "", "/gone/rows.jsonl: no such", dataset_path="/gone/rows.jsonl"),
+    recipe("no data at all", "", "recipe.yaml", "`dataset_path` is missing", dataset_path=...),
+    recipe("data twice", "", "recipe.yaml", "`dataset_path` and `datasets`", datasets=[{"path": "a"}]),
+    mixture("no datasets", [], "`datasets` is empty"),
+    mixture("a dataset without a path", [{"weight": 1}], "entry 1", "`path` is missing"),
+    mixture("a dataset that is a text", ["rows.jsonl"], "entry 1", "mapping"),
+    mixture("a key of a dataset that is mistyped", [{"path": "a", "wieght": 1}], "`wieght`", "`weight`"),
+    mixture("a weight below nothing", [{"path": "a"}, {"path": "b", "weight": -1}], "entry 2", "`weight`", "-1"),
+    mixture("a weight that is a text", [{"path": "a", "weight": "much"}], "`weight` must be a number", "'much'"),
+    mixture("a weight that is a yes", [{"path": "a", "weight": True}], "`weight` must be a number"),
+    mixture("two datasets of one name", [{"path": "x/a"}, {"path": "y/a"}], "'a'", "`name`"),
+    mixture("a dataset of no format", [{"path": "a", "format": "csv"}], "`format` must be one of", "'csv'"),
+    mixture("a dataset of no samples", [{"path": "a", "max_train_samples": 0}], "`max_train_samples`", "0"),
+    mixture("a dataset that is gone", [{"path": "/gone/rows.jsonl"}], "/gone/rows.jsonl: no such", whole=True),
     Kind("no such split to train on", lambda p: of_world(p, train_split="other"), ("'other'",)),
     Kind("no such split to evaluate on", lambda p: of_world(p, eval_split="other"), ("'other'",)),
     recipe(

@@ -12,6 +12,7 @@ import bad_data
 import bad_recipes
 import bad_replies
 import bad_reports
+import bad_videos
 import pytest
 from conftest import REPOSITORY
 from kinds import Kind, Place
@@ -30,6 +31,7 @@ KINDS: list[Kind] = [
     *bad_replies.KINDS,
     *bad_reports.KINDS,
     *bad_data.KINDS,
+    *bad_videos.KINDS,
     *bad_recipes.KINDS,
 ]
 

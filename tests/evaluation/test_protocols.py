@@ -189,14 +189,21 @@ def test_images_by_hand():
 @pytest.mark.parametrize("protocol", [name for name, rules in PROTOCOLS.items() if not rules.by_class])
 def test_order_and_shares_change_nothing(protocol):
     logits, masks = make_videos(videos=7)
+    known = PROTOCOLS[protocol].kinds or (None,)
+    kinds = [known[place % len(known)] for place in range(7)]
     whole = SegmentationMetrics(protocol)
-    whole.update(logits, masks)
+    whole.update(logits, masks, foreground=masks, kinds=kinds)
     order = list(range(7))
     random.Random(3).shuffle(order)
     shares = [SegmentationMetrics(protocol) for _ in range(3)]
     for number, place in enumerate(order):
-        shares[number % 3].update(logits[place : place + 1], masks[place : place + 1], index=[place])
-    shares[2].update(logits[order[:1]], masks[order[:1]], index=order[:1])  # a sampler that pads repeats its first
+        one = masks[place : place + 1]
+        shares[number % 3].update(
+            logits[place : place + 1], one, index=[place], foreground=one, kinds=kinds[place : place + 1]
+        )
+    # A sampler that pads repeats its first.
+    first = order[:1]
+    shares[2].update(logits[first], masks[first], index=first, foreground=masks[first], kinds=[kinds[first[0]]])
     merged = SegmentationMetrics(protocol)
     for share in (shares[2], shares[0], shares[1]):
         merged.merge(share)

@@ -1,13 +1,14 @@
 """Two processes: the same losses as one with the same global batch, and nobody waits for ever."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY
-from launching import BIN, accelerate_launch, forked_commands
+from launching import BIN, accelerate_launch, forked_commands, launch_environment
 from published_checkpoints import small_sam2_video
 
 from aurora_trl import AuroraConfig, AuroraModel, AuroraProcessor
@@ -130,6 +131,28 @@ def test_a_memory_across_frames_does_not_hang(how, option, checkpoint, rows_file
     options = [option, "per_device_train_batch_size=2", "max_steps=1"]
     losses = launch(how, "sft", tmp_path / "base", rows_file, tmp_path / "run", *options, steps=1)
     assert torch.isfinite(losses).all()
+
+
+def test_a_mixture_is_shared_and_goes_on_where_it_was(checkpoint, rows_file, tmp_path):
+    """Cut in the second epoch: both processes draw the rows that they would have drawn, 3 of 4 of the first source."""
+    script = str(Path(__file__).with_name("distributed_mixture.py"))
+    environment = launch_environment()
+    environment["PYTHONPATH"] += os.pathsep + str(REPOSITORY / "tests" / "helpers")
+    result = subprocess.run(
+        [*DDP, script, str(checkpoint), rows_file, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    runs = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    for whole, again in runs:
+        assert again["batches"][0] == whole["batches"][4]
+        assert [source for source, _ in whole["batches"][4]].count("a") == 3
+        assert again["logs"][-1]["loss"] == whole["logs"][-1]["loss"]
+    # What is logged is the mean of both.
+    first, second = (run[0]["logs"] for run in runs)
+    assert [log["a/iou"] for log in first] == [log["a/iou"] for log in second]
+    for log in first:
+        assert 0.75 * log["a/iou"] + 0.25 * log["b/iou"] == pytest.approx(log["iou"], abs=1e-4)
+    assert runs[0][0]["batches"] != runs[1][0]["batches"]
 
 
 def feature_files(folder):

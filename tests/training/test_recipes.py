@@ -175,7 +175,7 @@ def small(checkpoint, world, tmp_path):
         ({"targets": "nothing"}, "`targets` must be one of row, answer, class, got 'nothing'"),
         ({"mask_frames_per_step": 0}, "`mask_frames_per_step` must be at least 1, got 0"),
         ({"max_train_samples": 0}, "`max_train_samples` must be at least 1, got 0"),
-        ({"dataset_format": "csv"}, "`dataset_format` must be one of refavs, avsbench, reasonseg, json, parquet"),
+        ({"dataset_format": "csv"}, "`dataset_format` must be one of refavs, r2avsbench, avsbench, omniavs"),
         ({"on_bad_sample": "ignore"}, "`on_bad_sample` must be one of error, skip, got 'ignore'"),
         ({"packing": True}, "`packing` and `padding_free` do not work with clips"),
     ],

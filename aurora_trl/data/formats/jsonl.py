@@ -13,13 +13,24 @@ from ...disk import written_whole
 from ...errors import DataError
 from ...text_files import parse_json, read_text
 from ..hints import check_hints
-from ..schema import COLUMNS, OPTIONAL_COLUMNS, Row, as_dataset, count_objects, split_mask, with_current_names
+from ..schema import (
+    COLUMNS,
+    MASK_COLUMNS,
+    OPTIONAL_COLUMNS,
+    REFERENCE_MEDIA,
+    Row,
+    as_dataset,
+    count_objects,
+    split_mask,
+    with_current_names,
+)
 
 _REQUIRED = ("id", "reference")
 _TYPES: dict[str, tuple[type, ...]] = {
     "is_null": (bool,),
     "frames": (list,),
     "masks": (list,),
+    "foreground_masks": (list,),
     "num_objects": (int,),
     "mask_value": (int,),
     "boxes": (list,),
@@ -33,7 +44,7 @@ _TAKEN = frozenset(
 )
 
 # None among the masks is a frame that is not annotated.
-_ITEMS: dict[str, tuple[type, ...]] = {"frames": (str,), "masks": (str, type(None))}
+_ITEMS: dict[str, tuple[type, ...]] = {"frames": (str,), **dict.fromkeys(MASK_COLUMNS, (str, type(None)))}
 
 
 def load_json(path: str | Path) -> Dataset:
@@ -56,6 +67,8 @@ def load_json(path: str | Path) -> Dataset:
     | `target` | the text to learn; `aurora annotate` writes it |
     | `prefill` | what the answer begins with, before `target`: the model reads it and does not learn to write it |
     | `split` | `train` where it is missing |
+    | `reference_kind` | a sort of references: evaluation gives J of each, and some scores are means over them |
+    | `reference_speech`, `reference_sound`, `reference_image` | a file that the reference is, or goes with |
 
     Paths are relative to the file's folder, or absolute. Only `id`, `reference` and one of `frames` and `video` are
     needed. A column of one's own stays: every reward gets it by name. A mask that is no file is an object,
@@ -98,8 +111,9 @@ def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any
     for key in _REQUIRED:
         if row.get(key) is None:
             raise DataError(f"{where}: `{key}` is missing")
-    if isinstance(row.get("masks"), list):
-        row["masks"] = [json.dumps(mask) if isinstance(mask, dict | list) else mask for mask in row["masks"]]
+    for column in MASK_COLUMNS:
+        if isinstance(row.get(column), list):
+            row[column] = [json.dumps(mask) if isinstance(mask, dict | list) else mask for mask in row[column]]
     for key, value in row.items():
         kinds = _TYPES.get(key, (str,))
         # A bool is an int to Python, and no number to whoever wrote it.
@@ -164,9 +178,10 @@ def map_paths(row: Row, change: Callable[[str], str | Path]) -> dict[str, Any]:
     row = dict(row)
     if row.get("frames"):
         row["frames"] = [str(change(value)) for value in row["frames"]]
-    if row.get("masks"):
-        row["masks"] = [changed(value) for value in row["masks"]]
-    for key in ("video", "audio"):
+    for column in MASK_COLUMNS:
+        if row.get(column):
+            row[column] = [changed(value) for value in row[column]]
+    for key in ("video", "audio", *REFERENCE_MEDIA):
         if row.get(key):
             row[key] = str(change(row[key]))
     return row

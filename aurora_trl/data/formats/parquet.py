@@ -17,6 +17,7 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, Repositor
 
 from ...disk import NEW_FOLDER, naming
 from ...errors import DataError
+from ..masks import with_masks_inside
 from ..schema import COLUMNS, as_dataset, with_current_names
 from .jsonl import map_paths
 
@@ -80,7 +81,7 @@ def save_parquet(splits: Mapping[str, Dataset], folder: str | Path, *, shard_meg
         file, _, moment = path.partition("#t=")
         return names.setdefault(file, f"{len(names):08d}{Path(file).suffix}") + (f"#t={moment}" if moment else "")
 
-    moved = {split: [map_paths(row, store) for row in rows] for split, rows in splits.items()}
+    moved = {split: [map_paths(with_masks_inside(row), store) for row in rows] for split, rows in splits.items()}
     missing = next((file for file in names if not Path(file).is_file()), None)
     if missing is not None:
         raise DataError(f"{missing}: no such file; `aurora check-data` lists all that is wrong")

@@ -1,4 +1,4 @@
-"""Ref-AVS in its official layout."""
+"""Ref-AVS in its official layout, and R2-AVSBench, a table of other references to its clips."""
 
 import csv
 import os
@@ -34,7 +34,10 @@ UNSEEN_CLASSES = (
     "tuba",
     "wolf",
 )
+TABLE, R2_TABLE = "metadata.csv", "R2AVSBench_metadata.csv"
 _COLUMNS = {"vid", "uid", "split", "fid", "exp"}
+# The scripts that come with R2-AVSBench read these.
+R2_COLUMNS = {"uid", "split", "fid", "exp"}
 
 
 def load_refavs(root: str | Path, split: str) -> Dataset:
@@ -53,16 +56,47 @@ def load_refavs(root: str | Path, split: str) -> Dataset:
     Raises:
         `DataError`: where the table is missing, lacks a column, or has no row of that split.
     """
-    root = Path(root)
+    return _load_table(Path(root), split, TABLE, _COLUMNS)
+
+
+def load_r2avsbench(root: str | Path, split: str) -> Dataset:
+    """
+    Load a split of R2-AVSBench (Zhou et al., 2025): other references, which need more reasoning, to clips of Ref-AVS's
+    test splits.
+
+    Args:
+        root (`str` or `Path`): the folder of Ref-AVS, into which `R2AVSBench_metadata.csv` was put.
+        split (`str`): `"test_s"` or `"test_u"`, as the table has it.
+
+    Returns:
+        `Dataset`: as [`load_refavs`].
+
+    Raises:
+        `DataError`: as [`load_refavs`].
+    """
+    return _load_table(Path(root), split, R2_TABLE, R2_COLUMNS)
+
+
+def list_r2avsbench_splits(root: str | Path) -> list[str]:
+    """The splits that the table of R2-AVSBench has rows of; none where it is not there."""
+    table = Path(root) / R2_TABLE
+    if not table.is_file():
+        return []
+    found = {entry.get("split") for entry in csv.DictReader(StringIO(read_text(table)))}
+    return [split for split in SPLITS if split in found]
+
+
+def _load_table(root: Path, split: str, name: str, columns: set[str]) -> Dataset:
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r} of Ref-AVS; use one of {', '.join(SPLITS)}")
-    table = root / "metadata.csv"
+    table = root / name
     if not table.is_file():
-        raise DataError(f"{table}: no such file; give the folder that holds Ref-AVS's metadata.csv, media and gt_mask")
+        raise DataError(f"{table}: no such file; give the folder that holds Ref-AVS's {name}, media and gt_mask")
     reader = csv.DictReader(StringIO(read_text(table)))
-    missing = sorted(_COLUMNS - set(reader.fieldnames or ()))
+    missing = sorted(columns - set(reader.fieldnames or ()))
     if missing:
-        raise DataError(f"{table}: it has no column `{missing[0]}`; the official one has vid,uid,split,fid,exp")
+        shown = "vid,uid,split,fid,exp" if name == TABLE else ",".join(sorted(columns))
+        raise DataError(f"{table}: it has no column `{missing[0]}`; the official one has {shown}")
     entries = []
     for line, entry in enumerate(reader, 2):
         if None in entry or None in entry.values():  # fewer cells, or more
@@ -96,7 +130,8 @@ def _build_row(
     # Texts: paths of pathlib take ten times as long for the 300,000 files of the official table.
     frames_folder, audio = f"{root}/media/{video}/frames", f"{root}/media/{video}/audio.wav"
     if is_null and not (os.path.isdir(frames_folder) and os.path.isfile(audio)):
-        others = [f"{root}/media/{entry['vid']}", f"{root}/media_cross/{entry['vid']}"]
+        other = entry.get("vid", video)
+        others = [f"{root}/media/{other}", f"{root}/media_cross/{other}"]
         frames_folder = _first_existing([frames_folder, *(f"{other}/frames" for other in others)])
         audio = _first_existing([audio, *(f"{other}/audio.wav" for other in others)])
         elsewhere.append(uid)

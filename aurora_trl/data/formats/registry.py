@@ -11,14 +11,27 @@ from datasets import Dataset
 
 from ...errors import DataError
 from ...text_files import read_text
-from . import avsbench, refavs
+from . import avsbench, mevis, omniavs, refavs, refcoco, refytvos
 from .avsbench import load_avsbench
+from .expressions import OBJECTS
 from .jsonl import load_json
+from .mevis import load_mevis, load_revos
+from .omniavs import load_omniavs
 from .parquet import ROWS_FOLDER, list_parquet_splits, load_parquet
 from .reasonseg import load_reasonseg
-from .refavs import load_refavs
+from .refavs import load_r2avsbench, load_refavs
+from .refcoco import load_refcoco
+from .refytvos import load_refdavis, load_refytvos
 
-FORMATS = ("refavs", "avsbench", "reasonseg", "json", "parquet")
+FORMATS = (
+    *("refavs", "r2avsbench", "avsbench", "omniavs"),
+    *("refytvos", "refdavis", "mevis", "revos"),
+    *("refcoco", "reasonseg", "json", "parquet"),
+)
+# The parts that some formats have: of OmniAVS one kind of references, or all of them where none is named.
+SUBSETS = {"avsbench": avsbench.SUBSETS, "refcoco": refcoco.SPLITTERS, "omniavs": omniavs.EXPRESSION_TYPES}
+# Formats that know several objects of a reference apart.
+_SEVERAL_OBJECTS = ("mevis", "revos", "omniavs")
 _REFAVS_COLUMNS = {"vid", "uid", "split", "fid", "exp"}
 
 
@@ -30,12 +43,15 @@ class Source:
     Attributes:
         path (`str`): a folder, a file, or for `parquet` a Hub repository.
         format (`str`): one of `FORMATS`.
-        subset (`str`, *optional*): of AVSBench: `s4`, `ms3` or `avss`.
+        subset (`str`, *optional*): one of `SUBSETS`, where the format has any.
+        objects (`str`, *optional*, defaults to `"together"`): whether a reference to several objects has one mask of
+            them all or, `"apart"`, the mask of each.
     """
 
     path: str
     format: str
     subset: str | None = None
+    objects: str = "together"
 
     def splits(self) -> list[str]:
         """The splits that there are, in their usual order."""
@@ -54,14 +70,17 @@ class Source:
         return _LOADERS[self.format](self, split)
 
 
-def find_source(path: str | Path, dataset_format: str | None = None, subset: str | None = None) -> Source:
+def find_source(
+    path: str | Path, dataset_format: str | None = None, subset: str | None = None, objects: str = "together"
+) -> Source:
     """
     Recognise a dataset.
 
     Args:
         path (`str` or `Path`): a folder, a file, or for `parquet` a Hub repository.
         dataset_format (`str`, *optional*): one of `FORMATS`; by default what the files show.
-        subset (`str`, *optional*): of AVSBench.
+        subset (`str`, *optional*): one of `SUBSETS`.
+        objects (`str`, *optional*, defaults to `"together"`): see [`Source`].
 
     Returns:
         `Source`: what to load splits from.
@@ -72,16 +91,20 @@ def find_source(path: str | Path, dataset_format: str | None = None, subset: str
     path = Path(path)
     if dataset_format is not None and dataset_format not in FORMATS:
         raise DataError(f"unknown dataset format {dataset_format!r}; use one of {', '.join(FORMATS)}")
-    if subset is not None and subset not in avsbench.SUBSETS:
-        raise DataError(f"unknown dataset subset {subset!r}; AVSBench has {', '.join(avsbench.SUBSETS)}")
+    if subset is not None and not any(subset in known for known in SUBSETS.values()):
+        raise DataError(f"unknown dataset subset {subset!r}; {describe_subsets()}")
+    if objects not in OBJECTS:
+        raise DataError(f"unknown way {objects!r} to have several objects; use {' or '.join(OBJECTS)}")
     if dataset_format != "parquet" and not path.exists():
         raise DataError(
             f"{path}: no such dataset folder or JSONL file; `aurora synth DIR` makes a small one, and "
             "`dataset_format: parquet` loads a Hub repository"
         )
     found: list[tuple[str | None, str | None]] = [(dataset_format, subset)]
-    if dataset_format in (None, "avsbench"):
+    if dataset_format in (None, "avsbench", "refcoco"):
         found = _recognise(path)
+    if subset in omniavs.EXPRESSION_TYPES:  # a choice among its rows, and no part of its folder
+        found = [(name, subset if name == "omniavs" else part) for name, part in found]
     wanted = [pair for pair in found if dataset_format in (None, pair[0]) and subset in (None, pair[1])]
     if not wanted:
         if dataset_format is not None or subset is not None:
@@ -93,9 +116,17 @@ def find_source(path: str | Path, dataset_format: str | None = None, subset: str
     if len(wanted) > 1:
         raise DataError(f"{path}: it could be {_shown(wanted)}; say which with `dataset_format` and `dataset_subset`")
     name, part = wanted[0]
-    if part is not None and name != "avsbench":
-        raise DataError(f"{path}: a subset is named, but {name} has none")
-    return Source(str(path), str(name), part)
+    if part is not None and part not in SUBSETS.get(str(name), ()):
+        known = f"has {', '.join(SUBSETS[name])}" if name in SUBSETS else "has none"
+        raise DataError(f"{path}: the subset {part!r} is named, but {name} {known}")
+    if objects == "apart" and name not in _SEVERAL_OBJECTS:
+        raise DataError(f"{path}: {name} has the masks of several objects as they are; leave out `{objects}`")
+    return Source(str(path), str(name), part, objects)
+
+
+def describe_subsets() -> str:
+    """Which formats have which."""
+    return "; ".join(f"{name} has {', '.join(known)}" for name, known in SUBSETS.items())
 
 
 def _shown(pairs: list[tuple[str | None, str | None]]) -> str:
@@ -113,9 +144,22 @@ def _recognise(path: Path) -> list[tuple[str | None, str | None]]:
     if (path / "metadata.csv").is_file() and set(_header(path / "metadata.csv")) >= _REFAVS_COLUMNS:
         found.append(("refavs", None))
     found += [("avsbench", subset) for subset in avsbench.SUBSETS if avsbench.find_table(path, subset)]
+    found += [("refcoco", splitter) for splitter in refcoco.list_splitters(path)]
+    shown = {
+        "r2avsbench": refavs.list_r2avsbench_splits,
+        "omniavs": omniavs.list_omniavs_splits,
+        "refytvos": refytvos.list_refytvos_splits,
+        "mevis": mevis.list_mevis_splits,
+        "revos": mevis.list_revos_splits,
+    }
+    known = [name for name, list_splits in shown.items() if list_splits(path)]
+    # In `meta_expressions` Ref-YouTube-VOS has the files that MeViS has beside its splits.
+    found += [(name, None) for name in known if name != "mevis" or path.name != refytvos.EXPRESSIONS_FOLDER]
+    if (path / refytvos.DAVIS_TEXTS).is_dir():
+        found.append(("refdavis", None))
     if _folder_splits(path):
         found.append(("reasonseg", None))
-    if any(path.glob("*.jsonl")):
+    if any(path.glob("*.jsonl")) and "omniavs" not in known:
         found.append(("json", None))
     if (path / ROWS_FOLDER).is_dir():
         found.append(("parquet", None))
@@ -166,6 +210,10 @@ def _reasonseg_splits(source: Source) -> list[str]:
     return _folder_splits(path) if path.is_dir() else ["train"]
 
 
+def _refcoco_splits(source: Source) -> list[str]:
+    return refcoco.list_refcoco_splits(source.path, source.subset or "")
+
+
 def _refavs_splits(source: Source) -> list[str]:
     """All official ones: a table that lacks one is not the official table."""
     return list(refavs.SPLITS)
@@ -173,7 +221,14 @@ def _refavs_splits(source: Source) -> list[str]:
 
 _SPLITS: dict[str, Callable[[Source], list[str]]] = {
     "refavs": _refavs_splits,
+    "r2avsbench": lambda source: refavs.list_r2avsbench_splits(source.path),
     "avsbench": lambda source: list(avsbench.SPLITS),
+    "omniavs": lambda source: omniavs.list_omniavs_splits(source.path),
+    "refytvos": lambda source: refytvos.list_refytvos_splits(source.path),
+    "refdavis": lambda source: list(refytvos.DAVIS_SPLITS),
+    "mevis": lambda source: mevis.list_mevis_splits(source.path),
+    "revos": lambda source: mevis.list_revos_splits(source.path),
+    "refcoco": _refcoco_splits,
     "reasonseg": _reasonseg_splits,
     "json": _json_splits,
     "parquet": lambda source: list_parquet_splits(source.path),
@@ -181,6 +236,15 @@ _SPLITS: dict[str, Callable[[Source], list[str]]] = {
 _LOADERS: dict[str, Callable[[Source, str | None], Dataset]] = {
     "refavs": lambda source, split: load_refavs(source.path, split or "train"),
     "avsbench": lambda source, split: load_avsbench(source.path, source.subset or "", split or "train"),
+    "r2avsbench": lambda source, split: load_r2avsbench(source.path, split or "test_s"),
+    "omniavs": lambda source, split: load_omniavs(
+        source.path, split or "train", source.subset, objects=source.objects
+    ),
+    "refytvos": lambda source, split: load_refytvos(source.path, split or "train"),
+    "refdavis": lambda source, split: load_refdavis(source.path, split or "train"),
+    "mevis": lambda source, split: load_mevis(source.path, split or "train", objects=source.objects),
+    "revos": lambda source, split: load_revos(source.path, split or "train", objects=source.objects),
+    "refcoco": lambda source, split: load_refcoco(source.path, source.subset or "", split or "train"),
     "reasonseg": lambda source, split: load_reasonseg(source.path, split or "train"),
     "json": _load_json,
     "parquet": lambda source, split: load_parquet(source.path, split or "train"),

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...data.formats.mevis import REVOS_KINDS
+from ...data.formats.omniavs import EXPRESSION_TYPES
 from ...data.masks import resize_masks_official
 
 
@@ -27,6 +29,11 @@ class Protocol:
         credits_background (`bool`): J of a frame with an empty target is the share of its pixels that were left empty;
             otherwise such a frame is right (J = F = 1) where nothing was drawn, and else wrong (0).
         size (`int` or `None`): side of the square in which masks are compared, in pixels; `None`: the frame's size.
+        whole_clip (`bool`): a clip whose target is empty in every frame is right (J = F = 1) where nothing was drawn
+            in any, and else wrong in all of them.
+        kinds (`tuple[str, ...]`): the scores are means over the scores of these kinds of references, as rows name them
+            in `reference_kind`; others have scores of their own alone. Without any, all references count alike.
+        needs_foreground (`bool`): rows need `foreground_masks`, for R.
         by_class (`bool`): every pixel has a class: [`SemanticMetrics`] in place of [`SegmentationMetrics`].
         scores (`tuple[str, ...]`): what `compute` returns and a report shows, the headline last.
     """
@@ -40,6 +47,9 @@ class Protocol:
     weight_by_frames: bool = False
     credits_background: bool = True
     size: int | None = None
+    whole_clip: bool = False
+    kinds: tuple[str, ...] = ()
+    needs_foreground: bool = False
     by_class: bool = False
     scores: tuple[str, ...] = ("J", "F", "J&F")
 
@@ -120,11 +130,54 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             "davis",
-            "video object segmentation (DAVIS, OmniAVS): frame size, binary masks, boundary F, mean over frames",
+            "video object segmentation: frame size, binary masks, boundary F, mean over the frames of all videos",
             j_threshold=None,
             f_measure="boundary",
             unit="frame",
             credits_background=False,
+        ),
+        # Each reference by itself: MeViS's script, and what VISA and those after it do for Ref-DAVIS17.
+        Protocol(
+            "rvos",
+            "objects in videos (Ref-YouTube-VOS, Ref-DAVIS17, MeViS): frame size, binary masks, boundary F, mean over "
+            "the frames of a reference, then over references",
+            j_threshold=None,
+            f_measure="boundary",
+            unit="video",
+            credits_background=False,
+        ),
+        Protocol(
+            "revos",
+            "the official ReVOS score: as `rvos`, A, the share of right pixels, and R, 1 less what is drawn beside "
+            "the target over all that is foreground; mean over referring and reasoning",
+            j_threshold=None,
+            f_measure="boundary",
+            unit="video",
+            credits_background=False,
+            kinds=REVOS_KINDS[:2],
+            needs_foreground=True,
+            scores=("A", "R", "J", "F", "J&F"),
+        ),
+        Protocol(
+            "omniavs",
+            "the official OmniAVS score: as `rvos`, a reference to nothing is right where nothing is drawn in the "
+            "whole clip; mean over the kinds of references that there are",
+            j_threshold=None,
+            f_measure="boundary",
+            unit="video",
+            credits_background=False,
+            whole_clip=True,
+            kinds=EXPRESSION_TYPES,
+        ),
+        Protocol(
+            "refcoco",
+            "references to objects in images (RefCOCO, RefCOCO+, RefCOCOg): gIoU, the mean IoU, and cIoU, all "
+            "intersections over all unions",
+            j_threshold=None,
+            f_measure="none",
+            unit="frame",
+            credits_background=False,
+            scores=("gIoU", "cIoU"),
         ),
         Protocol(
             "reasonseg",

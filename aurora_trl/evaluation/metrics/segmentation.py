@@ -1,7 +1,9 @@
 """J, F and S of videos by a benchmark's own rules, over any number of processes."""
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,6 +25,8 @@ class VideoScores:
         null_pixels (`torch.Tensor` of shape `(T,)`): pixels that S counts.
         num_pixels (`int`): of one frame.
         f (`torch.Tensor`): `(T, 255)` curves, or `(T,)` F of the outlines.
+        foreground_pixels (`torch.Tensor` of shape `(T,)`, *optional*): of all objects, for R.
+        kind (`str`, *optional*): of the reference.
     """
 
     intersection: torch.Tensor
@@ -31,12 +35,32 @@ class VideoScores:
     null_pixels: torch.Tensor
     num_pixels: int
     f: torch.Tensor
+    foreground_pixels: torch.Tensor | None = None
+    kind: str | None = None
 
     def frame_j(self, protocol: Protocol) -> torch.Tensor:
         """J of each frame, `(T,)`."""
         if protocol.credits_background:
             return frame_jaccard(self.intersection, self.union, self.target_pixels, self.num_pixels)
+        if self._is_wrong_throughout(protocol):
+            return torch.zeros(len(self.union))
         return torch.where(self.union == 0, 1.0, self.intersection / self.union.clamp(min=1))
+
+    def frame_f(self, protocol: Protocol) -> torch.Tensor:
+        """F of each frame's outlines, `(T,)`, or its curve `(T, 255)`."""
+        return torch.zeros_like(self.f) if self._is_wrong_throughout(protocol) else self.f
+
+    def _is_wrong_throughout(self, protocol: Protocol) -> bool:
+        return protocol.whole_clip and not self.target_pixels.any() and bool(self.union.any())
+
+    def frame_accuracy(self) -> torch.Tensor:
+        """The share of right pixels of each frame, `(T,)`."""
+        return 1 - (self.union - self.intersection) / self.num_pixels
+
+    def frame_robustness(self) -> torch.Tensor:
+        """1 less what is drawn beside the target over all that is foreground, and at least 0, of each frame `(T,)`."""
+        assert self.foreground_pixels is not None
+        return (1 - (self.union - self.target_pixels) / (self.foreground_pixels + 1e-6)).clamp(min=0)
 
     def frames(self) -> Iterator["VideoScores"]:
         """Each frame as a video of its own."""
@@ -49,16 +73,26 @@ class VideoScores:
                 self.null_pixels[one],
                 self.num_pixels,
                 self.f[one],
+                None if self.foreground_pixels is None else self.foreground_pixels[one],
+                self.kind,
             )
 
 
-def score_video(mask_logits: torch.Tensor, masks: torch.Tensor, protocol: Protocol) -> VideoScores:
+def score_video(
+    mask_logits: torch.Tensor,
+    masks: torch.Tensor,
+    protocol: Protocol,
+    foreground: torch.Tensor | None = None,
+    kind: str | None = None,
+) -> VideoScores:
     """
     Reduce a video to what its score needs.
 
     Args:
         mask_logits, masks (`torch.Tensor` of shape `(T, H, W)`): logits, and targets in {0, 1}.
         protocol (`Protocol`): the rules.
+        foreground (`torch.Tensor` of shape `(T, H, W)`, *optional*): all that is an object, in {0, 1}.
+        kind (`str`, *optional*): of the reference.
 
     Returns:
         `VideoScores`: on the CPU.
@@ -83,6 +117,8 @@ def score_video(mask_logits: torch.Tensor, masks: torch.Tensor, protocol: Protoc
         null_pixels=draw(logits, _S_THRESHOLD).sum((1, 2)).cpu(),
         num_pixels=target[0].numel(),
         f=f.cpu(),
+        foreground_pixels=None if foreground is None else foreground.bool().sum((1, 2)).cpu(),
+        kind=kind,
     )
 
 
@@ -122,7 +158,13 @@ class SegmentationMetrics:
         return len(self._videos)
 
     def update(
-        self, mask_logits: torch.Tensor, masks: torch.Tensor, index: Sequence[int] | None = None
+        self,
+        mask_logits: torch.Tensor,
+        masks: torch.Tensor,
+        index: Sequence[int] | None = None,
+        *,
+        foreground: torch.Tensor | None = None,
+        kinds: Sequence[str | None] | None = None,
     ) -> torch.Tensor:
         """
         Add videos.
@@ -132,13 +174,16 @@ class SegmentationMetrics:
                 numbers: see [`Protocol.prepare_logits`] and [`Protocol.prepare_masks`].
             masks (`torch.Tensor` of shape `(videos, frames, H, W)`): targets in {0, 1}.
             index (`Sequence[int]`, *optional*): number of each video in the dataset.
+            foreground (`torch.Tensor` of shape `(videos, frames, H, W)`, *optional*): all that is an object, in
+                {0, 1}; `revos` needs it.
+            kinds (`Sequence[str]`, *optional*): of the references, where a protocol averages over these.
 
         Returns:
             `torch.Tensor` of shape `(videos,)`: J of each video by itself.
 
         Raises:
-            `ValueError`: where shapes differ, a prediction is not a number, a video comes twice, or only some of the
-                videos come with their index.
+            `ValueError`: where shapes differ, a prediction is not a number, a video comes twice, only some of the
+                videos come with their index, or the protocol needs what is not there.
         """
         if mask_logits.dim() != 4 or mask_logits.shape != masks.shape:
             raise ValueError(
@@ -147,9 +192,18 @@ class SegmentationMetrics:
             )
         if torch.isnan(mask_logits).any():
             raise ValueError("mask_logits hold NaN: a prediction that is not a number has no score")
+        if self.rules.needs_foreground and foreground is None:
+            raise ValueError(f"the protocol `{self.protocol}` needs the foreground of each video: give `foreground`")
         numbers = self._numbers(len(mask_logits), index)
         masks = masks.to(mask_logits.device)
-        scores = [score_video(x, target, self.rules) for x, target in zip(mask_logits, masks, strict=True)]
+        each = zip(
+            mask_logits,
+            masks,
+            [None] * len(masks) if foreground is None else foreground,
+            [None] * len(masks) if kinds is None else kinds,
+            strict=True,
+        )
+        scores = [score_video(x, target, self.rules, objects, kind) for x, target, objects, kind in each]
         self._videos.update(zip(numbers, scores, strict=True))
         return torch.stack([video.frame_j(self.rules).mean() for video in scores]) if scores else torch.zeros(0)
 
@@ -168,12 +222,14 @@ class SegmentationMetrics:
     def kept(self, number: int) -> dict[str, torch.Tensor]:
         """What is kept of a video that came with this index; `restore` takes it."""
         video = self._videos[number]
-        return {**vars(video), "num_pixels": torch.tensor(video.num_pixels)}
+        tensors = {name: value for name, value in vars(video).items() if isinstance(value, torch.Tensor)}
+        return {**tensors, "num_pixels": torch.tensor(video.num_pixels)}
 
-    def restore(self, number: int, kept: dict[str, torch.Tensor]) -> None:
-        """Add a video by what another object `kept` of it."""
+    def restore(self, number: int, kept: dict[str, torch.Tensor], kind: str | None = None) -> None:
+        """Add a video by what another object `kept` of it, and the kind of its reference."""
         self._numbers(1, [number])
-        self._videos[number] = VideoScores(**{**kept, "num_pixels": int(kept["num_pixels"])})  # type: ignore[arg-type]
+        values: dict[str, Any] = {**kept, "num_pixels": int(kept["num_pixels"]), "kind": kind}
+        self._videos[number] = VideoScores(**values)
 
     def merge(self, other: "SegmentationMetrics") -> "SegmentationMetrics":
         """
@@ -227,14 +283,31 @@ class SegmentationMetrics:
 
         Returns:
             `dict`: `J`, `F`, `J&F` (their mean) and `S`, the official score of references that match nothing; of the
-            protocol `reasonseg` `gIoU` and `cIoU`.
+            protocols `reasonseg` and `refcoco` `gIoU` and `cIoU`; of `revos` also `A` and `R`. A protocol that
+            averages over kinds has each of these for each kind, too, as in `J&F/reasoning`.
 
         Raises:
-            `ValueError`: where there were no videos.
+            `ValueError`: where there were no videos, or none of the kinds that a protocol averages over.
         """
         if not self._videos:
             raise ValueError("no videos: call `update` first")
         videos = [video for _, video in sorted(self._videos.items())]
+        if not self.rules.kinds:
+            return self._score(videos)
+        by_kind: dict[str, list[VideoScores]] = {}
+        for video in videos:
+            by_kind.setdefault(str(video.kind), []).append(video)
+        scores = {kind: self._score(by_kind[kind]) for kind in sorted(by_kind)}
+        counted = [scores[kind] for kind in self.rules.kinds if kind in scores]
+        if not counted:
+            raise ValueError(
+                f"the protocol `{self.protocol}` averages over {', '.join(self.rules.kinds)}, and there are "
+                f"{', '.join(scores)} alone"
+            )
+        means = {name: sum(score[name] for score in counted) / len(counted) for name in counted[0]}
+        return means | {f"{name}/{kind}": value for kind, score in scores.items() for name, value in score.items()}
+
+    def _score(self, videos: list[VideoScores]) -> dict[str, float]:
         if self.rules.f_measure == "none":
             return self._image_scores(videos)
         scores, weights = self._weighted_units(videos)
@@ -242,7 +315,11 @@ class SegmentationMetrics:
             sum(weight * score[i] for weight, score in zip(weights, scores, strict=True)) / sum(weights)
             for i in range(3)
         ]
-        return {"J": means[0], "F": means[1], "J&F": (means[0] + means[1]) / 2, "S": means[2]}
+        found = {"J": means[0], "F": means[1], "J&F": (means[0] + means[1]) / 2, "S": means[2]}
+        if self.rules.needs_foreground:
+            for name, shares in (("A", VideoScores.frame_accuracy), ("R", VideoScores.frame_robustness)):
+                found[name] = sum(float(shares(video).mean()) for video in videos) / len(videos)
+        return found
 
     def standard_errors(self, clips: Mapping[int, Hashable]) -> dict[str, float]:
         """
@@ -265,10 +342,19 @@ class SegmentationMetrics:
             scores, weights = self._weighted_units(videos)
             j, f, s = (list(column) for column in zip(*scores, strict=True))
             columns = {"J": j, "F": f, "J&F": [(a + b) / 2 for a, b in zip(j, f, strict=True)], "S": s}
+            if self.rules.needs_foreground:
+                columns |= {"A": [float(video.frame_accuracy().mean()) for video in videos]}
+                columns |= {"R": [float(video.frame_robustness().mean()) for video in videos]}
             if self.rules.unit == "frame":
                 owners = [clips[n] for n in numbers for _ in self._videos[n].union]
             else:
                 owners = [clips[number] for number in numbers[:: self.rules.videos_per_batch]]
+        if self.rules.kinds:  # which all count alike, whatever the number of their references
+            counts = Counter(video.kind for video in videos)
+            counted = [place for place, video in enumerate(videos) if video.kind in self.rules.kinds]
+            columns = {name: [values[place] for place in counted] for name, values in columns.items()}
+            owners = [owners[place] for place in counted]
+            weights = [1 / counts[videos[place].kind] for place in counted]
         errors = {name: standard_error(values, owners, weights) for name, values in columns.items()}
         return {name: error for name, error in errors.items() if error is not None}
 
@@ -291,7 +377,7 @@ class SegmentationMetrics:
     def _score_unit(self, videos: list[VideoScores]) -> tuple[float, float, float]:
         """J, F and S."""
         j = torch.cat([video.frame_j(self.rules) for video in videos])
-        f = torch.cat([video.f for video in videos])
+        f = torch.cat([video.frame_f(self.rules) for video in videos])
         if self.rules.f_measure == "boundary":
             highest = float(f.mean())
         else:

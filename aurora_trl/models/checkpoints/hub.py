@@ -211,6 +211,8 @@ def _training(folder: Path, base: str | None, recipe: dict[str, Any], recipe_fil
         if recipe.get(key):
             split = f", split `{recipe.get('train_split', 'train')}`" if key == "dataset_path" else ""
             lines.append(f"* {what}: `{recipe[key]}`{split}")
+    for entry in recipe.get("datasets") or ():
+        lines.append(f"* On: `{entry.get('path')}`, weight {entry.get('weight', 1)}")
     state = _read_json(folder / "trainer_state.json")
     if state is not None:
         epochs = f", {state['epoch']:.2f} epochs" if isinstance(state.get("epoch"), float) else ""

@@ -196,7 +196,7 @@ def test_what_can_not_be_told_is_an_error(tmp_path):
         find_source(tmp_path, "csv")
     with pytest.raises(DataError, match="unknown dataset subset 's5'"):
         find_source(tmp_path, subset="s5")
-    with pytest.raises(DataError, match="a subset is named, but refavs has none"):
+    with pytest.raises(DataError, match="the subset 's4' is named, but refavs has none"):
         find_source(tmp_path, "refavs", "s4")
 
 
