@@ -1,6 +1,6 @@
 """The two forwards of GRPO over completions with clips: one row for each, or one for all of a prompt."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,24 @@ from ..models.shared_prefix import IGNORE_INDEX, first_of_each, shared_rows
 from .mask_losses import draw_mask_frames
 from .mask_targets import MaskTargets
 
-# Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
-# completion, and what the mask head made of it, by name.
-ForwardOutput = tuple[torch.Tensor, torch.Tensor | None, tuple[Any, dict[str, torch.Tensor]]]
-_SEG_OUTPUTS = ("mask_logits", "seg_features", "existence_logits")
+_SEG_OUTPUTS = ("mask_logits", "seg_features", "existence_logits", "seg_states")
+
+
+class SegOutput(NamedTuple):
+    """
+    What a forward says about `[SEG]`.
+
+    Attributes:
+        positions (`torch.Tensor` of shape `(B,)` or `(B, K)`, *optional*): where it stands, -1 where there is none.
+        made (`dict[str, torch.Tensor]`): what the mask head made of it, by name; nothing where it was not asked.
+    """
+
+    positions: torch.Tensor | None = None
+    made: dict[str, torch.Tensor] = {}  # nobody writes into it
+
+
+# Log-probabilities and entropy `(B, C)`, the latter not from a reference model.
+ForwardOutput = tuple[torch.Tensor, torch.Tensor | None, SegOutput]
 
 
 class ClipForwards(Trainer):
@@ -28,6 +42,9 @@ class ClipForwards(Trainer):
     _samples: torch.Tensor
     _bank: Any  # a ClipBank
     _shares_prefix: bool
+    # Whether the next forward of the policy reads the states at `[SEG]` though it decodes no masks, and what it read.
+    _reads_states = False
+    _states_read: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def _get_per_token_logps_and_entropies(  # type: ignore[no-untyped-def]
         self,
@@ -49,6 +66,12 @@ class ClipForwards(Trainer):
             outputs.append(forward(model, self._samples[rows], input_ids[rows], attention_mask[rows], logits_to_keep))
         log_probs, entropies, seg_outputs = zip(*outputs, strict=True)
         self._seg_output = seg_outputs[-1]
+        if self._reads_states:
+            self._states_read = (
+                torch.cat([output.made["seg_states"] for output in seg_outputs]),
+                torch.cat([output.positions >= 0 for output in seg_outputs]),
+            )
+            self._reads_states = False
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
 
     def _plain_forward(
@@ -65,7 +88,7 @@ class ClipForwards(Trainer):
         with_masks = self._masks_train
         inputs = self._bank.forward_inputs(samples, with_masks, self._mask_frames)
         positions = None
-        if with_masks:
+        if with_masks or self._reads_states:
             positions = self.processing_class.find_seg_positions(input_ids, labels != IGNORE_INDEX)
             inputs["seg_positions"] = positions
         with self.accelerator.autocast():
@@ -74,7 +97,7 @@ class ClipForwards(Trainer):
             )
         log_probs = output.log_probs[:, -completion_length:]
         entropy = None if output.entropy is None else output.entropy[:, -completion_length:]
-        return log_probs, entropy, (positions, _seg_outputs(output))
+        return log_probs, entropy, SegOutput(positions, _seg_outputs(output))
 
     def _shared_forward(
         self,
@@ -102,7 +125,7 @@ class ClipForwards(Trainer):
         with_masks = self._masks_train
         inputs = self._bank.forward_inputs(samples[first], with_masks, self._mask_frames)
         seg_positions = None
-        if with_masks:
+        if with_masks or self._reads_states:
             # Among the segment's places, of which the first belongs to the prompt.
             seg_positions = self.processing_class.find_seg_positions(input_ids[:, segment], F.pad(valid, (1, 0)))
             inputs.update(seg_positions=rows.place(seg_positions), seg_rows=row)
@@ -120,7 +143,7 @@ class ClipForwards(Trainer):
             )
         log_probs = rows.collect(output.log_probs)[:, :-1]
         entropy = None if output.entropy is None else rows.collect(output.entropy)[:, :-1]
-        return log_probs, entropy, (seg_positions, _seg_outputs(output))
+        return log_probs, entropy, SegOutput(seg_positions, _seg_outputs(output))
 
     @property
     def _masks_train(self) -> bool:
