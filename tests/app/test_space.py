@@ -41,6 +41,7 @@ def test_the_files_of_a_space(tmp_path):
     assert not list(tmp_path.rglob("*.pyc"))
 
 
+@pytest.mark.slow
 def test_what_answers_needs_nothing_that_trains(checkpoint):
     """A Space does not install what `TRAINING_PACKAGES` names."""
     code = """
