@@ -37,9 +37,8 @@ from .features.cache import FeatureCaching
 from .features.maker import teacher_row_key
 from .lora import complete_adapter, unwrap_aurora
 from .losses import seg_distillation_loss
-from .mask_losses import draw_mask_frames, mask_losses
+from .mask_losses import draw_mask_frames
 from .mask_targets import MaskTargets
-from .object_losses import object_losses
 from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .seg_losses import seg_losses
@@ -213,27 +212,26 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
-        rows, targets, sources = inputs.pop("rows", None), MaskTargets.take(inputs), self.take_sources(inputs)
-        draws = self._runs_mask_head and targets is not None
-        if targets is None or not draws:
+        rows, targets = inputs.pop("rows", None), MaskTargets.take(inputs)
+        sources = self.take_sources(inputs)
+        if targets is None or not self._runs_mask_head:
             inputs.pop("seg_positions"), inputs.pop("mask_frames", None)
-        else:
-            present = targets.find_present()
-            targets = self._draw_mask_frames(inputs, targets)
+            with capture_outputs(model) as outputs:
+                loss = self.args.ce_loss_weight * super().compute_loss(
+                    model, inputs, num_items_in_batch=num_items_in_batch
+                )
+            self.log_losses_by_source(sources, inputs, outputs[-1])
+            return (loss, {}) if return_outputs else loss
+        present = targets.find_present()
+        targets = self._draw_mask_frames(inputs, targets)
         with capture_outputs(model) as outputs:
             loss = self.args.ce_loss_weight * super().compute_loss(
                 model, inputs, num_items_in_batch=num_items_in_batch
             )
-        if targets is None or not draws:
-            if sources is not None:
-                self.log_losses_by_source(sources, inputs, outputs[-1])
-            return (loss, {}) if return_outputs else loss
         # With label smoothing TRL runs a second forward, without gradients, for its metrics.
         output = outputs[0]
         has_seg = inputs["seg_positions"] >= 0
         mask_logits, features = output["mask_logits"], output["seg_features"]
-        losses: Callable[..., Any] = mask_losses if targets.object_masks is None else object_losses
-        compared = [item for item in (mask_logits, targets.masks, targets.object_masks, has_seg) if item is not None]
         extra, metrics = seg_losses(output, targets, has_seg, self.args, present=present)
         mask_logits = empty_absent(mask_logits, output.get("existence_logits"))
         if targets.object_masks is not None:
@@ -242,8 +240,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
             features, has_seg = features[:, 0], has_seg.sum(dim=1) == 1
         iou = mask_iou(mask_logits, targets.masks)
         metrics["iou"] = iou.mean()
-        if sources is not None:
-            self.log_losses_by_source(sources, inputs, outputs[-1], iou, losses, compared)
+        self.log_losses_by_source(sources, inputs, outputs[-1], iou, targets)
         if self._distils:
             distance = seg_distillation_loss(features, self.teacher_features(rows), weights=has_seg)
             distillation = distance * has_seg.float().mean()

@@ -1,6 +1,6 @@
 """What a step's rows of each source of a mixture lose and earn."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,9 @@ from ..data.mixture import source_weights
 from ..generation.mixture_sampler import MixtureSampler
 from ..models.shared_prefix import IGNORE_INDEX, collect_segments
 from .gathered_log import GatheredLog
+from .mask_losses import mask_losses
+from .mask_targets import MaskTargets
+from .object_losses import object_losses
 
 
 class SourceLog(GatheredLog):
@@ -62,24 +65,24 @@ class SourceLog(GatheredLog):
     @torch.no_grad()
     def log_losses_by_source(
         self,
-        sources: Sequence[str],
+        sources: Sequence[str] | None,
         inputs: Mapping[str, torch.Tensor],
         output: Mapping[str, Any],
         iou: torch.Tensor | None = None,
-        mask_losses: Callable[..., tuple[torch.Tensor, Mapping[str, torch.Tensor]]] | None = None,
-        compared: Sequence[torch.Tensor] = (),
+        targets: MaskTargets | None = None,
     ) -> None:
         """
         Log what a supervised step's rows of each source lose.
 
         Args:
-            sources (`Sequence[str]`): of each row.
-            inputs (`dict`): of the forward, with `labels` `(B, L)`.
+            sources (`Sequence[str]` or `None`): of each row; with None nothing is logged.
+            inputs (`dict`): of the forward, with `labels` `(B, L)` and `seg_positions`.
             output (`dict`): of the forward, with `log_probs`: of several the last, see `label_smoothing_factor`.
             iou (`torch.Tensor` of shape `(B,)`, *optional*): of the masks.
-            mask_losses (`Callable`, *optional*), compared (`Sequence[torch.Tensor]`): gives the mask losses by name
-                of what it compares, `(B, ...)` each, by the config.
+            targets (`MaskTargets`, *optional*): what the masks are compared with.
         """
+        if sources is None:
+            return
         counts, log_probs = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum(dim=1), output["log_probs"]
         if "prefix_lengths" in inputs:
             log_probs = collect_segments(log_probs, inputs["clip_index"])
@@ -87,12 +90,20 @@ class SourceLog(GatheredLog):
         ones = torch.ones(len(sources), device=counts.device)
         if iou is not None:
             values["iou"] = (iou, ones)
-        for name in dict.fromkeys(sources) if mask_losses is not None else ():
+        for name in dict.fromkeys(sources) if targets is not None else ():
             rows = [row for row, source in enumerate(sources) if source == name]
-            parts = mask_losses(*(item[rows] for item in compared), self.args)[1] if mask_losses else {}
-            for part, value in parts.items():
+            for part, value in self._mask_losses_of(rows, inputs, output, targets).items() if targets else ():
                 values.setdefault(part, (torch.zeros_like(ones), ones))[0][rows] = value.float()
         self.log_by_source(sources, values)
+
+    def _mask_losses_of(
+        self, rows: list[int], inputs: Mapping[str, torch.Tensor], output: Mapping[str, Any], targets: MaskTargets
+    ) -> Mapping[str, torch.Tensor]:
+        """The mask losses of some rows by their numbers, by name."""
+        logits, has_seg = output["mask_logits"][rows], inputs["seg_positions"][rows] >= 0
+        if targets.object_masks is None:
+            return mask_losses(logits, targets.masks[rows], has_seg, self.args)[1]
+        return object_losses(logits, targets.masks[rows], targets.object_masks[rows], has_seg, self.args)[1]
 
     def log_rewards_by_source(self, sources: Sequence[str], rewards: torch.Tensor, iou: torch.Tensor) -> None:
         """

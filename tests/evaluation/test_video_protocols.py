@@ -118,6 +118,17 @@ def test_revos_is_the_mean_of_referring_and_reasoning(seed):
     assert scores["J&F"] == pytest.approx((scores["J"] + scores["F"]) / 2)
 
 
+def test_kinds_have_errors_as_they_have_means():
+    """Two kinds that count alike: J 1 and 0 of one, 1 of the other. The mean is 3/4, and the shares 1/2, 1/2 and 1."""
+    masks = torch.ones(3, 1, 4, 4)
+    metrics = SegmentationMetrics("omniavs")
+    logits = torch.stack([masks[0], -masks[0], masks[0]])
+    metrics.update(logits, masks, index=[0, 1, 2], kinds=["text", "text", "speech"])
+    assert metrics.compute()["J"] == 0.75
+    spread = (0.5 * 0.25) ** 2 + (0.5 * -0.75) ** 2 + (1 * 0.25) ** 2
+    assert metrics.standard_errors(dict(enumerate("abc")))["J"] == pytest.approx(math.sqrt(3 / 2 * spread) / 2)
+
+
 def test_robustness_by_hand():
     target, foreground = torch.zeros(1, 2, 4, 5), torch.zeros(1, 2, 4, 5)
     target[0, 0, 0] = 1  # 5 pixels
@@ -180,9 +191,11 @@ def test_rows_of_revos_are_scored_with_their_foreground_and_kind(tmp_path):
         masks = torch.from_numpy(load_masks(row)).float()
         assert scorer.add(Answer(row, "It is [SEG].", 40 * masks - 20, 3), number, 3) == 1.0
         again.restore(row, number, scorer.metrics.kept(number))
-    scores = scorer.compute()
+    clips = dict(enumerate("abc"))
+    scores = scorer.compute(clips)
     assert [scores[name] for name in ("A", "R", "J", "F", "J&F/null")] == [1.0] * 5
-    assert again.compute() == scores
+    assert scores["errors"] == dict.fromkeys(("A", "R", "J", "F", "J&F", "S"), pytest.approx(0, abs=0.2))
+    assert again.compute(clips) == scores
     (root / "mask_dict_foreground.json").unlink()
     with pytest.raises(DataError, match="'MOSE/birds_0': it has no `foreground_masks`, which the protocol"):
         require_scorable(find_source(root).load("valid").to_list(), scorer.rules)
