@@ -170,6 +170,12 @@ class SegmentationMetrics:
         video = self._videos[number]
         return {**vars(video), "num_pixels": torch.tensor(video.num_pixels)}
 
+    def of_video(self, number: int) -> dict[str, float]:
+        """What a video that came with this index scores by itself: as `compute`, were it the only one."""
+        alone = SegmentationMetrics(self.protocol)
+        alone._videos = {number: self._videos[number]}
+        return alone.compute()
+
     def restore(self, number: int, kept: dict[str, torch.Tensor]) -> None:
         """Add a video by what another object `kept` of it."""
         self._numbers(1, [number])
