@@ -42,8 +42,8 @@ Object: {target}"""
 _FORMS = {
     "flexible": "Choose the order that suits the sentence and your own words. Plain prose, no headings, no lists.",
     "fixed": (
-        "Write four numbered parts in this order, each on its own line: `1) Video:`, `2) Audio:`, `3) Reference:`, "
-        "`4) Answer:`."
+        "Write five numbered parts in this order, each on its own line: `1) Reference:`, `2) Audio:`, `3) Video:`, "
+        "`4) Connection:`, `5) Answer:`."
     ),
 }
 _EXAMPLES = {
@@ -54,10 +54,11 @@ _EXAMPLES = {
         "remain are those of the xylophone. So the target is the xylophone."
     ),
     "fixed": (
-        "1) Video: A woman on the left plays a flute; a boy beside her strikes a xylophone.\n"
+        "1) Reference: It asks for what goes on once the flute is silent.\n"
         "2) Audio: A breathy melody fades halfway through; bright wooden strokes last to the end.\n"
-        "3) Reference: It asks for what goes on once the flute is silent, which only the strokes do.\n"
-        "4) Answer: So the target is the xylophone."
+        "3) Video: A woman on the left plays a flute; a boy beside her strikes a xylophone.\n"
+        "4) Connection: The strokes that go on come from the boy's xylophone.\n"
+        "5) Answer: So the target is the xylophone."
     ),
 }
 _NULL_TARGET = (

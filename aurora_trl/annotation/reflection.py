@@ -18,6 +18,7 @@ def build_reflective_rows(
     *,
     plain_per_reflective: float = PLAIN_PER_REFLECTIVE,
     learn_mistakes: bool = True,
+    paths: str = "reflective",
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """
@@ -29,13 +30,15 @@ def build_reflective_rows(
         plain_per_reflective (`float`, *optional*): plain rows for each reflective one; the paper's 3,500 for 1,505.
         learn_mistakes (`bool`, *optional*, defaults to `True`): learn to write the wrong path, too, as the paper does.
             Otherwise it is the row's `prefill`: what is learnt begins at the trigger.
+        paths (`str`, *optional*, defaults to `"reflective"`): or `"corrected"`, the corrected path alone, among the
+            same plain rows in the same order (AURORA, table 4, CT).
         seed (`int`, *optional*, defaults to 0): of triggers, choice and order.
 
     Returns:
-        `list[dict]`: shuffled rows; a reflective one has `#reflective` behind its id.
+        `list[dict]`: shuffled rows; one with a path has `#reflective` or `#corrected` behind its id.
 
     Raises:
-        `DataError`: where there is no reflective path to build.
+        `DataError`: where there is no path to build.
     """
     rng = random.Random(seed)
     reflective = []
@@ -44,7 +47,9 @@ def build_reflective_rows(
         answer = answer_sentence(count_objects(wrong))
         target = reflective_target(mistake if learn_mistakes else "", trigger, corrected["target"], answer)
         prefill = None if learn_mistakes else mistake
-        reflective.append({**wrong, "id": f"{wrong['id']}#reflective", "target": target, "prefill": prefill})
+        if paths == "corrected":
+            target, prefill = corrected["target"], None
+        reflective.append({**wrong, "id": f"{wrong['id']}#{paths}", "target": target, "prefill": prefill})
     if not reflective:
         raise DataError("no hard sample with a correction: mine more rows, or raise the IoU below which one is hard")
     count = min(len(plain_rows), round(plain_per_reflective * len(reflective)))

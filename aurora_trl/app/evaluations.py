@@ -12,8 +12,8 @@ from ..data.formats.registry import Source
 from ..data.schema import Row
 from ..data.synthetic import SyntheticAnnotator
 from ..errors import DataError
-from ..evaluation.evaluate import ANSWERS_FILE
 from ..evaluation.report import read_metrics
+from ..evaluation.score_files import ANSWERS_FILE
 from ..prompts import NULL_CLASS, says_nothing_fits
 from ..text_files import parse_json
 

@@ -19,12 +19,28 @@ their rows, whatever their number; a phase shares a step's samples, so that `mos
 A training step is `accelerate launch [--config_file …] recipes/X.py --config Y.yaml`, nothing more. Its YAML names
 folders under the chain's own `output_dir`; where another output folder or seed is asked for, a copy of the YAML with
 these replaced is written to `<output_dir>/configs` and used instead.
+
+A step that trains from the same YAML with other values names them, and a chain that needs another's steps includes
+it. Both then have one output folder: a phase that one has trained is done for the other.
+
+    include: ../tiny/pipeline.yaml
+    steps:
+      - name: sft-without-distillation
+        train: recipes/sft.py
+        config: ../tiny/sft.yaml
+        set: {distillation_loss_weight: 0, teacher_model_name_or_path: null}
+        makes: sft-without-distillation
+        needs: [cot, pretrain]
+
+`set` takes `{output_dir}` in its texts; null takes a key out, so that its default holds; `output_dir` is what the step
+makes, and `seed` is the chain's.
 """
 
 import hashlib
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +49,10 @@ import yaml
 
 from ..errors import DataError
 from ..text_files import read_json, read_text, read_yaml
+from .chain_files import Place, read_chain
 from .sharing import feature_folder, share_command, share_samples, step_processes
 
-STEP_KEYS = {"name", "run", "train", "config", "accelerate", "most_processes", "makes", "needs", "minutes"}
+STEP_KEYS = {"name", "run", "train", "config", "set", "accelerate", "most_processes", "makes", "needs", "minutes"}
 
 
 @dataclass
@@ -48,18 +65,21 @@ class Step:
         command (`list[str]`): what is run.
         makes (`Path`): the file or folder that the step leaves.
         needs (`list[str]`): earlier steps that it uses.
-        minutes (`float`): how long it takes on the machine that the recipe was written on.
+        minutes (`float` or `None`): how long it takes on the machine that the recipe was written on; None where that
+            was not measured.
         config (`Path` or `None`): a training step's YAML, as it is used.
         inputs (`str`): all that decides the result, besides the steps it needs.
+        changes (`dict`): a training step's values in place of those of the YAML that it starts from.
     """
 
     name: str
     command: list[str]
     makes: Path
     needs: list[str] = field(default_factory=list)
-    minutes: float = 1.0
+    minutes: float | None = None
     config: Path | None = None
     inputs: str = ""
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,6 +95,7 @@ class Pipeline:
         configs (`dict[Path, str]`): YAML files to write before the first step.
         num_processes (`int` or `None`): GPUs of each step with an accelerate config, in place of the config's.
         feature_cache (`str` or `None`): folder in which all phases keep what frozen models make of clips.
+        settings (`dict[str, dict]`): by training step, values in place of its YAML's, beyond those of its `set`.
     """
 
     file: Path
@@ -84,6 +105,7 @@ class Pipeline:
     configs: dict[Path, str]
     num_processes: int | None = None
     feature_cache: str | None = None
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def step(self, name: str) -> Step:
         """The step of that name; `DataError` where there is none."""
@@ -133,6 +155,7 @@ def load_pipeline(
     output_dir: str | Path | None = None,
     seed: int | None = None,
     num_processes: int | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Pipeline:
     """
     Read and check a chain.
@@ -142,6 +165,8 @@ def load_pipeline(
         output_dir (`str` or `Path`, *optional*), seed (`int`, *optional*): in place of those of the YAML.
         num_processes (`int`, *optional*): GPUs of each step with an accelerate config, in place of the config's. In
             training gradients are accumulated over more or fewer micro-steps, so that a step sees as many samples.
+        settings (`Mapping[str, Mapping]`, *optional*): by training step, values in place of its YAML's; see
+            `read_settings`.
 
     Returns:
         `Pipeline`: nothing has been run or written.
@@ -149,42 +174,38 @@ def load_pipeline(
     Raises:
         `DataError`: names the file and the key that is wrong.
     """
-    file = Path(file)
-    content = read_yaml(file)
-    unknown = sorted(set(content) - {"output_dir", "seed", "steps", "feature_cache"})
-    if unknown or not isinstance(content.get("steps"), list) or "output_dir" not in content:
-        raise DataError(f"{file}: a chain has `output_dir`, `seed` and a list of `steps`, not {unknown or 'this'}")
-    own: dict[str, Any] = {"output_dir": content["output_dir"], "seed": content.get("seed", 0)}
-    if not isinstance(own["output_dir"], str) or not own["output_dir"]:
-        raise DataError(f"{file}: `output_dir` must be the path of a folder, got {own['output_dir']!r}")
-    if isinstance(own["seed"], bool) or not isinstance(own["seed"], int) or not 0 <= own["seed"] < 2**32:
-        raise DataError(f"{file}: `seed` must be a whole number from 0 to {2**32 - 1}, got {own['seed']!r}")
+    chain = read_chain(Path(file))
     used: dict[str, Any] = {
-        "output_dir": str(output_dir) if output_dir is not None else own["output_dir"],
-        "seed": own["seed"] if seed is None else seed,
+        "output_dir": str(output_dir) if output_dir is not None else chain.own["output_dir"],
+        "seed": chain.own["seed"] if seed is None else seed,
     }
-    pipeline = Pipeline(file, Path(used["output_dir"]), used["seed"], [], {}, num_processes)
-    pipeline.feature_cache = feature_folder(file, content, used)
-    for entry in content["steps"]:
-        step = _build_step(pipeline, entry, own, used)
+    pipeline = Pipeline(chain.file, Path(used["output_dir"]), used["seed"], [], {}, num_processes)
+    pipeline.feature_cache = feature_folder(chain.file, {"feature_cache": chain.feature_cache}, used)
+    pipeline.settings = {name: dict(values) for name, values in (settings or {}).items()}
+    for place, entry in chain.entries:
+        step = _build_step(pipeline, place, entry, used)
         for name in step.needs:
             pipeline.step(name)
         if any(step.name == other.name for other in pipeline.steps):
-            raise DataError(f"{file}: two steps are called `{step.name}`")
+            raise DataError(f"{place.file}: two steps are called `{step.name}`")
         pipeline.steps.append(step)
+    for name in pipeline.settings:
+        if pipeline.step(name).config is None:
+            raise DataError(f"{pipeline.file}: step `{name}` does not train: --set has no key to set there")
     return pipeline
 
 
-def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[str, Any]) -> Step:
+def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any]) -> Step:
     """One entry of `steps`, with `{output_dir}` and `{seed}` filled in."""
-    name = _check_entry(pipeline, entry)
-    where = f"{pipeline.file}: step `{name}`"
+    file = place.file
+    name = _check_entry(file, entry)
+    where = f"{file}: step `{name}`"
     step = Step(
         name=name,
         command=[],
         makes=pipeline.output_dir / entry["makes"],
         needs=list(entry.get("needs") or []),
-        minutes=float(entry.get("minutes", 1)),
+        minutes=float(entry["minutes"]) if "minutes" in entry else None,
     )
     if "run" in entry:
         try:
@@ -192,25 +213,45 @@ def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[
             step.inputs = entry["run"].format(output_dir="", seed=used["seed"])
         except (ValueError, LookupError) as error:  # quotes that do not close, places that are not known
             raise DataError(
-                f"{pipeline.file}: step `{name}`: `run` can not be read ({type(error).__name__}: {error}); it may "
+                f"{file}: step `{name}`: `run` can not be read ({type(error).__name__}: {error}); it may "
                 "name {output_dir} and {seed}"
             ) from None
         if not step.command:
-            raise DataError(f"{pipeline.file}: step `{name}`: `run` is empty; write a command")
+            raise DataError(f"{file}: step `{name}`: `run` is empty; write a command")
         if entry.get("accelerate"):
             count = step_processes(where, entry, pipeline.num_processes)
             step.command = share_command(where, step.command, entry["accelerate"], count)
         return step
-    source = pipeline.file.parent / str(entry.get("config"))
+    _add_training(pipeline, place, entry, used, step)
+    return step
+
+
+def _add_training(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any], step: Step) -> None:
+    """The command of a training step, its YAML, and what of both decides the result."""
+    file, name = place.file, step.name
+    source = file.parent / str(entry.get("config"))
     if not source.is_file():
-        raise DataError(f"{pipeline.file}: step `{name}`: its `config` is no file: {source}")
+        raise DataError(f"{file}: step `{name}`: its `config` is no file: {source}")
+    changes = {**(entry.get("set") or {}), **pipeline.settings.get(name, {})}
+    _check_changes(file, name, changes)
+    step.changes = changes
     settings = read_yaml(source)
     # The settings decide the result; where they are written and what they are called does not.
-    step.inputs = json.dumps({**settings, "seed": used["seed"]}, sort_keys=True, default=str)
+    deciding = _changed(settings, _filled(changes, ""))
+    step.inputs = json.dumps({**deciding, "seed": used["seed"]}, sort_keys=True, default=str)
     step.config = source
-    if used != own:
-        step.config = pipeline.output_dir / "configs" / source.name
-        pipeline.configs[step.config] = _resolved(settings, own, used)
+    if used != place.own or changes:
+        # Several steps may start from one YAML.
+        step.config = pipeline.output_dir / "configs" / (f"{name}.yaml" if changes else source.name)
+        moved = _changed(_moved(settings, place.own, used), _filled(changes, used["output_dir"]))
+        if changes:
+            moved["output_dir"] = str(step.makes)
+        text = yaml.safe_dump({**moved, "seed": used["seed"]}, sort_keys=False)
+        if pipeline.configs.setdefault(step.config, text) != text:
+            raise DataError(
+                f"{file}: step `{name}`: its `config` {source} and another step's have one name; rename it"
+            )
+        settings = moved
     launch = ["accelerate", "launch"]
     if entry.get("accelerate"):
         launch += ["--config_file", entry["accelerate"]]
@@ -219,6 +260,7 @@ def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[
     flags: list[str] = []
     if pipeline.feature_cache is not None and "feature_cache" not in settings:
         flags = ["--feature_cache", pipeline.feature_cache]
+    where = f"{file}: step `{name}`"
     count = step_processes(where, entry, pipeline.num_processes)
     if count is not None:
         launch += ["--num_processes", str(count)]
@@ -226,41 +268,62 @@ def _build_step(pipeline: Pipeline, entry: Any, own: dict[str, Any], used: dict[
             raise DataError(f"{where} has no `accelerate` config to start processes with")
         flags += share_samples(f"{where}, {entry['config']},", settings, entry["accelerate"], count)
     step.command = [*launch, entry["train"], "--config", str(step.config), *flags]
-    return step
 
 
-def _check_entry(pipeline: Pipeline, entry: Any) -> str:
+def _check_changes(file: Path, name: str, changes: dict[str, Any]) -> None:
+    """Raise `DataError` for a key that a step can not set."""
+    for key, decided_by in (("output_dir", "`makes` says where a step writes"), ("seed", "the chain has one seed")):
+        if key in changes:
+            raise DataError(f"{file}: step `{name}`: `{key}` can not be set there: {decided_by}")
+
+
+def _changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Settings with other values; null takes a key out."""
+    return {key: value for key, value in {**settings, **changes}.items() if key not in changes or value is not None}
+
+
+def _filled(changes: dict[str, Any], output_dir: str) -> dict[str, Any]:
+    """Values with `{output_dir}` in their texts filled in."""
+    return {
+        key: value.replace("{output_dir}", output_dir) if isinstance(value, str) else value
+        for key, value in changes.items()
+    }
+
+
+def _check_entry(file: Path, entry: Any) -> str:
     """The name of a step whose keys are known and hold what they should."""
     if not isinstance(entry, dict):
-        raise DataError(f"{pipeline.file}: a step is a mapping of keys to values, not {entry!r}")
+        raise DataError(f"{file}: a step is a mapping of keys to values, not {entry!r}")
     name = entry.get("name")
     unknown = sorted(map(str, set(entry) - STEP_KEYS))
     if not name or unknown or "makes" not in entry or ("run" in entry) == ("train" in entry):
         raise DataError(
-            f"{pipeline.file}: step {name!r}: needs `name`, `makes` and either `run` or `train` with `config`"
+            f"{file}: step {name!r}: needs `name`, `makes` and either `run` or `train` with `config`"
             + (f"; unknown key `{unknown[0]}`" if unknown else "")
         )
     if not isinstance(name, str) or re.fullmatch(r"\w[\w.-]*", name) is None:
-        raise DataError(f"{pipeline.file}: step {name!r}: `name` must be a word, which a file is named by")
+        raise DataError(f"{file}: step {name!r}: `name` must be a word, which a file is named by")
+    if not isinstance(entry.get("set") or {}, dict) or ("set" in entry and "run" in entry):
+        raise DataError(f"{file}: step `{name}`: `set` is a mapping of keys to values, of a step that trains")
     for key in ("makes", "run", "train", "config", "accelerate"):
         left_out = entry.get(key) is None and key in ("config", "accelerate")
         if key in entry and not left_out and not (isinstance(entry[key], str) and entry[key]):
-            raise DataError(f"{pipeline.file}: step `{name}`: `{key}` must be a text, got {entry[key]!r}")
+            raise DataError(f"{file}: step `{name}`: `{key}` must be a text, got {entry[key]!r}")
     makes = Path(entry["makes"])
     if makes.is_absolute() or ".." in makes.parts or not makes.name:
-        raise DataError(f"{pipeline.file}: step `{name}`: `makes` must be inside `output_dir`, got {str(makes)!r}")
+        raise DataError(f"{file}: step `{name}`: `makes` must be inside `output_dir`, got {str(makes)!r}")
     needs, minutes = entry.get("needs") or [], entry.get("minutes", 1)
     if not isinstance(needs, list) or not all(isinstance(other, str) for other in needs):
-        raise DataError(f"{pipeline.file}: step `{name}`: `needs` must be a list of steps' names, got {needs!r}")
+        raise DataError(f"{file}: step `{name}`: `needs` must be a list of steps' names, got {needs!r}")
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 <= minutes < float("inf"):
-        raise DataError(f"{pipeline.file}: step `{name}`: `minutes` must be a number, got {minutes!r}")
+        raise DataError(f"{file}: step `{name}`: `minutes` must be a number, got {minutes!r}")
     return name
 
 
-def _resolved(settings: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> str:
-    """A training step's YAML for another output folder and seed."""
+def _moved(settings: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
+    """A training step's settings for another output folder."""
     moved = {}
     for key, value in settings.items():
         inside = isinstance(value, str) and (value + "/").startswith(own["output_dir"] + "/")
         moved[key] = used["output_dir"] + value[len(own["output_dir"]) :] if inside else value
-    return yaml.safe_dump({**moved, "seed": used["seed"]}, sort_keys=False)
+    return moved

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import io
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -16,20 +15,36 @@ from ..errors import DataError
 from ..models.checkpoints.own_files import REPOSITORY_ID
 from ..training.arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
 from ..training.dataset_entries import DatasetEntry
-from ..training.grpo_config import AuroraGRPOConfig
-from ..training.sft_config import AuroraSFTConfig
 from .child_process import search_path
+from .costs import Costs, Counter, command_costs, published_rows, training_costs
 from .definition import Pipeline, Step
 from .launch import LaunchConfig
 from .launchers import Launched, read_launcher
-from .memory_estimate import GIGABYTE, MemoryEstimate, TrainingSetup, estimate_memory
+from .memory_estimate import MemoryEstimate, TrainingSetup, estimate_memory
+from .plan_lines import count_text, memory_line, parameter_lines, rollout_lines
 from .planned_model import CHARACTERS_PER_TOKEN, ModelPlan, learnt_tokens, option, plan_model
+from .readiness import annotator_problem, checkpoint_problem, media_problems
 from .rollout_estimate import RolloutSetup
 from .seen_rows import rows_that_are_seen
+from .set_keys import CONFIGS
+from .workload import TrainingFacts
 
-CONFIGS: dict[str, type] = {"sft": AuroraSFTConfig, "grpo": AuroraGRPOConfig}
 # The arguments of a data step that name what it reads.
-_READ_BY_COMMANDS = ("data", "model", "policy", "mask_decoder", "adapter", "plain", "annotator", "folder", "path")
+_READ_BY_COMMANDS = (
+    "data",
+    "model",
+    "policy",
+    "mask_decoder",
+    "adapter",
+    "plain",
+    "annotator",
+    "answers",
+    "folder",
+    "path",
+)
+# Flags of what a data step writes beside what it `makes`.
+_WRITTEN_BY_COMMANDS = ("--corrected",)
+_DATA_KEYS = ("`dataset_path`", "`eval_dataset_path`")
 _MODEL_ARGUMENTS = ("model", "policy", "mask_decoder", "adapter")
 _INSTRUCTION_TOKENS = 48  # the chat's own, the reference and the instruction
 _MEASURED_VIDEOS = 20
@@ -46,12 +61,14 @@ class StepPlan:
         lines (`list[str]`): facts.
         problems (`list[str]`): what would make it fail, each with the file or key.
         memory (`MemoryEstimate` or `None`): of a training step whose model's sizes are known.
+        costs (`Costs` or `None`): work, disk and money, where they can be known.
     """
 
     step: Step
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     memory: MemoryEstimate | None = None
+    costs: Costs | None = None
 
 
 def check_pipeline(pipeline: Pipeline, parser: argparse.ArgumentParser) -> list[StepPlan]:
@@ -65,14 +82,29 @@ def check_pipeline(pipeline: Pipeline, parser: argparse.ArgumentParser) -> list[
     Returns:
         `list[StepPlan]`: in the chain's order; nothing has been run or written.
     """
-    return [_Checker(pipeline, step, parser).check() for step in pipeline.steps]
+    shared = _Shared()
+    return [_Checker(pipeline, step, parser, shared).check() for step in pipeline.steps]
+
+
+@dataclass
+class _Shared:
+    """What several steps read is looked at once."""
+
+    counter: Counter = field(default_factory=Counter)
+    seen: set[tuple[str, ...]] = field(default_factory=set)
+
+    def is_new(self, *key: str | None) -> bool:
+        words = tuple(map(str, key))
+        new = words not in self.seen
+        self.seen.add(words)
+        return new
 
 
 class _Checker:
     """Collects what is wrong with one step."""
 
-    def __init__(self, pipeline: Pipeline, step: Step, parser: argparse.ArgumentParser):
-        self.pipeline, self.step, self.parser = pipeline, step, parser
+    def __init__(self, pipeline: Pipeline, step: Step, parser: argparse.ArgumentParser, shared: _Shared):
+        self.pipeline, self.step, self.parser, self.shared = pipeline, step, parser, shared
         self.plan = StepPlan(step)
 
     def check(self) -> StepPlan:
@@ -112,6 +144,20 @@ class _Checker:
 
         limit = getattr(arguments, "max_new_tokens", None)
         self._check_limit("`--max-new-tokens`", limit, str(getattr(arguments, "model", "")))
+        if hasattr(arguments, "annotator") and self.pipeline.state(self.step) != "done":
+            problem = annotator_problem(arguments)
+            self.plan.problems += [] if problem is None else [problem]
+        if hasattr(arguments, "format") and isinstance(getattr(arguments, "data", None), str):
+            self._check_media(arguments.data, arguments.format, arguments.subset)
+        shared = self.step.command[0] != "aurora"
+        self.plan.costs = command_costs(self.pipeline, arguments, self.shared.counter, shared=shared)
+        self.plan.lines += self.plan.costs.lines
+
+    def _check_media(self, path: str, dataset_format: str | None, subset: str | None) -> None:
+        """Some rows of every split of a dataset that is there."""
+        makers = self._makers(path)
+        if not makers and Path(path).exists() and self.shared.is_new("data", path, dataset_format, subset):
+            self.plan.problems += media_problems(path, dataset_format, subset)
 
     def _check_exists(self, key: str, path: str, *, is_model: bool) -> None:
         """A path is on disk, or an earlier step makes it, or it is a model's name on the Hub."""
@@ -120,13 +166,23 @@ class _Checker:
             maker = makers[-1]
             if maker.name not in self.pipeline.needed(self.step):
                 self.plan.problems.append(f"{key} {path} is what step `{maker.name}` makes: name it under `needs`")
-        elif not Path(path).exists() and not (is_model and self._is_hub_name(path)):
-            self.plan.problems.append(f"{key} {path}: no such file or folder, and no earlier step makes it")
+        elif not Path(path).exists():
+            if not (is_model and self._is_hub_name(path)):
+                self.plan.problems.append(f"{key} {path}: no such file or folder, and no earlier step makes it")
+        elif is_model and key not in _DATA_KEYS and self.shared.is_new("checkpoint", path):
+            problem = checkpoint_problem(path)
+            self.plan.problems += [] if problem is None else [problem]
 
     def _makers(self, path: str) -> list[Step]:
         """Earlier steps that make a path, or the folder that it lies in."""
         earlier = self.pipeline.steps[: self.pipeline.steps.index(self.step)]
-        return [step for step in earlier if step.makes == Path(path) or step.makes in Path(path).parents]
+        return [
+            step
+            for step in earlier
+            if step.makes == Path(path)
+            or step.makes in Path(path).parents
+            or any(option(step.command, flag) == path for flag in _WRITTEN_BY_COMMANDS)
+        ]
 
     def _is_hub_name(self, path: str) -> bool:
         inside = Path(path).is_relative_to(self.pipeline.output_dir)
@@ -156,6 +212,7 @@ class _Checker:
         for number, entry in enumerate(recipe.entries(), 1):
             key = "`dataset_path`" if recipe.datasets is None else f"`datasets`, entry {number}: `path`"
             self._check_exists(key, entry.path, is_model=entry.format == "parquet")  # may name a repository on the Hub
+            self._check_media(entry.path, entry.format, entry.subset)
             rows += self._check_rows(entry)
         if recipe.eval_dataset_path is not None:
             remote = recipe.dataset_format == "parquet"
@@ -245,42 +302,54 @@ class _Checker:
             return
         self.plan.memory = memory
         self.plan.lines += [
-            f"model: {model.what}, {_count(sum(memory.parameters.values()))} parameters",
-            *_parameter_lines(memory, lora),
+            f"model: {model.what}, {count_text(sum(memory.parameters.values()))} parameters",
+            *parameter_lines(memory, lora),
             f"tokens per sample: {model.media_tokens} of the clip, about {prompt - model.media_tokens} of the "
             f"question, up to {answer} of the answer",
-            _memory_line(memory, setup),
-            *_rollout_lines(memory, setup),
+            memory_line(memory, setup),
+            *rollout_lines(memory, setup),
         ]
+        self._add_costs(recipe, lora, config, model, launch, memory, prompt, answer)
 
-
-def _parameter_lines(memory: MemoryEstimate, lora: LoraArguments) -> Iterable[str]:
-    trained = {group: count for group, count in memory.trainable.items() if count}
-    what = ", ".join(f"{group} {_count(count)}" for group, count in trained.items())
-    adapter = f" (LoRA of rank {lora.lora_r}, embeddings and head)" if lora.use_lora else ""
-    yield f"trains {_count(sum(trained.values()))}{adapter}: {what}"
-    frozen = [f"{group} {_count(memory.parameters[group])}" for group in memory.parameters if group not in trained]
-    if frozen:
-        yield f"frozen: {', '.join(frozen)}"
-
-
-def _memory_line(memory: MemoryEstimate, setup: TrainingSetup) -> str:
-    how = "without DeepSpeed" if setup.zero_stage is None else f"ZeRO-{setup.zero_stage}"
-    parts = [
-        f"{name} {getattr(memory, name) / GIGABYTE:.1f}"
-        for name in ("weights", "gradients", "optimizer", "activations")
-    ]
-    host = f"; {memory.host / GIGABYTE:.1f} GB of optimizer in the host's memory" if memory.host else ""
-    notes = ["the teacher's among the weights"] if setup.teacher else []
-    if memory.loading > memory.total:
-        notes.append(f"{memory.loading / GIGABYTE:.0f} GB while the model is loaded")
-    if setup.groups & {"vision_tower", "audio_tower", "connector"}:
-        notes.append("what the trained towers keep is not counted")
-    note = f" ({'; '.join(notes)})" if notes else ""
-    return (
-        f"memory per GPU, {how} on {setup.num_processes}: about {memory.total / GIGABYTE:.0f} GB = "
-        f"{' + '.join(parts)}{note}{host}"
-    )
+    def _add_costs(
+        self,
+        recipe: Any,
+        lora: LoraArguments,
+        config: Any,
+        model: ModelPlan,
+        launch: LaunchConfig,
+        memory: MemoryEstimate,
+        prompt: int,
+        answer: int,
+    ) -> None:
+        """Steps, epochs and disk of a phase, and its work."""
+        rows = self.shared.counter.rows(
+            recipe.dataset_path, recipe.train_split, recipe.dataset_format, recipe.dataset_subset
+        )
+        micro_batches = launch.num_processes * config.gradient_accumulation_steps
+        facts = TrainingFacts(
+            steps=config.max_steps,
+            micro_batches=micro_batches,
+            batch_size=config.per_device_train_batch_size,
+            num_generations=getattr(config, "num_generations", 1) or 1,
+            prompt=prompt,
+            answer=answer,
+            checkpointing=bool(config.gradient_checkpointing),
+            trains_all="language_model" in config.trainable_groups() and not lora.use_lora,
+        )
+        if facts.steps <= 0:
+            path, subset = recipe.dataset_path, recipe.dataset_subset
+            known = None if rows or self._makers(path) else published_rows(path, recipe.train_split, subset)
+            rows = rows or (known[0] if known else None)
+            self.plan.lines += [known[1]] if known else []
+            if not rows:
+                self.plan.lines.append(f"{config.num_train_epochs:g} epochs of rows that are not there yet")
+                return
+            facts = replace(facts, steps=-(-int(config.num_train_epochs * rows) // round(facts.questions)))
+        kept = config.save_total_limit or 1
+        costs = training_costs(facts, model, memory, kept, rows, adapter=lora.use_lora)
+        self.plan.costs = costs
+        self.plan.lines += costs.lines
 
 
 def _rollout_setup(config: Any, model: ModelPlan, prompt: int, answer: int) -> RolloutSetup | None:
@@ -300,18 +369,6 @@ def _rollout_setup(config: Any, model: ModelPlan, prompt: int, answer: int) -> R
         mask_frames_at_once=config.mask_frames_at_once,
         mask_target_size=target or model.config.mask_decoder_config.image_size,
         width=2 if config.bf16 else 4,
-    )
-
-
-def _rollout_lines(memory: MemoryEstimate, setup: TrainingSetup) -> Iterable[str]:
-    if memory.rollout is None or setup.rollout is None:
-        return
-    held, encode, generate, draw, peak = (
-        f"{getattr(memory.rollout, name) / GIGABYTE:.1f}" for name in ("held", "encode", "generate", "draw", "peak")
-    )
-    yield (
-        f"rollout: {setup.rollout.completions} completions of {setup.rollout.questions} questions on each GPU: about "
-        f"{peak} GB = {held} of features + the largest of encoder {encode}, cache {generate}, masks {draw}"
     )
 
 
@@ -341,10 +398,3 @@ def _written(pipeline: Pipeline, config_file: Path) -> Any:
         file = Path(folder) / config_file.name
         file.write_text(text)
         yield file
-
-
-def _count(number: int) -> str:
-    for unit, size in (("B", 1_000_000_000), ("M", 1_000_000), ("k", 1000)):
-        if number >= size:
-            return f"{number / size:.2f} {unit}"
-    return str(number)

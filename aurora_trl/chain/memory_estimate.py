@@ -140,6 +140,12 @@ def estimate_memory(config: AuroraConfig, setup: TrainingSetup) -> MemoryEstimat
     )
 
 
+def count_parameters(config: AuroraConfig) -> dict[str, int]:
+    """The numbers of parameters of a model by group, counted on the meta device."""
+    with torch.device("meta"):
+        return _count_by_group(AuroraModel(config), trained_only=False)
+
+
 def _count_by_group(model: AuroraModel, *, trained_only: bool) -> dict[str, int]:
     """Numbers of parameters by the model's groups; those of an adapter belong to what they adapt."""
     return {
@@ -154,7 +160,7 @@ def _activations(config: AuroraConfig, setup: TrainingSetup, rollout: RolloutEst
     width = 2 if setup.bf16 else 4
     rows = setup.batch_size * setup.tokens
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    keys_and_values = 2 * text.num_key_value_heads * head_dim
+    keys_and_values = 2 * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_dim
     # What the backward pass of a layer keeps: about seven states and four of the feed-forward's width.
     layer = rows * (7 * text.hidden_size + 4 * text.intermediate_size + keys_and_values) * width
     if setup.gradient_checkpointing:

@@ -84,19 +84,20 @@ def _run_steps(pipeline: Pipeline, only: str | None, before: str | None, *, dry_
                 file.write(text)
     started, expected = time.time(), 0.0
     for number, step in enumerate(steps, 1):
-        left = sum(other.minutes for other in todo if other not in steps[: number - 1])
+        ahead = [other.minutes for other in todo if other not in steps[: number - 1]]
+        left = sum(minutes for minutes in ahead if minutes is not None)
         # The estimate follows this machine: what was done so far took so much longer, or shorter, than expected.
         pace = (time.time() - started) / 60 / expected if expected > 0.5 else 1.0
         _say(
             f"[{number}/{len(steps)}] {step.name}: "
-            + ("done" if step not in todo else f"about {left * pace:.0f} min left")
+            + ("done" if step not in todo else "to do" if None in ahead else f"about {left * pace:.0f} min left")
         )
         if step not in todo:
             continue
         _say("    " + shlex.join(step.command))
         if not dry_run:
             _run_step(pipeline, step)
-            expected += step.minutes
+            expected += step.minutes or 0.0
     _say(
         f"{pipeline.output_dir}: {'nothing was run' if dry_run else 'done'} in {(time.time() - started) / 60:.1f} min"
     )

@@ -37,7 +37,7 @@ def add_annotation_commands(add: AddCommand) -> None:
         "--style",
         default="flexible",
         choices=["flexible", "fixed"],
-        help="free order and wording, or four parts in a set order (default: flexible)",
+        help="free order and wording, or five parts in a set order (default: flexible)",
     )
     command.add_argument(
         "--null-answers",
@@ -76,6 +76,15 @@ def add_annotation_commands(add: AddCommand) -> None:
         help="let the wrong path be read only: what is learnt begins at the trigger (the paper learns it, too)",
     )
     command.add_argument("--corrected", help="also write the corrected paths alone to this file")
+    command.add_argument(
+        "--paths",
+        default="reflective",
+        choices=["reflective", "corrected"],
+        help="mistake, trigger, correction; or the correction alone, among the same plain rows (default: reflective)",
+    )
+    command.add_argument(
+        "--answers", help="corrected paths that --corrected wrote earlier; the annotator is then not asked"
+    )
     _add_annotator(command)
 
 
@@ -253,12 +262,15 @@ def _mine(arguments: argparse.Namespace) -> None:
 
 
 def _correct(arguments: argparse.Namespace) -> None:
-    from ..annotation import build_reflective_rows, correct_file
+    from ..annotation import correct_file
     from ..annotation.run_files import save_keeping_previous
     from ..data import load_json
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("`aurora correct` is for one process, whose --concurrency asks more at a time")
+    asked = arguments.annotator or arguments.serve
+    if (asked is None) == (arguments.answers is None):
+        raise ValueError("name who corrects with --annotator, or the file of earlier corrections with --answers")
     limits = _get_limits(arguments)
     _require_places(arguments)
     plain = load_json(arguments.plain).to_list()
@@ -267,6 +279,12 @@ def _correct(arguments: argparse.Namespace) -> None:
         untold = next((row["id"] for row in rows if not (row["target"] or "").strip()), None)
         if untold is not None:
             raise ValueError(f"{path}: row {untold!r} has no `target`, the reasoning that `aurora correct` works on")
+    if arguments.answers:
+        pairs = _earlier_pairs(hard.to_list(), arguments.answers)
+        rows = _mix(arguments, pairs, plain)
+        save_keeping_previous(rows, arguments.output)
+        say(f"{arguments.output}: {len(pairs)} {arguments.paths} paths among {len(rows)}")
+        return
     if arguments.max_rows < len(hard):
         say(f"{arguments.data}: {arguments.max_rows} of {len(hard)} rows, drawn by seed; --max-rows takes more")
         hard = hard.shuffle(seed=arguments.seed).select(range(arguments.max_rows))
@@ -281,25 +299,44 @@ def _correct(arguments: argparse.Namespace) -> None:
         )
     if result is None:
         return
-    ratio = arguments.plain_per_reflective
-    rows = build_reflective_rows(
-        result.pairs,
-        plain,
-        plain_per_reflective=ratio,
-        learn_mistakes=not arguments.read_mistakes,
-        seed=arguments.seed,
-    )
+    rows = _mix(arguments, result.pairs, plain)
     files = [(rows, arguments.output)]
     if arguments.corrected:
         files.append(([corrected for _, corrected in result.pairs], arguments.corrected))
     for content, path in files:
         save_keeping_previous(content, path)
-    say(f"{arguments.output}: {len(result.pairs)} reflective paths among {len(rows)}")
-    if len(rows) - len(result.pairs) < round(ratio * len(result.pairs)):
+    say(f"{arguments.output}: {len(result.pairs)} {arguments.paths} paths among {len(rows)}")
+    if len(rows) - len(result.pairs) < round(arguments.plain_per_reflective * len(result.pairs)):
         say(f"{arguments.plain}: it holds {len(plain)} rows, fewer than the mix asks for")
     say(f"{result.report_path}: {_kinds_line(result.report)}")
     if result.failed_path:
         say(f"{result.failed_path}: {result.failed} rows without a usable answer")
+
+
+def _mix(arguments: argparse.Namespace, pairs: list[Any], plain: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that the phase learns."""
+    from ..annotation import build_reflective_rows
+
+    return build_reflective_rows(
+        pairs,
+        plain,
+        plain_per_reflective=arguments.plain_per_reflective,
+        learn_mistakes=not arguments.read_mistakes,
+        paths=arguments.paths,
+        seed=arguments.seed,
+    )
+
+
+def _earlier_pairs(hard: list[dict[str, Any]], answers: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Hard rows with the corrected paths that another run of the command has written."""
+    from ..data import load_json
+
+    by_id = {row["id"]: row for row in hard}
+    corrected = load_json(answers).to_list()
+    unknown = next((row["id"] for row in corrected if row["id"] not in by_id), None)
+    if unknown is not None:
+        raise ValueError(f"{answers}: row {unknown!r} is none of the hard rows; name the file that belongs to them")
+    return [(by_id[row["id"]], row) for row in corrected]
 
 
 def _require_places(arguments: argparse.Namespace) -> None:

@@ -53,18 +53,35 @@ def add_chain_commands(add: AddCommand) -> None:
         metavar="WORDS",
         help='what starts a command on every machine, such as "srun --ntasks-per-node=1" (default: one machine)',
     )
+    command.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="STEP.KEY=VALUE",
+        help="in place of the value of a training step's YAML, such as sft.feature_cache=features",
+    )
     command.add_argument("--only", metavar="STEP", help="run this step alone")
     command.add_argument("--before", metavar="STEP", help="run what this step needs, not the step itself")
     command.add_argument("--dry-run", action="store_true", help="check files, configs and memory; run nothing")
 
     command = add("report", _report, "Write the report of a chain from its evaluations and training logs.")
-    command.add_argument("root", metavar="DIR", help="the chain's output folder, with eval/PHASE and PHASE in it")
-    command.add_argument("--phases", nargs="+", required=True, help="the phases to show, in order")
-    command.add_argument("--data", required=True, help="the dataset that was evaluated on")
+    command.add_argument(
+        "root",
+        nargs="+",
+        metavar="DIR",
+        help="the chain's output folder, with eval/PHASE and PHASE in it; for --tables one for each seed",
+    )
+    command.add_argument("--phases", nargs="+", help="the phases to show, in order")
+    command.add_argument("--data", help="the dataset that was evaluated on")
     command.add_argument(
         "--price-per-hour", type=number(0), help="of the machine, in any currency: the report says what steps cost"
     )
     add_format(command)
+    command.add_argument(
+        "--tables", action="store_true", help="the paper's Tables 1 to 8 instead: ours, published, difference"
+    )
+    command.add_argument("--protocol", default="refavs", help="of --tables (default: refavs)")
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
@@ -95,24 +112,67 @@ def _phase(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from ..chain.chain_files import read_settings
     from ..chain.definition import load_pipeline
     from ..chain.runner import run_pipeline
 
-    pipeline = load_pipeline(arguments.pipeline, arguments.output_dir, arguments.seed, arguments.num_processes)
+    pipeline = load_pipeline(
+        arguments.pipeline,
+        arguments.output_dir,
+        arguments.seed,
+        arguments.num_processes,
+        read_settings(arguments.set),
+    )
+    _check_set_keys(pipeline)
+    if not arguments.dry_run:
+        _require_annotators(pipeline, arguments)
     launcher = shlex.split(arguments.launcher)
     run_pipeline(pipeline, only=arguments.only, before=arguments.before, dry_run=arguments.dry_run, launcher=launcher)
     if arguments.dry_run:
         _check_plan(pipeline, arguments.parser)
 
 
+def _check_set_keys(pipeline: "Pipeline") -> None:
+    """An unknown key of `set` is an error now, and not when its phase begins, hours later."""
+    if not any(step.changes for step in pipeline.steps):
+        return
+    from ..chain.set_keys import require_known_keys
+
+    require_known_keys(pipeline)
+
+
+def _require_annotators(pipeline: "Pipeline", arguments: argparse.Namespace) -> None:
+    """A key or a package that a later step's annotator lacks is an error now, and not when its turn comes."""
+    wanted = {step.name for step in pipeline.steps}
+    if arguments.only is not None:
+        wanted = {arguments.only}
+    elif arguments.before is not None:
+        wanted = pipeline.needed(pipeline.step(arguments.before))
+    for step in pipeline.steps:
+        asks = step.command[0] == "aurora" and any(word.startswith(("openai:", "gemini:")) for word in step.command)
+        if not asks or step.name not in wanted or pipeline.state(step) == "done":
+            continue
+        from ..chain.readiness import annotator_problem
+
+        problem = annotator_problem(arguments.parser.parse_args(step.command[1:]))
+        if problem is not None:
+            raise ValueError(f"{pipeline.file}: step `{step.name}`: {problem}")
+
+
 def _check_plan(pipeline: "Pipeline", parser: argparse.ArgumentParser) -> None:
     from ..chain.dry_run import check_pipeline
+    from ..chain.plan_summary import summarize
 
     problems: list[str] = []
-    for plan in check_pipeline(pipeline, parser):
+    plans = check_pipeline(pipeline, parser)
+    for plan in plans:
         for line in [*plan.lines, *(f"problem: {problem}" for problem in plan.problems)]:
             say(f"{plan.step.name}: {line}")
         problems += plan.problems
+    lines, more = summarize(pipeline, [(plan.step, plan.costs, plan.memory) for plan in plans])
+    for line in [*lines, *(f"problem: {problem}" for problem in more)]:
+        say(line)
+    problems += more
     if problems:
         count = len(set(problems))
         raise ValueError(f"{pipeline.file}: {count} problem{'s' * (count > 1)}, see above; the first: {problems[0]}")
@@ -120,12 +180,19 @@ def _check_plan(pipeline: "Pipeline", parser: argparse.ArgumentParser) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    if arguments.tables:
+        from ..evaluation.study.tables import write_tables
+
+        say(f"{write_tables(arguments.root, arguments.protocol)}")
+        return
+    if not arguments.phases or not arguments.data or len(arguments.root) > 1:
+        raise ValueError("a report of phases is of one DIR and needs --phases and --data; or ask for --tables")
     from ..chain.runner import CHAIN_COPY
     from ..data import find_source
     from ..evaluation.report import read_metrics, write_report
     from ..text_files import read_json, read_text
 
-    root = Path(arguments.root)
+    root = Path(arguments.root[0])
     evaluations = {phase: root / "eval" / phase for phase in arguments.phases}
     trainings = {phase: root / phase for phase in arguments.phases if (root / phase / "trainer_state.json").is_file()}
     for folder in evaluations.values():

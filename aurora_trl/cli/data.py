@@ -24,6 +24,12 @@ def add_data_commands(add: AddCommand) -> None:
         "--image-size", type=whole(1), default=128, help="side of the frames in pixels (default: 128)"
     )
     command.add_argument("--references-per-clip", type=whole(1), default=4, help="(default: 4)")
+    command.add_argument(
+        "--layout",
+        default="refavs",
+        choices=["refavs", "s4"],
+        help="of Ref-AVS, or of AVSBench's S4: clips in which one object sounds, without references (default: refavs)",
+    )
 
     command = add("check-data", _check_data, "Read a dataset as training would, and list all that is wrong with it.")
     command.add_argument("path", metavar="DATA", help="a dataset's folder or file")
@@ -44,8 +50,13 @@ def add_data_commands(add: AddCommand) -> None:
 
 
 def _synth(arguments: argparse.Namespace) -> None:
-    from ..data.synthetic import write_world
+    from ..data.synthetic import write_s4_world, write_world
 
+    if arguments.layout == "s4":
+        with naming(arguments.root):
+            write_s4_world(arguments.root, clips=arguments.clips, seed=arguments.seed, image_size=arguments.image_size)
+        say(f"{arguments.root}: {arguments.clips} synthetic clips in the layout of S4")
+        return
     with naming(arguments.root):  # nothing is left of it
         root = write_world(
             arguments.root,

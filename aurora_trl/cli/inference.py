@@ -8,6 +8,10 @@ from typing import Any
 
 from .common import LIMIT_HELP, AddCommand, add_engine, add_format, add_generation, claim, number, say, whole
 
+_PROTOCOLS = (
+    "refavs (default), aurora, avsbench, simtoken, per_frame, davis, rvos, revos, omniavs, refcoco, reasonseg, avss"
+)
+
 
 def add_inference_commands(add: AddCommand) -> None:
     """
@@ -19,18 +23,13 @@ def add_inference_commands(add: AddCommand) -> None:
     command = add(
         "evaluate",
         _evaluate,
-        "Score a checkpoint by a protocol; torchrun or accelerate launch share the work out to several processes.",
+        "Score a checkpoint by one protocol or more; torchrun or accelerate launch share the work out to processes.",
     )
     command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder, or a Hub repository")
     command.add_argument("--data", required=True, help="a dataset's folder or file")
     add_format(command)
     command.add_argument("--splits", nargs="+", help="(default: those whose name starts with test)")
-    command.add_argument(
-        "--protocol",
-        default="refavs",
-        help="refavs (default), aurora, avsbench, simtoken, per_frame, davis, rvos, revos, omniavs, refcoco, "
-        "reasonseg, avss",
-    )
+    command.add_argument("--protocol", nargs="+", default=["refavs"], help=f"one or more of {_PROTOCOLS}")
     command.add_argument(
         "--swaps", nargs="*", default=[], help="of audio, video, reference: take it from another clip (first split)"
     )
@@ -42,7 +41,16 @@ def add_inference_commands(add: AddCommand) -> None:
         help="how many frames of each clip get a mask and a score, or `all`; the model looks at as many as it was "
         "trained on (default: those alone)",
     )
+    command.add_argument(
+        "--no-logits", action="store_true", help="keep no mask logits: `aurora score` can then not score the answers"
+    )
     add_generation(command)
+
+    command = add("score", _score, "Score the answers of `aurora evaluate` by other protocols, without the model.")
+    command.add_argument("folder", metavar="DIR", help="what `aurora evaluate` wrote")
+    command.add_argument("--protocol", nargs="+", required=True, help=f"one or more of {_PROTOCOLS}")
+    command.add_argument("--data", help="the dataset that was evaluated on (default: where it was then)")
+    add_format(command)
 
     command = add("segment", _segment, "Reason about one clip and segment it.")
     command.add_argument("--model", required=True, help="a phase's output folder, or a Hub repository")
@@ -74,13 +82,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from ..evaluation.evaluate import evaluate_model, process_state
     from ..evaluation.metrics import get_protocol
     from ..evaluation.report import write_report
-    from ..evaluation.tables import shown_scores
     from ..generation.answers import MODALITIES, load
 
     unknown = sorted(set(arguments.swaps) - set(MODALITIES))
     if unknown:
         raise ValueError(f"--swaps: unknown modality {unknown[0]!r}; use {', '.join(MODALITIES)}")
-    get_protocol(arguments.protocol)  # an unknown one is an error before the model is loaded
+    for protocol in arguments.protocol:
+        get_protocol(protocol)  # an unknown one is an error before the model is loaded
     output = Path(arguments.output)
     if process_state().is_main_process:
         claim(output)
@@ -99,7 +107,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.num_frames is not None:
         longest = max(count_frames(row) for rows in splits.values() for row in rows)
         processor = processor.with_num_frames(min(longest, arguments.num_frames), for_masks_alone=True)
-    metrics = evaluate_model(
+    evaluate_model(
         model,
         processor,
         splits,
@@ -110,19 +118,56 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         max_new_tokens=arguments.max_new_tokens,
         kind_of=_kind_of(arguments.data),
         checkpoint=arguments.model,
+        keep_logits=not arguments.no_logits,
+        data={"path": _lasting(source.path), "format": source.format, "subset": source.subset},
     )
     if not state.is_main_process:
         return
     first = {row["id"]: row for row in next(iter(splits.values()))}
     name = Path(arguments.model).name
     report = write_report(output, {name: output}, {}, first)
+    for protocol in dict.fromkeys(arguments.protocol):
+        _say_scores(name, output, protocol)
+    say(f"{report}")
+
+
+def _lasting(path: str) -> str:
+    """A path that means the same from another folder; a Hub repository's name as it is."""
+    return str(Path(path).absolute()) if Path(path).exists() else path
+
+
+def _say_scores(name: str, folder: Path, protocol: str) -> None:
+    """A line for each split and swap."""
+    from ..evaluation.metrics import get_protocol
+    from ..evaluation.score_files import metrics_file
+    from ..evaluation.tables import shown_scores
+    from ..text_files import read_json
+
+    metrics = read_json(metrics_file(folder, protocol))
     for split, scores in metrics["splits"].items():
-        shown = ", ".join(f"{key} {scores[key]:.3f}" for key in shown_scores(arguments.protocol, split))
-        say(f"{name} {split}: {shown} (protocol {arguments.protocol})")
-    headline = get_protocol(arguments.protocol).headline
+        shown = ", ".join(f"{key} {scores[key]:.3f}" for key in shown_scores(protocol, split))
+        say(f"{name} {split}: {shown} (protocol {protocol})")
+    headline = get_protocol(protocol).headline
     for swap, scores in metrics["swaps"].items():
         say(f"{name} {scores['split']} with {swap} swapped: {headline} {scores[headline]:.3f}")
-    say(f"{report}")
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from ..data import find_source
+    from ..evaluation.report import read_metrics
+    from ..evaluation.rescoring import score_again
+
+    folder = Path(arguments.folder)
+    metrics = read_metrics(folder)
+    data = metrics.get("data") or {}
+    path = arguments.data or data.get("path")
+    if path is None:
+        raise ValueError(f"{folder}: does not say what was evaluated on; name it with --data")
+    source = find_source(path, arguments.format or data.get("format"), arguments.subset or data.get("subset"))
+    # Rows are found by their number: the whole split, also where its first rows alone were evaluated on.
+    score_again(folder, {split: source.load(split) for split in metrics["splits"]}, arguments.protocol)
+    for protocol in dict.fromkeys(arguments.protocol):
+        _say_scores(folder.name, folder, protocol)
 
 
 def _kind_of(root: str) -> Callable[[dict[str, Any]], str] | None:

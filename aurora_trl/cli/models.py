@@ -20,6 +20,9 @@ def add_model_commands(add: AddCommand) -> None:
     command.add_argument("--seed", type=seed, default=0, help="of the weights (default: 0)")
     command.add_argument("--world", metavar="DIR", help="a synthetic world that teaches the towers to see and hear")
     command.add_argument("--tower-steps", type=whole(1), help="steps of that (default: 2000)")
+    command.add_argument(
+        "--without-language-model", action="store_true", help="a text encoder that reads the reference alone"
+    )
 
     command = add("init", _init, "Build a model from a published policy and a published SAM, to start training from.")
     command.add_argument("policy", metavar="POLICY", help="folder or Hub repository: DAMO-NLP-SG/VideoLLaMA2.1-7B-AV")
@@ -53,6 +56,9 @@ def add_model_commands(add: AddCommand) -> None:
     command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
     command.add_argument("--video-max-pixels", type=whole(1), help="of a frame, for Qwen (default: as published)")
     command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")
+    command.add_argument(
+        "--instruction", help="around the place {reference}, such as '{reference}' alone for a text encoder"
+    )
     command.add_argument("--seed", type=seed, default=0, help="of the projector's weights (default: 0)")
 
     command = add("merge", _merge, "Merge the adapter of a LoRA phase into its base.")
@@ -86,9 +92,18 @@ def _shard_size(text: str) -> str:
 
 
 def _tiny_model(arguments: argparse.Namespace) -> None:
+    from ..tiny.text_encoder import create_tiny_text_checkpoint
     from ..tiny.videollama2 import create_tiny_checkpoint
 
     claim(Path(arguments.output))
+    if arguments.without_language_model:
+        if arguments.world is not None or arguments.tower_steps is not None:
+            raise ValueError(
+                "--without-language-model: there are no towers that learn; leave --world and --tower-steps out"
+            )
+        create_tiny_text_checkpoint(arguments.output, seed=arguments.seed)
+        say(f"{arguments.output}: a tiny checkpoint without a language model")
+        return
     settings = {}
     if arguments.tower_steps is not None:
         if arguments.world is None:
@@ -121,6 +136,7 @@ def _init(arguments: argparse.Namespace) -> None:
         mask_memory=memory,
         dtype=arguments.dtype,
         num_frames=arguments.num_frames,
+        **({} if arguments.instruction is None else {"instruction": arguments.instruction}),
         **settings,
     )
     model.save_pretrained(output, max_shard_size="5GB")

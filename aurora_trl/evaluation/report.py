@@ -9,9 +9,9 @@ from ..errors import DataError
 from ..models.checkpoints.hub import RECIPE_FILE
 from ..text_files import read_json, read_text
 from .class_synonyms import TABLE_NAME
-from .evaluate import ANSWERS_FILE, METRICS_FILE
 from .gallery import choose_answers, read_answers
 from .metrics import get_protocol
+from .score_files import ANSWERS_FILE, METRICS_FILE
 from .tables import (
     ANSWER_SHARES,
     answer_table,
@@ -136,17 +136,18 @@ def _comparable_metrics(evaluations: Mapping[str, Path]) -> dict[str, dict[str, 
     return metrics
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
+def read_metrics(folder: Path, name: str = METRICS_FILE) -> dict[str, Any]:
     """
     What `aurora evaluate` found.
 
     Args:
         folder (`Path`): that it wrote.
+        name (`str`, *optional*): of its file, for the scores by another protocol than the first.
 
     Raises:
         `DataError`: where there are no such scores, or the file was edited or cut short.
     """
-    file = folder / METRICS_FILE
+    file = folder / name
     metrics = read_json(file)
     again = "evaluate that checkpoint again"
     if not isinstance(metrics.get("splits"), dict) or not metrics["splits"] or "swaps" not in metrics:

@@ -1,6 +1,7 @@
 """From an answer to what it scores by a protocol."""
 
-from collections.abc import Hashable, Iterable, Mapping
+import hashlib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from ..data.formats.avsbench import load_class_maps, load_class_names
 from ..data.masks import encode_rle, frame_size, load_masks, mask_indices, require_annotated
 from ..data.media.loading import NO_FRAME, taken_frames
-from ..data.schema import Row, require_text_references
+from ..data.schema import Row, clip_key, require_text_references
 from ..errors import DataError
 from ..generation.answers import Answer
 from ..prompts import (
@@ -22,7 +23,7 @@ from ..prompts import (
     normalize_class,
     says_nothing_fits,
 )
-from .metrics import Protocol, SegmentationMetrics, SemanticMetrics
+from .metrics import Protocol, SegmentationMetrics, SemanticMetrics, get_protocol
 from .metrics.distributed import gather_shares
 
 # What stands for the mask of an answer without `[SEG]`: nothing, with certainty.
@@ -51,6 +52,8 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1) -> di
     class_name, said = row.get("class_name"), extract_class(answer.completion)
     return {
         "id": row["id"],
+        # Rows of a clip are no independent samples: their scores stand and fall together.
+        "clip": hashlib.sha256(repr(clip_key(row)).encode()).hexdigest()[:12],
         "reference": row["reference"],
         "class_name": class_name,
         "completion": answer.completion,
@@ -67,6 +70,55 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1) -> di
     }
 
 
+class Scorers:
+    """
+    Scores the same answers by several protocols.
+
+    Args:
+        protocols (`Sequence[str]`): their names.
+    """
+
+    def __init__(self, protocols: Sequence[str]):
+        rules = [get_protocol(name) for name in protocols]
+        self._scorers = {rule.name: ClassScorer(rule) if rule.by_class else MaskScorer(rule) for rule in rules}
+
+    def add(self, answer: Answer, number: int, num_frames: int) -> dict[str, dict[str, float]]:
+        """
+        Add an answer.
+
+        Args:
+            answer (`Answer`): with its row.
+            number (`int`): the row's number in the dataset.
+            num_frames (`int`): frames that the model takes of a clip.
+
+        Returns:
+            `dict`: by protocol, what the answer scores by itself.
+        """
+        return {name: scorer.add(answer, number, num_frames) for name, scorer in self._scorers.items()}
+
+    def kept(self, number: int) -> dict[str, torch.Tensor]:
+        """What the metrics keep of an answer, so that it need not be scored again."""
+        return {
+            f"{name}.{key}": value
+            for name, scorer in self._scorers.items()
+            for key, value in scorer.metrics.kept(number).items()
+        }
+
+    def restore(self, row: Row, number: int, kept: dict[str, torch.Tensor]) -> None:
+        """Add an answer of an earlier run by what was `kept` of it."""
+        for name, scorer in self._scorers.items():
+            own = {key.removeprefix(f"{name}."): value for key, value in kept.items() if key.startswith(f"{name}.")}
+            scorer.restore(row, number, own)
+
+    def compute(self, clips: Mapping[int, Hashable] | None = None) -> dict[str, dict[str, Any]]:
+        """By protocol, the scores over all processes, and in `errors` their standard errors.
+
+        Args:
+            clips (`Mapping[int, Hashable]`): the clip of each row.
+        """
+        return {name: scorer.compute(clips) for name, scorer in self._scorers.items()}
+
+
 class MaskScorer:
     """
     Scores the masks of answers.
@@ -79,25 +131,16 @@ class MaskScorer:
         self.rules = rules
         self.metrics = SegmentationMetrics(rules.name)
 
-    def add(self, answer: Answer, number: int, num_frames: int) -> float:
-        """
-        Add an answer.
-
-        Args:
-            answer (`Answer`): with its row.
-            number (`int`): the row's number in the dataset.
-            num_frames (`int`): frames that the model takes of a clip.
-
-        Returns:
-            `float`: its own J.
-        """
+    def add(self, answer: Answer, number: int, num_frames: int) -> dict[str, float]:
+        """As [`Scorers.add`]: `J` of the answer, and `F` and `S` where the protocol has them."""
         shown, indices = scored_frames(answer.row, num_frames)
         target = self.rules.prepare_masks(load_masks(answer.row, indices=indices))  # (T, h, w)
         logits = _prepare_logits(answer, shown, self.rules)
         foreground = self._read_foreground(answer.row, indices) if self.rules.needs_foreground else None
         kinds = [answer.row.get("reference_kind")]
         update = self.metrics.update(logits[None], target[None], index=[number], foreground=foreground, kinds=kinds)
-        return float(update)
+        alone = self.metrics.of_video(number)
+        return {"J": float(update), **{name: alone[name] for name in ("F", "S") if name in alone}}
 
     def _read_foreground(self, row: Row, indices: list[int]) -> torch.Tensor:
         """All that is an object in these frames, `(1, T, h, w)`."""
@@ -153,8 +196,8 @@ class ClassScorer:
         self.metrics = SemanticMetrics()
         self.class_names: list[str] | None = None
 
-    def add(self, answer: Answer, number: int, num_frames: int) -> float:
-        """As [`MaskScorer.add`]; returns J of the mask, whatever its class."""
+    def add(self, answer: Answer, number: int, num_frames: int) -> dict[str, float]:
+        """As [`Scorers.add`]: `J` of the mask, whatever its class."""
         row = answer.row
         names = self._read_names(row)
         shown, indices = scored_frames(row, num_frames)
@@ -168,7 +211,7 @@ class ClassScorer:
         predicted = torch.where(drawn, known.index(said) if said in known else self.metrics.background, 0)
         self.metrics.update(predicted, target, index=number)
         union = (drawn | (target > 0)).sum()
-        return float((drawn & (target > 0)).sum() / union) if union else 1.0
+        return {"J": float((drawn & (target > 0)).sum() / union) if union else 1.0}
 
     def restore(self, row: Row, number: int, kept: dict[str, torch.Tensor]) -> None:
         """As [`MaskScorer.restore`]."""

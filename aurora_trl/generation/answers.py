@@ -39,6 +39,8 @@ class Answer:
         object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
         seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): the projected states at the `[SEG]` that count, on
             the CPU: what prompts the mask decoder, in other frames too. None where there is none.
+        decoded_logits (`torch.Tensor` of shape `(T, h, w)`, *optional*): what `mask_logits` were made of, as they came
+            from the decoder; on the CPU.
     """
 
     row: Row
@@ -48,6 +50,7 @@ class Answer:
     cut: bool = False
     object_logits: torch.Tensor | None = None
     seg_features: torch.Tensor | None = None
+    decoded_logits: torch.Tensor | None = None
 
 
 def load(
@@ -246,8 +249,8 @@ def answer_batch(
     )
     lengths, cut = completion_mask.sum(dim=1).tolist(), (~is_eos.any(dim=1)).tolist()
     return [
-        Answer(row, text.strip(), union, length, is_cut, each, prompts)
-        for row, text, length, is_cut, (union, each), prompts in zip(
+        Answer(row, text.strip(), union, length, is_cut, each, prompts, decoded)
+        for row, text, length, is_cut, (union, each, decoded), prompts in zip(
             rows, texts, lengths, cut, drawn, features, strict=True
         )
     ]
@@ -262,23 +265,24 @@ def _features_of_answers(seg_features: torch.Tensor, has_seg: torch.Tensor) -> l
 
 def _restore_answers(
     processor: AuroraProcessor, mask_logits: torch.Tensor, has_seg: torch.Tensor, sizes: Sequence[tuple[int, ...]]
-) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
-    """`mask_logits` and `object_logits` of each [`Answer`]; decoded were `(B, T, h, w)` or `(B, K, T, h, w)`."""
+) -> list[tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]]:
+    """
+    `mask_logits`, `object_logits` and `decoded_logits` of each [`Answer`]; decoded were `(B, T, h, w)` or
+    `(B, K, T, h, w)`.
+    """
     object_logits = mask_logits if mask_logits.dim() == 5 else None
     counts = has_seg.long()
     if object_logits is not None:
         mask_logits, counts = union_logits(object_logits, has_seg), has_seg.sum(dim=1)
-
-    def restore(logits: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-        return processor.restore_masks(logits, (size[0], size[1])).cpu()
-
-    drawn: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []
+    # Resized on the CPU, wherever the model is: what is kept of an answer then gives the same bits again.
+    decoded = mask_logits.cpu()
+    drawn: list[tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]] = []
     for i, (count, size) in enumerate(zip(counts.tolist(), sizes, strict=True)):
-        union = restore(mask_logits[i], size) if count else None
-        each = None
+        frame_size, each = (size[0], size[1]), None
         if object_logits is not None and count > 1:
-            each = torch.stack([restore(logits, size) for logits in object_logits[i, :count]])
-        drawn.append((union, each))
+            each = torch.stack([processor.restore_masks(one.cpu(), frame_size) for one in object_logits[i, :count]])
+        union = processor.restore_masks(decoded[i], frame_size) if count else None
+        drawn.append((union, each, decoded[i] if count else None))
     return drawn
 
 

@@ -349,12 +349,17 @@ class AuroraGRPOTrainer(
         return rewards
 
     def _log_group_deviation(self, rewards: torch.Tensor) -> None:
-        """Log the deviation of the rewards within groups (AURORA, figure 9b): TRL's `reward_std` is the batch's."""
+        """
+        Log the deviation of the rewards within groups (AURORA, figure 9b), and the share of groups whose rewards are
+        all equal, from which nothing is learnt: TRL's `reward_std` is the batch's, and so may its share be.
+        """
         total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # of all processes
         size = self.num_generations if self._mode == "train" else self.num_generations_eval
         groups = total.view(-1, size)
         self._group_deviation = groups.std(dim=1) if size > 1 else total.new_zeros(len(groups))
         self._metrics[self._mode]["reward_std_in_group"].append(self._group_deviation.mean().item())
+        equal = torch.isclose(groups.amin(dim=1), groups.amax(dim=1)).float().mean()
+        self._metrics[self._mode]["equal_reward_share"].append(equal.item())
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, plus the mask terms of the same forward (AURORA, equation 8)."""

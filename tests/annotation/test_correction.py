@@ -101,6 +101,32 @@ def test_the_command_mixes_and_reports(hard_rows, cot_rows, world, tmp_path, cap
     assert "hard.jsonl: is read by this command" in capsys.readouterr().err
 
 
+def test_corrections_alone_among_the_same_plain_rows(hard_rows, cot_rows, world, tmp_path, capsys):
+    """Table 4's CT: nobody is asked again, and nothing but the paths differs."""
+    hard, plain = save_json(hard_rows, tmp_path / "hard.jsonl"), save_json(cot_rows, tmp_path / "cot.jsonl")
+    answers, mixes = tmp_path / "corrected.jsonl", {}
+    common = ["correct", str(hard), "--plain", str(plain), "--seed", "3", "--plain-per-reflective", "1"]
+    others = {
+        "reflective": ["--annotator", f"synthetic:{world}", "--corrected", str(answers)],
+        "corrected": ["--answers", str(answers), "--paths", "corrected"],
+    }
+    for name, flags in others.items():
+        assert main([*common, *flags, "--output", str(tmp_path / f"mix-{name}.jsonl")]) == 0
+        mixes[name] = load_json(tmp_path / f"mix-{name}.jsonl").to_list()
+    assert "5 corrected paths among 10" in capsys.readouterr().out
+    right = {row["id"]: row["target"] for row in load_json(answers)}
+    for ours, theirs in zip(mixes["corrected"], mixes["reflective"], strict=True):
+        identity, _, path = ours["id"].partition("#")
+        assert theirs["id"] == (f"{identity}#reflective" if path else identity)
+        assert ours["target"] == (right[identity] if path else theirs["target"])
+        assert path in ("", "corrected")
+    output = ["--output", str(tmp_path / "other.jsonl")]
+    assert main([*common, *output]) == 1
+    assert "name who corrects with --annotator" in capsys.readouterr().err
+    assert main([*common, "--answers", str(plain), *output]) == 1
+    assert "is none of the hard rows" in capsys.readouterr().err
+
+
 def test_the_world_knows_what_is_right_and_what_went_wrong(rows, world):
     annotator = WorldAnnotator(world)
     by_rule = {}

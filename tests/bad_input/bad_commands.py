@@ -129,6 +129,7 @@ NUMBERS = [
         f"{CORRECT} OUT --plain ROWS --plain-per-reflective": ("-1", "nan"),
         f"{CORRECT} OUT --plain ROWS --max-rows": ("0",),
         "synth OUT --clips": ("0", "many"),
+        "synth OUT --layout": ("ms3",),
         "synth OUT --image-size": ("0",),
         "synth OUT --seed": ("-1",),
         "check-data ROWS --workers": ("0", "-1"),
@@ -193,6 +194,10 @@ KINDS = [
             ("a place inside a file", inside_a_file, "is a file"),
         )
     ),
+    flag("nobody who corrects", "correct ROWS --plain ROWS --output OUT", "--annotator", "--answers"),
+    flag("no such corrections", "correct ROWS --plain ROWS --answers gone.jsonl --output OUT", "gone.jsonl"),
+    flag("paths that are none", "correct ROWS --plain ROWS --answers ROWS --paths wrong --output OUT", "'wrong'"),
+    flag("a setting that is none", "run recipes/tiny/pipeline.yaml --set sft.max_steps", "sft.max_steps"),
     corrected("corrected rows into a folder", full, "full: a folder"),
     corrected("corrected rows into another's file", a_file, "file.txt: exists already"),
     corrected("corrected rows into the plain ones", lambda p: p.root / "plain.jsonl", "plain.jsonl: is read"),

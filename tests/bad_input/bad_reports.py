@@ -67,7 +67,37 @@ def score(name: str, path: str, value: object, *named: str) -> Kind:
     return report(name, "metrics.json", *named, metrics=changed(METRICS, path, value))
 
 
+def tables(name: str, file: str, content: object, *named: str) -> Kind:
+    """The paper's tables from a study of one row, one file of which is broken."""
+
+    def command(place: Place) -> list[str]:
+        place.write("study/eval/sft/metrics.json", json.dumps(METRICS))
+        place.write(f"study/{file}", content if isinstance(content, str) else json.dumps(content))
+        return ["report", f"{place.root}/study", "--tables"]
+
+    return Kind(name, command, named)
+
+
+def score_again(name: str, *named: str, words: str = "--protocol aurora", metrics: object = METRICS) -> Kind:
+    """Scoring what an evaluation has not left as it should."""
+
+    def command(place: Place) -> list[str]:
+        if metrics is not None:
+            place.write("eval/metrics.json", json.dumps(metrics))
+        return ["score", f"{place.root}/eval", "--data", str(place.world), *words.split()]
+
+    return Kind(name, command, named)
+
+
 KINDS = [
+    tables("scores of a row cut short", "eval/sft/scores.refavs.jsonl", '{"id', "scores.refavs.jsonl, line 1"),
+    tables("scores of a row without its clip", "eval/sft/scores.refavs.jsonl", {"row": 1}, "line 1", "no `clip`"),
+    tables("answers of a phase cut short", "eval/sft/answers.jsonl", '{"id', "answers.jsonl, line 1"),
+    tables("failures without numbers", "reflective.report.json", {"kinds": {"temporal": 3}}, "`temporal`", "`count`"),
+    tables("a log of GRPO without steps", "grpo/trainer_state.json", {"log_history": 3}, "`log_history`"),
+    score_again("nothing to score again", "eval/metrics.json", metrics=None),
+    score_again("an evaluation without logits", "keeps no logits", "--no-logits"),
+    score_again("a protocol to score again that is not known", "'other'", words="--protocol other"),
     report("scores cut short", "metrics.json", "not valid JSON", metrics='{"splits'),
     report("scores that are a list", "metrics.json", "holds a list", metrics=[1]),
     report("scores nested without end", "metrics.json", "nested too deep", metrics="[" * 100_000),

@@ -280,8 +280,9 @@ def test_the_tiny_recipe_in_another_folder(tmp_path):
     assert {plan.step.name for plan in plans if plan.memory} == {"pretrain", "teacher", "sft", "reflective", "grpo"}
 
 
-def test_the_published_recipe():
+def test_the_published_recipe(monkeypatch):
     """What is missing here is the data and the weights, and nothing else; every phase fits a GPU of 80 GB."""
+    monkeypatch.setenv("GEMINI_API_KEY", "a key")
     for processes, longest in ((1, 70), (2, 62), (8, 62)):
         pipeline = load_pipeline(REPOSITORY / "recipes" / "videollama2" / "pipeline.yaml", num_processes=processes)
         plans = check_pipeline(pipeline, build_parser())

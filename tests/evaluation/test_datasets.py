@@ -45,7 +45,7 @@ def test_frames_past_the_end_of_a_short_clip_have_no_score(tmp_path):
     logits = torch.full((10, 24, 32), 20.0)  # all is drawn in the 5 frames that the clip lacks
     logits[:5] = 40 * torch.from_numpy(load_masks(row)).float() - 20
     scorer = MaskScorer(PROTOCOLS["davis"])
-    assert scorer.add(Answer(row, "It is [SEG].", logits, 3), 0, 10) == 1.0
+    assert scorer.add(Answer(row, "It is [SEG].", logits, 3), 0, 10)["J"] == 1.0
     assert scorer.compute()["J"] == 1.0
     first = load_avsbench(tmp_path, "s4", "train")[0]  # of which the first frame alone is annotated
     assert scored_frames(first, 2) == ([0], [0])
@@ -59,7 +59,7 @@ def test_classes_are_painted_where_the_mask_is(tmp_path):
     for place, (row, said) in enumerate(zip(rows, ("class 9", "class 8"), strict=True)):
         masks = torch.from_numpy(load_masks(row)).float()
         answer = Answer(row, f"So the target is the {said}. It is [SEG].", 40 * masks - 20, 9)
-        assert scorer.add(answer, place, len(masks)) > 0.9  # the mask is right, whatever it is called
+        assert scorer.add(answer, place, len(masks))["J"] > 0.9  # the mask is right, whatever it is called
     by_class = scorer.compute()["by_class"]
     assert by_class["class 9"] == pytest.approx(10 / 15, abs=0.05)  # right in 10 frames, not named in 5
     assert by_class["class 8"] == 0.0

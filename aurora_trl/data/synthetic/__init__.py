@@ -2,5 +2,6 @@
 
 from .annotator import SyntheticAnnotator, world_corpus
 from .write import read_world, write_world
+from .write_s4 import write_s4_world
 
-__all__ = ["SyntheticAnnotator", "read_world", "world_corpus", "write_world"]
+__all__ = ["SyntheticAnnotator", "read_world", "world_corpus", "write_s4_world", "write_world"]

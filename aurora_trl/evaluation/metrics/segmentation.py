@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -224,6 +224,13 @@ class SegmentationMetrics:
         video = self._videos[number]
         tensors = {name: value for name, value in vars(video).items() if isinstance(value, torch.Tensor)}
         return {**tensors, "num_pixels": torch.tensor(video.num_pixels)}
+
+    def of_video(self, number: int) -> dict[str, float]:
+        """What a video that came with this index scores by itself: as `compute`, were it the only one."""
+        alone = SegmentationMetrics(self.protocol)
+        alone.rules = replace(self.rules, kinds=())
+        alone._videos = {number: self._videos[number]}
+        return alone.compute()
 
     def restore(self, number: int, kept: dict[str, torch.Tensor], kind: str | None = None) -> None:
         """Add a video by what another object `kept` of it, and the kind of its reference."""

@@ -1,0 +1,1 @@
+"""The paper's study: its published numbers, ours beside them, and whether a difference is one."""
