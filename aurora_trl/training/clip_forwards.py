@@ -14,7 +14,7 @@ from .mask_targets import MaskTargets
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
 # completion, and what the mask head made of it, by name.
 ForwardOutput = tuple[torch.Tensor, torch.Tensor | None, tuple[Any, dict[str, torch.Tensor]]]
-_SEG_OUTPUTS = ("mask_logits", "seg_features", "existence_logits")
+_SEG_OUTPUTS = ("mask_logits", "seg_features", "existence_logits", "seg_states")
 
 
 class ClipForwards(Trainer):
@@ -28,6 +28,9 @@ class ClipForwards(Trainer):
     _samples: torch.Tensor
     _bank: Any  # a ClipBank
     _shares_prefix: bool
+    # Whether the next forward of the policy reads the states at `[SEG]` though it decodes no masks, and what it read.
+    _reads_states = False
+    _states_read: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def _get_per_token_logps_and_entropies(  # type: ignore[no-untyped-def]
         self,
@@ -49,6 +52,12 @@ class ClipForwards(Trainer):
             outputs.append(forward(model, self._samples[rows], input_ids[rows], attention_mask[rows], logits_to_keep))
         log_probs, entropies, seg_outputs = zip(*outputs, strict=True)
         self._seg_output = seg_outputs[-1]
+        if self._reads_states:
+            self._states_read = (
+                torch.cat([output["seg_states"] for _, output in seg_outputs]),
+                torch.cat([positions >= 0 for positions, _ in seg_outputs]),
+            )
+            self._reads_states = False
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
 
     def _plain_forward(
@@ -65,7 +74,7 @@ class ClipForwards(Trainer):
         with_masks = self._masks_train
         inputs = self._bank.forward_inputs(samples, with_masks, self._mask_frames)
         positions = None
-        if with_masks:
+        if with_masks or self._reads_states:
             positions = self.processing_class.find_seg_positions(input_ids, labels != IGNORE_INDEX)
             inputs["seg_positions"] = positions
         with self.accelerator.autocast():
@@ -102,7 +111,7 @@ class ClipForwards(Trainer):
         with_masks = self._masks_train
         inputs = self._bank.forward_inputs(samples[first], with_masks, self._mask_frames)
         seg_positions = None
-        if with_masks:
+        if with_masks or self._reads_states:
             # Among the segment's places, of which the first belongs to the prompt.
             seg_positions = self.processing_class.find_seg_positions(input_ids[:, segment], F.pad(valid, (1, 0)))
             inputs.update(seg_positions=rows.place(seg_positions), seg_rows=row)

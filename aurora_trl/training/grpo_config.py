@@ -7,6 +7,7 @@ from trl import GRPOConfig
 
 from ..generation.answers import check_generate_kwargs
 from ..generation.engines import ENGINES
+from ..generation.engines.vllm import check_vllm_options
 from .mask_config import MaskTrainingArguments
 from .options import check_options, check_values
 
@@ -72,7 +73,10 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
         # As a flag it is text until TRL reads it.
         given = self.generation_kwargs or {}
         given = json.loads(given) if isinstance(given, str) else given
-        check_generate_kwargs(given)
+        if self.use_vllm:
+            check_vllm_options(self, given)
+        else:
+            check_generate_kwargs(given)
         for name, option in _OWN_OPTIONS.items():
             if given.get(name) is not None:
                 raise ValueError(f"`generation_kwargs: {name}` is refused: the loss would not know; set `{option}`")

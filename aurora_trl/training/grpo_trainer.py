@@ -1,6 +1,5 @@
 """GRPO with rewards and losses from decoded masks."""
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -9,8 +8,6 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
-from trl.models.utils import disable_gradient_checkpointing
 
 from ..data.masks import frame_extents
 from ..data.mixture import SOURCE_COLUMN
@@ -18,16 +15,17 @@ from ..data.relations import relate_objects
 from ..data.schema import Row, require_few_objects, view_key
 from ..evaluation.iou import mask_iou
 from ..generation.clip_bank import ClipBank, regroup
-from ..generation.clip_loader import ClipLoader, pad_ids, stack_clips, stack_hints
+from ..generation.clip_loader import ClipLoader, stack_clips, stack_hints
 from ..generation.collators import RolloutCollator
-from ..generation.engines import choose_engine, gather_seg_states, read_states, recorded_generation
+from ..generation.engines import choose_engine, recorded_generation
+from ..generation.engines.vllm import VLLMEngine, connect
+from ..models.language_model import require_language_model
 from ..models.mask_head import add_mask_head, without_dropout
 from ..models.modeling_aurora import AuroraModel
-from ..models.objects import along_rows, union_logits
+from ..models.objects import union_logits
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import shares_prefix
 from ..prompts import is_reflective
-from .clip_forwards import ClipForwards
 from .data_wait import DataWaitLog
 from .epoch_order import EpochOrder
 from .features.cache import FeatureCaching
@@ -37,6 +35,7 @@ from .mask_targets import MaskTargets
 from .resampling import EqualGroups
 from .rewards import REWARDS, completion_text, get_reward
 from .rollout_sampler import RolloutRows, RolloutSampler
+from .rollout_states import RolloutStates
 from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .seg_losses import seg_losses
@@ -48,7 +47,7 @@ logger = get_logger(__name__)
 
 
 class AuroraGRPOTrainer(
-    AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, FeatureCaching, ClipForwards, EqualGroups, GRPOTrainer
+    AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, FeatureCaching, RolloutStates, EqualGroups, GRPOTrainer
 ):
     r"""
     TRL's [`~trl.GRPOTrainer`] for clips, with masks (AURORA, section 3.3): the rewards see the masks that the
@@ -106,7 +105,10 @@ class AuroraGRPOTrainer(
         require_rows(train_dataset, eval_dataset)
         self._use_sources(train_dataset, args, "shuffle_dataset", True)
         rows: Any = train_dataset
+        samples_with_vllm, server = args.use_vllm, connect(args) if args.use_vllm else None
         model = load_model(model, args.model_init_kwargs, quantization_config)
+        if samples_with_vllm:
+            require_language_model(unwrap_aurora(model))
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
         warn_of_short_clips(train_dataset, processing_class.num_frames)
@@ -141,6 +143,7 @@ class AuroraGRPOTrainer(
         # The completions that the next forward is about, as indices into the bank.
         self._samples = torch.empty(0, dtype=torch.long)
         self._rows: list[dict[str, Any]] = []
+        args.use_vllm = False  # TRL would start an engine that knows token ids and images
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -172,6 +175,17 @@ class AuroraGRPOTrainer(
             add_mask_head(patched)
         self._shares_prefix = shares_prefix(models, args.shared_prefix)
         add_sample_log(self)
+        self.use_vllm = args.use_vllm = samples_with_vllm
+        if samples_with_vllm:
+            self._last_loaded_step = -1  # TRL's: at which step weights were sent
+            self.vllm_generation = VLLMEngine(
+                self.aurora,
+                self.accelerator,
+                args,
+                server,
+                eos_token_ids=self.eos_token_ids,
+                embed_prompts=self._embed_prompts,
+            )
 
     def _get_train_sampler(self, dataset: Any = None) -> RolloutSampler:
         """TRL's order, or that of a mixture, in which a rollout's rows are marked where they come again."""
@@ -184,10 +198,6 @@ class AuroraGRPOTrainer(
         """What the sampler marks is looked up here, for training."""
         rows = RolloutRows(dataset) if kwargs.get("is_training") else dataset
         return super()._get_dataloader(rows, *args, **kwargs)
-
-    def _whole_model(self) -> AbstractContextManager[Any]:
-        """ZeRO-3 holds the weights in parts outside a training forward: bring them together, as for generation."""
-        return unwrap_model_for_generation(self.model_wrapped, self.accelerator)
 
     @property
     def _mode(self) -> str:
@@ -233,6 +243,7 @@ class AuroraGRPOTrainer(
         self._banks[self._mode] = self._build_bank(inputs)
         self._rows = inputs
         self._samples = torch.arange(len(inputs), device=self.accelerator.device)
+        self._reads_states, self._states_read = self._makes_old_pass, None
         with without_dropout(self.model):  # all completions of a prompt, and their masks, are one model's
             output = super()._generate_and_score_completions(inputs)
         output["sample_index"] = torch.arange(len(inputs), device=self.accelerator.device)
@@ -291,7 +302,10 @@ class AuroraGRPOTrainer(
         return self._bank.prompt_ids, None, fields
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
-        """Keep the states at `[SEG]` that generation computes anyway."""
+        """Keep the states at `[SEG]` that generation computes anyway; vLLM keeps its own to itself."""
+        self._generation_states = []
+        if self.use_vllm:
+            return super()._generate_single_turn(*args, **kwargs)
         # In the precision of training, which has float32 weights beside those of the checkpoint.
         engine = self.args.generation_engine
         with recorded_generation(self.aurora, engine) as states, self.accelerator.autocast():
@@ -340,30 +354,6 @@ class AuroraGRPOTrainer(
         groups = total.view(-1, size)
         self._group_deviation = groups.std(dim=1) if size > 1 else total.new_zeros(len(groups))
         self._metrics[self._mode]["reward_std_in_group"].append(self._group_deviation.mean().item())
-
-    @torch.no_grad()
-    def _rollout_seg_states(self, completion_ids_list: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The states at the `[SEG]` of each completion `(B, H)` or `(B, K, H)`, and whether there are such."""
-        device = self.accelerator.device
-        completion_ids = pad_ids(completion_ids_list, self._tokenizer.pad_token_id).to(device)
-        completion_mask = pad_ids([[1] * len(ids) for ids in completion_ids_list], 0).to(device)
-        positions = self.processing_class.find_seg_positions(completion_ids, completion_mask)
-        recorded, self._generation_states = self._generation_states, []
-        states, has_seg, known = gather_seg_states(recorded, positions)
-        # A completion cut right at `[SEG]` was never read at that token. All ranks run this forward, or none does.
-        unread = (has_seg & ~known).any() if recorded else torch.ones((), dtype=torch.bool, device=device)
-        if self.accelerator.gather(unread[None]).any():
-            prompt_ids = self._bank.prompt_ids
-            written = [prompt + ids for prompt, ids in zip(prompt_ids, completion_ids_list, strict=True)]
-            lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
-            positions = positions + along_rows(lengths, positions)
-            checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
-            with self._whole_model(), checkpointing, self.accelerator.autocast():
-                media = self._bank.forward_inputs(self._samples, with_masks=False)
-                media = self.aurora.media_of_rows(media, media.pop("clip_index"))
-                late = read_states(self.aurora, written, positions, self._tokenizer.pad_token_id, **media)
-            states = torch.where(known[..., None], states, late)
-        return states, has_seg
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, plus the mask terms of the same forward (AURORA, equation 8)."""

@@ -25,7 +25,7 @@ _FSDP = (
     "rollouts and rewards call parts of the model, and FSDP brings weights together in its whole forward alone "
     '("got mixed torch.Tensor and DTensor"): use ZeRO-3, see recipes/accelerate and docs/several-gpus.md'
 )
-_VLLM = "clips reach the policy through `generate`"
+_PAGED = "clips reach the policy through `generate`, or with `use_vllm`"
 _ROLLOUT = "rollouts and rewards come before the loss"
 
 # By the method, "both", "sft" or "grpo": refused where they are set to anything but the default.
@@ -69,9 +69,12 @@ REFUSED: dict[str, dict[str, str]] = {
         "label_smoothing_factor": "GRPO has no labels",
         "neftune_noise_alpha": "completions would be sampled with the noise, too",
         "train_sampling_strategy": "rollouts draw their questions, see `shuffle_dataset`",
-        "use_transformers_continuous_batching": _VLLM,
-        "use_transformers_paged": _VLLM,
-        "use_vllm": _VLLM,
+        "use_transformers_continuous_batching": _PAGED,
+        "use_transformers_paged": _PAGED,
+        "vllm_enable_sleep_mode": "it was not tried with clips: lower `vllm_gpu_memory_utilization`",
+        "vllm_model_impl": "it was tried with vLLM's own models",
+        "vllm_structured_outputs_regex": "vLLM's grammars were not tried with clips",
+        "vllm_tensor_parallel_size": "in the trainer each process has the whole model; a server has its own option",
     },
 }
 
@@ -98,29 +101,9 @@ NO_EFFECT: dict[str, dict[str, str]] = {
         "include_num_input_tokens_seen": "a batch is a list of rows; `num_tokens` is logged",
         "log_multimodal": "media are not logged",
         "max_tool_calling_iterations": "there are no tools",
-        "transformers_continuous_batching_config": _VLLM,
-        **{
-            f"vllm_{name}": "vLLM is not used"
-            for name in (
-                "enable_sleep_mode",
-                "gpu_memory_utilization",
-                "group_port",
-                "importance_sampling_cap",
-                "importance_sampling_clip_max",
-                "importance_sampling_clip_min",
-                "importance_sampling_correction",
-                "importance_sampling_mode",
-                "max_model_length",
-                "mode",
-                "model_impl",
-                "server_base_url",
-                "server_host",
-                "server_port",
-                "server_timeout",
-                "structured_outputs_regex",
-                "tensor_parallel_size",
-            )
-        },
+        "transformers_continuous_batching_config": _PAGED,
+        "vllm_group_port": "weights reach the server as files",
+        "vllm_importance_sampling_cap": "TRL calls it `vllm_importance_sampling_clip_max`",
     },
 }
 
@@ -171,8 +154,12 @@ WORKS: dict[str, frozenset[str]] = {
             pad_to_multiple_of ref_model_mixup_alpha ref_model_sync_steps repetition_penalty
             reward_weights sapo_temperature_neg sapo_temperature_pos scale_rewards
             steps_per_generation sync_ref_model temperature top_entropy_quantile top_k top_p
-            use_adaptive_entropy use_bias_correction_kl vespo_k_neg vespo_k_pos vespo_lambda_neg
-            vespo_lambda_pos
+            use_adaptive_entropy use_bias_correction_kl use_vllm vespo_k_neg vespo_k_pos
+            vespo_lambda_neg vespo_lambda_pos vllm_gpu_memory_utilization
+            vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min
+            vllm_importance_sampling_correction vllm_importance_sampling_mode
+            vllm_max_model_length vllm_mode vllm_server_base_url vllm_server_host
+            vllm_server_port vllm_server_timeout
             """
         )
     ),
@@ -217,6 +204,11 @@ def check_options(config: Any, method: str, given: Collection[str] | None = None
                 raise ValueError(f"`{name}: {_shown(value)}` {said}: {reason}")
             if os.environ.get("RANK", "0") == "0":
                 logger.warning(f"`{name}: {_shown(value)}` {said}: {reason}")
+    for name in sorted(WORKS[method]):
+        value = getattr(config, name, None)
+        idle = name.startswith("vllm_") and not config.use_vllm and value != _default(config, name)
+        if idle and os.environ.get("RANK", "0") == "0":
+            logger.warning(f"`{name}: {_shown(value)}` has no effect here: `use_vllm` is off")
 
 
 def check_values(config: Any) -> None:

@@ -58,7 +58,7 @@ def make(method, folder, **settings):
         ("grpo", {"cast_lm_head_to_fp32": True}, "`cast_lm_head_to_fp32: true` is refused"),
         ("grpo", {"cache_implementation": "static"}, "`cache_implementation: static` is refused"),
         ("grpo", {"label_smoothing_factor": 0.1}, "GRPO has no labels"),
-        ("grpo", {"use_vllm": True}, "`use_vllm: true` is refused: clips reach the policy through `generate`"),
+        ("grpo", {"use_vllm": True}, "`vllm_mode: colocate` needs vLLM in this environment"),
         ("grpo", {"generation_kwargs": {"num_beams": 2}}, "completions are sampled, not searched"),
         ("grpo", {"generation_kwargs": {"num_return_sequences": 2}}, "`num_return_sequences` is not taken"),
         ("grpo", {"generation_kwargs": {"topk": 2}}, "did you mean `top_k`"),

@@ -88,3 +88,19 @@ def test_helpers():
         "_buffered_inputs",
     ):
         assert name in source, f"TRL {trl.__version__} no longer has {name}: {__doc__}"
+
+
+def test_vllm_seam():
+    """TRL makes no engine of its own where `use_vllm` is off in `__init__`, and calls ours afterwards."""
+    source = inspect.getsource(GRPOTrainer)
+    for words in (
+        "self.use_vllm = args.use_vllm",
+        "if self.state.global_step != self._last_loaded_step:",
+        "self.vllm_generation.sync_weights()",
+        "_, completion_ids, logprobs, _ = self.vllm_generation.generate(",
+        "logprobs = [[lp[0] for lp in seq] for seq in logprobs]",
+        "self.use_vllm and self.vllm_importance_sampling_correction",
+    ):
+        assert words in source, f"TRL {trl.__version__} no longer has {words}: {__doc__}"
+    body = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert body.index("old_per_token_logps, _, _ =") < body.index("self._calculate_rewards("), __doc__

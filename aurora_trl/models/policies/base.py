@@ -27,6 +27,10 @@ sequence, the one before it the batch; after the prompt they count on by one. Wi
 and several completions in one row (`supports_shared_prefix`), and read a prompt once for several generations: the
 policy's `forward` names `position_ids` in its signature.
 
+**Rollouts by vLLM.** A policy whose language model reads nothing but embeddings, at positions that count as those of
+text, may name the class of transformers that has its weights, as `language_model_class`; its backbone then has
+`embed_inputs(input_ids, **media)`, which returns what the language model reads `(B, L, D)`.
+
 Where the language model is one of transformers' usual kind, `CausalPolicy` in `causal.py` brings the loss, the head's
 accessors and the way of media into `generate`.
 

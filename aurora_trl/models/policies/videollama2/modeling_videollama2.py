@@ -162,28 +162,30 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         size = (len(pixel_values_videos), self.config.audio_config.patch_size, self.config.audio_config.num_mel_bins)
         return pixel_values_videos.new_zeros(size)
 
-    def forward(
+    def embed_inputs(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None = None,
+        *,
         pixel_values_videos: torch.Tensor | None = None,
         audio_values: torch.Tensor | None = None,
         audio_lengths: torch.Tensor | None = None,
         video_embeds: torch.Tensor | None = None,
         audio_embeds: torch.Tensor | None = None,
         audio_sizes: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> torch.Tensor:
         """
+        What the language model reads: the embeddings of the ids, with features in the stead of placeholders.
+
         Args:
             input_ids (`torch.Tensor` of shape `(B, L)`): with one placeholder id per feature.
+            inputs_embeds (`torch.Tensor` of shape `(B, L, D)`, *optional*): embeddings of the ids.
             pixel_values_videos, audio_values, audio_lengths: media, or
             video_embeds, audio_embeds, audio_sizes: what `encode_media` made of them, one per row; a row without
                 placeholders, such as that of a clip without sound, leaves its features out.
-            attention_mask, position_ids, inputs_embeds, use_cache, **kwargs: the language model's; its cache, too.
+
+        Returns:
+            `torch.Tensor` of shape `(B, L, D)`.
 
         Raises:
             `ValueError`: where placeholders and features differ in number, and in float16.
@@ -206,8 +208,39 @@ class VideoLlama2Model(VideoLlama2PreTrainedModel):
         ):
             if features is not None:
                 inputs_embeds = place_features(inputs_embeds, input_ids == token_id, features, sizes, name)
+        return inputs_embeds
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        audio_values: torch.Tensor | None = None,
+        audio_lengths: torch.Tensor | None = None,
+        video_embeds: torch.Tensor | None = None,
+        audio_embeds: torch.Tensor | None = None,
+        audio_sizes: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """
+        Args:
+            input_ids, inputs_embeds, media, embeds: as for `embed_inputs`.
+            attention_mask, position_ids, use_cache, **kwargs: the language model's; its cache, too.
+        """
         return self.language_model(
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=self.embed_inputs(
+                input_ids,
+                inputs_embeds,
+                pixel_values_videos=pixel_values_videos,
+                audio_values=audio_values,
+                audio_lengths=audio_lengths,
+                video_embeds=video_embeds,
+                audio_embeds=audio_embeds,
+                audio_sizes=audio_sizes,
+            ),
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=use_cache,
@@ -226,6 +259,7 @@ class VideoLlama2ForConditionalGeneration(CausalPolicy, VideoLlama2PreTrainedMod
     # What `encode_media` takes, and what it makes of it: one entry per clip along the first dimension.
     media_inputs = ("pixel_values_videos", "audio_values", "audio_lengths")
     media_embeds = ("video_embeds", "audio_embeds", "audio_sizes")
+    language_model_class = "Qwen2ForCausalLM"
 
     def __init__(self, config: VideoLlama2Config):
         super().__init__(config)

@@ -1,0 +1,86 @@
+"""The states at `[SEG]` of a rollout's completions, and its prompts as an engine that has no towers takes them."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from trl.models import unwrap_model_for_generation
+from trl.models.utils import disable_gradient_checkpointing
+
+from ..generation.clip_loader import pad_ids
+from ..generation.engines import gather_seg_states, read_states
+from ..models.objects import along_rows
+from ..models.shared_prefix import first_of_each
+from .clip_forwards import ClipForwards
+
+
+class RolloutStates(ClipForwards):
+    """Stands before TRL's class among a trainer's bases."""
+
+    use_vllm: bool
+    vllm_importance_sampling_correction: bool
+    _tokenizer: Any
+    # What `record_last_states` saw while completions were generated; nothing where an engine of its own did.
+    _generation_states: list[torch.Tensor]
+
+    def _whole_model(self) -> AbstractContextManager[Any]:
+        """ZeRO-3 holds the weights in parts outside a training forward: bring them together, as for generation."""
+        return unwrap_model_for_generation(self.model_wrapped, self.accelerator)
+
+    @property
+    def _makes_old_pass(self) -> bool:
+        """Whether TRL compares vLLM's log-probs with the trainer's before the rewards: that pass reads `[SEG]`."""
+        return self.use_vllm and self.vllm_importance_sampling_correction
+
+    @torch.no_grad()
+    def _embed_prompts(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The rollout's distinct prompts as the language model reads them, and which of them each completion has."""
+        first, prompt_of_each = first_of_each(self._bank.prompt_index)
+        prompts = [self._bank.prompt_ids[i] for i in first.tolist()]
+        input_ids = pad_ids(prompts, self._tokenizer.pad_token_id).to(self.accelerator.device)
+        with self._whole_model(), self.accelerator.autocast():
+            media = self._bank.forward_inputs(first, with_masks=False)
+            media = self.aurora.media_of_rows(media, media.pop("clip_index"))
+            embeds = self.aurora.base_model.embed_inputs(input_ids, **media)
+        return [row[: len(ids)] for row, ids in zip(embeds, prompts, strict=True)], prompt_of_each
+
+    @torch.no_grad()
+    def _rollout_seg_states(self, completion_ids_list: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The states at the `[SEG]` of each completion `(B, H)` or `(B, K, H)`, and whether there are such."""
+        device = self.accelerator.device
+        completion_ids = pad_ids(completion_ids_list, self._tokenizer.pad_token_id).to(device)
+        completion_mask = pad_ids([[1] * len(ids) for ids in completion_ids_list], 0).to(device)
+        positions = self.processing_class.find_seg_positions(completion_ids, completion_mask)
+        recorded = self._generation_states
+        unread = torch.ones((), dtype=torch.bool, device=device)
+        if self._states_read is None:
+            states, has_seg, known = gather_seg_states(recorded, positions)
+        else:  # `mask_truncated_completions` hides those that were cut from this pass
+            states, known = self._states_read
+            has_seg = positions >= 0
+        if recorded or self._states_read is not None:
+            unread = (has_seg & ~known).any()
+        self._generation_states, self._states_read = [], None
+        # A completion cut right at `[SEG]` was never read at that token. All ranks run this forward, or none does.
+        if self.accelerator.gather(unread[None]).any():
+            late = self._read_written(completion_ids_list, positions)
+            states = torch.where(known[..., None], states, late)
+        return states, has_seg
+
+    def _read_written(self, completion_ids_list: list[list[int]], positions: torch.Tensor) -> torch.Tensor:
+        """States at places of completions by forwards over whole sequences, as many at a time as training takes."""
+        prompt_ids = self._bank.prompt_ids
+        written = [prompt + ids for prompt, ids in zip(prompt_ids, completion_ids_list, strict=True)]
+        lengths = torch.tensor([len(ids) for ids in prompt_ids], device=positions.device)
+        positions = positions + along_rows(lengths, positions)
+        size = self.args.per_device_train_batch_size
+        checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+        states = []
+        with self._whole_model(), checkpointing, self.accelerator.autocast():
+            for start in range(0, len(written), size):
+                rows = slice(start, start + size)
+                media = self._bank.forward_inputs(self._samples[rows], with_masks=False)
+                media = self.aurora.media_of_rows(media, media.pop("clip_index"))
+                pad_token_id = self._tokenizer.pad_token_id
+                states.append(read_states(self.aurora, written[rows], positions[rows], pad_token_id, **media))
+        return torch.cat(states)
