@@ -5,7 +5,7 @@ SEED ?= 1
 OUTPUT ?= outputs/tiny
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-fast quality docs bench bench-gpu
+.PHONY: demo test test-fast test-app test-vllm quality docs bench bench-gpu
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,7 +15,8 @@ $(INSTALLED): pyproject.toml
 # The four phases on the synthetic world, evaluated, with a report. Run again, it continues where it was cut.
 demo: $(INSTALLED)
 	$(VENV)/bin/aurora run recipes/tiny/pipeline.yaml --output_dir $(OUTPUT) --seed $(SEED)
-	@echo "The report: $(OUTPUT)/report.md"
+	@echo "The report: $(OUTPUT)/report.html"
+	@echo "The page, after pip install -e '.[app]': $(VENV)/bin/aurora app $(OUTPUT)/grpo"
 
 # Two workers: the suite waits for processes that it starts, and uses one core of two by itself.
 WORKERS ?= 2
@@ -26,6 +27,22 @@ test: $(INSTALLED)
 
 test-fast: $(INSTALLED)
 	$(PYTEST) -m "not slow"
+
+# The page in a real browser; needs a Chromium (`apt-get install chromium`).
+test-app: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[app]" playwright
+	$(VENV)/bin/python -m pytest -q tests/app
+
+VLLM_VENV ?= .venv-vllm
+$(VLLM_VENV)/.installed: pyproject.toml tests/helpers/install_vllm.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(VLLM_VENV)/bin/python tests/helpers/install_vllm.py
+	touch $@
+
+# Rollouts by vLLM, CPU build: as a server and in the trainer's process.
+test-vllm: $(VLLM_VENV)/.installed
+	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(VLLM_VENV)/bin/python -m pytest -q tests/generation/test_vllm.py
 
 quality: $(INSTALLED)
 	$(VENV)/bin/ruff check .

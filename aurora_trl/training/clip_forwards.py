@@ -1,6 +1,6 @@
 """The two forwards of GRPO over completions with clips: one row for each, or one for all of a prompt."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,24 +11,10 @@ from ..models.shared_prefix import IGNORE_INDEX, first_of_each, shared_rows
 from .mask_losses import draw_mask_frames
 from .mask_targets import MaskTargets
 
+# Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
+# completion, and what the mask head made of it, by name.
+ForwardOutput = tuple[torch.Tensor, torch.Tensor | None, tuple[Any, dict[str, torch.Tensor]]]
 _SEG_OUTPUTS = ("mask_logits", "seg_features", "existence_logits", "seg_states")
-
-
-class SegOutput(NamedTuple):
-    """
-    What a forward says about `[SEG]`.
-
-    Attributes:
-        positions (`torch.Tensor` of shape `(B,)` or `(B, K)`, *optional*): where it stands, -1 where there is none.
-        made (`dict[str, torch.Tensor]`): what the mask head made of it, by name; nothing where it was not asked.
-    """
-
-    positions: torch.Tensor | None = None
-    made: dict[str, torch.Tensor] = {}  # nobody writes into it
-
-
-# Log-probabilities and entropy `(B, C)`, the latter not from a reference model.
-ForwardOutput = tuple[torch.Tensor, torch.Tensor | None, SegOutput]
 
 
 class ClipForwards(Trainer):
@@ -68,8 +54,8 @@ class ClipForwards(Trainer):
         self._seg_output = seg_outputs[-1]
         if self._reads_states:
             self._states_read = (
-                torch.cat([output.made["seg_states"] for output in seg_outputs]),
-                torch.cat([output.positions >= 0 for output in seg_outputs]),
+                torch.cat([output["seg_states"] for _, output in seg_outputs]),
+                torch.cat([positions >= 0 for positions, _ in seg_outputs]),
             )
             self._reads_states = False
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
@@ -97,7 +83,7 @@ class ClipForwards(Trainer):
             )
         log_probs = output.log_probs[:, -completion_length:]
         entropy = None if output.entropy is None else output.entropy[:, -completion_length:]
-        return log_probs, entropy, SegOutput(positions, _seg_outputs(output))
+        return log_probs, entropy, (positions, _seg_outputs(output))
 
     def _shared_forward(
         self,
@@ -143,7 +129,7 @@ class ClipForwards(Trainer):
             )
         log_probs = rows.collect(output.log_probs)[:, :-1]
         entropy = None if output.entropy is None else rows.collect(output.entropy)[:, :-1]
-        return log_probs, entropy, SegOutput(seg_positions, _seg_outputs(output))
+        return log_probs, entropy, (seg_positions, _seg_outputs(output))
 
     @property
     def _masks_train(self) -> bool:

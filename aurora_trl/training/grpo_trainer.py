@@ -26,7 +26,6 @@ from ..models.objects import union_logits
 from ..models.processing_aurora import AuroraProcessor
 from ..models.shared_prefix import shares_prefix
 from ..prompts import is_reflective
-from .clip_forwards import SegOutput
 from .data_wait import DataWaitLog
 from .epoch_order import EpochOrder
 from .features.cache import FeatureCaching
@@ -175,6 +174,7 @@ class AuroraGRPOTrainer(
         for patched in models:
             add_mask_head(patched)
         self._shares_prefix = shares_prefix(models, args.shared_prefix)
+        add_sample_log(self)
         self.use_vllm = args.use_vllm = samples_with_vllm
         if samples_with_vllm:
             self._last_loaded_step = -1  # TRL's: at which step weights were sent
@@ -186,7 +186,6 @@ class AuroraGRPOTrainer(
                 eos_token_ids=self.eos_token_ids,
                 embed_prompts=self._embed_prompts,
             )
-        add_sample_log(self)
 
     def _get_train_sampler(self, dataset: Any = None) -> RolloutSampler:
         """TRL's order, or that of a mixture, in which a rollout's rows are marked where they come again."""
@@ -366,8 +365,8 @@ class AuroraGRPOTrainer(
         self._samples = inputs["sample_index"]
         loss = super()._compute_loss(model, inputs)
         seg_positions, output = self._seg_output
-        self._seg_output = SegOutput()
-        if seg_positions is None or "mask_logits" not in output:
+        self._seg_output = (None, {})
+        if "mask_logits" not in output:
             return loss
         targets = MaskTargets(**self._bank.targets(inputs["sample_index"]))
         extra, metrics = seg_losses(

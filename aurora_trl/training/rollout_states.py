@@ -51,15 +51,17 @@ class RolloutStates(ClipForwards):
         completion_ids = pad_ids(completion_ids_list, self._tokenizer.pad_token_id).to(device)
         completion_mask = pad_ids([[1] * len(ids) for ids in completion_ids_list], 0).to(device)
         positions = self.processing_class.find_seg_positions(completion_ids, completion_mask)
-        nothing_read = self._states_read is None and not self._generation_states
+        recorded = self._generation_states
+        unread = torch.ones((), dtype=torch.bool, device=device)
         if self._states_read is None:
-            states, has_seg, known = gather_seg_states(self._generation_states, positions)
+            states, has_seg, known = gather_seg_states(recorded, positions)
         else:  # `mask_truncated_completions` hides those that were cut from this pass
             states, known = self._states_read
             has_seg = positions >= 0
+        if recorded or self._states_read is not None:
+            unread = (has_seg & ~known).any()
         self._generation_states, self._states_read = [], None
         # A completion cut right at `[SEG]` was never read at that token. All ranks run this forward, or none does.
-        unread = (has_seg & ~known).any() | nothing_read
         if self.accelerator.gather(unread[None]).any():
             late = self._read_written(completion_ids_list, positions)
             states = torch.where(known[..., None], states, late)

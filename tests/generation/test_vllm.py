@@ -158,7 +158,7 @@ def test_log_probs_are_the_trainers_before_and_after_steps(
     torch.manual_seed(0)
     for parameter in trainer.aurora.policy.parameters():
         if parameter.requires_grad:
-            parameter.data += 0.05 * torch.randn_like(parameter)
+            parameter.data += (0.2 if lora else 0.05) * torch.randn_like(parameter)
     sync, engine.sync_weights = engine.sync_weights, lambda: None
     trainer.evaluate(rows)
     engine.sync_weights, trainer._last_loaded_step = sync, -1
