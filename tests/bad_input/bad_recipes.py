@@ -290,9 +290,9 @@ KINDS = [
     phase(
         "steps that can not be shared",
         "chain.yaml",
-        "1 micro-batches",
-        launch={"num_processes": 1},
-        flags=("--num-processes", "2"),
+        "can not share evenly",
+        launch={"num_processes": 2},
+        flags=("--num-processes", "7"),
     ),
     phase(
         "a number of micro-steps that is a text",

@@ -401,7 +401,10 @@ def test_data_steps_run_on_the_processes_that_training_has(write, world):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("torchrun --nproc_per_node 2 -m aurora_trl.cli annotate {world} --annotator a:b --output o", None),
+        (
+            "torchrun --nproc_per_node 2 -m aurora_trl.cli annotate {world} --annotator synthetic:{world} --output o",
+            None,
+        ),
         ("accelerate launch --num_processes 2 -m aurora_trl.cli anotate x", "invalid choice: 'anotate'"),
         (
             "torchrun --nproc_per_node 2 -m aurora_trl.cli annotate no/data --annotator a:b --output o",

@@ -24,7 +24,7 @@ from aurora_trl import AuroraGRPOConfig, AuroraSFTConfig
 from aurora_trl.chain.definition import STEP_KEYS, load_pipeline
 from aurora_trl.chain.launched_phase import divide_words
 from aurora_trl.cli import build_parser
-from aurora_trl.data.schema import COLUMNS
+from aurora_trl.data.schema import COLUMNS, OPTIONAL_COLUMNS
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe
 
 PAGES = [
@@ -136,7 +136,7 @@ def check_yaml(text):
 
 def check_rows(text):
     for line in text.splitlines():
-        assert set(json.loads(line)) <= {*COLUMNS, "mask_value"}
+        assert set(json.loads(line)) <= {*COLUMNS, *OPTIONAL_COLUMNS}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
