@@ -189,7 +189,7 @@ def test_rows_of_revos_are_scored_with_their_foreground_and_kind(tmp_path):
     again = MaskScorer(PROTOCOLS["revos"])
     for number, row in enumerate(rows):
         masks = torch.from_numpy(load_masks(row)).float()
-        assert scorer.add(Answer(row, "It is [SEG].", 40 * masks - 20, 3), number, 3) == 1.0
+        assert scorer.add(Answer(row, "It is [SEG].", 40 * masks - 20, 3), number, 3)["J"] == 1.0
         again.restore(row, number, scorer.metrics.kept(number))
     clips = dict(enumerate("abc"))
     scores = scorer.compute(clips)
