@@ -116,10 +116,12 @@ class AuroraCheckpoints(Trainer):
                 self.state.best_model_checkpoint = str(folder)
                 if self.args.should_save:
                     self.state.save_to_json(str(aside / "trainer_state.json"))
+            # A process that writes nothing comes first, and would list files that another is still writing.
+            self.accelerator.wait_for_everyone()
             # Each process lists what it sees: on a network file system one may not see yet what another has written.
             seen = gather_object([list_files(aside)]) if self.args.world_size > 1 else [list_files(aside)]
             if self.args.should_save:
-                files = {name: size for one in seen for name, size in one.items()}
+                files = {name: max(one.get(name, 0) for one in seen) for name in sorted(set().union(*seen))}
                 bring_to_disk(aside)
                 write_manifest(aside, files, weights_only=self.args.save_only_model)
                 require_held(run_dir / LOCK_FILE)
