@@ -91,7 +91,7 @@ COMMANDS = {
     "annotate": ("annotate WORLD --annotator synthetic:WORLD --output out.jsonl", "out.journal.jsonl"),
     "evaluate": (
         "evaluate MODEL --data WORLD --max-rows 6 --output out --max-new-tokens 8",
-        "out.answers-0.journal.jsonl",
+        "out.logits/",
     ),
     "segment": ("segment --model MODEL --frames FRAME --reference it --output out --max-new-tokens 8", "out/"),
     "mine": ("mine MODEL WORLD --max-rows 8 --output out.jsonl --max-new-tokens 8", "out.journal.jsonl"),

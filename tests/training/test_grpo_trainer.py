@@ -136,7 +136,7 @@ def test_mask_losses_of_drawn_frames(
         seen.append((mask_logits.detach(), masks, has_seg))
         return mask_losses(mask_logits, masks, has_seg, args)
 
-    monkeypatch.setattr("aurora_trl.training.grpo_trainer.mask_losses", spy)
+    monkeypatch.setattr("aurora_trl.training.seg_losses.mask_losses", spy)
     trainers = []
     for frames in (None, 3):
         model = AuroraModel.from_pretrained(drawing_checkpoint)
