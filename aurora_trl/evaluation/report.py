@@ -95,9 +95,7 @@ def write_report(
         parts += ["## J by what it takes to resolve the reference\n", kind_table(metrics).markdown()]
     if metrics[last]["swaps"]:
         parts += ["## What the model listens to\n", swap_table(last, metrics[last]).markdown()]
-    parts += ["## Training\n", *_curve_section(output_dir, curves)]
-    if _rewards_synonyms(trainings):
-        parts.append(f"Other names of a class were rewarded, too, by the table of synonyms `{TABLE_NAME}`.\n")
+    parts += ["## Training\n", *_curve_section(output_dir, curves), *_synonym_section(trainings)]
     parts += [f"## Answers of {last}\n", *_picture_section(output_dir, chosen, rows, answers[last][0]["split"])]
     if durations:
         parts += ["## Time\n", duration_table(durations, price_per_hour).markdown()]
@@ -193,9 +191,12 @@ def _read_curves(trainings: Mapping[str, Path], colors: Mapping[str, str]) -> di
     return {title: curves for title, group, names in groups if (curves := read_curves(group, names, colors))}
 
 
-def _rewards_synonyms(trainings: Mapping[str, Path]) -> bool:
+def _synonym_section(trainings: Mapping[str, Path]) -> list[str]:
+    """Names the table by which other names of a class were rewarded."""
     states = (folder / "trainer_state.json" for folder in trainings.values())
-    return any(_SYNONYM_REWARD in entry for state in states for entry in read_history(state))
+    if not any(_SYNONYM_REWARD in entry for state in states for entry in read_history(state)):
+        return []
+    return [f"Other names of a class were rewarded, too, by the table of synonyms `{TABLE_NAME}`.\n"]
 
 
 def _curve_section(output_dir: Path, groups: Mapping[str, Curves]) -> list[str]:

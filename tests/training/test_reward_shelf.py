@@ -9,7 +9,7 @@ import torch
 from aurora_trl.data.masks import NO_TARGET
 from aurora_trl.evaluation.class_synonyms import TABLE, TABLE_NAME, index_synonyms
 from aurora_trl.evaluation.metrics.frames import boundary_f
-from aurora_trl.evaluation.report import _curve_section
+from aurora_trl.evaluation.report import _synonym_section
 from aurora_trl.training.rewards import (
     REWARDS,
     boundary_reward,
@@ -112,8 +112,7 @@ def test_the_report_names_the_table(tmp_path):
         history = [{"step": step, "reward": 0.5, f"rewards/{name}_reward/mean": 0.5} for step in (1, 2)]
         (tmp_path / name).mkdir()
         (tmp_path / name / "trainer_state.json").write_text(json.dumps({"log_history": history}))
-        (tmp_path / name / "pictures").mkdir()
-        text = "".join(_curve_section(tmp_path / name, {"grpo": tmp_path / name}))
+        text = "".join(_synonym_section({"grpo": tmp_path / name}))
         assert (TABLE_NAME in text) == (name == "synonym_class")
 
 
