@@ -31,6 +31,11 @@ def evaluated(drawing_checkpoint, world, tmp_path_factory):
     processor = AuroraProcessor.from_pretrained(drawing_checkpoint)
     rows = load_refavs(world, "train").select(range(0, 12, 2)).to_list()
     splits = {"train": rows, "test_n": load_refavs(world, "test_n").select(range(3)).to_list()}
+    # What two protocols ask of rows besides masks.
+    kinds = [PROTOCOLS[name].kinds[0] for name in ("revos", "omniavs")]
+    for split in splits.values():
+        for number, row in enumerate(split):
+            row.update(reference_kind=kinds[number % 2], foreground_masks=row["masks"] or rows[0]["masks"])
     settings = {"swaps": ["video"], "batch_size": 4, "max_new_tokens": 8}
     folder = tmp_path_factory.mktemp("rescoring")
     evaluate_model(model, processor, splits, folder / "all", protocol=BY_MASK, **settings)
