@@ -238,9 +238,9 @@ def answer_batch(
         late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **repeated)
         seg_states = torch.where(known[..., None], seg_states, late)
 
-    seg_features = model.project(seg_states)
-    mask_logits = model.decode_features(seg_features, mask_embeddings, clip_index)
-    features = _features_of_answers(seg_features, has_seg)
+    mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
+    there = has_seg if model.seg_existence is None else has_seg & (model.seg_existence(seg_states) >= 0)
+    features = _features_of_answers(model.project(seg_states), there)
     sizes = [tuple(clips[i]["frame_size"].tolist()) for i in order]
     drawn = _restore_answers(processor, mask_logits, has_seg, sizes)
     texts = processor.batch_decode(
@@ -256,11 +256,11 @@ def answer_batch(
     ]
 
 
-def _features_of_answers(seg_features: torch.Tensor, has_seg: torch.Tensor) -> list[torch.Tensor | None]:
-    """Of features `(B, E)` or `(B, K, E)`, those of the `[SEG]` that each answer has, `(N, E)`; None for none."""
+def _features_of_answers(seg_features: torch.Tensor, there: torch.Tensor) -> list[torch.Tensor | None]:
+    """Of features `(B, E)` or `(B, K, E)`, those of the objects that are there, `(N, E)`; None for none."""
     each = seg_features.unsqueeze(1) if seg_features.dim() == 2 else seg_features
-    counts = has_seg.reshape(len(has_seg), -1).sum(dim=1).tolist()
-    return [features[:count].cpu() if count else None for features, count in zip(each, counts, strict=True)]
+    kept = there.reshape(len(there), -1)
+    return [features[own].cpu() if bool(own.any()) else None for features, own in zip(each, kept, strict=True)]
 
 
 def _restore_answers(

@@ -74,7 +74,10 @@ def draw_frames(
 
     Raises:
         `DataError`: names the file that can not be read.
+        `ValueError`: for a model with a spatial prompt, which the stream of frames does not carry.
     """
+    if model.seg_spatial is not None:
+        raise ValueError("every frame: this model has a spatial prompt, which is given to its own frames alone")
     height, width = frame_size(row)
     frames = stream_frames(row, numbers)
     times: Sequence[float | None] = [None] * len(numbers) if seconds is None else seconds
