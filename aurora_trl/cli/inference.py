@@ -182,6 +182,7 @@ def _kind_of(root: str) -> Callable[[dict[str, Any]], str] | None:
 def _segment(arguments: argparse.Namespace) -> None:
     from ..data.media.streaming import choose_frames
     from ..generation.engines import choose_engine
+    from ..generation.every_frame import require_streamable
     from ..generation.pipeline import AuroraPipeline
     from ..generation.segment import write_segmentation
     from ..progress import Progress
@@ -206,6 +207,8 @@ def _segment(arguments: argparse.Namespace) -> None:
     pipeline = AuroraPipeline.from_pretrained(arguments.model, device=arguments.device)
     choose_engine(arguments.engine, pipeline.model)
     pipeline.model.generation_engine = arguments.engine
+    if arguments.every_frame:
+        require_streamable(pipeline.model)
     result = pipeline(arguments.reference, max_new_tokens=arguments.max_new_tokens, **clip)
     say(result.reasoning)
     if arguments.every_frame:

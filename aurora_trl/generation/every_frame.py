@@ -47,6 +47,12 @@ def masks_of_frame_size(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarr
     return (planes > 0).to(torch.uint8).cpu().numpy()
 
 
+def require_streamable(model: AuroraModel) -> None:
+    """Raise `ValueError` for a model with a spatial prompt, which a stream of frames does not carry."""
+    if model.seg_spatial is not None:
+        raise ValueError("every frame: this model has a spatial prompt, which is given to its own frames alone")
+
+
 @torch.no_grad()
 def draw_frames(
     model: AuroraModel,
@@ -61,7 +67,7 @@ def draw_frames(
     are read, encoded and decoded in chunks, so that memory does not grow with their number.
 
     Args:
-        model (`AuroraModel`): in eval mode.
+        model (`AuroraModel`): in eval mode; see `require_streamable`.
         processor (`AuroraProcessor`): the model's.
         row (`dict`): the clip.
         seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): projected states at the `[SEG]` of the answer,
@@ -74,10 +80,7 @@ def draw_frames(
 
     Raises:
         `DataError`: names the file that can not be read.
-        `ValueError`: for a model with a spatial prompt, which the stream of frames does not carry.
     """
-    if model.seg_spatial is not None:
-        raise ValueError("every frame: this model has a spatial prompt, which is given to its own frames alone")
     height, width = frame_size(row)
     frames = stream_frames(row, numbers)
     times: Sequence[float | None] = [None] * len(numbers) if seconds is None else seconds

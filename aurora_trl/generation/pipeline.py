@@ -16,7 +16,7 @@ from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
 from .answers import Answer, answer_rows, find_device
 from .clip_loader import ClipLoader
-from .every_frame import FrameMasks, draw_frames, masks_of_frame_size
+from .every_frame import FrameMasks, draw_frames, masks_of_frame_size, require_streamable
 from .given_media import Frames, Sound, rows_of_clips
 
 # Of masks that are held at once: a clip with more is drawn frame by frame.
@@ -145,6 +145,8 @@ class AuroraPipeline:
         every = video is not None and isinstance(frames, str) and frames == "all"
         if not every and (fps is not None or start or end is not None):
             raise ValueError('`fps`, `start` and `end` go with a video and `frames="all"`')
+        if every:
+            require_streamable(self.model)
         is_one = isinstance(reference, str)
         references = [reference] if isinstance(reference, str) else list(reference)
         with rows_of_clips(references, video, None if every else frames, audio) as rows:
@@ -209,9 +211,10 @@ class AuroraPipeline:
             `Iterator[FrameMasks]`: the frames with their masks.
 
         Raises:
-            `ValueError`, `DataError`: at once, where no such frames can be chosen, or the clip was given as pixels,
-                which are not kept.
+            `ValueError`, `DataError`: at once, where no such frames can be chosen, the clip was given as pixels, which
+                are not kept, or the model has a spatial prompt, which such frames do not get.
         """
+        require_streamable(self.model)
         named = result.row.get("frames") or [result.row.get("video")]
         gone = next((name for name in named if not name or not Path(split_moment(name)[0]).is_file()), None)
         if gone is not None:

@@ -138,6 +138,7 @@ class AuroraGRPOTrainer(
         unwrap_aurora(model).mask_decoder.frames_at_once = args.mask_frames_at_once
         unwrap_aurora(model).prefill_tokens = args.prefill_tokens
         choose_engine(args.generation_engine, unwrap_aurora(model))
+        unwrap_aurora(model).generation_engine = args.generation_engine  # for samples that are logged, too
         self._media_frozen = args.freeze_vision_tower and args.freeze_audio_tower and args.freeze_connector
         self._banks: dict[str, ClipBank] = {}
         # The completions that the next forward is about, as indices into the bank.
@@ -307,8 +308,7 @@ class AuroraGRPOTrainer(
         if self.use_vllm:
             return super()._generate_single_turn(*args, **kwargs)
         # In the precision of training, which has float32 weights beside those of the checkpoint.
-        engine = self.args.generation_engine
-        with recorded_generation(self.aurora, engine) as states, self.accelerator.autocast():
+        with recorded_generation(self.aurora) as states, self.accelerator.autocast():
             completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
         self._generation_states = states
         return completion_ids, logprobs

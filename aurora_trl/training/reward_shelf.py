@@ -1,5 +1,5 @@
 """
-Rewards beyond the paper's three: outlines, steadiness, length, other names of a class, boxes and points. They are
+Rewards beyond the paper's three: outlines, steadiness, length, other names of a class. They are
 called as TRL calls them, and never raise for what a model wrote. Where a row lacks what one compares with it gives
 None, which TRL leaves out.
 """

@@ -1,7 +1,10 @@
 """A cache of fixed size for a step that is compiled."""
 
+from typing import Any
+
 import torch
 from transformers import Cache, StaticCache
+from transformers.cache_utils import StaticLayer
 
 
 def fixed_cache(cache: Cache, length: int) -> StaticCache:
@@ -23,9 +26,7 @@ def fixed_cache(cache: Cache, length: int) -> StaticCache:
     return fixed
 
 
-def _fixed_layer(layer, length: int):  # type: ignore[no-untyped-def]
-    from transformers.cache_utils import StaticLayer
-
+def _fixed_layer(layer: Any, length: int) -> StaticLayer:
     fixed = StaticLayer(max_cache_len=length)
     keys, values = layer.keys, layer.values
     layer.keys = layer.values = None
