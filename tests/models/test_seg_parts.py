@@ -9,6 +9,7 @@ from aurora_trl.generation.answers import answer_batch
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.generation.engines import compiled, gather_seg_states, read_states, record_last_states
+from aurora_trl.generation.pipeline import AuroraPipeline
 from aurora_trl.models.seg_head import ABSENT_LOGIT, empty_absent
 from aurora_trl.models.seg_parts import LayerMix, SpatialPrompt
 from aurora_trl.models.shared_prefix import allow_shared_prefix
@@ -187,3 +188,10 @@ def test_a_compiled_answer_is_the_same(drawing_checkpoint, cot_rows, processor, 
     # Also where none of them gets as far as `[SEG]`: there is no state whose width could be looked up.
     (cut,) = answer_batch(model, processor, cot_rows.to_list()[:1], loader, max_new_tokens=1, engine="compiled")
     assert cut.mask_logits is None
+
+
+def test_every_frame_is_refused_before_anything_is_asked(drawing_checkpoint, processor):
+    """A stream of frames does not carry the spatial prompt."""
+    pipe = AuroraPipeline(strong_model(drawing_checkpoint), processor)
+    with pytest.raises(ValueError, match="every frame: this model has a spatial prompt"):
+        pipe("the drum", video="nowhere.mp4", frames="all")
