@@ -18,7 +18,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from ..base import text_position_ids
 from ..causal import CausalPolicy
@@ -93,11 +93,11 @@ class TextEncoderModel(TextEncoderPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithPast:
         if position_ids is None and input_ids is not None:
             position_ids = text_position_ids(input_ids, attention_mask)
         output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
-        return BaseModelOutput(last_hidden_state=output.last_hidden_state)
+        return BaseModelOutputWithPast(last_hidden_state=output.last_hidden_state)
 
 
 class TextEncoderForConditionalGeneration(CausalPolicy, TextEncoderPreTrainedModel, GenerationMixin):
@@ -158,14 +158,8 @@ class TextEncoderForConditionalGeneration(CausalPolicy, TextEncoderPreTrainedMod
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
-    ) -> CausalLMOutput:
-        hidden = self.model(input_ids, attention_mask, position_ids).last_hidden_state
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden[:, kept])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
-        return CausalLMOutput(loss=loss, logits=logits)
+    ) -> CausalLMOutputWithPast:
+        return self.score_tokens(self.model(input_ids, attention_mask, position_ids), labels, logits_to_keep)
 
 
 AutoConfig.register(TextEncoderConfig.model_type, TextEncoderConfig)
