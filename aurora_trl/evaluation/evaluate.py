@@ -24,7 +24,7 @@ from .answer_log import AnswerLog, evaluation_settings, remove_answer_logs
 from .kept_logits import KeptLogits
 from .metrics import get_protocol
 from .score_files import ScoreFiles
-from .scoring import Scorers, describe_answer, require_scorable
+from .scoring import Scorers, describe_answer, name_clips, require_scorable
 
 _LONGEST_WAIT = timedelta(days=1)
 
@@ -80,6 +80,8 @@ def evaluate_model(
             require_scorable(rows, rules)
     output_dir = Path(output_dir)
     state = process_state()
+    all_rows = {split: [dict(row) for row in rows] for split, rows in splits.items()}
+    clip_names = name_clips(all_rows)
     runs: list[tuple[str, str | None]] = [(split, None) for split in splits]
     runs += [(next(iter(splits)), swap) for swap in swaps]
     shares = [process_share(len(splits[split]), batch_size) for split, _ in runs]
@@ -94,7 +96,7 @@ def evaluate_model(
         log = AnswerLog(output_dir, state.process_index, evaluation_settings(checkpoint, splits, **settings))
     with log or nullcontext():
         for run, ((split, swap), share) in enumerate(zip(runs, shares, strict=True)):
-            rows = [dict(row) for row in splits[split]]
+            rows = all_rows[split]
             asked = rows if swap is None else swap_modality(rows, swap)
             scorer = Scorers(protocols)
             records: list[tuple[int, dict[str, Any]]] = []
@@ -108,7 +110,7 @@ def evaluate_model(
             todo_rows = [asked[number] for number in todo]
             # In a thread, while the model is at the next answers; `scorer` and `log` are that thread's meanwhile.
             place = (run, split, swap)
-            score = partial(_score, processor, place, scorer, log, kept_logits, kind_of)
+            score = partial(_score, processor, place, scorer, log, kept_logits, clip_names, kind_of)
             with ReadAheadLoader(processor, todo_rows, ahead=batch_size, cache_clips=2 * batch_size) as loader:
                 answers = answer_rows(
                     model, processor, todo_rows, batch_size=batch_size, max_new_tokens=max_new_tokens, loader=loader
@@ -143,6 +145,7 @@ def _score(
     scorer: Scorers,
     log: AnswerLog | None,
     kept_logits: KeptLogits | None,
+    clip_names: Mapping[tuple[Any, ...], str],
     kind_of: Callable[[Row], str] | None,
     answered: tuple[int, Row, Answer],
 ) -> tuple[int, dict[str, Any]]:
@@ -152,7 +155,8 @@ def _score(
     record = describe_answer(answer, processor.num_frames, processor.max_objects)
     record["scores"] = scorer.add(answer, number, processor.num_frames)
     record["j"] = next(iter(record["scores"].values()))["J"]
-    record.update(split=split, swap=swap, kind=kind_of(row) if kind_of else row.get("reference_kind"), row=number)
+    record.update(clip=clip_names[clip_key(row)], split=split, swap=swap, row=number)
+    record["kind"] = kind_of(row) if kind_of else row.get("reference_kind")
     if kept_logits:
         kept_logits.save(split, swap, number, answer)
     if log:

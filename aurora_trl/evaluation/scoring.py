@@ -1,6 +1,5 @@
 """From an answer to what it scores by a protocol."""
 
-import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -52,8 +51,6 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1) -> di
     class_name, said = row.get("class_name"), extract_class(answer.completion)
     return {
         "id": row["id"],
-        # Rows of a clip are no independent samples: their scores stand and fall together.
-        "clip": hashlib.sha256(repr(clip_key(row)).encode()).hexdigest()[:12],
         "reference": row["reference"],
         "class_name": class_name,
         "completion": answer.completion,
@@ -68,6 +65,23 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1) -> di
         "reflective": is_reflective(answer.completion),
         "masks": [encode_rle(mask) for mask in drawn.numpy()],
     }
+
+
+def name_clips(splits: Mapping[str, Sequence[Row]]) -> dict[tuple[Any, ...], str]:
+    """
+    A name for each clip: `SPLIT/NUMBER` of the first row that shows it, the same wherever the dataset lies.
+
+    Args:
+        splits (`Mapping[str, Sequence[dict]]`): rows, by the split's name.
+
+    Returns:
+        `dict`: by `clip_key`. Rows of a clip are no independent samples: their scores stand and fall together.
+    """
+    names: dict[tuple[Any, ...], str] = {}
+    for split, rows in splits.items():
+        for number, row in enumerate(rows):
+            names.setdefault(clip_key(row), f"{split}/{number}")
+    return names
 
 
 class Scorers:
