@@ -10,7 +10,10 @@ def leave_out_foreign_warnings() -> None:
     warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
     # DeepSpeed 0.18 and 0.19, wherever there is no GPU, also where it is not used.
     logging.getLogger("DeepSpeed").addFilter(_is_news)
+    # bitsandbytes 0.49, on a CPU that computes in bfloat16, also where nothing has 4 bits.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return "Setting accelerator to CPU" not in record.getMessage()
+    said = record.getMessage()
+    return "Setting accelerator to CPU" not in said and "Failed to load CPU gemm_4bit_forward" not in said

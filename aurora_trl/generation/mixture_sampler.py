@@ -33,15 +33,15 @@ class MixtureSampler(Sampler[int]):
         self.epoch = 0
         self.length = len(dataset)
         weights = source_weights(dataset)
-        places: dict[str, list[int]] = {name: [] for name in weights}
-        for place, name in enumerate(dataset[SOURCE_COLUMN]):
-            places[name].append(place)
-        self.places = list(places.values())
+        numbers: dict[str, list[int]] = {name: [] for name in weights}
+        for number, name in enumerate(dataset[SOURCE_COLUMN]):
+            numbers[name].append(number)
+        self.rows = list(numbers.values())  # their numbers, by source
         self.shares = [weight / sum(weights.values()) for weight in weights.values()]
         # Each with an order of its own.
         self.clips = [
-            ClipGroupSampler(dataset.select(own), seed + number) if by_clip else None
-            for number, own in enumerate(self.places)
+            ClipGroupSampler(dataset.select(own), seed + source) if by_clip else None
+            for source, own in enumerate(self.rows)
         ]
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class MixtureSampler(Sampler[int]):
         return islice(self._rows(), self.epoch * self.length, (self.epoch + 1) * self.length)
 
     def _rows(self) -> Iterator[int]:
-        passes = [self._groups(number) for number in range(len(self.places))]
+        passes = [self._groups(number) for number in range(len(self.rows))]
         drawn = [0] * len(passes)
         while True:
             source = self._next_source(drawn)
@@ -70,11 +70,11 @@ class MixtureSampler(Sampler[int]):
 
     def _groups(self, source: int) -> Iterator[list[int]]:
         """The rows of a source that come together, pass after pass."""
-        places, clips = self.places[source], self.clips[source]
+        rows, clips = self.rows[source], self.clips[source]
         for number in count():
             if clips is None:
                 generator = torch.Generator().manual_seed((self.seed + source) * 100003 + number)
-                order = torch.randperm(len(places), generator=generator).tolist()
-                yield from ([places[i]] for i in order)
+                order = torch.randperm(len(rows), generator=generator).tolist()
+                yield from ([rows[i]] for i in order)
             else:
-                yield from ([places[i] for i in group] for group in clips.draw_groups(number))
+                yield from ([rows[i] for i in group] for group in clips.draw_groups(number))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import av
 import numpy as np
@@ -15,7 +15,31 @@ _SAMPLES_AT_ONCE = 1024  # what AAC takes
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 
-class VideoWriter:
+class _Writer:
+    """A context manager over a file of media: its end is written where all went well, and it is closed in any case."""
+
+    def __init__(self, file: str | Path | IO[bytes], container: str):
+        target: Any = str(file) if isinstance(file, str | Path) else file
+        self._container: Any = av.open(target, "w", format=container)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush()
+        finally:
+            self._container.close()
+
+    def _flush(self) -> None:
+        """Write what the encoders hold."""
+        raise NotImplementedError
+
+
+class VideoWriter(_Writer):
     """
     An MP4 for browsers and players: H.264, and AAC where there is sound. A context manager; nothing is kept in memory
     but what the encoders hold.
@@ -45,8 +69,7 @@ class VideoWriter:
         if sampling_rate not in (None, *_AAC_RATES):
             raise ValueError(f"`sampling_rate` must be one of {', '.join(map(str, _AAC_RATES))}, got {sampling_rate}")
         self._height, self._width = (max(2, side - side % 2) for side in size)  # yuv420p wants even sides
-        target: Any = str(file) if isinstance(file, str | Path) else file
-        self._container: Any = av.open(target, "w", format="mp4")
+        super().__init__(file, "mp4")
         rate = Fraction(max(frame_rate, 1.0)).limit_denominator(1001)
         self._video: Any = self._container.add_stream("h264", rate=rate, options=dict(options or {}))
         self._video.width, self._video.height, self._video.pix_fmt = self._width, self._height, "yuv420p"
@@ -57,18 +80,6 @@ class VideoWriter:
             self._sound.bit_rate = sound_bit_rate
         self._samples, self._waiting = 0, np.zeros(0, np.float32)
         self._last = -1
-
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._flush()
-        finally:
-            self._container.close()
 
     def add(self, picture: np.ndarray, seconds: float) -> None:
         """
@@ -110,7 +121,7 @@ class VideoWriter:
             self._container.mux(self._sound.encode())
 
 
-class MaskVideoWriter:
+class MaskVideoWriter(_Writer):
     """
     A Matroska video of masks without loss (FFV1, grey: 0 or 255), which FFmpeg, OpenCV and PyAV read to the same
     pixels. A context manager.
@@ -121,25 +132,12 @@ class MaskVideoWriter:
     """
 
     def __init__(self, file: str | Path | IO[bytes], size: tuple[int, int]):
-        target: Any = str(file) if isinstance(file, str | Path) else file
-        self._container: Any = av.open(target, "w", format="matroska")
+        super().__init__(file, "matroska")
         self._stream: Any = self._container.add_stream("ffv1", rate=25)
         self._stream.height, self._stream.width, self._stream.pix_fmt = *size, "gray"
         # Matroska's clock counts milliseconds.
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, 1000)
         self._last = -1
-
-    def __enter__(self) -> "MaskVideoWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._container.mux(self._stream.encode())
-        finally:
-            self._container.close()
 
     def add(self, mask: np.ndarray, seconds: float) -> None:
         """
@@ -153,3 +151,6 @@ class MaskVideoWriter:
         self._last = max(round(seconds * 1000), self._last + 1)
         frame.pts, frame.time_base = self._last, Fraction(1, 1000)
         self._container.mux(self._stream.encode(frame))
+
+    def _flush(self) -> None:
+        self._container.mux(self._stream.encode())

@@ -264,6 +264,12 @@ def rows_of_clips(
     return rows, shared
 
 
+def attends_to_all(policy: PreTrainedModel) -> bool:
+    """Whether each layer of a policy's language model attends to the whole text, so that its cache holds all of it."""
+    layers = getattr(policy.config.get_text_config(), "layer_types", None) or {"full_attention"}
+    return set(layers) == {"full_attention"}
+
+
 def allow_shared_prefix(policy: PreTrainedModel) -> str | None:
     """
     Let a policy's language model take rows that share prefixes. Other forwards stay what they are.

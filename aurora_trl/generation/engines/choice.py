@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ...models.modeling_aurora import AuroraModel
+from ...models.shared_prefix import attends_to_all
 from .compiled import CompiledDecoder
 from .states import record_last_states
 
@@ -50,8 +51,7 @@ def _why_not(model: AuroraModel) -> str | None:
         return "ZeRO-3 holds the weights in parts, and brings them together at other places each time"
     if not model.policy.supports_shared_prefix:
         return f"{type(model.policy).__name__} takes no 4D attention mask"
-    text = model.policy.config.get_text_config()
-    if {"full_attention"} != set(getattr(text, "layer_types", None) or {"full_attention"}):
+    if not attends_to_all(model.policy):
         return "some layers of the language model do not attend to the whole text"
     return None
 

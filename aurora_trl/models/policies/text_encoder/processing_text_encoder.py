@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoProcessor, ProcessorMixin
+from transformers.utils.logging import get_logger
 
 from ....prompts import AUDIO_TOKEN, VIDEO_TOKEN
 from .modeling_text_encoder import TextEncoderConfig
+
+logger = get_logger(__name__)
 
 # Of 77 places; the others are for the answer.
 MAX_PROMPT_TOKENS = 64
@@ -36,7 +39,8 @@ class TextEncoderProcessor(ProcessorMixin):
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the encoder's.
         chat_template (`str`, *optional*): the tokenizer's by default.
-        max_prompt_tokens (`int`, *optional*, defaults to 64): a longer reference is cut at its end.
+        max_prompt_tokens (`int`, *optional*, defaults to 64): a longer reference is cut at its end, and a line
+            says so.
     """
 
     sampling_rate = None
@@ -55,7 +59,14 @@ class TextEncoderProcessor(ProcessorMixin):
         """The prompt without places, cut to what the encoder can read; its last token, the answer's mark, stays."""
         places = self.tokenizer.convert_tokens_to_ids([VIDEO_TOKEN, AUDIO_TOKEN])
         ids = [token for token in ids if token not in places]
-        return ids if len(ids) <= self.max_prompt_tokens else [*ids[: self.max_prompt_tokens - 1], ids[-1]]
+        if len(ids) <= self.max_prompt_tokens:
+            return ids
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        logger.warning_once(
+            f"the text encoder reads {self.max_prompt_tokens} tokens of a reference, and {text!r} has {len(ids)}: its "
+            "end is cut off"
+        )
+        return [*ids[: self.max_prompt_tokens - 1], ids[-1]]
 
 
 AutoProcessor.register(TextEncoderConfig, TextEncoderProcessor)
