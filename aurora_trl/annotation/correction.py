@@ -9,7 +9,7 @@ from typing import Any
 from ..data.schema import Row, count_objects, with_target
 from ..disk import written_whole
 from ..journal import beside
-from ..prompts import answer_sentence, cot_target, strip_answer
+from ..prompts import NULL_ANSWER, answer_sentence, cot_target, strip_answer
 from .annotators import Annotator
 from .checks import find_problem
 from .cot import as_annotation, ask_about
@@ -63,8 +63,9 @@ def correct_rows(hard_rows: Iterable[Row], annotator: Any) -> Iterator[Pair]:
             yield row, _corrected(row, annotation.text)
 
 
-def _corrected(row: Row, text: str) -> dict[str, Any]:
-    return with_target(row, cot_target(text, answer_sentence(count_objects(row))))
+def _corrected(row: Row, text: str, null_answers: bool = False) -> dict[str, Any]:
+    answer = NULL_ANSWER if null_answers and row.get("is_null") else answer_sentence(count_objects(row))
+    return with_target(row, cot_target(text, answer))
 
 
 def correction_problem(row: Row, annotation: Annotation) -> str | None:
@@ -84,6 +85,7 @@ def correct_file(
     seed: int = 0,
     limits: RunLimits | None = None,
     only_estimate: bool = False,
+    null_answers: bool = False,
 ) -> CorrectionResult | None:
     """
     Correct hard rows, each answer into a journal beside the output as it comes: cut short, the same call continues,
@@ -97,6 +99,8 @@ def correct_file(
         seed (`int`, *optional*, defaults to 0): of the annotator's sampling.
         limits ([`RunLimits`], *optional*): speed, patience, caps.
         only_estimate (`bool`, *optional*, defaults to `False`): say what the run will take, and ask nothing.
+        null_answers (`bool`, *optional*, defaults to `False`): end the paths of references that match nothing with
+            `Nothing fits.`, as `annotate_file` does.
 
     Returns:
         [`CorrectionResult`], or `None` after an estimate.
@@ -127,7 +131,7 @@ def correct_file(
     with written_whole(report_path) as file:
         file.write(json.dumps(report, indent=2) + "\n")
     return CorrectionResult(
-        pairs=[(row, _corrected(row, answer["text"])) for row, answer in corrected],
+        pairs=[(row, _corrected(row, answer["text"], null_answers)) for row, answer in corrected],
         right=len(answers) - len(corrected),
         failed=len(failed),
         failed_path=failed_path,

@@ -6,7 +6,14 @@ from typing import Any
 
 from ..data.schema import Row, count_objects
 from ..errors import DataError
-from ..prompts import REFLECTION_TRIGGERS, answer_sentence, reflective_target, strip_answer
+from ..prompts import (
+    NULL_ANSWER,
+    REFLECTION_TRIGGERS,
+    answer_sentence,
+    is_null_answer,
+    reflective_target,
+    strip_answer,
+)
 
 # 1,505 reflective paths among 3,500 plain ones.
 PLAIN_PER_REFLECTIVE = 3500 / 1505
@@ -44,7 +51,7 @@ def build_reflective_rows(
     reflective = []
     for wrong, corrected in pairs:
         mistake, trigger = strip_answer(wrong["target"]), rng.choice(REFLECTION_TRIGGERS)
-        answer = answer_sentence(count_objects(wrong))
+        answer = NULL_ANSWER if is_null_answer(corrected["target"]) else answer_sentence(count_objects(wrong))
         target = reflective_target(mistake if learn_mistakes else "", trigger, corrected["target"], answer)
         prefill = None if learn_mistakes else mistake
         if paths == "corrected":

@@ -53,6 +53,11 @@ def add_annotation_commands(add: AddCommand) -> None:
     add_format(command)
     command.add_argument("--max-rows", type=whole(1), help="ask about this many rows of a seeded shuffle")
     command.add_argument("--max-iou", type=number(0, 1), default=0.6, help="a row is hard below this (default: 0.6)")
+    command.add_argument(
+        "--null-rows",
+        action="store_true",
+        help="ask about references that match nothing, too: an answer that names an object and draws it is hard",
+    )
     add_generation(command)
 
     command = add("correct", _correct, "Correct mined rows, and mix reflective paths with plain ones.")
@@ -241,7 +246,9 @@ def _mine(arguments: argparse.Namespace) -> None:
 
     require_own_output(arguments.output)
     rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed, **_get_format(arguments))
-    rows = rows.filter(lambda row: not row["is_null"]).to_list()
+    if not arguments.null_rows:
+        rows = rows.filter(lambda row: not row["is_null"])
+    rows = rows.to_list()
     state = process_state()
     model, processor = load(arguments.model, state.device, engine=arguments.engine)
     hard = mine_file(
@@ -265,6 +272,7 @@ def _correct(arguments: argparse.Namespace) -> None:
     from ..annotation import correct_file
     from ..annotation.run_files import save_keeping_previous
     from ..data import load_json
+    from ..prompts import is_null_answer
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("`aurora correct` is for one process, whose --concurrency asks more at a time")
@@ -296,6 +304,8 @@ def _correct(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             limits=limits,
             only_estimate=arguments.estimate,
+            # As the rows among which they will be learnt.
+            null_answers=any(row["is_null"] and is_null_answer(row["target"]) for row in plain),
         )
     if result is None:
         return

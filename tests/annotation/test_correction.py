@@ -12,7 +12,15 @@ from aurora_trl.cli import main
 from aurora_trl.data import load_json, load_refavs, save_json
 from aurora_trl.data.formats.refavs import SPLITS
 from aurora_trl.data.synthetic.annotator import Judgement
-from aurora_trl.prompts import REFLECTION_TRIGGERS, display_class, extract_class, normalize_class
+from aurora_trl.prompts import (
+    NULL_ANSWER,
+    REFLECTION_TRIGGERS,
+    cot_target,
+    display_class,
+    extract_class,
+    normalize_class,
+    strip_answer,
+)
 
 
 @pytest.fixture
@@ -99,6 +107,35 @@ def test_the_command_mixes_and_reports(hard_rows, cot_rows, world, tmp_path, cap
     assert len(load_json(tmp_path / "few.jsonl")) == 2
     assert main([*command[:-1], str(hard)]) == 1
     assert "hard.jsonl: is read by this command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["It is [SEG].", NULL_ANSWER])
+def test_what_was_named_where_nothing_fits_is_taken_back(ending, cot_rows, world, tmp_path):
+    """References that match nothing are mined on request; their paths end as the plain rows about such do."""
+    nulls = [row for row in cot_rows if row["is_null"]]
+    wrong = "There is a boat in the middle. So the target is the boat."
+    hard = save_json([{**row, "target": f"{wrong} It is [SEG]."} for row in nulls], tmp_path / "hard.jsonl")
+    plain = [{**row, "target": cot_target(strip_answer(row["target"]), ending)} for row in nulls]
+    plain = save_json([*plain, *(row for row in cot_rows if not row["is_null"])], tmp_path / "cot.jsonl")
+    output = tmp_path / "reflective.jsonl"
+    command = ["correct", str(hard), "--annotator", f"synthetic:{world}", "--plain", str(plain)]
+    assert main([*command, "--output", str(output)]) == 0
+    paths = [row for row in load_json(output) if row["id"].endswith("#reflective")]
+    assert len(paths) == len(nulls) > 0
+    for row in paths:
+        assert row["target"].startswith(wrong)
+        assert row["target"].endswith(f"target is null. {ending}")
+
+
+def test_null_rows_are_mined_on_request(drawing_checkpoint, cot_rows, tmp_path):
+    """They are asked about; a mask where nothing fits is a mistake."""
+    some = [row for row in cot_rows if row["is_null"]][:2] + [row for row in cot_rows if not row["is_null"]][:2]
+    rows = save_json(some, tmp_path / "rows.jsonl")
+    for flags, taken in (((), some[2:]), (("--null-rows",), some)):
+        output = tmp_path / f"hard{len(flags)}.jsonl"
+        assert main(["mine", str(drawing_checkpoint), str(rows), "--output", str(output), *flags]) == 0
+        journal = (tmp_path / f"hard{len(flags)}.journal.jsonl").read_text().splitlines()
+        assert [json.loads(line)["id"] for line in journal[1:]] == [row["id"] for row in taken]
 
 
 def test_corrections_alone_among_the_same_plain_rows(hard_rows, cot_rows, world, tmp_path, capsys):
