@@ -72,7 +72,7 @@ class Choosing:
         for name, known in (("by", CHOICES), ("check", CHECKS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"`temperature` must be above 0, got {self.temperature}")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"`threshold` must be from 0 to 1, got {self.threshold}")

@@ -13,7 +13,7 @@ from aurora_trl.cli import main
 from aurora_trl.data import DataError, save_json
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.rescoring import score_again
-from aurora_trl.generation.answers import Answer, answer_rows
+from aurora_trl.generation.answers import Answer, answer_rows, load
 from aurora_trl.generation.checking import check_answers, tint, word_log_probs
 from aurora_trl.generation.choosing import Choosing, Cost, best_of, choose_answers, vote
 from aurora_trl.generation.clip_loader import ClipLoader, pad_ids
@@ -215,6 +215,21 @@ def test_the_verdict_is_teacher_forced(drawing, processor, rows):
     ids = [processor.tokenizer(word, add_special_tokens=False)["input_ids"] for word in CHECK_WORDS]
     assert ids[0] != ids[1]
     assert pad_ids(ids, 0).shape[0] == 2
+
+
+@pytest.mark.parametrize("kind", [True, "qwen3"], ids=["omni", "qwen3"])
+def test_policies_with_other_positions(kind, qwen_checkpoints, rows, monkeypatch):
+    """Their prompts are read once, too, and their verdict does not hang on the batch."""
+    model, processor = load(qwen_checkpoints[kind], "cpu")
+    some = rows.to_list()[:2]
+    shared = ask(model, processor, some, Choosing(2, temperature=2.0))
+    verdicts = check_answers(model, processor, ClipLoader(processor), some, shared)
+    pairs = zip(some, shared, strict=True)
+    alone = [check_answers(model, processor, ClipLoader(processor), [row], [each])[0] for row, each in pairs]
+    assert verdicts == pytest.approx(alone, abs=1e-4)
+    monkeypatch.setattr(type(model.policy), "supports_shared_prefix", False)
+    whole = ask(model, processor, some, Choosing(2, temperature=2.0))
+    assert [(each.completion, each.cost) for each in shared] == [(each.completion, each.cost) for each in whole]
 
 
 @pytest.mark.parametrize("choosing", [VOTE, RETRY], ids=["vote", "retry"])
