@@ -27,6 +27,14 @@ NULL_ANSWER = "Nothing fits."
 
 INSTRUCTION = "{reference} Which object is it? Reason, then segment."
 
+# What the policy is asked about an answer of its own, whose mask is tinted into the frames that it sees; and the two
+# words of which the likelier one is its verdict. No model of the paper has learnt this.
+CHECK_INSTRUCTION = (
+    "{reference} An answer to this tinted an object in the frames, and said: {reasoning} "
+    "Is the object that was asked for the tinted one, and the whole of it? Say Yes or No."
+)
+CHECK_WORDS = ("Yes", "No")
+
 # What a dataset without references asks for (AURORA, section 4.4).
 SOUNDING_REFERENCE = "The sounding object"
 
@@ -83,13 +91,35 @@ def build_prompt(row: dict[str, Any], instruction: str = INSTRUCTION) -> list[di
     Returns:
         `list[dict]`: one user message.
     """
-    reference = row["reference"].strip()
-    if reference and reference[-1] not in ".!?":
-        reference += "."
+    return _user_turn(row, instruction.format(reference=_sentence(row["reference"])))
+
+
+def build_check_prompt(row: dict[str, Any], reasoning: str) -> list[dict[str, Any]]:
+    """
+    The user turn that asks whether an answer's mask, which the frames show, fits its row.
+
+    Args:
+        row (`dict`): a dataset row, as in `build_prompt`.
+        reasoning (`str`): what the answer said, without its `It is [SEG].`
+
+    Returns:
+        `list[dict]`: one user message.
+    """
+    said = _sentence(reasoning) or "nothing."
+    return _user_turn(row, CHECK_INSTRUCTION.format(reference=_sentence(row["reference"]), reasoning=said))
+
+
+def _sentence(text: str) -> str:
+    """A text that ends as a sentence does."""
+    text = text.strip()
+    return f"{text}." if text and text[-1] not in ".!?" else text
+
+
+def _user_turn(row: dict[str, Any], text: str) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = [{"type": "video"}]
     if row.get("audio") is not None or row.get("video") is not None:
         content.append({"type": "audio"})
-    content.append({"type": "text", "text": instruction.format(reference=reference)})
+    content.append({"type": "text", "text": text})
     return [{"role": "user", "content": content}]
 
 

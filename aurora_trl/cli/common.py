@@ -5,10 +5,13 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..disk import naming
 from ..locks import LOCK_FILE, hold
+
+if TYPE_CHECKING:
+    from ..generation.choosing import Choosing
 
 LIMIT_HELP = "longest answer in tokens (default: a quarter more than the model was trained to write)"
 
@@ -135,3 +138,60 @@ def add_engine(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="what samples: transformers' loop, or one compiled step per token (default: the latter on a GPU)",
     )
+
+
+# Flags of a choice, and the one that each of them goes with.
+_CHOICE_FLAGS = {"choose": "num_answers", "check": "retries", "threshold": "retries"}
+
+
+def add_choosing(command: argparse.ArgumentParser) -> None:
+    """Add the flags by which an answer is chosen out of several; `read_choosing` reads them."""
+    command.add_argument(
+        "--num-answers", type=whole(1), default=1, help="sample so many answers and keep one (default: 1, not sampled)"
+    )
+    command.add_argument(
+        "--choose",
+        choices=("quality", "vote"),
+        help="of several answers: the one whose masks the mask decoder scores highest (default), or the masks that "
+        "more than half of them draw",
+    )
+    command.add_argument(
+        "--retries", type=whole(0), default=0, help="check the answer, and sample another one at most so often"
+    )
+    command.add_argument(
+        "--check",
+        choices=("policy", "quality"),
+        help="of --retries: show the model its mask and ask whether it fits (default), or take the decoder's score",
+    )
+    command.add_argument(
+        "--threshold", type=number(0, 1), help="of --retries: a score below it is a no (default: 0.5)"
+    )
+    command.add_argument("--temperature", type=number(0, above=True), help="of what is sampled (default: 1)")
+    command.add_argument("--seed", type=seed, help="of what is sampled (default: 0)")
+
+
+def read_choosing(arguments: argparse.Namespace) -> "Choosing | None":
+    """
+    What the flags of `add_choosing` ask for; None for one answer that is not sampled.
+
+    Raises:
+        `ValueError`: for a flag without effect, and for both ways at once.
+    """
+    from ..generation.choosing import Choosing
+
+    given = {name: getattr(arguments, name) for name in (*_CHOICE_FLAGS, "temperature", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
+    on = {"num_answers": arguments.num_answers > 1, "retries": arguments.retries > 0}
+    if all(on.values()):
+        raise ValueError("--num-answers samples several answers at once, --retries one after the other: name one")
+    for name in given:
+        flag = f"--{name.replace('_', '-')}"
+        if name in _CHOICE_FLAGS and not on[_CHOICE_FLAGS[name]]:
+            partner = "--num-answers above 1" if _CHOICE_FLAGS[name] == "num_answers" else "--retries"
+            raise ValueError(f"{flag} goes with {partner}")
+        if not any(on.values()):
+            raise ValueError(f"{flag} is about answers that are sampled: add --num-answers above 1, or --retries")
+    if not any(on.values()):
+        return None
+    by = {"by": given.pop("choose")} if "choose" in given else {}
+    return Choosing(num_answers=arguments.num_answers, retries=arguments.retries, **by, **given)

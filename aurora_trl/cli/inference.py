@@ -6,7 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .common import LIMIT_HELP, AddCommand, add_engine, add_format, add_generation, claim, number, say, whole
+from .common import (
+    LIMIT_HELP,
+    AddCommand,
+    add_choosing,
+    add_engine,
+    add_format,
+    add_generation,
+    claim,
+    number,
+    read_choosing,
+    say,
+    whole,
+)
 
 _PROTOCOLS = (
     "refavs (default), aurora, avsbench, simtoken, per_frame, davis, rvos, revos, omniavs, refcoco, reasonseg, avss"
@@ -45,6 +57,7 @@ def add_inference_commands(add: AddCommand) -> None:
         "--no-logits", action="store_true", help="keep no mask logits: `aurora score` can then not score the answers"
     )
     add_generation(command)
+    add_choosing(command)
 
     command = add("score", _score, "Score the answers of `aurora evaluate` by other protocols, without the model.")
     command.add_argument("folder", metavar="DIR", help="what `aurora evaluate` wrote")
@@ -68,6 +81,7 @@ def add_inference_commands(add: AddCommand) -> None:
     command.add_argument("--max-new-tokens", type=whole(1), help=LIMIT_HELP)
     command.add_argument("--device", help="(default: a GPU where there is one)")
     add_engine(command)
+    add_choosing(command)
 
 
 def _frames(text: str) -> int:
@@ -89,6 +103,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--swaps: unknown modality {unknown[0]!r}; use {', '.join(MODALITIES)}")
     for protocol in arguments.protocol:
         get_protocol(protocol)  # an unknown one is an error before the model is loaded
+    choosing = read_choosing(arguments)
     output = Path(arguments.output)
     if process_state().is_main_process:
         claim(output)
@@ -120,6 +135,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         checkpoint=arguments.model,
         keep_logits=not arguments.no_logits,
         data={"path": _lasting(source.path), "format": source.format, "subset": source.subset},
+        choosing=choosing,
     )
     if not state.is_main_process:
         return
@@ -147,6 +163,9 @@ def _say_scores(name: str, folder: Path, protocol: str) -> None:
     for split, scores in metrics["splits"].items():
         shown = ", ".join(f"{key} {scores[key]:.3f}" for key in shown_scores(protocol, split))
         say(f"{name} {split}: {shown} (protocol {protocol})")
+        if "mean_answers" in scores:
+            took = f"{scores['mean_answers']:.2f} answers, {scores['mean_written_tokens']:.0f} tokens written"
+            say(f"{name} {split}: a row took {took}, {scores['mean_checks']:.2f} checks")
     headline = get_protocol(protocol).headline
     for swap, scores in metrics["swaps"].items():
         say(f"{name} {scores['split']} with {swap} swapped: {headline} {scores[headline]:.3f}")
@@ -183,11 +202,11 @@ def _segment(arguments: argparse.Namespace) -> None:
     from ..data.media.streaming import choose_frames
     from ..generation.engines import choose_engine
     from ..generation.every_frame import require_streamable
-    from ..generation.pipeline import AuroraPipeline
+    from ..generation.pipeline import AuroraPipeline, require_own_masks
     from ..generation.segment import write_segmentation
     from ..progress import Progress
 
-    output = Path(arguments.output)
+    output, choosing = Path(arguments.output), read_choosing(arguments)
     claim(output)
     for path in (arguments.video, arguments.audio, *(arguments.frames or ())):
         if path is not None and not Path(path).is_file():
@@ -209,7 +228,8 @@ def _segment(arguments: argparse.Namespace) -> None:
     pipeline.model.generation_engine = arguments.engine
     if arguments.every_frame:
         require_streamable(pipeline.model)
-    result = pipeline(arguments.reference, max_new_tokens=arguments.max_new_tokens, **clip)
+        require_own_masks(choosing is not None and choosing.votes)
+    result = pipeline(arguments.reference, max_new_tokens=arguments.max_new_tokens, choosing=choosing, **clip)
     say(result.reasoning)
     if arguments.every_frame:
         drawn = progress.over(pipeline.every_frame(result, **chosen), "drawing")

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from ..data.schema import Row, clip_key
 from ..errors import DataError
 from ..generation.answers import Answer, answer_rows, swap_modality, warn_of_cut_answers
+from ..generation.choosing import Choosing
 from ..generation.read_ahead import ReadAheadLoader
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
@@ -43,6 +44,7 @@ def evaluate_model(
     checkpoint: str | Path | None = None,
     keep_logits: bool = True,
     data: Mapping[str, str | None] | None = None,
+    choosing: Choosing | None = None,
 ) -> dict[str, Any]:
     """
     Score a model and write `metrics.json`, `answers.jsonl` and each answer's own scores.
@@ -66,6 +68,8 @@ def evaluate_model(
         keep_logits (`bool`, *optional*, defaults to `True`): keep the answers' logits beside them, so that
             `score_again` can score them by another protocol; see [`KeptLogits`] for what they take.
         data (`Mapping[str, str | None]`, *optional*): `path`, `format` and `subset` of the dataset, to be found again.
+        choosing (`Choosing`, *optional*): how an answer is chosen out of several; there is one by default. The scores
+            then say so, and what the answers took.
 
     Returns:
         `dict`: what `metrics.json` holds; on every process.
@@ -86,13 +90,19 @@ def evaluate_model(
     runs += [(next(iter(splits)), swap) for swap in swaps]
     shares = [process_share(len(splits[split]), batch_size) for split, _ in runs]
     progress = Progress(sum(map(len, shares)), quiet=not state.is_main_process)
-    files = ScoreFiles(protocols, processor.answer_limit(max_new_tokens), processor.instruction, data)
+    chosen_by = None
+    if choosing is not None and choosing.is_on:
+        choosing.require_possible(model, processor, {})
+        chosen_by = choosing.settings()
+        if choosing.needs_quality:
+            chosen_by["quality_trained"] = model.config.quality_trained
+    files = ScoreFiles(protocols, processor.answer_limit(max_new_tokens), processor.instruction, data, chosen_by)
     kept_logits = KeptLogits(output_dir.with_name(f"{output_dir.name}.logits")) if keep_logits else None
     log = None
     if checkpoint is not None:
         settings = {"protocol": protocols, "keep_logits": keep_logits, "swaps": list(swaps), "batch_size": batch_size}
         settings |= {"max_new_tokens": processor.answer_limit(max_new_tokens), "processes": state.num_processes}
-        settings |= {"num_frames": processor.num_frames}
+        settings |= {"num_frames": processor.num_frames} | ({"choosing": chosen_by} if chosen_by else {})
         log = AnswerLog(output_dir, state.process_index, evaluation_settings(checkpoint, splits, **settings))
     with log or nullcontext():
         for run, ((split, swap), share) in enumerate(zip(runs, shares, strict=True)):
@@ -113,7 +123,13 @@ def evaluate_model(
             score = partial(_score, processor, place, scorer, log, kept_logits, clip_names, kind_of)
             with ReadAheadLoader(processor, todo_rows, ahead=batch_size, cache_clips=2 * batch_size) as loader:
                 answers = answer_rows(
-                    model, processor, todo_rows, batch_size=batch_size, max_new_tokens=max_new_tokens, loader=loader
+                    model,
+                    processor,
+                    todo_rows,
+                    batch_size=batch_size,
+                    max_new_tokens=max_new_tokens,
+                    loader=loader,
+                    choosing=choosing,
                 )
                 answered = ((number, rows[number], answer) for number, answer in zip(todo, answers, strict=True))
                 for scored in in_order(score, answered, most_waiting=2 * batch_size):

@@ -44,7 +44,9 @@ def score_again(
     for record in read_lines(folder / ANSWERS_FILE, _KEYS):
         runs.setdefault((record["split"], record["swap"]), []).append((record, _row_of(record, splits, folder)))
     first = read_json(folder / METRICS_FILE)
-    files = ScoreFiles(protocols, first["max_new_tokens"], first.get("instruction"), first.get("data"))
+    files = ScoreFiles(
+        protocols, first["max_new_tokens"], first.get("instruction"), first.get("data"), first.get("choosing")
+    )
     for (split, swap), answers in runs.items():
         scorers = Scorers(protocols)
         for record, row in answers:

@@ -23,6 +23,13 @@ _MEANS = {
     "mean_tokens": "num_tokens",
     "cut_share": "cut",
 }
+# And of answers that were chosen out of several.
+_CHOICE_MEANS = {
+    "mean_choice_score": "choice_score",
+    "mean_answers": "num_answers",
+    "mean_written_tokens": "written_tokens",
+    "mean_checks": "num_checks",
+}
 _SCORE_KEYS = ("id", "clip", "split", "swap", "row")
 
 
@@ -71,6 +78,8 @@ class ScoreFiles:
         max_new_tokens (`int`): the longest answer, in tokens.
         instruction (`str` or `None`): what was asked, with the place of the reference.
         data (`Mapping[str, str | None]`, *optional*): `path`, `format` and `subset` of the dataset.
+        choosing (`Mapping[str, Any]`, *optional*): how answers were chosen out of several, see
+            [`~aurora_trl.generation.choosing.Choosing`].
     """
 
     def __init__(
@@ -79,6 +88,7 @@ class ScoreFiles:
         max_new_tokens: int,
         instruction: str | None,
         data: Mapping[str, str | None] | None = None,
+        choosing: Mapping[str, Any] | None = None,
     ):
         self.metrics: dict[str, dict[str, Any]] = {}
         self.records: list[dict[str, Any]] = []
@@ -93,6 +103,7 @@ class ScoreFiles:
                 "max_new_tokens": max_new_tokens,
                 "instruction": instruction,
                 "data": None if data is None else dict(data),
+                **({"choosing": dict(choosing)} if choosing else {}),
             }
 
     def add(
@@ -152,7 +163,8 @@ def _summarize(
             by_kind[record["kind"]].append(record["scores"][protocol]["J"])
     means: dict[str, float | None] = {}
     errors: dict[str, float] = dict(scores["errors"])
-    for name, key in _MEANS.items():
+    means_of = {**_MEANS, **(_CHOICE_MEANS if any("num_answers" in record for record in records) else {})}
+    for name, key in means_of.items():
         known = [
             (float(record[key]), clip) for record, clip in zip(records, clips, strict=True) if record[key] is not None
         ]

@@ -49,6 +49,10 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1) -> di
         planes = F.interpolate(answer.mask_logits[:count, None], size, mode="bilinear", align_corners=False)
         drawn = (planes[:, 0] > 0).to(torch.uint8)
     class_name, said = row.get("class_name"), extract_class(answer.completion)
+    chosen: dict[str, Any] = {}
+    if answer.cost is not None:
+        chosen = {"choice_score": answer.score, "num_answers": answer.cost.answers}
+        chosen |= {"written_tokens": answer.cost.tokens, "num_checks": answer.cost.checks}
     return {
         "id": row["id"],
         "reference": row["reference"],
@@ -63,6 +67,7 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1) -> di
         "null_correct": says_nothing_fits(answer.completion) == bool(row.get("is_null")),
         "has_seg": answer.mask_logits is not None,
         "reflective": is_reflective(answer.completion),
+        **chosen,
         "masks": [encode_rle(mask) for mask in drawn.numpy()],
     }
 

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from ..data.media.loading import taken_frames
 from ..data.schema import Row, clip_key
 from ..models.modeling_aurora import AuroraModel
-from ..models.objects import along_rows, union_logits
+from ..models.objects import along_rows, mean_quality, union_logits
 from ..models.processing_aurora import AuroraProcessor
+from .checking import check_answers
+from .choosing import Choosing, Cost, choose_answers
 from .clip_loader import ClipLoader, pad_ids, stack_clips
 from .engines import choose_engine, gather_seg_states, read_states, recorded_generation
 
@@ -41,6 +44,10 @@ class Answer:
             the CPU: what prompts the mask decoder, in other frames too. None where there is none.
         decoded_logits (`torch.Tensor` of shape `(T, h, w)`, *optional*): what `mask_logits` were made of, as they came
             from the decoder; on the CPU.
+        quality (`float`, *optional*): the IoU that the mask decoder believes to have reached, in the mean over the
+            clip's frames and the answer's objects; None where nobody asked, or the answer holds no `[SEG]`.
+        score (`float`, *optional*): by what it was kept among several answers, see [`Choosing`].
+        cost (`Cost`, *optional*): what it took, with those that were not kept.
     """
 
     row: Row
@@ -51,6 +58,31 @@ class Answer:
     object_logits: torch.Tensor | None = None
     seg_features: torch.Tensor | None = None
     decoded_logits: torch.Tensor | None = None
+    quality: float | None = None
+    score: float | None = None
+    cost: Cost | None = None
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """
+    A batch of rows, whose distinct clips were encoded once.
+
+    Attributes:
+        rows (`list[dict]`): B dataset rows.
+        prompts (`list[list[int]]`): of each, as the model sees them.
+        clip_index (`torch.Tensor` of shape `(B,)`): the clip of each.
+        sizes (`list[tuple[int, int]]`): height and width of each one's frames.
+        embeds (`dict[str, torch.Tensor]`): what the towers made of the C clips.
+        mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): and the mask encoder.
+    """
+
+    rows: Sequence[Row]
+    prompts: list[list[int]]
+    clip_index: torch.Tensor
+    sizes: list[tuple[int, int]]
+    embeds: dict[str, torch.Tensor]
+    mask_embeddings: torch.Tensor
 
 
 def load(
@@ -187,6 +219,7 @@ def answer_batch(
     rows: Sequence[Row],
     loader: ClipLoader,
     engine: str = "auto",
+    choosing: Choosing | None = None,
     **generate_kwargs: Any,
 ) -> list[Answer]:
     """
@@ -197,51 +230,100 @@ def answer_batch(
         rows (`list[dict]`): dataset rows.
         loader (`ClipLoader`): reads the media.
         engine (`str`, *optional*, defaults to `"auto"`): what samples, see [`choose_engine`].
+        choosing (`Choosing`, *optional*): how an answer is chosen out of several; there is one by default.
         **generate_kwargs: for `generate`, such as `max_new_tokens`, `do_sample`.
 
     Returns:
         `list[Answer]`: one per row.
     """
+    choosing = choosing or Choosing()
+    questions = _encode_questions(model, processor, rows, loader)
+
+    def write(numbers: Sequence[int], **settings: Any) -> list[Answer]:
+        settings = {"do_sample": False, **generate_kwargs, **settings}
+        return _write_answers(model, processor, questions, numbers, engine, choosing.needs_quality, settings)
+
+    def check(numbers: Sequence[int], answers: Sequence[Answer]) -> list[float]:
+        return check_answers(model, processor, loader, [rows[number] for number in numbers], answers)
+
+    if not choosing.is_on:
+        return write(range(len(rows)))
+    return choose_answers(choosing, rows, write, check, processor.restore_masks)
+
+
+def _encode_questions(
+    model: AuroraModel, processor: AuroraProcessor, rows: Sequence[Row], loader: ClipLoader
+) -> _Questions:
     device = next(model.parameters()).device
     clips, order = loader.distinct_clips(rows)
-    clip_index = torch.tensor(order, device=device)
     media = stack_clips(clips)
     mask_embeddings = model.encode_masks(media.pop("mask_frames"))
     media = {name: value.to(device) for name, value in media.items()}
-    embeds = model.base_model.encode_media(**media).as_inputs()
-    prompts = [processor.prompt_ids(row, clips[i]) for row, i in zip(rows, order, strict=True)]
-    input_ids = pad_ids(prompts, processor.tokenizer.pad_token_id, side="left").to(device)
-    attention_mask = pad_ids([[1] * len(ids) for ids in prompts], 0, side="left").to(device)
+    frame_sizes = [(int(clip["frame_size"][0]), int(clip["frame_size"][1])) for clip in clips]
+    return _Questions(
+        rows,
+        prompts=[processor.prompt_ids(row, clips[i]) for row, i in zip(rows, order, strict=True)],
+        clip_index=torch.tensor(order, device=device),
+        sizes=[frame_sizes[i] for i in order],
+        embeds=model.base_model.encode_media(**media).as_inputs(),
+        mask_embeddings=mask_embeddings,
+    )
 
-    repeated = {name: value[clip_index] for name, value in embeds.items()}
-    settings = {"do_sample": False, **generate_kwargs}
+
+def _write_answers(
+    model: AuroraModel,
+    processor: AuroraProcessor,
+    questions: _Questions,
+    numbers: Sequence[int],
+    engine: str,
+    with_quality: bool,
+    settings: Mapping[str, Any],
+) -> list[Answer]:
+    """An answer to each of these questions, which may repeat: those to one share its prompt."""
+    tokenizer, clip_index = processor.tokenizer, questions.clip_index[list(numbers)]
+    prompts = [questions.prompts[number] for number in numbers]
+    input_ids = pad_ids(prompts, tokenizer.pad_token_id, side="left").to(clip_index)
+    attention_mask = pad_ids([[1] * len(ids) for ids in prompts], 0, side="left").to(clip_index)
+
+    repeated = {name: value[clip_index] for name, value in questions.embeds.items()}
+    media: dict[str, Any] = repeated
+    if len(set(numbers)) < len(numbers) and model.policy.supports_shared_prefix:
+        prompt_index = torch.tensor(list(numbers), device=clip_index.device)
+        media = {**questions.embeds, "clip_index": clip_index, "prompt_index": prompt_index}
     searches = _num_beams(model, settings) > 1
     with recorded_generation(model, "eager" if searches and engine == "auto" else engine) as states:
         sequences = model.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            eos_token_id=processor.tokenizer.eos_token_id,
-            pad_token_id=processor.tokenizer.pad_token_id,
-            **repeated,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **media,
             **settings,
         )
     if searches:
         states.clear()  # they are those of the beams, which change places: the answers' own are read again below
     completion_ids = sequences[:, input_ids.size(1) :]
-    is_eos = completion_ids == processor.tokenizer.eos_token_id
+    is_eos = completion_ids == tokenizer.eos_token_id
     completion_mask = (is_eos.cumsum(1) - is_eos.long()) == 0  # up to the first end of turn
     positions = processor.find_seg_positions(completion_ids, completion_mask)
     seg_states, has_seg, known = gather_seg_states(states, positions)
     if not states or not bool((known | ~has_seg).all()):
         written = [p + c[m].tolist() for p, c, m in zip(prompts, completion_ids, completion_mask, strict=True)]
-        positions = positions + along_rows(torch.tensor([len(ids) for ids in prompts], device=device), positions)
-        late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **repeated)
+        before = torch.tensor([len(ids) for ids in prompts], device=clip_index.device)
+        positions = positions + along_rows(before, positions)
+        late = read_states(model, written, positions, tokenizer.pad_token_id, **repeated)
         seg_states = torch.where(known[..., None], seg_states, late)
 
-    mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
+    sizes = [questions.sizes[number] for number in numbers]
+    qualities: list[float | None] = [None] * len(numbers)
+    if with_quality:
+        mask_logits, quality = model.decode_masks_with_quality(seg_states, questions.mask_embeddings, clip_index)
+        taken = [len(taken_frames(questions.rows[number], processor.num_frames)) for number in numbers]
+        qualities = mean_quality(quality, has_seg, taken)
+    else:
+        mask_logits = model.decode_masks(seg_states, questions.mask_embeddings, clip_index)
     there = has_seg if model.seg_existence is None else has_seg & (model.seg_existence(seg_states) >= 0)
     features = _features_of_answers(model.project(seg_states), there)
-    sizes = [tuple(clips[i]["frame_size"].tolist()) for i in order]
     drawn = _restore_answers(processor, mask_logits, has_seg, sizes)
     texts = processor.batch_decode(
         [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)],
@@ -249,9 +331,9 @@ def answer_batch(
     )
     lengths, cut = completion_mask.sum(dim=1).tolist(), (~is_eos.any(dim=1)).tolist()
     return [
-        Answer(row, text.strip(), union, length, is_cut, each, prompts, decoded)
-        for row, text, length, is_cut, (union, each, decoded), prompts in zip(
-            rows, texts, lengths, cut, drawn, features, strict=True
+        Answer(questions.rows[number], text.strip(), union, length, is_cut, each, prompts, decoded, quality=quality)
+        for number, text, length, is_cut, (union, each, decoded), prompts, quality in zip(
+            numbers, texts, lengths, cut, drawn, features, qualities, strict=True
         )
     ]
 
@@ -296,6 +378,7 @@ def answer_rows(
     swap: str | None = None,
     loader: ClipLoader | None = None,
     engine: str = "auto",
+    choosing: Choosing | None = None,
     **generate_kwargs: Any,
 ) -> Iterator[Answer]:
     """
@@ -310,6 +393,7 @@ def answer_rows(
             original rows.
         loader (`ClipLoader`, *optional*): shared between calls where clips repeat.
         engine (`str`, *optional*, defaults to `"auto"`): what samples, see [`choose_engine`].
+        choosing (`Choosing`, *optional*): how an answer is chosen out of several; there is one by default.
         **generate_kwargs: for `generate`.
 
     Yields:
@@ -323,12 +407,14 @@ def answer_rows(
     limit = processor.answer_limit(max_new_tokens)
     check_generate_kwargs(generate_kwargs)
     choose_engine(engine, model)
+    if choosing is not None:
+        choosing.require_possible(model, processor, generate_kwargs)
     was_training = model.training
     model.eval()
     try:
         for start in range(0, len(rows), batch_size):
             batch = slice(start, start + batch_size)
-            settings = {"max_new_tokens": limit, "engine": engine, **generate_kwargs}
+            settings = {"max_new_tokens": limit, "engine": engine, "choosing": choosing, **generate_kwargs}
             answers = answer_batch(model, processor, asked[batch], loader, **settings)
             for row, answer in zip(rows[batch], answers, strict=True):
                 answer.row = row

@@ -1,6 +1,6 @@
 """Media of rows as model inputs: read once per clip, and cached where memory allows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,11 +56,26 @@ class ClipLoader:
         """The row's clip as [`AuroraProcessor.process_clip`] makes it, with `frame_size` `(2,)` in pixels."""
         return self._clips.get(view_key(row), lambda: self._load_clip(row))
 
-    def _load_clip(self, row: Row) -> dict[str, torch.Tensor]:
+    def changed_clip(self, row: Row, change: Callable[[np.ndarray], np.ndarray]) -> dict[str, torch.Tensor]:
+        """
+        The row's clip for the policy alone, with other pixels. It is read anew each time.
+
+        Args:
+            row (`dict`): a dataset row.
+            change (`Callable`): takes the frames `(T, H, W, 3)` uint8 that are taken of the clip, and returns others.
+        """
+        frames, waveform = self._read_media(row)
+        times = self._frame_seconds(row, waveform)
+        return self.processor.process_clip(change(frames), waveform, frame_seconds=times, with_mask_frames=False)
+
+    def _read_media(self, row: Row) -> tuple[np.ndarray, np.ndarray | None]:
         frames = load_frames(row, num_frames=self.processor.num_frames, pad=False)
         sampling_rate = self.processor.policy_processor.sampling_rate
         # A policy without a rate does not hear: its rows' sound is not read.
-        waveform = None if sampling_rate is None else load_audio(row, sampling_rate=sampling_rate)
+        return frames, None if sampling_rate is None else load_audio(row, sampling_rate=sampling_rate)
+
+    def _load_clip(self, row: Row) -> dict[str, torch.Tensor]:
+        frames, waveform = self._read_media(row)
         kept = self._mask_features if self.mask_inputs else None
         clip = self.processor.process_clip(
             frames,

@@ -15,6 +15,7 @@ from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
 from .answers import Answer, answer_rows, find_device
+from .choosing import Choosing, Cost
 from .clip_loader import ClipLoader
 from .every_frame import FrameMasks, draw_frames, masks_of_frame_size, require_streamable
 from .given_media import Frames, Sound, rows_of_clips
@@ -42,6 +43,9 @@ class Segmentation:
             the masks of each, in the order of their `[SEG]`; `masks` are then those of all together.
         seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): what prompts the mask decoder, for more frames.
         row (`dict`): the clip that was asked about.
+        cost (`Cost`, *optional*), score (`float`, *optional*): where the answer was chosen out of several, what they
+            took, and by what it was kept, see [`~aurora_trl.generation.choosing.Choosing`].
+        voted (`bool`): whether the masks are the vote of several answers.
     """
 
     reference: str
@@ -55,6 +59,9 @@ class Segmentation:
     object_masks: np.ndarray | None = None
     seg_features: torch.Tensor | None = field(default=None, repr=False)
     row: Row = field(default_factory=dict, repr=False)
+    cost: Cost | None = None
+    score: float | None = None
+    voted: bool = False
 
 
 class AuroraPipeline:
@@ -113,6 +120,7 @@ class AuroraPipeline:
         end: float | None = None,
         max_new_tokens: int | None = None,
         batch_size: int = 8,
+        choosing: Choosing | None = None,
         **generate_kwargs: Any,
     ) -> Segmentation | list[Segmentation]:
         """
@@ -131,6 +139,7 @@ class AuroraPipeline:
                 [`AuroraPipeline.every_frame`].
             max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
             batch_size (`int`, *optional*, defaults to 8): how many of several references are answered at a time.
+            choosing (`Choosing`, *optional*): how an answer is chosen out of several; there is one by default.
             **generate_kwargs: for `generate`, such as `do_sample`.
 
         Returns:
@@ -147,6 +156,7 @@ class AuroraPipeline:
             raise ValueError('`fps`, `start` and `end` go with a video and `frames="all"`')
         if every:
             require_streamable(self.model)
+            require_own_masks(choosing is not None and choosing.votes)
         is_one = isinstance(reference, str)
         references = [reference] if isinstance(reference, str) else list(reference)
         with rows_of_clips(references, video, None if every else frames, audio) as rows:
@@ -160,9 +170,12 @@ class AuroraPipeline:
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,
                 loader=loader,
+                choosing=choosing,
                 **generate_kwargs,
             )
             found = [self._segmentation(row, answer, loader) for row, answer in zip(rows, answers, strict=True)]
+            if choosing is not None and choosing.votes:
+                found = [replace(result, voted=True) for result in found]
             if every:
                 found = [self._with_all_frames(result, fps, start, end) for result in found]
         return found[0] if is_one else found
@@ -190,6 +203,8 @@ class AuroraPipeline:
             object_masks=objects,
             seg_features=answer.seg_features,
             row=row,
+            cost=answer.cost,
+            score=answer.score,
         )
 
     def every_frame(
@@ -212,9 +227,10 @@ class AuroraPipeline:
 
         Raises:
             `ValueError`, `DataError`: at once, where no such frames can be chosen, the clip was given as pixels, which
-                are not kept, or the model has a spatial prompt, which such frames do not get.
+                are not kept, the model has a spatial prompt, which such frames do not get, or the masks are a vote.
         """
         require_streamable(self.model)
+        require_own_masks(result.voted)
         named = result.row.get("frames") or [result.row.get("video")]
         gone = next((name for name in named if not name or not Path(split_moment(name)[0]).is_file()), None)
         if gone is not None:
@@ -242,3 +258,9 @@ class AuroraPipeline:
             frame_seconds=seconds,
             object_masks=np.stack([masks for _, masks in planes], axis=1) if objects > 1 else None,
         )
+
+
+def require_own_masks(voted: bool) -> None:
+    """Raise `ValueError` for masks that are a vote of answers, which no other frames can be drawn from."""
+    if voted:
+        raise ValueError("every frame: a vote of several answers has no [SEG] of its own; choose one by `quality`")

@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -78,6 +79,8 @@ def write_segmentation(
     }
     if files.num_objects > 1:
         record["num_objects"] = files.num_objects
+    if result.cost is not None:
+        record["choice"] = {"score": result.score, **asdict(result.cost)}
     (output_dir / "reasoning.txt").write_text(result.reasoning + "\n", encoding="utf-8")
     (output_dir / "result.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return record

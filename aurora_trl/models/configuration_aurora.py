@@ -75,6 +75,8 @@ class AuroraConfig(PretrainedConfig):
             `[SEG]` in each frame, too.
         existence_output (`bool`, *optional*, defaults to `False`): say whether what is referred to is there at all,
             and empty the mask where it is not.
+        quality_trained (`bool`, *optional*, defaults to `False`): whether a phase has taught the mask decoder's own
+            score of quality to judge the masks of `[SEG]`. Published decoders have learnt to judge those of clicks.
 
     Raises:
         `ValueError`: where `seg_layers` is no number of the language model's layers.
@@ -94,6 +96,7 @@ class AuroraConfig(PretrainedConfig):
         seg_layers: int = 1,
         spatial_prompt: bool = False,
         existence_output: bool = False,
+        quality_trained: bool = False,
         **kwargs: Any,
     ):
         if isinstance(policy_config, dict):
@@ -106,6 +109,7 @@ class AuroraConfig(PretrainedConfig):
         self.seg_layers = seg_layers
         self.spatial_prompt = spatial_prompt
         self.existence_output = existence_output
+        self.quality_trained = quality_trained
         # The policy owns the embeddings: tying is its affair, and the composite's flag only mirrors it.
         kwargs["tie_word_embeddings"] = bool(getattr(policy_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)

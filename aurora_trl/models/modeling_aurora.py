@@ -70,6 +70,7 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
         self.decoding_method: Callable[..., torch.Tensor] | None = None
         # What samples where a caller leaves it open.
         self.generation_engine = "auto"
+        self._quality_trains = False
         # How much of a rollout's prompts is read at once.
         self.prefill_tokens = 8192
         self._no_split_modules = self.policy._no_split_modules
@@ -177,7 +178,7 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
         Returns:
             `ModelOutput`: the policy's, with `seg_states` `(N, H)`, `seg_features` `(N, E)` and `mask_logits`
             `(N, T, 4h, 4w)` where masks were asked for; `existence_logits` `(N,)` where the model has such an output,
-            which the masks do not know of.
+            which the masks do not know of; `mask_quality` `(N, T)` where the head that scores masks trains.
         """
         return self._forward_with_masks(
             self.policy, (), {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **kwargs}
@@ -213,7 +214,12 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
         if embeddings is None and seg_inputs["mask_frames"] is not None:
             embeddings = self.encode_masks(seg_inputs["mask_frames"])
         if embeddings is not None:
-            output["mask_logits"] = self.decode_features(output["seg_features"], embeddings, clip_index)
+            features = output["seg_features"]
+            if self._quality_trains:
+                drawn = self.decode_features_with_quality(features, embeddings, clip_index)
+                output["mask_logits"], output["mask_quality"] = drawn
+            else:
+                output["mask_logits"] = self.decode_features(features, embeddings, clip_index)
         return output
 
     def _rows_of_clips(self, kwargs: dict[str, Any], seg_inputs: dict[str, Any]) -> dict[str, Any]:
@@ -312,6 +318,7 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
             `ValueError`: for a group that the model does not have.
         """
         modules = self.trainable_modules()
+        self._quality_trains = "mask_quality" in groups
         unknown = sorted(set(groups) - set(modules))
         if unknown:
             raise ValueError(f"unknown parameter groups {unknown}; this model has {sorted(modules)}")

@@ -1,5 +1,7 @@
 """Where `[SEG]` stands in an answer, one or several, and the union of several masks."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -69,6 +71,25 @@ def union_logits(mask_logits: torch.Tensor, has_seg: torch.Tensor) -> torch.Tens
     counts = has_seg | (first & ~has_seg.any(dim=1, keepdim=True))
     lowest = torch.finfo(mask_logits.dtype).min
     return mask_logits.masked_fill(~counts[:, :, None, None, None], lowest).amax(dim=1)
+
+
+def mean_quality(quality: torch.Tensor, has_seg: torch.Tensor, num_frames: Sequence[int]) -> list[float | None]:
+    """
+    The score of each answer's masks.
+
+    Args:
+        quality (`torch.Tensor` of shape `(B, T)` or `(B, K, T)`): of each frame, or each object's.
+        has_seg (`torch.Tensor` of shape `(B,)` or `(B, K)`, bool): which of them the answers have.
+        num_frames (`Sequence[int]`): how many frames of each row count, the first ones.
+
+    Returns:
+        `list[float]`: the mean over frames and objects; None where an answer has no mask.
+    """
+    scores: list[float | None] = []
+    for own, has, count in zip(quality.float().cpu(), has_seg.cpu(), num_frames, strict=True):
+        drawn = own.reshape(-1, own.size(-1))[has.reshape(-1)][:, :count]
+        scores.append(drawn.mean().item() if drawn.numel() else None)
+    return scores
 
 
 def along_rows(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """From what the language model knows at `[SEG]` to masks: the part of the composite model between its two others."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -181,22 +181,73 @@ class SegHead:
             `torch.Tensor` of shape `(B, T, 4h, 4w)` or `(B, K, T, 4h, 4w)`: mask logits.
         """
         mask_logits = self.decode_features(self.project(seg_states), mask_embeddings, clip_index)
-        existence = None if self.seg_existence is None else self.seg_existence(seg_states)
-        return empty_absent(mask_logits, existence)
+        return empty_absent(mask_logits, self._existence_of(seg_states))
+
+    def decode_masks_with_quality(
+        self, seg_states: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        As `decode_masks`, with the mask decoder's own score of each mask, see
+        [`~aurora_trl.models.mask_decoders.MaskDecoderBase.decode_with_quality`]. That of a mask which was emptied is
+        the probability that there is nothing to draw.
+
+        Returns:
+            `tuple`: mask logits, and scores `(B, T)` or `(B, K, T)`.
+
+        Raises:
+            `ValueError`: where the mask decoder does not score its masks.
+        """
+        features = self.project(seg_states)
+        mask_logits, quality = self.decode_features_with_quality(features, mask_embeddings, clip_index)
+        existence = self._existence_of(seg_states)
+        if existence is not None:
+            absent = (-existence.float()).sigmoid()[..., None].to(quality.dtype)
+            quality = torch.where((existence < 0)[..., None], absent, quality)
+        return empty_absent(mask_logits, existence), quality
+
+    def _existence_of(self, seg_states: torch.Tensor) -> torch.Tensor | None:
+        return None if self.seg_existence is None else self.seg_existence(seg_states)
 
     def decode_features(
         self, seg_features: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
     ) -> torch.Tensor:
         """As `decode_masks`, of projected states `(B, E)` or `(B, K, E)`, and whether or not the object is there."""
-        if seg_features.dim() == 3:
-            batch_size, num_objects = seg_features.shape[:2]
-            rows = torch.arange(batch_size, device=seg_features.device) if clip_index is None else clip_index
-            flat = self.decode_features(
-                seg_features.flatten(0, 1), mask_embeddings, rows.repeat_interleave(num_objects)
-            )
-            return flat.unflatten(0, (batch_size, num_objects))
-        prompts = seg_features.to(mask_embeddings.dtype)[:, None]
-        return self.mask_decoder.decode_rows(mask_embeddings, prompts, clip_index, self.seg_spatial)
+        prompts, rows, unflatten = _rows_of_objects(seg_features, clip_index)
+        prompts = prompts.to(mask_embeddings.dtype)
+        return unflatten(self.mask_decoder.decode_rows(mask_embeddings, prompts, rows, self.seg_spatial))
+
+    def decode_features_with_quality(
+        self, seg_features: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `decode_features`, with the mask decoder's score of each mask `(B, T)` or `(B, K, T)`."""
+        prompts, rows, unflatten = _rows_of_objects(seg_features, clip_index)
+        prompts = prompts.to(mask_embeddings.dtype)
+        drawn = self.mask_decoder.decode_rows_with_quality(mask_embeddings, prompts, rows, self.seg_spatial)
+        return unflatten(drawn[0]), unflatten(drawn[1])
+
+
+def _rows_of_objects(
+    seg_features: torch.Tensor, clip_index: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None, Callable[[torch.Tensor], torch.Tensor]]:
+    """
+    One row per object.
+
+    Args:
+        seg_features (`torch.Tensor` of shape `(B, E)` or `(B, K, E)`): projected states.
+        clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row.
+
+    Returns:
+        `tuple`: prompts `(N, 1, E)`, the clip of each of these, and what brings their results back into rows.
+    """
+    if seg_features.dim() == 2:
+        return seg_features[:, None], clip_index, lambda drawn: drawn
+    shape = seg_features.shape[:2]
+    rows = torch.arange(shape[0], device=seg_features.device) if clip_index is None else clip_index
+    return (
+        seg_features.flatten(0, 1)[:, None],
+        rows.repeat_interleave(shape[1]),
+        lambda drawn: drawn.unflatten(0, shape),
+    )
 
 
 def empty_absent(mask_logits: torch.Tensor, existence_logits: torch.Tensor | None) -> torch.Tensor:

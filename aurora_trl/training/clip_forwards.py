@@ -14,7 +14,7 @@ from .mask_targets import MaskTargets
 # Log-probabilities and entropy `(B, C)`, the latter not from a reference model; where `[SEG]` stands in each
 # completion, and what the mask head made of it, by name.
 ForwardOutput = tuple[torch.Tensor, torch.Tensor | None, tuple[Any, dict[str, torch.Tensor]]]
-_SEG_OUTPUTS = ("mask_logits", "seg_features", "existence_logits", "seg_states")
+_SEG_OUTPUTS = ("mask_logits", "mask_quality", "seg_features", "existence_logits", "seg_states")
 
 
 class ClipForwards(Trainer):

@@ -33,7 +33,7 @@ from .grpo_config import AuroraGRPOConfig
 from .lora import complete_adapter, unwrap_aurora
 from .mask_targets import MaskTargets
 from .resampling import EqualGroups
-from .rewards import REWARDS, completion_text, get_reward
+from .rewards import REWARDS, completion_text, get_reward, mask_quality_reward
 from .rollout_sampler import RolloutRows, RolloutSampler
 from .rollout_states import RolloutStates
 from .sample_log import add_sample_log
@@ -62,7 +62,8 @@ class AuroraGRPOTrainer(
         reward_funcs (`list`): TRL reward functions, or names of ours such as `"iou_reward"`; by default the config's.
             Besides the dataset's columns they get `pred_masks`, per completion logits `(T, h, w)` or None, and
             `masks`, per completion binary `(T, h, w)`: those of the frame, whose longer side has the processor's
-            `mask_target_size`. With `max_objects` above 1 `pred_masks` are the union of a completion's objects;
+            `mask_target_size`; and `mask_quality`, the mask decoder's own score of them, or None, where it has one.
+            With `max_objects` above 1 `pred_masks` are the union of a completion's objects;
             `max_objects` and `object_masks` come too.
         args (`AuroraGRPOConfig`, *optional*): settings.
         train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`; evaluation also of
@@ -127,6 +128,11 @@ class AuroraGRPOTrainer(
         rewards = args.reward_functions if reward_funcs is None else reward_funcs
         rewards = rewards if isinstance(rewards, list) else [rewards]
         reward_funcs = [get_reward(reward) if reward in REWARDS else reward for reward in rewards]
+        if mask_quality_reward in reward_funcs and not unwrap_aurora(model).mask_decoder.gives_quality:
+            raise ValueError(
+                "`mask_quality_reward` is the mask decoder's score of its masks, and "
+                f"{type(unwrap_aurora(model).mask_decoder).__name__} has none: leave it out"
+            )
         args.add_seg_parts(unwrap_aurora(model))
         if peft_config is not None:
             peft_config = complete_adapter(unwrap_aurora(model), peft_config, args.trainable_groups())
@@ -317,11 +323,7 @@ class AuroraGRPOTrainer(
         """Decode all frames of all completions at once, and show the masks to the reward functions."""
         seg_states, has_seg = self._rollout_seg_states(completion_ids_list)
         bank = self._bank
-        with torch.no_grad(), self._whole_model(), self.accelerator.autocast():
-            embeddings = bank.mask_inputs.get("mask_embeddings")
-            if embeddings is None:
-                embeddings = self.aurora.encode_masks(bank.mask_inputs["mask_frames"])
-            mask_logits = self.aurora.decode_masks(seg_states, embeddings, bank.clip_index)
+        mask_logits = self._decode_rollout(seg_states, has_seg, inputs)
         if bank.object_masks is not None:
             mask_logits, has_seg = union_logits(mask_logits, has_seg), has_seg.any(dim=1)
             for row in inputs:

@@ -179,6 +179,22 @@ def existence_loss(existence_logits: torch.Tensor, exists: torch.Tensor, *, weig
     return _weighted_mean(F.binary_cross_entropy_with_logits(logits, exists.float(), reduction="none"), weights)
 
 
+def mask_quality_loss(quality: torch.Tensor, iou: torch.Tensor, *, weights: torch.Tensor) -> torch.Tensor:
+    """
+    Mean squared error of the IoU that a mask decoder believes to have reached (Segment Anything, Kirillov et al.,
+    2023, appendix A).
+
+    Args:
+        quality (`torch.Tensor` of shape `(...)`): what it believes.
+        iou (`torch.Tensor` of shape `(...)`): what it reached. It gets no gradient.
+        weights (`torch.Tensor` of shape `(...)`): of each in the mean; 0 where all are 0.
+
+    Returns:
+        `torch.Tensor`: a scalar.
+    """
+    return _weighted_mean((quality.float() - iou.detach().float()).square(), weights)
+
+
 def _weighted_mean(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
     if weights is None:
         return values.mean()

@@ -57,6 +57,9 @@ class MaskTrainingArguments:
             what a process has in its batch: bring references about one clip into it, see `group_by_clip`. ALS3P has
             0.1.
         alignment_temperature (`float`, *optional*, defaults to 0.07): divides the cosines of that loss.
+        mask_quality_loss_weight (`float`, *optional*, defaults to 0.0): weight of the loss that teaches the mask
+            decoder's own score to tell the IoU of what it drew (Segment Anything, Kirillov et al., 2023, appendix A,
+            where it is 1.0). Above 0 the score's head trains; published decoders have learnt to judge masks of clicks.
         box_loss_weight (`float`, *optional*, defaults to 1.0) and
         point_loss_weight (`float`, *optional*, defaults to 1.0): weights of the losses of rows that mark their object
             by boxes or points, see `aurora_trl/data/hints.py`; without effect where there are none.
@@ -110,6 +113,9 @@ class MaskTrainingArguments:
         default=0.0, metadata={"help": "Weight of the alignment of [SEG] features about one object."}
     )
     alignment_temperature: float = field(default=0.07, metadata={"help": "Divides the cosines of the alignment."})
+    mask_quality_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the loss of the mask decoder's score of its masks."}
+    )
     box_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the loss of rows with boxes."})
     point_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the loss of rows with points."})
     allow_unmarked_rows: bool = field(
@@ -123,7 +129,7 @@ class MaskTrainingArguments:
     def check_mask_arguments(self) -> None:
         """Raise `ValueError` for a value out of range; the configs' `__post_init__` calls it."""
         self._check_log_samples()
-        losses = ("mask_bce", "mask_dice", "existence", "alignment", "box", "point")
+        losses = ("mask_bce", "mask_dice", "mask_quality", "existence", "alignment", "box", "point")
         for name in (*(f"{loss}_loss_weight" for loss in losses), "media_cache_clips"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
@@ -161,18 +167,26 @@ class MaskTrainingArguments:
 
     def trainable_groups(self) -> set[str]:
         """The groups of `AuroraModel.trainable_modules()` that are not frozen."""
-        return {group for group in FREEZE_FLAGS if not getattr(self, f"freeze_{group}")}
+        quality = {"mask_quality"} if self.mask_quality_loss_weight > 0 else set[str]()
+        return quality | {group for group in FREEZE_FLAGS if not getattr(self, f"freeze_{group}")}
 
     def add_seg_parts(self, model: Any) -> None:
         """
-        Give a model the parts that these settings ask for.
+        Give a model the parts that these settings ask for, and note that its score of masks is taught where it is.
 
         Args:
             model (`AuroraModel`): to be trained.
 
         Raises:
-            `ValueError`: where it has learned without them, or they would not be trained.
+            `ValueError`: where it has learned without them, they would not be trained, or there is no score to teach.
         """
+        if self.mask_quality_loss_weight > 0:
+            if not model.mask_decoder.gives_quality:
+                raise ValueError(
+                    f"`mask_quality_loss_weight` teaches the mask decoder's score of its masks, and "
+                    f"{type(model.mask_decoder).__name__} has none: leave it out"
+                )
+            model.config.quality_trained = True
         added = model.add_seg_parts(self.seg_layers, self.spatial_prompt, self.existence_output)
         if added and (self.freeze_seg_projector or not self.uses_mask_losses):
             raise ValueError(
@@ -183,4 +197,5 @@ class MaskTrainingArguments:
     @property
     def uses_mask_losses(self) -> bool:
         """Whether masks, or the features that prompt them, take part in the loss."""
-        return self.mask_bce_loss_weight > 0 or self.mask_dice_loss_weight > 0 or self.alignment_loss_weight > 0
+        losses = ("mask_bce", "mask_dice", "mask_quality", "alignment")
+        return any(getattr(self, f"{loss}_loss_weight") > 0 for loss in losses)

@@ -1,5 +1,5 @@
 """
-Rewards beyond the paper's three: outlines, steadiness, length, other names of a class. They are
+Rewards beyond the paper's three: outlines, steadiness, length, other names of a class, quality of masks. They are
 called as TRL calls them, and never raise for what a model wrote. Where a row lacks what one compares with it gives
 None, which TRL leaves out.
 """
@@ -148,6 +148,28 @@ def synonym_class_reward(
         float(same_thing(extract_class(completion_text(completion)), normalize_class(name or "")))
         for completion, name in zip(completions, class_name, strict=True)
     ]
+
+
+def mask_quality_reward(
+    prompts: Sequence[Any], completions: Sequence[Any], mask_quality: Sequence[float | None], **columns: Any
+) -> list[float]:
+    """
+    How well the mask decoder believes to have drawn: the IoU that its own head predicts (Segment Anything, Kirillov et
+    al., 2023), in [0, 1]; 0 without `[SEG]`.
+
+    It knows of no target, so that any clip will do, and it can be had by masks that look good around a wrong object:
+    it belongs beside a reward that knows the object, with less weight.
+
+    Args:
+        prompts, completions (`Sequence`): not used.
+        mask_quality (`Sequence[float]`): per completion, which the trainer gives where the mask decoder has it; None
+            without `[SEG]`.
+        **columns: not used.
+
+    Returns:
+        `list[float]`: one per completion.
+    """
+    return [0.0 if score is None else min(max(score, 0.0), 1.0) for score in mask_quality]
 
 
 def same_thing(named: str | None, true: str) -> bool:

@@ -14,7 +14,13 @@ from ..evaluation.iou import mask_iou
 from ..prompts import ends_with_answer, extract_class, is_null_answer, normalize_class
 from .completions import completion_text
 from .hint_rewards import box_reward, point_reward
-from .reward_shelf import boundary_reward, consistency_reward, length_reward, synonym_class_reward
+from .reward_shelf import (
+    boundary_reward,
+    consistency_reward,
+    length_reward,
+    mask_quality_reward,
+    synonym_class_reward,
+)
 
 # Some TRL leaves out for a row: they give None there.
 RewardFunction = Callable[..., list[float] | list[float | None]]
@@ -32,6 +38,7 @@ __all__ = [
     "iou_or_null_reward",
     "iou_reward",
     "length_reward",
+    "mask_quality_reward",
     "point_reward",
     "synonym_class_reward",
 ]
@@ -47,6 +54,7 @@ REWARDS = (
     "consistency_reward",
     "length_reward",
     "synonym_class_reward",
+    "mask_quality_reward",
     "box_reward",
     "point_reward",
 )

@@ -7,9 +7,10 @@ import torch
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
+from ..data.media.loading import taken_frames
 from ..generation.clip_loader import pad_ids
 from ..generation.engines import gather_seg_states, read_states
-from ..models.objects import along_rows
+from ..models.objects import along_rows, mean_quality
 from ..models.shared_prefix import first_of_each
 from .clip_forwards import ClipForwards
 
@@ -66,6 +67,24 @@ class RolloutStates(ClipForwards):
             late = self._read_written(completion_ids_list, positions)
             states = torch.where(known[..., None], states, late)
         return states, has_seg
+
+    @torch.no_grad()
+    def _decode_rollout(
+        self, seg_states: torch.Tensor, has_seg: torch.Tensor, rows: list[dict[str, Any]]
+    ) -> torch.Tensor:
+        """All frames of all completions at once; rows get the decoder's own score of their masks, if it has one."""
+        bank, decoder = self._bank, self.aurora.mask_decoder
+        with self._whole_model(), self.accelerator.autocast():
+            embeddings = bank.mask_inputs.get("mask_embeddings")
+            if embeddings is None:
+                embeddings = self.aurora.encode_masks(bank.mask_inputs["mask_frames"])
+            if not decoder.gives_quality:
+                return self.aurora.decode_masks(seg_states, embeddings, bank.clip_index)
+            mask_logits, quality = self.aurora.decode_masks_with_quality(seg_states, embeddings, bank.clip_index)
+        taken = [len(taken_frames(row, self.processing_class.num_frames)) for row in rows]
+        for row, score in zip(rows, mean_quality(quality, has_seg, taken), strict=True):
+            row["mask_quality"] = score
+        return mask_logits
 
     def _read_written(self, completion_ids_list: list[list[int]], positions: torch.Tensor) -> torch.Tensor:
         """States at places of completions by forwards over whole sequences, as many at a time as training takes."""

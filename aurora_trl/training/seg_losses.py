@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from ..data.masks import NO_TARGET, has_target
+from ..evaluation.iou import frame_iou
 from ..models.objects import union_logits
-from .losses import box_projection_loss, existence_loss, mask_bce_loss, seg_alignment_loss
+from .losses import box_projection_loss, existence_loss, mask_bce_loss, mask_quality_loss, seg_alignment_loss
 from .mask_config import MaskTrainingArguments
 from .mask_losses import mask_losses
 from .mask_targets import MaskTargets
@@ -26,11 +27,12 @@ def seg_losses(
 ) -> Losses:
     """
     The weighted sum of the masks' losses (AURORA, equations 6-8), and of those of boxes and points, the existence
-    output and the alignment where there are such. A row without `[SEG]` adds nothing.
+    output, the alignment and the score of masks where there are such. A row without `[SEG]` adds nothing.
 
     Args:
         output (`ModelOutput`): with `mask_logits` `(B, T, h, w)`, `seg_features` `(B, E)` and, where the model has
-            them, `existence_logits` `(B,)`; each `(B, K, ...)` where answers may have several `[SEG]`.
+            them, `existence_logits` `(B,)` and `mask_quality` `(B, T)`; each `(B, K, ...)` where answers may have
+            several `[SEG]`.
         targets (`MaskTargets`): of the frames that were drawn.
         has_seg (`torch.Tensor` of shape `(B,)` or `(B, K)`, bool): which answers, or places in them, have a `[SEG]`.
         args (`MaskTrainingArguments`): the weights.
@@ -49,6 +51,8 @@ def seg_losses(
     parts = [_hint_losses(mask_logits, targets, drawn, args), _existence_losses(output, has_seg, args, present)]
     if args.alignment_loss_weight > 0 and targets.relations is not None:
         parts.append(_alignment_losses(output["seg_features"], targets.relations, has_seg, args))
+    if args.mask_quality_loss_weight > 0:
+        parts.append(_quality_losses(output["mask_quality"], mask_logits, targets, has_seg, args))
     for term, named in parts:
         loss = loss + term
         metrics.update(named)
@@ -94,6 +98,23 @@ def _existence_losses(
     right = ((existence >= 0) == exists) & counts
     metrics = {"existence_loss": term.detach(), "existence_accuracy": right.sum() / counts.sum().clamp(min=1)}
     return args.existence_loss_weight * term, metrics
+
+
+def _quality_losses(
+    quality: torch.Tensor,
+    mask_logits: torch.Tensor,
+    targets: MaskTargets,
+    has_seg: torch.Tensor,
+    args: MaskTrainingArguments,
+) -> Losses:
+    """Of what the mask decoder believes of its masks, in the mean over annotated frames as the masks' own losses."""
+    if quality.dim() == 3:  # an answer that draws several objects has a score for each, and one mask that is compared
+        quality, has_seg = quality[:, 0], has_seg.sum(dim=1) == 1
+    annotated = has_target(targets.masks)
+    iou = frame_iou(mask_logits, targets.masks)
+    weights = (has_seg[:, None] & annotated).to(torch.float32)
+    term = mask_quality_loss(quality, iou, weights=weights) * weights.sum() / annotated.sum().clamp(min=1)
+    return args.mask_quality_loss_weight * term, {"mask_quality_loss": term.detach()}
 
 
 def _alignment_losses(

@@ -12,7 +12,7 @@ from transformers import Sam2VideoConfig
 
 from aurora_trl.errors import DataError
 from aurora_trl.models import AuroraConfig, Sam2MaskConfig, SamConfig
-from aurora_trl.models.mask_decoders import build_mask_decoder
+from aurora_trl.models.mask_decoders import ClipMemory, build_mask_decoder
 from aurora_trl.models.mask_decoders.published import load_mask_decoder, sam_config
 from aurora_trl.models.mask_decoders.sam import FusedAttention
 
@@ -129,6 +129,62 @@ def test_sam2_equals_its_own_forward_image_by_image(sam2, sam2_folder):
         torch.testing.assert_close(masks[i], expected[0, 0, 0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["sam", "sam2", "sam2_video"])
+@torch.no_grad()
+def test_the_score_of_a_mask_is_published(name, sam, sam_file, sam2, sam2_folder, tmp_path):
+    """Image by image what the authors' decoder predicts for its single mask, and the masks are those without it."""
+    if name == "sam2_video":
+        sam2 = small_sam2_video()
+        sam2.save_pretrained(tmp_path)
+        decoder, width = load_mask_decoder(tmp_path, memory=ClipMemory(2)), 128
+    else:
+        decoder, width = load_mask_decoder({"sam": sam_file, "sam2": sam2_folder}[name]), 32
+    side = decoder.config.image_size
+    frames, prompts = torch.randn(2, 3, 3, side, side), torch.randn(3, 1, width)
+    embeddings, clip_index = decoder.encode_clips(frames), torch.tensor([1, 0, 1])
+    masks, quality = decoder.decode_rows_with_quality(embeddings, prompts, clip_index)
+    assert torch.equal(masks, decoder.decode_rows(embeddings, prompts, clip_index))
+    assert quality.shape == (3, 3)
+    decoder.frames_at_once = 1.5 * 3 * side**2 / 1024**2  # a clip at a time
+    again = decoder.decode_rows_with_quality(embeddings, prompts, clip_index)[1]
+    torch.testing.assert_close(again, quality, atol=1e-5, rtol=1e-5)
+    for row, clip in enumerate(clip_index.tolist()):
+        for frame in range(1 if name == "sam2_video" else 3):  # later ones look back
+            image = frames[clip, frame][None]
+            if name == "sam":
+                _, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
+                expected = sam.mask_decoder(
+                    image_embeddings=sam.image_encoder(image),
+                    image_pe=sam.prompt_encoder.get_dense_pe(),
+                    sparse_prompt_embeddings=prompts[row][None],
+                    dense_prompt_embeddings=dense,
+                    multimask_output=False,
+                )[1][0, 0]
+            else:
+                sam2.mask_decoder.dynamic_multimask_via_stability = False
+                finest, middle, coarse = sam2_features(sam2, image)
+                dense = sam2.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+                expected = sam2.mask_decoder(
+                    image_embeddings=coarse,
+                    image_positional_embeddings=sam2.get_image_wide_positional_embeddings(),
+                    sparse_prompt_embeddings=prompts[row][None, None],
+                    dense_prompt_embeddings=dense.expand(1, -1, *coarse.shape[-2:]),
+                    multimask_output=False,
+                    high_resolution_features=[finest, middle],
+                )[1].squeeze()
+            torch.testing.assert_close(quality[row, frame], expected, atol=1e-5, rtol=1e-5)
+
+
+def sam2_features(sam2, image):
+    """As `Sam2Model.get_image_embeddings`, which the video model does not have."""
+    maps = sam2.vision_encoder(image).fpn_hidden_states
+    return (
+        sam2.mask_decoder.conv_s0(maps[0]),
+        sam2.mask_decoder.conv_s1(maps[1]),
+        maps[2] + sam2.no_memory_embedding.reshape(1, -1, 1, 1),
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "width", "depth", "heads", "blocks"),
     [
@@ -200,7 +256,8 @@ def test_all_that_may_train_takes_part(kind, sam_file, sam2_folder):
     for module in groups.values():
         module.requires_grad_(True)
     size = decoder.config.image_size
-    decoder.decode(decoder.encode(torch.randn(1, 3, size, size)), torch.randn(1, 1, 32)).square().mean().backward()
+    drawn = decoder.decode_with_quality(decoder.encode(torch.randn(1, 3, size, size)), torch.randn(1, 1, 32))
+    sum(value.square().mean() for value in drawn).backward()
     for group, module in groups.items():
         assert [name for name, p in module.named_parameters() if p.grad is None] == [], group
     encoder = {id(p) for p in groups["mask_encoder"].parameters()}

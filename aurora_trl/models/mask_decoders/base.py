@@ -29,6 +29,8 @@ class MaskDecoderBase(nn.Module, ABC):
     """
 
     image_encoder: nn.Module
+    # Whether it scores its masks: whoever says so has `decode_with_quality`.
+    gives_quality = False
 
     def __init__(self, config: Any):
         super().__init__()
@@ -42,7 +44,10 @@ class MaskDecoderBase(nn.Module, ABC):
 
     @abstractmethod
     def trainable_modules(self) -> dict[str, nn.Module]:
-        """The parts that a recipe may train: `mask_encoder`, which `encode` runs, and `mask_decoder`."""
+        """
+        The parts that a recipe may train: `mask_encoder`, which `encode` runs, `mask_decoder`, and `mask_quality`, the
+        head that scores masks, where there is one.
+        """
 
     @abstractmethod
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
@@ -70,6 +75,20 @@ class MaskDecoderBase(nn.Module, ABC):
             `torch.Tensor` of shape `(N, 4h, 4w)`: mask logits over the square image.
         """
 
+    def decode_with_quality(
+        self, embeddings: torch.Tensor, prompts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        As `decode`, with the decoder's own score of each mask: the IoU that it believes to have reached.
+
+        Returns:
+            `tuple`: mask logits `(N, 4h, 4w)`, and their scores `(N,)`, about in [0, 1].
+
+        Raises:
+            `ValueError`: where it has no such score.
+        """
+        raise ValueError(f"{type(self).__name__} does not score its masks; SAM 1 and SAM 2 do")
+
     def decode_clips(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         """
         Draw one object in all frames of clips: frame by frame with the same prompt, unless a subclass looks back.
@@ -85,6 +104,16 @@ class MaskDecoderBase(nn.Module, ABC):
         num_clips, num_frames = embeddings.shape[:2]
         mask_logits = self.decode(embeddings.flatten(0, 1), prompts.repeat_interleave(num_frames, dim=0))
         return mask_logits.unflatten(0, (num_clips, num_frames))
+
+    def decode_clips_with_quality(
+        self, embeddings: torch.Tensor, prompts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `decode_clips`, with a score for each frame's mask `(B, T)`, see `decode_with_quality`."""
+        num_clips, num_frames = embeddings.shape[:2]
+        mask_logits, quality = self.decode_with_quality(
+            embeddings.flatten(0, 1), prompts.repeat_interleave(num_frames, dim=0)
+        )
+        return mask_logits.unflatten(0, (num_clips, num_frames)), quality.unflatten(0, (num_clips, num_frames))
 
     def decode_stream(
         self, chunks: Iterable[torch.Tensor], prompts: torch.Tensor, num_frames: int
@@ -117,11 +146,11 @@ class MaskDecoderBase(nn.Module, ABC):
         """
         weight = next(self.image_encoder.parameters())
 
-        def encode(part: torch.Tensor) -> torch.Tensor:
+        def encode(part: torch.Tensor) -> tuple[torch.Tensor]:
             # One memory layout in and out: a clip's features are then the same to the bit whoever asks for them.
-            return self.encode(part.to(weight).contiguous()).contiguous()
+            return (self.encode(part.to(weight).contiguous()).contiguous(),)
 
-        embeddings = _in_parts(encode, frames.flatten(0, 1), size=self.frames_per_chunk())
+        (embeddings,) = _in_parts(encode, frames.flatten(0, 1), size=self.frames_per_chunk())
         return embeddings.unflatten(0, frames.shape[:2])
 
     def decode_rows(
@@ -145,23 +174,53 @@ class MaskDecoderBase(nn.Module, ABC):
             `torch.Tensor` of shape `(B, T, 4h, 4w)`: mask logits over the square frames.
         """
 
-        def decode(prompts: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
+        def decode(shown: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.decode_clips(shown, prompts),)
+
+        (mask_logits,) = self._decode_in_parts(decode, embeddings, prompts, clip_index, mark)
+        return mask_logits
+
+    def decode_rows_with_quality(
+        self,
+        embeddings: torch.Tensor,
+        prompts: torch.Tensor,
+        clip_index: torch.Tensor | None,
+        mark: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `decode_rows`, with a score for each frame's mask `(B, T)`, see `decode_with_quality`."""
+        mask_logits, quality = self._decode_in_parts(
+            self.decode_clips_with_quality, embeddings, prompts, clip_index, mark
+        )
+        return mask_logits, quality
+
+    def _decode_in_parts(
+        self,
+        decode: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]],
+        embeddings: torch.Tensor,
+        prompts: torch.Tensor,
+        clip_index: torch.Tensor | None,
+        mark: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, ...]:
+        def decode_part(prompts: torch.Tensor, clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
             shown = clips if clip_index is None else embeddings[clips]
-            return self.decode_clips(shown if mark is None else mark(shown, prompts), prompts)
+            return decode(shown if mark is None else mark(shown, prompts), prompts)
 
         size = max(1, self.frames_per_chunk() // embeddings.size(1))
-        return _in_parts(decode, prompts, embeddings if clip_index is None else clip_index, size=size)
+        return _in_parts(decode_part, prompts, embeddings if clip_index is None else clip_index, size=size)
 
     def frames_per_chunk(self) -> int:
         """`frames_at_once` in the model's size: how many frames are encoded and drawn in at a time."""
         return max(1, int(self.frames_at_once * 1024**2 / self.config.image_size**2))
 
 
-def _in_parts(function: Callable[..., torch.Tensor], *inputs: torch.Tensor, size: int) -> torch.Tensor:
+def _in_parts(
+    function: Callable[..., tuple[torch.Tensor, ...]], *inputs: torch.Tensor, size: int
+) -> tuple[torch.Tensor, ...]:
     """A function of rows that do not know of each other, called with at most so many where no gradient is wanted."""
     if torch.is_grad_enabled() or len(inputs[0]) <= size:
         return function(*inputs)
-    return torch.cat([function(*parts) for parts in zip(*(value.split(size) for value in inputs), strict=True)])
+    outputs = [function(*parts) for parts in zip(*(value.split(size) for value in inputs), strict=True)]
+    return tuple(torch.cat(values) for values in zip(*outputs, strict=True))
 
 
 def position_encoding(frequencies: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ class BatchedMaskDecoder(MaskDecoder):
         image_pe: torch.Tensor,
         prompts: torch.Tensor,
         dense_prompt: torch.Tensor,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             image_embeddings (`torch.Tensor` of shape `(N, C, h, w)`): from the image encoder.
@@ -35,7 +35,7 @@ class BatchedMaskDecoder(MaskDecoder):
             dense_prompt (`torch.Tensor` of shape `(1, C, 1, 1)`): the embedding that stands for "no mask given".
 
         Returns:
-            `torch.Tensor` of shape `(N, 4h, 4w)`: mask logits.
+            `tuple`: mask logits `(N, 4h, 4w)`, and the state `(N, C)` from which their quality is told.
         """
         batch_size, channels, height, width = image_embeddings.shape
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight], dim=0)
@@ -45,7 +45,7 @@ class BatchedMaskDecoder(MaskDecoder):
         )
         upscaled = self.output_upscaling(grid.transpose(1, 2).reshape(batch_size, channels, height, width))
         kernel = self.output_hypernetworks_mlps[0](states[:, 1])  # (N, C / 8), of the single-mask token
-        return torch.einsum("nc,nchw->nhw", kernel, upscaled)
+        return torch.einsum("nc,nchw->nhw", kernel, upscaled), states[:, 0]
 
 
 class FusedAttention(Attention):
@@ -81,6 +81,8 @@ class SamMaskDecoder(MaskDecoderBase):
     Args:
         config (`SamConfig`): sizes.
     """
+
+    gives_quality = True
 
     def __init__(self, config: SamConfig):
         super().__init__(config)
@@ -122,7 +124,7 @@ class SamMaskDecoder(MaskDecoderBase):
         return self.config.prompt_embed_dim
 
     def trainable_modules(self) -> dict[str, nn.Module]:
-        """The parts that a recipe may train; the rest (points, boxes, mask prompts, quality) is never run."""
+        """The parts that a recipe may train; the rest (points, boxes, mask prompts) is never run."""
         decoder = self.mask_decoder
         return {
             "mask_encoder": self.image_encoder,
@@ -136,6 +138,7 @@ class SamMaskDecoder(MaskDecoderBase):
                     self.prompt_encoder.no_mask_embed,
                 ]
             ),
+            "mask_quality": decoder.iou_prediction_head,
         }
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
@@ -144,6 +147,16 @@ class SamMaskDecoder(MaskDecoderBase):
 
     def decode(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         """Embeddings `(N, C, h, w)` and prompts `(N, P, C)` to mask logits `(N, 4h, 4w)`."""
+        return self._draw(embeddings, prompts)[0]
+
+    def decode_with_quality(
+        self, embeddings: torch.Tensor, prompts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `decode`, with the IoU that SAM predicts for each mask `(N,)`."""
+        mask_logits, state = self._draw(embeddings, prompts)
+        return mask_logits, self.mask_decoder.iou_prediction_head(state)[:, 0]
+
+    def _draw(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         frequencies = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
         image_pe = position_encoding(frequencies, *embeddings.shape[-2:]).to(embeddings.dtype)
         dense_prompt = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)

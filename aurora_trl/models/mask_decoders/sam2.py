@@ -2,7 +2,7 @@
 
 With its memory across frames: `sam2_video.py`."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,21 @@ from .base import MaskDecoderBase, position_encoding
 # ImageNet's, which SAM 2 was trained with, for pixels in [0, 255].
 PIXEL_MEAN = [123.675, 116.28, 103.53]
 PIXEL_STD = [58.395, 57.12, 57.375]
+
+
+class Drawing(NamedTuple):
+    """
+    What SAM 2's decoder makes of a prompt.
+
+    Attributes:
+        mask_logits (`torch.Tensor` of shape `(N, 4h, 4w)`): logits.
+        token (`torch.Tensor` of shape `(N, C)`): the state of the token that drew them.
+        quality_state (`torch.Tensor` of shape `(N, C)`): the state from which their quality is told.
+    """
+
+    mask_logits: torch.Tensor
+    token: torch.Tensor
+    quality_state: torch.Tensor
 
 
 class Sam2MaskConfig(PretrainedConfig):
@@ -68,6 +83,7 @@ class Sam2MaskDecoder(MaskDecoderBase):
     """
 
     sam_class: type[PreTrainedModel] = Sam2Model
+    gives_quality = True
 
     def __init__(self, config: Sam2MaskConfig, sam: Any = None):
         super().__init__(config)
@@ -84,7 +100,7 @@ class Sam2MaskDecoder(MaskDecoderBase):
         return self.config.sam2_config.mask_decoder_config.hidden_size
 
     def trainable_modules(self) -> dict[str, nn.Module]:
-        """The parts that a recipe may train; the rest (points, boxes, masks, quality, presence) is never run."""
+        """The parts that a recipe may train; the rest (points, boxes, masks, presence) is never run."""
         decoder = self.sam.mask_decoder
         return {
             "mask_encoder": nn.ModuleList([self.sam.vision_encoder, decoder.conv_s0, decoder.conv_s1]),
@@ -101,6 +117,7 @@ class Sam2MaskDecoder(MaskDecoderBase):
                     self.sam.prompt_encoder.no_mask_embed,
                 ]
             ),
+            "mask_quality": decoder.iou_prediction_head,
         }
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
@@ -111,7 +128,19 @@ class Sam2MaskDecoder(MaskDecoderBase):
     def decode(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         """Embeddings `(N, 4C, h, w)` and prompts `(N, P, C)` to mask logits `(N, 4h, 4w)`."""
         coarse, fine = embeddings.split([self.prompt_dim, 3 * self.prompt_dim], dim=1)
-        return self._draw(coarse, fine, prompts)[0]
+        return self._draw(coarse, fine, prompts).mask_logits
+
+    def decode_with_quality(
+        self, embeddings: torch.Tensor, prompts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `decode`, with the IoU that SAM 2 predicts for each mask `(N,)`."""
+        coarse, fine = embeddings.split([self.prompt_dim, 3 * self.prompt_dim], dim=1)
+        drawn = self._draw(coarse, fine, prompts)
+        return drawn.mask_logits, self._quality(drawn)
+
+    def _quality(self, drawn: Drawing) -> torch.Tensor:
+        """The IoU that SAM 2 predicts for what it drew, `(N,)`."""
+        return self.sam.mask_decoder.iou_prediction_head(drawn.quality_state)[:, 0]
 
     def _features(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames `(N, 3, S, S)` to the coarse features `(N, C, h, w)` and the finer two `(N, 3C, h, w)`, folded."""
@@ -124,9 +153,7 @@ class Sam2MaskDecoder(MaskDecoderBase):
         """Mark coarse features `(N, C, h, w)` as those of a frame that has none before it."""
         return coarse + self.sam.no_memory_embedding.reshape(1, -1, 1, 1)
 
-    def _draw(
-        self, coarse: torch.Tensor, fine: torch.Tensor, prompts: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _draw(self, coarse: torch.Tensor, fine: torch.Tensor, prompts: torch.Tensor) -> Drawing:
         """
         Row i of the features meets row i of the prompts, and only the single-mask output is computed: upstream's
         choice of another mask where that one looks unstable has no gradient and differs between training and use.
@@ -135,9 +162,6 @@ class Sam2MaskDecoder(MaskDecoderBase):
             coarse (`torch.Tensor` of shape `(N, C, h, w)`): features that know of a memory, or that there is none.
             fine (`torch.Tensor` of shape `(N, 3C, h, w)`): the finer two resolutions, folded.
             prompts (`torch.Tensor` of shape `(N, P, C)`): what to draw.
-
-        Returns:
-            `tuple`: mask logits `(N, 4h, 4w)`, and the state `(N, C)` of the token that drew them.
         """
         decoder, width = self.sam.mask_decoder, self.prompt_dim
         finest, middle = fine.split([2 * width, width], dim=1)
@@ -158,7 +182,7 @@ class Sam2MaskDecoder(MaskDecoderBase):
         upscaled = decoder.activation(decoder.upscale_conv2(upscaled) + F.pixel_shuffle(finest, 4))
         token = states[:, 0, 2]  # of the single mask
         kernel = decoder.output_hypernetworks_mlps[0](token)  # (N, C / 8)
-        return torch.einsum("nc,nchw->nhw", kernel, upscaled), token
+        return Drawing(torch.einsum("nc,nchw->nhw", kernel, upscaled), token, states[:, 0, 1])
 
 
 AutoConfig.register(Sam2MaskConfig.model_type, Sam2MaskConfig)

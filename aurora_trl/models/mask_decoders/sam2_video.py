@@ -24,7 +24,7 @@ from torch import nn
 from transformers import AutoConfig, Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import get_1d_sine_pe
 
-from .sam2 import Sam2MaskConfig, Sam2MaskDecoder
+from .sam2 import Drawing, Sam2MaskConfig, Sam2MaskDecoder
 
 PROMPT_FRAMES = ("all", "first")
 # Upstream's logits of a frame without the object: its memory holds none of the undecided places of a real mask.
@@ -168,17 +168,36 @@ class Sam2VideoMaskDecoder(Sam2MaskDecoder):
         """Images: clips of one frame."""
         return self.decode_clips(embeddings[:, None], prompts)[:, 0]
 
+    def decode_with_quality(
+        self, embeddings: torch.Tensor, prompts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images: clips of one frame."""
+        mask_logits, quality = self.decode_clips_with_quality(embeddings[:, None], prompts)
+        return mask_logits[:, 0], quality[:, 0]
+
     def decode_clips(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         """Embeddings `(B, T, 4C, h, w)` and prompts `(B, P, C)` to mask logits `(B, T, 4h, 4w)`, frame after frame."""
+        return self._draw_clips(embeddings, prompts)[0]
+
+    def decode_clips_with_quality(
+        self, embeddings: torch.Tensor, prompts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `decode_clips`, with the IoU that SAM 2 predicts for each frame's mask `(B, T)`."""
+        mask_logits, drawn = self._draw_clips(embeddings, prompts)
+        return mask_logits, torch.stack([self._quality(each) for each in drawn], dim=1)
+
+    def _draw_clips(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, list[Drawing]]:
+        """All frames of clips: mask logits `(B, T, 4h, 4w)`, and what was drawn in each."""
         num_frames = embeddings.size(1)
         # Nothing looks back at an image, but DDP and ZeRO wait for every part that trains.
         run_unseen = num_frames == 1 and torch.is_grad_enabled()
         clip = _ClipMemories(num_frames)
-        masks = self._draw_next(embeddings, prompts, clip, run_unseen)
+        drawn = self._draw_next(embeddings, prompts, clip, run_unseen)
+        masks = torch.stack([each.mask_logits for each in drawn], dim=1)
         if run_unseen:
             coarse = embeddings[:, 0, : self.prompt_dim]
             masks = masks + 0.0 * self._look_back(coarse, clip).mean()
-        return masks
+        return masks, drawn
 
     def decode_stream(
         self, chunks: Iterable[torch.Tensor], prompts: torch.Tensor, num_frames: int
@@ -187,25 +206,26 @@ class Sam2VideoMaskDecoder(Sam2MaskDecoder):
         clip = _ClipMemories(num_frames, self.config.num_memory_frames, self.sam.config.max_object_pointers_in_encoder)
         for embeddings in chunks:
             repeated = embeddings.expand(len(prompts), -1, -1, -1, -1)
-            yield self._draw_next(repeated, prompts.to(embeddings.dtype), clip)
+            drawn = self._draw_next(repeated, prompts.to(embeddings.dtype), clip)
+            yield torch.stack([each.mask_logits for each in drawn], dim=1)
 
     def _draw_next(
         self, embeddings: torch.Tensor, prompts: torch.Tensor, clip: _ClipMemories, keep_last: bool = False
-    ) -> torch.Tensor:
-        """The next frames of clips `(B, t, 4C, h, w)` to mask logits `(B, t, 4h, 4w)`; `clip` remembers them."""
+    ) -> list[Drawing]:
+        """What is drawn in each of the next frames of clips `(B, t, 4C, h, w)`; `clip` remembers them."""
         coarse, fine = embeddings.split([self.prompt_dim, 3 * self.prompt_dim], dim=2)
         # Upstream's prompt of a tracked frame: two tokens for points that are not there.
         no_prompt = self.sam.prompt_encoder.not_a_point_embed.weight.expand(len(prompts), 2, -1)
-        drawn: list[torch.Tensor] = []
+        drawn: list[Drawing] = []
         for i in range(embeddings.size(1)):
             features, first = coarse[:, i], clip.now == 0
             prompted = first or self.config.prompt_frames == "all"
             seen = self._without_memory(features) if first else self._look_back(features, clip)
-            mask_logits, token = self._draw(seen, fine[:, i], prompts if prompted else no_prompt.to(prompts.dtype))
-            drawn.append(mask_logits)
+            now = self._draw(seen, fine[:, i], prompts if prompted else no_prompt.to(prompts.dtype))
+            drawn.append(now)
             if keep_last or clip.now < clip.num_frames - 1:
-                clip.add(self._memorise(features, mask_logits, token, prompted))
-        return torch.stack(drawn, dim=1)
+                clip.add(self._memorise(features, now.mask_logits, now.token, prompted))
+        return drawn
 
     def _memorise(
         self, features: torch.Tensor, mask_logits: torch.Tensor, token: torch.Tensor, prompted: bool
