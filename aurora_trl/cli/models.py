@@ -47,6 +47,12 @@ def add_model_commands(add: AddCommand) -> None:
     command.add_argument(
         "--mask-memory-gradients", action="store_true", help="let the loss of a frame reach the ones before it"
     )
+    command.add_argument(
+        "--mask-source",
+        choices=["seg", "box"],
+        default="seg",
+        help="box: the policy writes boxes and points, from which SAM draws (default: seg, the state at [SEG])",
+    )
     command.add_argument("--num-frames", type=whole(1), default=10, help="frames of a clip (default: 10)")
     command.add_argument(
         "--audio-seconds",
@@ -136,6 +142,7 @@ def _init(arguments: argparse.Namespace) -> None:
         mask_memory=memory,
         dtype=arguments.dtype,
         num_frames=arguments.num_frames,
+        mask_source=arguments.mask_source,
         **({} if arguments.instruction is None else {"instruction": arguments.instruction}),
         **settings,
     )

@@ -11,9 +11,11 @@ import torch
 from transformers import GenerationConfig
 
 from ..data.schema import Row, clip_key
+from ..models.box_prompts import ObjectPrompt
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows, union_logits
 from ..models.processing_aurora import AuroraProcessor
+from .box_answers import draw_box_answers
 from .clip_loader import ClipLoader, pad_ids, stack_clips
 from .engines import choose_engine, gather_seg_states, read_states, recorded_generation
 
@@ -33,7 +35,8 @@ class Answer:
         row (`dict`): the dataset row that was asked about.
         completion (`str`): the generated text, without special tokens.
         mask_logits (`torch.Tensor` of shape `(T, H', W')` or `None`): logits with the frame's aspect ratio, on the
-            CPU; None where the answer holds no `[SEG]`, their union where it holds several that count.
+            CPU; None where the answer asks for no mask, with `[SEG]` or with boxes, their union where it asks for
+            several that count.
         num_tokens (`int`): length of the completion, the end-of-turn token included.
         cut (`bool`, *optional*, defaults to `False`): whether it ended at the limit, in the middle of something.
         object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
@@ -41,6 +44,8 @@ class Answer:
             the CPU: what prompts the mask decoder, in other frames too. None where there is none.
         decoded_logits (`torch.Tensor` of shape `(T, h, w)`, *optional*): what `mask_logits` were made of, as they came
             from the decoder; on the CPU.
+        prompts (`list[ObjectPrompt]`, *optional*): the boxes and points of an answer that could be read, of a model
+            that writes these.
     """
 
     row: Row
@@ -51,6 +56,7 @@ class Answer:
     object_logits: torch.Tensor | None = None
     seg_features: torch.Tensor | None = None
     decoded_logits: torch.Tensor | None = None
+    prompts: list[ObjectPrompt] | None = None
 
 
 def load(
@@ -230,30 +236,55 @@ def answer_batch(
     completion_ids = sequences[:, input_ids.size(1) :]
     is_eos = completion_ids == processor.tokenizer.eos_token_id
     completion_mask = (is_eos.cumsum(1) - is_eos.long()) == 0  # up to the first end of turn
-    positions = processor.find_seg_positions(completion_ids, completion_mask)
-    seg_states, has_seg, known = gather_seg_states(states, positions)
-    if not states or not bool((known | ~has_seg).all()):
-        written = [p + c[m].tolist() for p, c, m in zip(prompts, completion_ids, completion_mask, strict=True)]
-        positions = positions + along_rows(torch.tensor([len(ids) for ids in prompts], device=device), positions)
-        late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **repeated)
-        seg_states = torch.where(known[..., None], seg_states, late)
-
-    mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
-    there = has_seg if model.seg_existence is None else has_seg & (model.seg_existence(seg_states) >= 0)
-    features = _features_of_answers(model.project(seg_states), there)
-    sizes = [tuple(clips[i]["frame_size"].tolist()) for i in order]
-    drawn = _restore_answers(processor, mask_logits, has_seg, sizes)
     texts = processor.batch_decode(
         [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)],
         skip_special_tokens=True,
     )
     lengths, cut = completion_mask.sum(dim=1).tolist(), (~is_eos.any(dim=1)).tolist()
-    return [
-        Answer(row, text.strip(), union, length, is_cut, each, prompts, decoded)
-        for row, text, length, is_cut, (union, each, decoded), prompts in zip(
-            rows, texts, lengths, cut, drawn, features, strict=True
-        )
+    answers = [
+        Answer(row, text.strip(), None, length, is_cut)
+        for row, text, length, is_cut in zip(rows, texts, lengths, cut, strict=True)
     ]
+    if model.config.mask_source == "box":
+        views = [processor.frame_view(clips[i]) for i in order]
+        written = [answer.completion for answer in answers]
+        boxes = draw_box_answers(model, processor, written, views, mask_embeddings, clip_index)
+        mask_logits, drawn = boxes.mask_logits, boxes.drawn
+        for answer, found in zip(answers, boxes.prompts, strict=True):
+            answer.prompts = found
+    else:
+        completions = (prompts, completion_ids, completion_mask)
+        seg_states, drawn = _states_of_answers(model, processor, states, completions, repeated)
+        mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
+        there = drawn if model.seg_existence is None else drawn & (model.seg_existence(seg_states) >= 0)
+        features = _features_of_answers(model.project(seg_states), there)
+        for answer, own in zip(answers, features, strict=True):
+            answer.seg_features = own
+    sizes = [tuple(clips[i]["frame_size"].tolist()) for i in order]
+    restored = _restore_answers(processor, mask_logits, drawn, sizes)
+    for answer, planes in zip(answers, restored, strict=True):
+        answer.mask_logits, answer.object_logits, answer.decoded_logits = planes
+    return answers
+
+
+def _states_of_answers(
+    model: AuroraModel,
+    processor: AuroraProcessor,
+    states: list[torch.Tensor],
+    completions: tuple[list[list[int]], torch.Tensor, torch.Tensor],
+    media: dict[str, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states at the `[SEG]` of answers, and which have one: those that were recorded, or read again."""
+    prompts, completion_ids, completion_mask = completions
+    positions = processor.find_seg_positions(completion_ids, completion_mask)
+    seg_states, has_seg, known = gather_seg_states(states, positions)
+    if not states or not bool((known | ~has_seg).all()):
+        written = [p + c[m].tolist() for p, c, m in zip(prompts, completion_ids, completion_mask, strict=True)]
+        lengths = torch.tensor([len(ids) for ids in prompts], device=positions.device)
+        positions = positions + along_rows(lengths, positions)
+        late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **media)
+        seg_states = torch.where(known[..., None], seg_states, late)
+    return seg_states, has_seg
 
 
 def _features_of_answers(seg_features: torch.Tensor, there: torch.Tensor) -> list[torch.Tensor | None]:

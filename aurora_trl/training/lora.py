@@ -87,7 +87,9 @@ def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
             kept.update(inside)
         config.target_modules = kept
     tables = () if getattr(config, "trainable_token_indices", None) else _TOKEN_TABLES
-    given = list(getattr(config, "modules_to_save", None) or ())
+    # `lora_config` may have seen a projector that the phase has let go since.
+    gone = {"seg_projector"} if model.seg_projector is None else set()
+    given = [name for name in getattr(config, "modules_to_save", None) or () if name not in gone]
     config.modules_to_save = list(dict.fromkeys([*given, *tables, *_trained_in_full(model, groups)]))
     config.task_type = config.task_type or "CAUSAL_LM"
     return config
