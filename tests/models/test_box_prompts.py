@@ -68,9 +68,7 @@ def test_sam_draws_as_its_predictor(kind, tmp_path):
         assert relative == FrameView(SIZE, (1000, 1000)).to_coordinates(WrittenBox(box, point))
         assert relative.box == pytest.approx((200.0, 200.0, 800.0, 66 / 90 * 1000))
     view = FrameView(SIZE, (1000, 1000))
-    again = draw(
-        decoder, sam.preprocess(resized), (view.to_coordinates(WrittenBox(box, point)),), view=view
-    )
+    again = draw(decoder, sam.preprocess(resized), (view.to_coordinates(WrittenBox(box, point)),), view=view)
     torch.testing.assert_close(again, masks, atol=1e-4, rtol=1e-4)
 
 
