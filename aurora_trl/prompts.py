@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from .box_text import strip_boxes
+
 SEG_TOKEN = "[SEG]"
 VIDEO_TOKEN = "<video>"
 AUDIO_TOKEN = "<audio>"
@@ -26,6 +28,12 @@ NULL_CLASS = "null"
 NULL_ANSWER = "Nothing fits."
 
 INSTRUCTION = "{reference} Which object is it? Reason, then segment."
+# What a model is asked that writes boxes and points; see `box_text.py`. Braces are doubled, it is a format.
+_BOX_INSTRUCTION = (
+    "{{reference}} Which object is it? Reason, then end with its box and a point on it as JSON: "
+    '[{{{{{frame}"bbox_2d": [x1, y1, x2, y2], "point_2d": [x, y], "label": "name"}}}}]{clip}. '
+    "If there is none, end with: Nothing fits."
+)
 
 # What the policy is asked about an answer of its own, whose mask is tinted into the frames that it sees; and the two
 # words of which the likelier one is its verdict. No model of the paper has learnt this.
@@ -123,6 +131,23 @@ def _user_turn(row: dict[str, Any], text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
+def box_instruction(num_frames: int = 1) -> str:
+    """
+    The instruction of a model that writes boxes and points, with the place `{reference}`.
+
+    Args:
+        num_frames (`int`, *optional*, defaults to 1): of a clip; with 1 no frames are spoken of.
+    """
+    if num_frames == 1:
+        return _BOX_INSTRUCTION.format(frame="", clip="")
+    return _BOX_INSTRUCTION.format(frame='"frame": n, ', clip=f", where frame n is from 0 to {num_frames - 1}")
+
+
+def box_target(target: str, answer: str) -> str:
+    """A text to learn with an answer of boxes, or one that nothing fits, in place of its `It is [SEG].`"""
+    return f"{strip_answer(target)} {answer}".strip()
+
+
 def escape_tokens(text: str, tokens: Iterable[str]) -> str:
     """
     A text in which no token's name stands as a whole: `<video>` in a reference is a word, `< video>`, and no place.
@@ -186,9 +211,10 @@ def reflective_target(wrong: str, trigger: str, corrected: str, answer: str = AN
 
 
 def strip_answer(text: str) -> str:
-    """A completion without its `It is [SEG].` sentences, or without the null answer that it ends with."""
+    """A completion without its `It is [SEG].` sentences, its list of boxes, or the null answer that it ends with."""
     if is_null_answer(text):
         return _NULL_ANSWER_PATTERN.sub("", text).strip()
+    text = strip_boxes(text)
     return _ANSWER_PATTERN.sub("", text).replace(SEG_TOKEN, "").strip()
 
 

@@ -21,6 +21,9 @@ def add_model_commands(add: AddCommand) -> None:
     command.add_argument("--world", metavar="DIR", help="a synthetic world that teaches the towers to see and hear")
     command.add_argument("--tower-steps", type=whole(1), help="steps of that (default: 2000)")
     command.add_argument(
+        "--box-steps", type=whole(1), help="steps in which its SAM learns to draw from boxes there (default: none)"
+    )
+    command.add_argument(
         "--without-language-model", action="store_true", help="a text encoder that reads the reference alone"
     )
 
@@ -46,6 +49,12 @@ def add_model_commands(add: AddCommand) -> None:
     )
     command.add_argument(
         "--mask-memory-gradients", action="store_true", help="let the loss of a frame reach the ones before it"
+    )
+    command.add_argument(
+        "--mask-source",
+        choices=["seg", "box"],
+        default="seg",
+        help="box: the policy writes boxes and points, from which SAM draws (default: seg, the state at [SEG])",
     )
     command.add_argument("--num-frames", type=whole(1), default=10, help="frames of a clip (default: 10)")
     command.add_argument(
@@ -97,18 +106,22 @@ def _tiny_model(arguments: argparse.Namespace) -> None:
 
     claim(Path(arguments.output))
     if arguments.without_language_model:
-        if arguments.world is not None or arguments.tower_steps is not None:
+        if any(value is not None for value in (arguments.world, arguments.tower_steps, arguments.box_steps)):
             raise ValueError(
-                "--without-language-model: there are no towers that learn; leave --world and --tower-steps out"
+                "--without-language-model: there is nothing that learns; leave --world, --tower-steps and --box-steps "
+                "out"
             )
         create_tiny_text_checkpoint(arguments.output, seed=arguments.seed)
         say(f"{arguments.output}: a tiny checkpoint without a language model")
         return
     settings = {}
-    if arguments.tower_steps is not None:
-        if arguments.world is None:
-            raise ValueError(f"`--tower-steps` {arguments.tower_steps}: it needs a world to learn from; add `--world`")
-        settings["tower_steps"] = arguments.tower_steps
+    for name in ("tower_steps", "box_steps"):
+        steps = getattr(arguments, name)
+        if steps is not None:
+            if arguments.world is None:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"`{flag}` {steps}: it needs a world to learn from; add `--world`")
+            settings[name] = steps
     create_tiny_checkpoint(arguments.output, seed=arguments.seed, world=arguments.world, **settings)
     say(f"{arguments.output}: a tiny checkpoint")
 
@@ -136,6 +149,7 @@ def _init(arguments: argparse.Namespace) -> None:
         mask_memory=memory,
         dtype=arguments.dtype,
         num_frames=arguments.num_frames,
+        mask_source=arguments.mask_source,
         **({} if arguments.instruction is None else {"instruction": arguments.instruction}),
         **settings,
     )

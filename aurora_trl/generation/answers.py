@@ -12,9 +12,11 @@ from transformers import GenerationConfig
 
 from ..data.media.loading import taken_frames
 from ..data.schema import Row, clip_key
+from ..models.box_prompts import FrameView, ObjectPrompt
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows, mean_quality, union_logits
 from ..models.processing_aurora import AuroraProcessor
+from .box_answers import draw_box_answers
 from .checking import check_answers
 from .choosing import Choosing, Cost, choose_answers
 from .clip_loader import ClipLoader, pad_ids, stack_clips
@@ -36,7 +38,8 @@ class Answer:
         row (`dict`): the dataset row that was asked about.
         completion (`str`): the generated text, without special tokens.
         mask_logits (`torch.Tensor` of shape `(T, H', W')` or `None`): logits with the frame's aspect ratio, on the
-            CPU; None where the answer holds no `[SEG]`, their union where it holds several that count.
+            CPU; None where the answer asks for no mask, with `[SEG]` or with boxes, their union where it asks for
+            several that count.
         num_tokens (`int`): length of the completion, the end-of-turn token included.
         cut (`bool`, *optional*, defaults to `False`): whether it ended at the limit, in the middle of something.
         object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
@@ -48,6 +51,8 @@ class Answer:
             clip's frames and the answer's objects; None where nobody asked, or the answer holds no `[SEG]`.
         score (`float`, *optional*): by what it was kept among several answers, see [`Choosing`].
         cost (`Cost`, *optional*): what it took, with those that were not kept.
+        prompts (`list[ObjectPrompt]`, *optional*): the boxes and points of an answer that could be read, of a model
+            that writes these.
     """
 
     row: Row
@@ -61,6 +66,7 @@ class Answer:
     quality: float | None = None
     score: float | None = None
     cost: Cost | None = None
+    prompts: list[ObjectPrompt] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class _Questions:
         rows (`list[dict]`): B dataset rows.
         prompts (`list[list[int]]`): of each, as the model sees them.
         clip_index (`torch.Tensor` of shape `(B,)`): the clip of each.
-        sizes (`list[tuple[int, int]]`): height and width of each one's frames.
+        views (`list[FrameView]`): the size of each one's frames, and how the policy speaks of places in them.
         embeds (`dict[str, torch.Tensor]`): what the towers made of the C clips.
         mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): and the mask encoder.
     """
@@ -80,7 +86,7 @@ class _Questions:
     rows: Sequence[Row]
     prompts: list[list[int]]
     clip_index: torch.Tensor
-    sizes: list[tuple[int, int]]
+    views: list[FrameView]
     embeds: dict[str, torch.Tensor]
     mask_embeddings: torch.Tensor
 
@@ -259,12 +265,12 @@ def _encode_questions(
     media = stack_clips(clips)
     mask_embeddings = model.encode_masks(media.pop("mask_frames"))
     media = {name: value.to(device) for name, value in media.items()}
-    frame_sizes = [(int(clip["frame_size"][0]), int(clip["frame_size"][1])) for clip in clips]
+    views = [processor.frame_view(clip) for clip in clips]
     return _Questions(
         rows,
         prompts=[processor.prompt_ids(row, clips[i]) for row, i in zip(rows, order, strict=True)],
         clip_index=torch.tensor(order, device=device),
-        sizes=[frame_sizes[i] for i in order],
+        views=[views[i] for i in order],
         embeds=model.base_model.encode_media(**media).as_inputs(),
         mask_embeddings=mask_embeddings,
     )
@@ -279,18 +285,16 @@ def _write_answers(
     with_quality: bool,
     settings: Mapping[str, Any],
 ) -> list[Answer]:
-    """An answer to each of these questions, which may repeat: those to one share its prompt."""
+    """An answer to each of these questions, which may repeat: those to one share its prompt, those about a clip it."""
     tokenizer, clip_index = processor.tokenizer, questions.clip_index[list(numbers)]
     prompts = [questions.prompts[number] for number in numbers]
     input_ids = pad_ids(prompts, tokenizer.pad_token_id, side="left").to(clip_index)
     attention_mask = pad_ids([[1] * len(ids) for ids in prompts], 0, side="left").to(clip_index)
 
-    repeated = {name: value[clip_index] for name, value in questions.embeds.items()}
-    media: dict[str, Any] = repeated
-    if len(set(numbers)) < len(numbers) and model.policy.supports_shared_prefix:
-        prompt_index = torch.tensor(list(numbers), device=clip_index.device)
-        media = {**questions.embeds, "clip_index": clip_index, "prompt_index": prompt_index}
+    media: dict[str, Any] = {**questions.embeds, "clip_index": clip_index}
     searches = _num_beams(model, settings) > 1
+    if model.policy.supports_shared_prefix and not searches and settings.get("use_cache") is not False:
+        media["prompt_index"] = torch.tensor(list(numbers), device=clip_index.device)
     with recorded_generation(model, "eager" if searches and engine == "auto" else engine) as states:
         sequences = model.generate(
             input_ids=input_ids,
@@ -305,37 +309,76 @@ def _write_answers(
     completion_ids = sequences[:, input_ids.size(1) :]
     is_eos = completion_ids == tokenizer.eos_token_id
     completion_mask = (is_eos.cumsum(1) - is_eos.long()) == 0  # up to the first end of turn
-    positions = processor.find_seg_positions(completion_ids, completion_mask)
-    seg_states, has_seg, known = gather_seg_states(states, positions)
-    if not states or not bool((known | ~has_seg).all()):
-        written = [p + c[m].tolist() for p, c, m in zip(prompts, completion_ids, completion_mask, strict=True)]
-        before = torch.tensor([len(ids) for ids in prompts], device=clip_index.device)
-        positions = positions + along_rows(before, positions)
-        late = read_states(model, written, positions, tokenizer.pad_token_id, **repeated)
-        seg_states = torch.where(known[..., None], seg_states, late)
-
-    sizes = [questions.sizes[number] for number in numbers]
-    qualities: list[float | None] = [None] * len(numbers)
-    if with_quality:
-        mask_logits, quality = model.decode_masks_with_quality(seg_states, questions.mask_embeddings, clip_index)
-        taken = [len(taken_frames(questions.rows[number], processor.num_frames)) for number in numbers]
-        qualities = mean_quality(quality, has_seg, taken)
-    else:
-        mask_logits = model.decode_masks(seg_states, questions.mask_embeddings, clip_index)
-    there = has_seg if model.seg_existence is None else has_seg & (model.seg_existence(seg_states) >= 0)
-    features = _features_of_answers(model.project(seg_states), there)
-    drawn = _restore_answers(processor, mask_logits, has_seg, sizes)
     texts = processor.batch_decode(
         [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)],
         skip_special_tokens=True,
     )
     lengths, cut = completion_mask.sum(dim=1).tolist(), (~is_eos.any(dim=1)).tolist()
-    return [
-        Answer(questions.rows[number], text.strip(), union, length, is_cut, each, prompts, decoded, quality=quality)
-        for number, text, length, is_cut, (union, each, decoded), prompts, quality in zip(
-            numbers, texts, lengths, cut, drawn, features, qualities, strict=True
-        )
+    answers = [
+        Answer(questions.rows[number], text.strip(), None, length, is_cut)
+        for number, text, length, is_cut in zip(numbers, texts, lengths, cut, strict=True)
     ]
+    views = [questions.views[number] for number in numbers]
+    if model.config.mask_source == "box":
+        texts = [answer.completion for answer in answers]
+        boxes = draw_box_answers(model, processor, texts, views, questions.mask_embeddings, clip_index)
+        mask_logits, drawn = boxes.mask_logits, boxes.drawn
+        for answer, found in zip(answers, boxes.prompts, strict=True):
+            answer.prompts = found
+    else:
+        completions = (prompts, completion_ids, completion_mask)
+        repeated = {name: value[clip_index] for name, value in questions.embeds.items()}
+        seg_states, drawn = _states_of_answers(model, processor, states, completions, repeated)
+        drawing = (questions.mask_embeddings, clip_index, seg_states, drawn)
+        mask_logits = _draw_states(model, processor, *drawing, answers, with_quality)
+    restored = _restore_answers(processor, mask_logits, drawn, [view.frame_size for view in views])
+    for answer, planes in zip(answers, restored, strict=True):
+        answer.mask_logits, answer.object_logits, answer.decoded_logits = planes
+    return answers
+
+
+def _draw_states(
+    model: AuroraModel,
+    processor: AuroraProcessor,
+    mask_embeddings: torch.Tensor,
+    clip_index: torch.Tensor,
+    seg_states: torch.Tensor,
+    drawn: torch.Tensor,
+    answers: Sequence[Answer],
+    with_quality: bool,
+) -> torch.Tensor:
+    """What the states at `[SEG]` draw; their features, and where asked the quality of masks, go into the answers."""
+    if with_quality:
+        mask_logits, quality = model.decode_masks_with_quality(seg_states, mask_embeddings, clip_index)
+        taken = [len(taken_frames(answer.row, processor.num_frames)) for answer in answers]
+        for answer, score in zip(answers, mean_quality(quality, drawn, taken), strict=True):
+            answer.quality = score
+    else:
+        mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
+    there = drawn if model.seg_existence is None else drawn & (model.seg_existence(seg_states) >= 0)
+    for answer, own in zip(answers, _features_of_answers(model.project(seg_states), there), strict=True):
+        answer.seg_features = own
+    return mask_logits
+
+
+def _states_of_answers(
+    model: AuroraModel,
+    processor: AuroraProcessor,
+    states: list[torch.Tensor],
+    completions: tuple[list[list[int]], torch.Tensor, torch.Tensor],
+    media: dict[str, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states at the `[SEG]` of answers, and which have one: those that were recorded, or read again."""
+    prompts, completion_ids, completion_mask = completions
+    positions = processor.find_seg_positions(completion_ids, completion_mask)
+    seg_states, has_seg, known = gather_seg_states(states, positions)
+    if not states or not bool((known | ~has_seg).all()):
+        written = [p + c[m].tolist() for p, c, m in zip(prompts, completion_ids, completion_mask, strict=True)]
+        lengths = torch.tensor([len(ids) for ids in prompts], device=positions.device)
+        positions = positions + along_rows(lengths, positions)
+        late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **media)
+        seg_states = torch.where(known[..., None], seg_states, late)
+    return seg_states, has_seg
 
 
 def _features_of_answers(seg_features: torch.Tensor, there: torch.Tensor) -> list[torch.Tensor | None]:

@@ -118,6 +118,8 @@ class Choosing:
             raise ValueError("a vote is about one mask, and this model draws several objects: choose by `quality`")
         if not self.needs_quality:
             return
+        if model.config.mask_source == "box":
+            raise ValueError("masks that are drawn from boxes are not scored: choose by `vote`, or check by `policy`")
         if not model.mask_decoder.gives_quality:
             raise ValueError(
                 f"{type(model.mask_decoder).__name__} does not score its masks: choose by `vote`, or check by `policy`"

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..data.masks import has_target
+from ..models.box_prompts import FrameView
 
 
 @dataclass
@@ -26,6 +27,7 @@ class ClipBank:
         relations (`torch.Tensor` of shape `(B, B)`, *optional*): which completions are about the same object, where
             that is learned from.
         hints (`dict[str, torch.Tensor]`): `(B, T, M, M)` each, see [`~aurora_trl.generation.ClipLoader.hints`].
+        views (`list[FrameView]`): how the policy speaks of places in each completion's clip.
     """
 
     policy_inputs: dict[str, torch.Tensor]
@@ -37,6 +39,7 @@ class ClipBank:
     object_masks: torch.Tensor | None
     relations: torch.Tensor | None = None
     hints: dict[str, torch.Tensor] = field(default_factory=dict)
+    views: list[FrameView] = field(default_factory=list)
 
     def of_samples(self, samples: list[int]) -> "ClipBank":
         """The same media, for some of the completions only."""
@@ -50,6 +53,7 @@ class ClipBank:
             object_masks=None if object_masks is None else object_masks[samples],
             relations=None if relations is None else relations[samples][:, samples],
             hints={name: value[samples] for name, value in self.hints.items()},
+            views=[self.views[i] for i in samples],
         )
 
     @property

@@ -12,6 +12,7 @@ from ..data.relations import relate_objects
 from ..data.schema import Row, view_key, with_target
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, teacher_target
+from .box_targets import BoxTargets
 from .clip_loader import ClipLoader, pad_ids, stack_clips, stack_hints
 
 
@@ -33,6 +34,7 @@ class SFTCollator:
         with_masks (`bool`, *optional*, defaults to `True`): read the rows' target masks.
         relate (`bool`, *optional*, defaults to `False`): say in `relations` `(B, B)` which rows are about the same
             object, see [`~aurora_trl.data.relations.relate_objects`].
+        boxes (`BoxTargets`, *optional*): writes boxes into the answers, for a model that learns to write them.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class SFTCollator:
         share_prefix: bool = False,
         with_masks: bool = True,
         relate: bool = False,
+        boxes: BoxTargets | None = None,
     ):
         self.loader = loader
+        self.boxes = boxes
         self.relate = relate
         self.with_masks = with_masks
         self.keep_rows = keep_rows
@@ -53,6 +57,8 @@ class SFTCollator:
         processor = self.loader.processor
         clips, clip_index = self.loader.distinct_clips(rows)
         prompts = [processor.prompt_ids(row, clips[i]) for row, i in zip(rows, clip_index, strict=True)]
+        if self.boxes is not None:
+            rows = [self.boxes(row, clips[i]) for row, i in zip(rows, clip_index, strict=True)]
         input_ids, labels = [], []
         for prompt, row in zip(prompts, rows, strict=True):
             prefill, target = processor.answer_ids(row)

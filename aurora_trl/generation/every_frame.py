@@ -48,7 +48,9 @@ def masks_of_frame_size(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarr
 
 
 def require_streamable(model: AuroraModel) -> None:
-    """Raise `ValueError` for a model with a spatial prompt, which a stream of frames does not carry."""
+    """Raise `ValueError` for a model with a spatial prompt or boxes, which a stream of frames does not carry."""
+    if model.config.mask_source == "box":
+        raise ValueError("every frame: this model writes boxes for the frames that it reads, and draws in these alone")
     if model.seg_spatial is not None:
         raise ValueError("every frame: this model has a spatial prompt, which is given to its own frames alone")
 
@@ -100,7 +102,7 @@ def draw_frames(
     def drawn(logits: torch.Tensor) -> np.ndarray:
         return masks_of_frame_size(processor.restore_masks(logits, (height, width)), (height, width))
 
-    prompts = seg_features.to(next(model.seg_projector.parameters()).device)[:, None]
+    prompts = seg_features.to(next(model.mask_decoder.parameters()).device)[:, None]
     place, counts = 0, torch.ones(1, len(prompts), dtype=torch.bool, device=prompts.device)
     for logits in model.mask_decoder.decode_stream(encode(), prompts, len(numbers)):  # (N, t, h, w)
         part = held.popleft()

@@ -102,7 +102,7 @@ def mask_note(result: Segmentation, num_drawn: int | None = None) -> str:
     if count < result.num_frames and num_drawn is None:
         note += ", evenly chosen: the model takes no more; the overlay holds each until the next"
     if not result.has_seg:
-        note += "; all are empty, since the model wrote no [SEG]"
+        note += "; all are empty, since the answer asks for no mask"
     return note
 
 

@@ -61,6 +61,10 @@ class SamConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
+# What asks for a mask: the state at `[SEG]`, or boxes and points that the policy writes.
+MASK_SOURCES = ("seg", "box")
+
+
 class AuroraConfig(PretrainedConfig):
     r"""
     Configuration of [`AuroraModel`].
@@ -77,9 +81,12 @@ class AuroraConfig(PretrainedConfig):
             and empty the mask where it is not.
         quality_trained (`bool`, *optional*, defaults to `False`): whether a phase has taught the mask decoder's own
             score of quality to judge the masks of `[SEG]`. Published decoders have learnt to judge those of clicks.
+        mask_source (`str`, *optional*, defaults to `"seg"`): what prompts the mask decoder. With `"box"` the policy
+            writes boxes and points as text, which the decoder's own prompt encoder reads; there is no projector.
 
     Raises:
-        `ValueError`: where `seg_layers` is no number of the language model's layers.
+        `ValueError`: where `seg_layers` is no number of the language model's layers, or `mask_source` is not one of
+            these, or does not go with what strengthens `[SEG]`.
     """
 
     model_type = "aurora"
@@ -97,6 +104,7 @@ class AuroraConfig(PretrainedConfig):
         spatial_prompt: bool = False,
         existence_output: bool = False,
         quality_trained: bool = False,
+        mask_source: str = "seg",
         **kwargs: Any,
     ):
         if isinstance(policy_config, dict):
@@ -110,10 +118,22 @@ class AuroraConfig(PretrainedConfig):
         self.spatial_prompt = spatial_prompt
         self.existence_output = existence_output
         self.quality_trained = quality_trained
+        self.mask_source = mask_source
         # The policy owns the embeddings: tying is its affair, and the composite's flag only mirrors it.
         kwargs["tie_word_embeddings"] = bool(getattr(policy_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
         self.check_seg_layers()
+        self.check_mask_source()
+
+    def check_mask_source(self) -> None:
+        """Raise `ValueError` where `mask_source` is none, or `[SEG]` has parts that a model without it lacks."""
+        if self.mask_source not in MASK_SOURCES:
+            raise ValueError(f"`mask_source` must be one of {', '.join(MASK_SOURCES)}, got {self.mask_source!r}")
+        if self.mask_source == "box" and (self.seg_layers > 1 or self.spatial_prompt or self.existence_output):
+            raise ValueError(
+                "`mask_source: box` reads no state at [SEG]: leave out `seg_layers`, `spatial_prompt` and "
+                "`existence_output`, or start from a checkpoint without them"
+            )
 
     def check_seg_layers(self) -> None:
         """Raise `ValueError` where `seg_layers` is no number of the language model's layers."""

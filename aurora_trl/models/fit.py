@@ -25,6 +25,7 @@ def require_fit(processor: Any, model: Any) -> None:
         "keep_aspect_ratio": (processor.keep_aspect_ratio, getattr(decoder, "keep_aspect_ratio", None)),
         "pixel_mean": (processor.pixel_mean, getattr(decoder, "pixel_mean", None)),
         "pixel_std": (processor.pixel_std, getattr(decoder, "pixel_std", None)),
+        "mask_source": (processor.mask_source, config.mask_source),
         "seg_token_id": (processor.seg_token_id, config.seg_token_id),
     }
     where = model.name_or_path or "the model"

@@ -66,6 +66,20 @@ class MaskGeometry:
                 plane[row, column] = int(label[0]) if label else 1
         return planes
 
+    def place(self, shares: torch.Tensor, frame_size: tuple[int, int]) -> torch.Tensor:
+        """
+        Places in a frame as pixels of the decoder's square input, as its authors' predictors place prompts.
+
+        Args:
+            shares (`torch.Tensor` of shape `(..., 2)`): x and y, in shares of the frame's width and height.
+            frame_size (`tuple[int, int]`): height and width of the frames, in pixels.
+
+        Returns:
+            `torch.Tensor` of shape `(..., 2)`: x and y.
+        """
+        height, width = self._size_in_square(frame_size, self.image_size)
+        return shares * shares.new_tensor([width, height])
+
     def restore_masks(self, mask_logits: torch.Tensor, frame_size: tuple[int, int]) -> torch.Tensor:
         """
         Mask logits in the geometry of the frame: upsampled to the decoder's input, padding cut off.

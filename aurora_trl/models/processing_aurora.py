@@ -16,14 +16,16 @@ from transformers.models.auto.processing_auto import processor_class_from_name
 from ..data.media.loading import NO_FRAME, frame_indices
 from ..data.schema import Row, require_text_references, with_current_names
 from ..errors import DataError
-from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
+from ..prompts import INSTRUCTION, SEG_TOKEN, box_instruction, build_prompt, escape_tokens
 from ..text_files import read_json
+from .box_prompts import FrameView
 from .checkpoints.own_files import CONFIG_FILE, HUB_ARGUMENTS, find_file, read_own_config
 from .checkpoints.policy_processor import check_template, load_policy_processor
-from .configuration_aurora import AuroraConfig, SamConfig
+from .configuration_aurora import MASK_SOURCES, AuroraConfig, SamConfig
 from .fit import require_fit
 from .mask_geometry import MaskGeometry
 from .objects import find_object_positions, find_seg_positions
+from .policies.base import RELATIVE_SIZE
 
 SETTINGS_FILE = "aurora_processor.json"
 # A limit cuts what a model writes in its own words; what it learnt from is the measure, and some more.
@@ -56,6 +58,7 @@ class AuroraProcessor(ProcessorMixin):
             own; their union is the answer's mask. With 1, as in the paper, the last `[SEG]` counts.
         max_answer_tokens (`int`, *optional*): the longest answer that the model was trained to write, in tokens; each
             supervised phase keeps its own here. See `answer_limit`.
+        mask_source (`str`, *optional*, defaults to `"seg"`): what asks for a mask, see [`AuroraConfig`].
 
     Raises:
         `ValueError`: where the tokenizer has no `[SEG]` token, or a setting is out of range.
@@ -74,6 +77,7 @@ class AuroraProcessor(ProcessorMixin):
         keep_aspect_ratio: bool = True,
         max_objects: int = 1,
         max_answer_tokens: int | None = None,
+        mask_source: str = "seg",
     ):
         defaults = SamConfig()
         self.policy_processor = policy_processor
@@ -88,6 +92,7 @@ class AuroraProcessor(ProcessorMixin):
         self.keep_aspect_ratio = keep_aspect_ratio
         self.max_objects = max_objects
         self.max_answer_tokens = max_answer_tokens
+        self.mask_source = mask_source
         self._check_settings()
         self._sentence_end_ids: torch.Tensor | None = None
         if SEG_TOKEN not in self.tokenizer.get_vocab():
@@ -106,6 +111,8 @@ class AuroraProcessor(ProcessorMixin):
             values = getattr(self, name)
             if len(values) != 3 or not all(isinstance(value, (int, float)) and value > lowest for value in values):
                 raise ValueError(f"`{name}` must be 3 numbers{' above 0' * (lowest == 0)}, got {values}")
+        if self.mask_source not in MASK_SOURCES:
+            raise ValueError(f"`mask_source` must be one of {', '.join(MASK_SOURCES)}, got {self.mask_source!r}")
         try:
             shown = self.instruction.format(reference=SEG_TOKEN)
         except (AttributeError, LookupError, ValueError):
@@ -177,11 +184,32 @@ class AuroraProcessor(ProcessorMixin):
             return self
         changed = copy.copy(self)
         changed.num_frames = num_frames
+        if self.instruction == box_instruction(self.num_frames):
+            changed.instruction = box_instruction(num_frames)
         if for_masks_alone and changed.policy_frames is None:
             changed.policy_frames = self.num_frames
         if changed.policy_frames is not None:
             changed.policy_frames = min(changed.policy_frames, num_frames)
         return changed
+
+    def with_mask_source(self, mask_source: str) -> "AuroraProcessor":
+        """
+        This processor, or a copy for a model whose masks come from elsewhere, see [`AuroraConfig`]. It asks for what
+        that model writes, unless its instruction is one of your own.
+        """
+        if mask_source == self.mask_source:
+            return self
+        changed = copy.copy(self)
+        changed.mask_source = mask_source
+        if self.instruction == INSTRUCTION:
+            changed.instruction = box_instruction(self.num_frames)
+        return changed
+
+    def frame_view(self, clip: dict[str, torch.Tensor]) -> FrameView:
+        """How the policy speaks of places in the frames of a clip from [`ClipLoader.clip`]."""
+        height, width = clip["frame_size"].tolist()
+        own = getattr(self.policy_processor, "coordinate_size", None)
+        return FrameView((height, width), RELATIVE_SIZE if own is None else own(clip))
 
     def with_answer_tokens(self, max_answer_tokens: int) -> "AuroraProcessor":
         """A copy that differs in `max_answer_tokens`."""
@@ -363,6 +391,7 @@ class AuroraProcessor(ProcessorMixin):
             "keep_aspect_ratio": self.keep_aspect_ratio,
             "max_objects": self.max_objects,
             "max_answer_tokens": self.max_answer_tokens,
+            "mask_source": self.mask_source,
         }
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:

@@ -29,19 +29,64 @@ class SegHead:
     config: AuroraConfig
     training: bool
     mask_decoder: MaskDecoderBase
-    seg_projector: nn.Sequential
+    seg_projector: nn.Sequential | None
     seg_layer_mix: LayerMix | None
     seg_spatial: SpatialPrompt | None
     seg_existence: Existence | None
 
     def _build_seg_head(self) -> None:
-        """The projector, and after it the parts: a reference model that lacks them has its weights in this order."""
+        """
+        The projector, and after it the parts: a reference model that lacks them has its weights in this order.
+
+        Nothing of it for a policy that writes boxes.
+
+        Raises:
+            `ValueError`: where the mask decoder could not draw from these.
+        """
+        self.seg_projector = self.seg_layer_mix = self.seg_spatial = self.seg_existence = None
+        if self.config.mask_source == "box":
+            self._require_prompt_encoder()
+            return
         hidden_size = self.config.get_text_config().hidden_size
         self.seg_projector = nn.Sequential(
             nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, self.mask_decoder.prompt_dim)
         )
-        self.seg_layer_mix = self.seg_spatial = self.seg_existence = None
         self._build_missing_parts()
+
+    def _require_prompt_encoder(self) -> None:
+        if self.mask_decoder.prompt_tables() is None:
+            raise ValueError(
+                "`mask_source: box` needs a mask decoder with a prompt encoder, and "
+                f"{type(self.mask_decoder).__name__} has none; use SAM or SAM 2"
+            )
+
+    def set_mask_source(self, mask_source: str) -> None:
+        """
+        Let the policy's boxes and points prompt the mask decoder, in place of `[SEG]`: the projector is let go.
+
+        Args:
+            mask_source (`str`): see [`AuroraConfig`].
+
+        Raises:
+            `ValueError`: where it is none, the model has no projector to go back to or parts that strengthen `[SEG]`,
+                or the mask decoder has no prompt encoder.
+        """
+        before = self.config.mask_source
+        if mask_source == before:
+            return
+        if mask_source == "seg":
+            raise ValueError(
+                "`mask_source: seg` needs a projector, and this model writes boxes and has none: start from a "
+                "checkpoint that has one"
+            )
+        self.config.mask_source = mask_source
+        try:
+            self.config.check_mask_source()
+            self._require_prompt_encoder()
+        except ValueError:
+            self.config.mask_source = before
+            raise
+        self.seg_projector = None
 
     def _build_missing_parts(self) -> None:
         hidden_size, config = self.config.get_text_config().hidden_size, self.config
@@ -53,6 +98,8 @@ class SegHead:
             self.seg_existence = Existence(hidden_size)
 
     def _init_projector(self, module: nn.Module) -> None:
+        if self.seg_projector is None:
+            return
         if module in tuple(self.seg_projector) and isinstance(module, nn.Linear):
             # Prompts of about unit size, as the decoder's own tokens: with torch's default it learns to do without.
             gain = 2.0 if module is self.seg_projector[0] else 1.0  # the first is halved by its ReLU
@@ -91,6 +138,11 @@ class SegHead:
             "existence_output": (existence_output, False),
         }
         changed = False
+        if self.seg_projector is None and any(value not in (None, none) for value, none in asked.values()):
+            raise ValueError(
+                f"`mask_source: box` reads no state at [SEG], which {', '.join(f'`{name}`' for name in asked)} would "
+                "strengthen: leave them out"
+            )
         for name, (value, none) in asked.items():
             own = getattr(self.config, name)
             if value is None or value == own:
@@ -105,7 +157,7 @@ class SegHead:
         if not changed:
             return False
         self.config.check_seg_layers()
-        weight = next(self.seg_projector.parameters())
+        weight = next(self.seg_modules[0].parameters())
         had = {id(module) for module in self.seg_modules}
         self._build_missing_parts()
         for module in self.seg_modules:
@@ -162,7 +214,14 @@ class SegHead:
             return self.mask_decoder.encode_clips(mask_frames)
 
     def project(self, seg_states: torch.Tensor) -> torch.Tensor:
-        """States at `[SEG]` `(N, H)` to the features that prompt the decoder `(N, E)`."""
+        """
+        States at `[SEG]` `(N, H)` to the features that prompt the decoder `(N, E)`.
+
+        Raises:
+            `ValueError`: for a model that writes boxes, which has no projector.
+        """
+        if self.seg_projector is None:
+            raise ValueError("this model writes boxes (`mask_source: box`), and has no projector of [SEG]")
         return self.seg_projector(seg_states.to(next(self.seg_projector.parameters()).dtype))
 
     def decode_masks(

@@ -230,6 +230,7 @@ def create_tiny_checkpoint(
     image_size: int = 64,
     world: str | Path | None = None,
     tower_steps: int = 2000,
+    box_steps: int = 0,
     **sizes: Any,
 ) -> Path:
     """
@@ -243,6 +244,8 @@ def create_tiny_checkpoint(
         world (`str` or `Path`, *optional*): folder of a synthetic world whose train split teaches the towers to see
             and hear before anything else, see `train_towers`. Without one they are random, too.
         tower_steps (`int`, *optional*, defaults to 2000): steps of that.
+        box_steps (`int`, *optional*, defaults to 0): steps in which the mask decoder learns in that world to draw from
+            boxes and points, see `train_box_drawing`.
         **sizes: for `tiny_config`.
 
     Returns:
@@ -261,6 +264,10 @@ def create_tiny_checkpoint(
         from .towers import train_towers
 
         train_towers(model, processor, world, steps=tower_steps, seed=seed)
+    if world is not None and box_steps > 0:
+        from .box_drawing import train_box_drawing
+
+        train_box_drawing(model, processor, world, steps=box_steps, seed=seed)
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     return Path(output_dir)

@@ -33,7 +33,7 @@ from .grpo_config import AuroraGRPOConfig
 from .lora import complete_adapter, unwrap_aurora
 from .mask_targets import MaskTargets
 from .resampling import EqualGroups
-from .rewards import REWARDS, completion_text, get_reward, mask_quality_reward
+from .rewards import REWARDS, completion_text, get_reward, mask_quality_reward, require_fitting_rewards
 from .rollout_sampler import RolloutRows, RolloutSampler
 from .rollout_states import RolloutStates
 from .sample_log import add_sample_log
@@ -112,6 +112,7 @@ class AuroraGRPOTrainer(
             require_language_model(unwrap_aurora(model))
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
+        processing_class = args.choose_mask_source(unwrap_aurora(model), processing_class)
         warn_of_short_clips(train_dataset, processing_class.num_frames)
         learnt, given = processing_class.max_answer_tokens, args.max_completion_length
         if given is not None and learnt is not None and given < learnt:
@@ -128,6 +129,8 @@ class AuroraGRPOTrainer(
         rewards = args.reward_functions if reward_funcs is None else reward_funcs
         rewards = rewards if isinstance(rewards, list) else [rewards]
         reward_funcs = [get_reward(reward) if reward in REWARDS else reward for reward in rewards]
+        names = [reward if isinstance(reward, str) else getattr(reward, "__name__", "") for reward in rewards]
+        require_fitting_rewards(names, processing_class.mask_source)
         if mask_quality_reward in reward_funcs and not unwrap_aurora(model).mask_decoder.gives_quality:
             raise ValueError(
                 "`mask_quality_reward` is the mask decoder's score of its masks, and "
@@ -250,7 +253,7 @@ class AuroraGRPOTrainer(
         self._banks[self._mode] = self._build_bank(inputs)
         self._rows = inputs
         self._samples = torch.arange(len(inputs), device=self.accelerator.device)
-        self._reads_states, self._states_read = self._makes_old_pass, None
+        self._reads_states, self._states_read = self._makes_old_pass and not self._writes_boxes, None
         with without_dropout(self.model):  # all completions of a prompt, and their masks, are one model's
             output = super()._generate_and_score_completions(inputs)
         output["sample_index"] = torch.arange(len(inputs), device=self.accelerator.device)
@@ -299,6 +302,7 @@ class AuroraGRPOTrainer(
             ),
             relations=relate_objects(rows).to(device) if self.args.alignment_loss_weight > 0 else None,
             hints={name: value.to(device) for name, value in stack_hints([m.hints for m in read], masks).items()},
+            views=[self.processing_class.frame_view(media.clip) for media in read],
         )
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
@@ -316,14 +320,13 @@ class AuroraGRPOTrainer(
         # In the precision of training, which has float32 weights beside those of the checkpoint.
         with recorded_generation(self.aurora) as states, self.accelerator.autocast():
             completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
-        self._generation_states = states
+        self._generation_states = [] if self._writes_boxes else states
         return completion_ids, logprobs
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):  # type: ignore[no-untyped-def]
-        """Decode all frames of all completions at once, and show the masks to the reward functions."""
-        seg_states, has_seg = self._rollout_seg_states(completion_ids_list)
-        bank = self._bank
-        mask_logits = self._decode_rollout(seg_states, has_seg, inputs)
+        """Show the masks of the completions to the reward functions."""
+        bank, texts = self._bank, [completion_text(completion) for completion in completions]
+        mask_logits, has_seg = self._draw_rollout(inputs, texts, completion_ids_list)
         if bank.object_masks is not None:
             mask_logits, has_seg = union_logits(mask_logits, has_seg), has_seg.any(dim=1)
             for row in inputs:
@@ -340,7 +343,7 @@ class AuroraGRPOTrainer(
             if bank.object_masks is not None:
                 row["object_masks"] = bank.object_masks[i, ..., :height, :width]
         iou = torch.where(has_seg, mask_iou(logits, bank.masks), 0.0)
-        reflective = [is_reflective(completion_text(completion)) for completion in completions]
+        reflective = [is_reflective(text) for text in texts]
         shares = {"seg_share": has_seg, "reflective_share": torch.tensor(reflective, device=iou.device)}
         self.log_gathered({"iou": iou.mean(), **{name: share.float().mean() for name, share in shares.items()}})
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)

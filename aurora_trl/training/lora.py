@@ -46,7 +46,7 @@ def lora_config(model: AuroraModel, arguments: LoraArguments, groups: set[str]) 
         lora_dropout=arguments.lora_dropout,
         # A plain list of names would also hit the towers and the mask decoder.
         target_modules=model.policy.lora_target_modules,
-        modules_to_save=[*_TOKEN_TABLES, *_trained_in_full(model, groups)],
+        modules_to_save=[*_token_tables(model), *_trained_in_full(model, groups)],
         task_type="CAUSAL_LM",
     )
 
@@ -86,11 +86,18 @@ def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
                 raise ValueError(f"`target_modules` names {name!r}, which is no layer of the language model")
             kept.update(inside)
         config.target_modules = kept
-    tables = () if getattr(config, "trainable_token_indices", None) else _TOKEN_TABLES
-    given = list(getattr(config, "modules_to_save", None) or ())
+    tables = () if getattr(config, "trainable_token_indices", None) else _token_tables(model)
+    # `lora_config` may have seen a projector that the phase has let go since.
+    gone = {"seg_projector"} if model.seg_projector is None else set()
+    given = [name for name in getattr(config, "modules_to_save", None) or () if name not in gone]
     config.modules_to_save = list(dict.fromkeys([*given, *tables, *_trained_in_full(model, groups)]))
     config.task_type = config.task_type or "CAUSAL_LM"
     return config
+
+
+def _token_tables(model: AuroraModel) -> tuple[str, ...]:
+    """The tables in which a new token has a row; a policy that writes boxes needs none."""
+    return () if model.config.mask_source == "box" else _TOKEN_TABLES
 
 
 def _trained_in_full(model: AuroraModel, groups: set[str]) -> list[str]:

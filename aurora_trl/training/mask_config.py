@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..models.configuration_aurora import MASK_SOURCES
 from ..models.mask_decoders.base import FRAMES_AT_ONCE
 from .arguments import FREEZE_FLAGS
 
 # Those that can show samples.
 TRACKERS = ("trackio", "wandb", "tensorboard")
+_NO_TEACHER = "`mask_source: box` has no [SEG] feature, which is what a teacher gives: leave the teacher out"
 
 
 @dataclass
@@ -49,6 +51,10 @@ class MaskTrainingArguments:
         existence_output (`bool`, *optional*): what strengthens `[SEG]`, see [`AuroraConfig`]. The phase adds it to the
             model and trains it with the projector, and the checkpoint keeps it; by default it is what the checkpoint
             says, and nothing in the paper.
+        mask_source (`str`, *optional*): `"box"` for a policy that writes boxes and points as text, from which the
+            frozen mask decoder draws: no projector, no mask loss, see [`AuroraConfig`]. A model that has prompted with
+            `[SEG]` gives its projector away for it, and the checkpoint keeps it; by default it is what the checkpoint
+            says, and `"seg"` in the paper.
         existence_loss_weight (`float`, *optional*, defaults to 1.0): weight of the loss of the existence output, which
             is learnt together with masks; without effect where the model has none. References that match nothing are
             rare, see `repeat_null_rows`.
@@ -108,6 +114,10 @@ class MaskTrainingArguments:
     existence_output: bool | None = field(
         default=None, metadata={"help": "Say what is not there; as the checkpoint says by default."}
     )
+    mask_source: str | None = field(
+        default=None,
+        metadata={"help": "What asks for a mask; as the checkpoint says by default.", "choices": list(MASK_SOURCES)},
+    )
     existence_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the existence output's loss."})
     alignment_loss_weight: float = field(
         default=0.0, metadata={"help": "Weight of the alignment of [SEG] features about one object."}
@@ -146,6 +156,10 @@ class MaskTrainingArguments:
             raise ValueError(f"`num_frames` must be at least 1, got {self.num_frames}")
         if self.seg_layers is not None and self.seg_layers < 1:
             raise ValueError(f"`seg_layers` must be at least 1, got {self.seg_layers}")
+        if self.mask_source not in (None, *MASK_SOURCES):
+            raise ValueError(f"`mask_source` must be one of {', '.join(MASK_SOURCES)}, got {self.mask_source!r}")
+        if self.mask_source == "box":
+            self.require_box_settings()
         if self.alignment_temperature <= 0:
             raise ValueError(f"`alignment_temperature` must be above 0, got {self.alignment_temperature}")
         if self.alignment_loss_weight > 0 and getattr(self, "per_device_train_batch_size", None) == 1:
@@ -164,6 +178,45 @@ class MaskTrainingArguments:
             raise ValueError(f"`log_samples` needs a tracker: set `report_to` to one of {', '.join(TRACKERS)}")
         if str(getattr(getattr(self, "eval_strategy", "no"), "value", "no")) == "no":
             raise ValueError("`log_samples` shows rows at each evaluation: set `eval_strategy` and `eval_split`")
+
+    def require_box_settings(self) -> None:
+        """Raise `ValueError` for a setting that needs masks with gradients, which boxes in a text do not give."""
+        for name in (
+            "mask_bce_loss_weight",
+            "mask_dice_loss_weight",
+            "mask_quality_loss_weight",
+            "alignment_loss_weight",
+        ):
+            if getattr(self, name) > 0:
+                raise ValueError(f"`mask_source: box` has no gradient from masks: set `{name}: 0.0`")
+        for name in ("freeze_mask_encoder", "freeze_mask_decoder"):
+            if not getattr(self, name):
+                raise ValueError(f"`mask_source: box` draws with a decoder that nothing teaches: set `{name}: true`")
+        if getattr(self, "teacher_model_name_or_path", None) is not None:
+            raise ValueError(_NO_TEACHER)
+
+    def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None) -> Any:
+        """
+        Let a model take its masks from where these settings say.
+
+        Args:
+            model (`AuroraModel`): to be trained.
+            processor (`AuroraProcessor`): the model's.
+            teacher (`AuroraModel`, *optional*): to distil from.
+
+        Returns:
+            `AuroraProcessor`: that goes with it.
+
+        Raises:
+            `ValueError`: where the model, or another setting, does not allow it.
+        """
+        source = self.mask_source or model.config.mask_source
+        if source == "box":
+            self.require_box_settings()
+            if teacher is not None:
+                raise ValueError(_NO_TEACHER)
+        model.set_mask_source(source)
+        return processor.with_mask_source(source)
 
     def trainable_groups(self) -> set[str]:
         """The groups of `AuroraModel.trainable_modules()` that are not frozen."""

@@ -12,6 +12,13 @@ import torch
 from ..data.masks import has_target
 from ..evaluation.iou import mask_iou
 from ..prompts import ends_with_answer, extract_class, is_null_answer, normalize_class
+from .box_rewards import (
+    bbox_format_reward,
+    bbox_iou_reward,
+    bbox_l1_reward,
+    no_target_reward,
+    point_in_mask_reward,
+)
 from .completions import completion_text
 from .hint_rewards import box_reward, point_reward
 from .reward_shelf import (
@@ -26,7 +33,12 @@ from .reward_shelf import (
 RewardFunction = Callable[..., list[float] | list[float | None]]
 
 __all__ = [
+    "BOX_REWARDS",
     "REWARDS",
+    "SEG_REWARDS",
+    "bbox_format_reward",
+    "bbox_iou_reward",
+    "bbox_l1_reward",
     "boundary_reward",
     "box_reward",
     "class_reward",
@@ -39,9 +51,16 @@ __all__ = [
     "iou_reward",
     "length_reward",
     "mask_quality_reward",
+    "no_target_reward",
+    "point_in_mask_reward",
     "point_reward",
     "synonym_class_reward",
 ]
+
+# Those of a policy that writes boxes and points.
+BOX_REWARDS = ("bbox_format_reward", "bbox_iou_reward", "bbox_l1_reward", "point_in_mask_reward")
+# Those that ask for the text of `[SEG]`.
+SEG_REWARDS = ("format_reward", "format_or_null_reward")
 
 # The paper's three, the two that also take `Nothing fits.` for an answer, and what is on the shelf.
 REWARDS = (
@@ -57,6 +76,8 @@ REWARDS = (
     "mask_quality_reward",
     "box_reward",
     "point_reward",
+    *BOX_REWARDS,
+    "no_target_reward",
 )
 
 
@@ -178,6 +199,23 @@ def iou_or_null_reward(
         for mask, target, completion in zip(pred_masks, masks, completions, strict=True)
     ]
     return iou_reward(prompts, completions, drawn, masks)
+
+
+def require_fitting_rewards(names: Sequence[str], mask_source: str) -> None:
+    """
+    Raise `ValueError` for a reward that a model with this source of masks can not earn.
+
+    Args:
+        names (`Sequence[str]`): of reward functions.
+        mask_source (`str`): see [`AuroraConfig`].
+    """
+    if mask_source == "box" and "mask_quality_reward" in names:
+        raise ValueError("masks that are drawn from boxes are not scored: leave `mask_quality_reward` out")
+    strange = SEG_REWARDS if mask_source == "box" else BOX_REWARDS
+    name = next((name for name in names if name in strange), None)
+    if name is not None:
+        other = "asks for [SEG]: use `bbox_format_reward`" if mask_source == "box" else "is about boxes in the answer"
+        raise ValueError(f"the model has `mask_source: {mask_source}`, and `{name}` {other}")
 
 
 def get_reward(name: str) -> RewardFunction:

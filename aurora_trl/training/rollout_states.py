@@ -8,8 +8,10 @@ from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
 from ..data.media.loading import taken_frames
+from ..generation.box_answers import draw_box_answers
 from ..generation.clip_loader import pad_ids
 from ..generation.engines import gather_seg_states, read_states
+from ..models.box_prompts import stack_prompts
 from ..models.objects import along_rows, mean_quality
 from ..models.shared_prefix import first_of_each
 from .clip_forwards import ClipForwards
@@ -45,6 +47,53 @@ class RolloutStates(ClipForwards):
             embeds = self.aurora.base_model.embed_inputs(input_ids, **media)
         return [row[: len(ids)] for row, ids in zip(embeds, prompts, strict=True)], prompt_of_each
 
+    @property
+    def _writes_boxes(self) -> bool:
+        return self.aurora.config.mask_source == "box"
+
+    @torch.no_grad()
+    def _draw_rollout(
+        self, inputs: list[dict[str, Any]], texts: list[str], completion_ids_list: list[list[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Decode all frames of all completions at once.
+
+        Args:
+            inputs (`list[dict]`): the rollout's rows; of completions with boxes, what was read goes into them as
+                `pred_boxes` `(N, T, 4)` and `pred_points` `(N, T, 2)`, see `box_rewards.py`, or None.
+            texts (`list[str]`), completion_ids_list (`list[list[int]]`): the completions.
+
+        Returns:
+            `tuple`: mask logits `(B, T, h, w)` or `(B, K, T, h, w)`, and which of them were drawn.
+        """
+        bank = self._bank
+        # Not in the block below: what it runs brings ZeRO-3's weights together itself.
+        seg = None if self._writes_boxes else self._rollout_seg_states(completion_ids_list)
+        with self._whole_model(), self.accelerator.autocast():
+            embeddings = bank.mask_inputs.get("mask_embeddings")
+            if embeddings is None:
+                embeddings = self.aurora.encode_masks(bank.mask_inputs["mask_frames"])
+            if seg is not None:
+                return self._draw_states(*seg, embeddings, inputs), seg[1]
+            drawn = draw_box_answers(
+                self.aurora, self.processing_class, texts, bank.views, embeddings, bank.clip_index
+            )
+        for row, prompts in zip(inputs, drawn.prompts, strict=True):
+            row["pred_boxes"], row["pred_points"] = stack_prompts(prompts, embeddings.size(1))
+        return drawn.mask_logits, drawn.drawn
+
+    def _draw_states(
+        self, seg_states: torch.Tensor, has_seg: torch.Tensor, embeddings: torch.Tensor, rows: list[dict[str, Any]]
+    ) -> torch.Tensor:
+        """Mask logits; rows get the decoder's own score of their masks as `mask_quality`, if it has one."""
+        if not self.aurora.mask_decoder.gives_quality:
+            return self.aurora.decode_masks(seg_states, embeddings, self._bank.clip_index)
+        mask_logits, quality = self.aurora.decode_masks_with_quality(seg_states, embeddings, self._bank.clip_index)
+        taken = [len(taken_frames(row, self.processing_class.num_frames)) for row in rows]
+        for row, score in zip(rows, mean_quality(quality, has_seg, taken), strict=True):
+            row["mask_quality"] = score
+        return mask_logits
+
     @torch.no_grad()
     def _rollout_seg_states(self, completion_ids_list: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """The states at the `[SEG]` of each completion `(B, H)` or `(B, K, H)`, and whether there are such."""
@@ -69,23 +118,6 @@ class RolloutStates(ClipForwards):
         return states, has_seg
 
     @torch.no_grad()
-    def _decode_rollout(
-        self, seg_states: torch.Tensor, has_seg: torch.Tensor, rows: list[dict[str, Any]]
-    ) -> torch.Tensor:
-        """All frames of all completions at once; rows get the decoder's own score of their masks, if it has one."""
-        bank, decoder = self._bank, self.aurora.mask_decoder
-        with self._whole_model(), self.accelerator.autocast():
-            embeddings = bank.mask_inputs.get("mask_embeddings")
-            if embeddings is None:
-                embeddings = self.aurora.encode_masks(bank.mask_inputs["mask_frames"])
-            if not decoder.gives_quality:
-                return self.aurora.decode_masks(seg_states, embeddings, bank.clip_index)
-            mask_logits, quality = self.aurora.decode_masks_with_quality(seg_states, embeddings, bank.clip_index)
-        taken = [len(taken_frames(row, self.processing_class.num_frames)) for row in rows]
-        for row, score in zip(rows, mean_quality(quality, has_seg, taken), strict=True):
-            row["mask_quality"] = score
-        return mask_logits
-
     def _read_written(self, completion_ids_list: list[list[int]], positions: torch.Tensor) -> torch.Tensor:
         """States at places of completions by forwards over whole sequences, as many at a time as training takes."""
         prompt_ids = self._bank.prompt_ids

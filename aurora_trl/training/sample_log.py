@@ -18,9 +18,10 @@ from ..evaluation.visualize import load_answer
 from ..generation.answers import Answer, answer_rows
 from ..generation.clip_loader import ClipLoader
 from ..generation.picture import draw_clip
+from ..models.box_prompts import stack_prompts
 from ..prompts import build_prompt
 from .lora import unwrap_aurora
-from .rewards import class_reward, completion_text, format_reward, iou_reward
+from .rewards import bbox_format_reward, class_reward, completion_text, format_reward, iou_reward
 from .trackers import Sample, find_trackers
 
 _ROWS_AT_ONCE = 4
@@ -122,7 +123,7 @@ class SampleLog(TrainerCallback):
         rewards = self._rewards(answers)
         samples = []
         for number, answer in enumerate(answers):
-            described = describe_answer(answer, processor.num_frames, processor.max_objects)
+            described = describe_answer(answer, processor.num_frames, processor.max_objects, processor.mask_source)
             parts = {name: values[number] for name, values in rewards.items()}
             title = f"“{answer.row['reference']}”  " + ", ".join(
                 f"{name.removesuffix('_reward')} {value:.2f}" for name, value in parts.items() if value is not None
@@ -133,7 +134,9 @@ class SampleLog(TrainerCallback):
 
     def _rewards(self, answers: Sequence[Answer]) -> dict[str, list[float | None]]:
         """Each reward of each answer: GRPO's own functions, and the paper's three in supervised phases."""
-        functions = _SFT_REWARDS
+        functions, writes_boxes = _SFT_REWARDS, self._trainer.processing_class.mask_source == "box"
+        if writes_boxes:
+            functions = {**functions, "format_reward": bbox_format_reward}
         if hasattr(self._trainer, "reward_funcs"):
             named = zip(self._trainer.reward_func_names, self._trainer.reward_funcs, strict=True)
             # A reward model has a tokenizer of its own, and a function that waits has a loop: they are left out.
@@ -149,6 +152,10 @@ class SampleLog(TrainerCallback):
             functions = {name: function for name, function in functions.items() if function is not iou_reward}
         columns = {name: [row.get(name) for row in rows] for name in rows[0]}
         columns.update(self._masks(answers))
+        if writes_boxes:
+            num_frames = self._trainer.processing_class.num_frames
+            read = [stack_prompts(answer.prompts, num_frames) for answer in answers]
+            columns |= {"pred_boxes": [boxes for boxes, _ in read], "pred_points": [points for _, points in read]}
         prompts = [build_prompt(row, self._trainer.processing_class.instruction) for row in rows]
         completions = [[{"role": "assistant", "content": answer.completion}] for answer in answers]
         return {

@@ -30,6 +30,8 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
         targets (`str`, *optional*, defaults to `"row"`): `"row"` learns each row's `target`; `"answer"` learns
             `It is [SEG].` alone, as the paper's teacher does; `"class"` learns the class sentence and `It is [SEG].`,
             as the authors' code has it.
+        box_frames (`int`, *optional*, defaults to 1): with `mask_source: box`, for how many frames of a clip an answer
+            gives the place of each object. They are evenly chosen among those that it is in.
         teacher_targets (`str`, *optional*, defaults to `"answer"`): which of the two the teacher was trained on.
     """
 
@@ -42,6 +44,7 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
     group_by_clip: bool = field(default=False, metadata={"help": "Put references about one clip into one batch."})
     targets: str = field(default="row", metadata={"help": "What to learn.", "choices": list(TARGETS)})
 
+    box_frames: int = field(default=1, metadata={"help": "Frames of a clip for which an answer gives boxes."})
     teacher_targets: str = field(
         default="answer", metadata={"help": "What the teacher was trained on.", "choices": list(TEACHER_TARGETS)}
     )
@@ -70,6 +73,8 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
         for name in ("ce_loss_weight", "distillation_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        if self.box_frames < 1:
+            raise ValueError(f"`box_frames` must be at least 1, got {self.box_frames}")
         if self.targets not in TARGETS:
             raise ValueError(f"`targets` must be one of {', '.join(TARGETS)}, got {self.targets!r}")
         if self.teacher_targets not in TEACHER_TARGETS:

@@ -20,6 +20,7 @@ from trl.models import prepare_deepspeed
 from ..data.schema import Row
 from ..errors import DataError
 from ..evaluation.iou import mask_iou
+from ..generation.box_targets import BoxTargets
 from ..generation.clip_loader import ClipLoader
 from ..generation.collators import SFTCollator, TeacherCollator
 from ..generation.group_sampler import ClipGroupSampler
@@ -123,6 +124,11 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         model = load_model(model, args.model_init_kwargs, quantization_config)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
+        aurora = unwrap_aurora(model)
+        processing_class = args.choose_mask_source(aurora, processing_class, teacher)
+        boxes = None
+        if processing_class.mask_source == "box":
+            boxes = BoxTargets(processing_class, args.box_frames, 8 * args.media_cache_clips)
         if not is_stream:
             warn_of_short_clips(train_dataset, processing_class.num_frames)
         max_objects = processing_class.max_objects
@@ -130,8 +136,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         train_dataset = map_datasets(train_dataset, self._prepare_rows)
         eval_dataset = map_datasets(eval_dataset, self._prepare_rows)
         if not is_stream:  # otherwise the checkpoint's limit stays
-            processing_class = processing_class.with_answer_tokens(longest_answer(train_dataset, processing_class))
-        aurora = unwrap_aurora(model)
+            longest = longest_answer(train_dataset, processing_class, boxes)
+            processing_class = processing_class.with_answer_tokens(longest)
         args.add_seg_parts(aurora)
         if teacher is not None and args.use_teacher_mask_decoder:
             _take_decoder(aurora, teacher)
@@ -144,7 +150,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         reads_masks = args.uses_mask_losses or self._distils
         self.loader.mask_inputs = reads_masks
         self.loader.allow_unmarked = args.allow_unmarked_rows
-        if reads_masks and not args.allow_unmarked_rows:
+        if (reads_masks or boxes is not None) and not args.allow_unmarked_rows:
             for dataset in (train_dataset, *listed(eval_dataset)):
                 if not isinstance(dataset, IterableDataset):
                     require_marked(dataset)
@@ -171,6 +177,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
                 share_prefix=shares_prefix([aurora], args.shared_prefix),
                 with_masks=reads_masks,
                 relate=args.alignment_loss_weight > 0,
+                boxes=boxes,
             ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,

@@ -5,18 +5,30 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from ..data.schema import count_objects, require_few_objects
+from ..generation.box_targets import BoxTargets
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import teacher_target
 from .streamed_rows import require_target, streamed_rows
 
 
-def longest_answer(dataset: Dataset, processor: AuroraProcessor) -> int:
-    """The longest answer of a dataset, in tokens: what its rows begin with, what they teach, and the end of turn."""
-    columns = [name for name in ("id", "prefill", "target") if name in dataset.column_names]
-    texts = {(row.get("prefill"), row["target"]): row for row in dataset.select_columns(columns)}
+def longest_answer(dataset: Dataset, processor: AuroraProcessor, boxes: BoxTargets | None = None) -> int:
+    """
+    The longest answer of a dataset, in tokens: what its rows begin with, what they teach, and the end of turn.
+
+    Args:
+        dataset (`Dataset`): rows with targets.
+        processor (`AuroraProcessor`): has the tokenizer.
+        boxes (`BoxTargets`, *optional*): what will write boxes into the answers.
+    """
+    names = ("id", "prefill", "target", *(("class_name",) if boxes else ()))
+    columns = [name for name in names if name in dataset.column_names]
+    texts = {
+        (row.get("prefill"), row["target"], row.get("class_name")): row for row in dataset.select_columns(columns)
+    }
     for row in texts.values():
         processor.require_plain_answer(row)
-    return max(sum(map(len, processor.answer_ids(row))) for row in texts.values())
+    rows = texts.values() if boxes is None else map(boxes.longest, texts.values())
+    return max(sum(map(len, processor.answer_ids(row))) for row in rows)
 
 
 def with_targets(dataset: Any, targets: str, max_objects: int = 1) -> Any:

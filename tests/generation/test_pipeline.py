@@ -231,7 +231,7 @@ def test_an_overlay_of_odd_size_without_sound(tmp_path):
     result = Segmentation("r", "Nothing.", None, np.zeros((1, 47, 63), np.uint8), False, [0], None, 1)
     clip = {"video": None, "frames": [str(tmp_path / "0.png")], "audio": None}
     record = write_segmentation(result, clip, tmp_path / "out")
-    assert record["note"].endswith("all are empty, since the model wrote no [SEG]")
+    assert record["note"].endswith("all are empty, since the answer asks for no mask")
     with av.open(str(tmp_path / "out" / "overlay.mp4")) as container:
         assert not container.streams.audio
         assert (container.streams.video[0].width, container.streams.video[0].height) == (62, 46)

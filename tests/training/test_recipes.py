@@ -21,14 +21,19 @@ from aurora_trl.data import DataError, load_refavs, save_json
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe, save_recipe
 
 RECIPES = REPOSITORY / "recipes"
-TINY = sorted(path for path in (RECIPES / "tiny").glob("*.yaml") if path.name != "pipeline.yaml")
+TINY = sorted(path for path in (RECIPES / "tiny").rglob("*.yaml") if path.name != "pipeline.yaml")
 POLICIES = ("videollama2", "videollama2/strong", "qwen_omni")
 PUBLISHED = [
     RECIPES / policy / f"{phase}.yaml" for policy in POLICIES for phase in ("teacher", "sft", "reflective", "grpo")
 ]
 OWN = sorted(path for path in (RECIPES / "own").glob("*.yaml") if path.name != "pipeline.yaml")
-PHASES = [*TINY, *PUBLISHED, *OWN]
+# Of a policy that writes boxes: GRPO from published weights, and what may come before it.
+QWEN_VL = [RECIPES / "qwen_vl" / f"{phase}.yaml" for phase in ("sft", "grpo")]
+PHASES = [*TINY, *PUBLISHED, *OWN, *QWEN_VL]
 PIPELINES = [RECIPES / name / "pipeline.yaml" for name in ("tiny", *POLICIES, "own")]
+
+
+BOX_PIPELINES = [RECIPES / name / "pipeline.yaml" for name in ("tiny/boxes", "qwen_vl", "qwen3_vl")]
 
 
 def config_class(path: Path) -> type:
@@ -36,7 +41,7 @@ def config_class(path: Path) -> type:
 
 
 def test_every_yaml_is_known():
-    known = {*PHASES, *PIPELINES, *(RECIPES / "accelerate").glob("*.yaml")}
+    known = {*PHASES, *PIPELINES, *BOX_PIPELINES, *(RECIPES / "accelerate").glob("*.yaml")}
     known |= {RECIPES / "study" / f"{name}.yaml" for name in ("tiny", "videollama2")}  # tests/chain/test_study.py
     assert set(RECIPES.rglob("*.yaml")) == known
 
@@ -69,6 +74,26 @@ def test_pipeline_yaml_is_parsed(path):
         if step.config is not None:
             assert step.command[:2] == ["accelerate", "launch"]
             assert step.command[step.command.index("--config") + 1] == str(step.config)
+
+
+@pytest.mark.parametrize("path", BOX_PIPELINES, ids=lambda path: "-".join(path.parts[-3:-1]))
+def test_chains_of_policies_that_write_boxes(path, tmp_path):
+    """Their phases say so themselves, and start from what the step before made."""
+    pipeline = load_pipeline(path, output_dir=tmp_path)
+    steps = {step.name: step for step in pipeline.steps}
+    for file, text in pipeline.configs.items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    for name in {"sft", "grpo"} & set(steps):
+        config = config_class(Path(name))
+        recipe, _, args = parse_recipe(
+            (RecipeArguments, LoraArguments, config), ["--config", str(steps[name].config), "--use_cpu", "true"]
+        )
+        assert args.mask_source == "box"
+        assert not args.uses_mask_losses
+        assert Path(recipe.model_name_or_path) in [steps[needed].makes for needed in steps[name].needs]
+        assert Path(args.output_dir) == steps[name].makes
+    assert {"base", "grpo", "evaluate-grpo"} <= set(steps)
 
 
 @pytest.mark.parametrize("path", PIPELINES[1:-1], ids=lambda path: path.parent.name)
@@ -117,20 +142,20 @@ def run_recipe(script, *flags, cwd=REPOSITORY):
 @pytest.fixture
 def inputs(checkpoint, world, cot_rows, tmp_path):
     """What a phase stands on, where its YAML expects it."""
-    folder = tmp_path / "outputs" / "tiny"
-    for name in ("base", "pretrained", "teacher", "sft", "reflective"):
-        shutil.copytree(checkpoint, folder / name)
-    (folder / "data").symlink_to(world)
-    for name in ("cot", "described", "reflective"):
-        save_json(cot_rows, folder / f"{name}.jsonl")
+    for folder in (tmp_path / "outputs" / "tiny", tmp_path / "outputs" / "tiny_boxes"):
+        for name in ("base", "pretrained", "teacher", "sft", "reflective"):
+            shutil.copytree(checkpoint, folder / name)
+        (folder / "data").symlink_to(world)
+        for name in ("cot", "described", "reflective"):
+            save_json(cot_rows, folder / f"{name}.jsonl")
     return tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", TINY, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TINY, ids=lambda path: "-".join([*path.parts[-2:-1], path.stem]))
 def test_phase_runs_from_its_yaml(path, inputs):
     script = "grpo.py" if path.stem == "grpo" else "sft.py"
-    output = inputs / "outputs" / "new" / path.stem
+    output = inputs / "outputs" / "new"
     flags = ["--config", str(path), "--output_dir", str(output), "--max_steps", "2", "--use_cpu", "true"]
     result = run_recipe(script, *flags, "--per_device_train_batch_size", "4", cwd=inputs)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...prompts import INSTRUCTION
+from ...prompts import INSTRUCTION, box_instruction
 from ..configuration_aurora import AuroraConfig, model_class
 from ..mask_decoders import ClipMemory
 from ..mask_decoders.published import load_mask_decoder
@@ -29,7 +29,8 @@ def load_published(
     dtype: torch.dtype | str = "auto",
     num_frames: int = 10,
     policy_frames: int | None = None,
-    instruction: str = INSTRUCTION,
+    instruction: str | None = None,
+    mask_source: str = "seg",
     **processor_settings: Any,
 ) -> "tuple[AuroraModel, AuroraProcessor]":
     """
@@ -43,8 +44,11 @@ def load_published(
         mask_memory (`ClipMemory`, *optional*): use SAM 2's memory across frames, and so; without, each frame is drawn
             on its own.
         dtype (`torch.dtype` or `str`, *optional*): of all weights; the policy's own by default.
-        num_frames (`int`, *optional*, defaults to 10), policy_frames (`int`, *optional*), instruction (`str`): for
-            [`AuroraProcessor`].
+        num_frames (`int`, *optional*, defaults to 10), policy_frames (`int`, *optional*),
+        instruction (`str`, *optional*): for [`AuroraProcessor`]; the instruction that goes with `mask_source` by
+            default.
+        mask_source (`str`, *optional*, defaults to `"seg"`): `"box"` for a policy that writes boxes and points, see
+            [`AuroraConfig`].
         **processor_settings: for the policy's processor, such as `audio_seconds` of VideoLLaMA2, to which sound is cut
             or padded (30 upstream), or `seconds_per_frame` of Qwen.
 
@@ -66,17 +70,20 @@ def load_published(
         keep_aspect_ratio=decoder.config.keep_aspect_ratio,
         num_frames=num_frames,
         policy_frames=policy_frames,
-        instruction=instruction,
+        instruction=instruction or (box_instruction(num_frames) if mask_source == "box" else INSTRUCTION),
+        mask_source=mask_source,
     )
     config = AuroraConfig(
         language.config,
         decoder.config,
         processor.seg_token_id,
+        mask_source=mask_source,
         dtype=language.dtype,
         attn_implementation={},  # the parts keep what they were built with; without it transformers sets None
     )
     model: AuroraModel = model_class()(config, policy=language, mask_decoder=decoder)
-    model.seg_projector.to(language.dtype)
+    if model.seg_projector is not None:
+        model.seg_projector.to(language.dtype)
     split_the_rest(model)  # transformers has loaded the policy in parts under ZeRO-3, and nothing else
     return model.eval(), processor
 

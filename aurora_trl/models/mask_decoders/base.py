@@ -2,13 +2,32 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 FRAMES_AT_ONCE = 10
+
+
+@dataclass(frozen=True)
+class PromptTables:
+    """
+    What a SAM's prompt encoder knows: the published weights.
+
+    Attributes:
+        frequencies (`torch.Tensor` of shape `(2, C / 2)`): random ones, for x and for y.
+        kinds (`torch.Tensor` of shape `(4, C)`): a point off the object, one on it, a box's first corner, its second.
+        nothing (`torch.Tensor` of shape `(1, C)`): no point.
+        pads_boxes (`bool`): that token comes behind a box, too, and not only behind a point alone.
+    """
+
+    frequencies: torch.Tensor
+    kinds: torch.Tensor
+    nothing: torch.Tensor
+    pads_boxes: bool
 
 
 class MaskDecoderBase(nn.Module, ABC):
@@ -114,6 +133,64 @@ class MaskDecoderBase(nn.Module, ABC):
             embeddings.flatten(0, 1), prompts.repeat_interleave(num_frames, dim=0)
         )
         return mask_logits.unflatten(0, (num_clips, num_frames)), quality.unflatten(0, (num_clips, num_frames))
+
+    def prompt_tables(self) -> PromptTables | None:
+        """What turns boxes and points into prompts; None: this decoder takes none."""
+        return None
+
+    def embed_prompts(self, boxes: torch.Tensor | None, points: torch.Tensor | None) -> torch.Tensor:
+        """
+        What the decoder's own prompt encoder makes of boxes and points, in float32 whatever the weights are in.
+
+        Args:
+            boxes (`torch.Tensor` of shape `(N, 4)`, *optional*): left, top, right, bottom, in pixels of the square
+                image.
+            points (`torch.Tensor` of shape `(N, 2)`, *optional*): x and y of a place on the object; one of the two.
+
+        Returns:
+            `torch.Tensor` of shape `(N, P, prompt_dim)`: prompts that ask for one mask.
+
+        Raises:
+            `ValueError`: where the decoder takes none.
+        """
+        tables = self.prompt_tables()
+        if tables is None:
+            raise ValueError(f"{type(self).__name__} has no prompt encoder, and can not draw from boxes or points")
+        places, kinds = [], list[int]()
+        if boxes is not None:
+            places.append(boxes.unflatten(1, (2, 2)))
+            kinds += [2, 3]
+        if points is not None:
+            places.append(points[:, None])
+            kinds.append(1)
+        # A prompt is at the middle of its pixel.
+        shares = (torch.cat(places, dim=1).float() + 0.5) / self.config.image_size
+        encoded = encode_places(tables.frequencies, shares)
+        encoded = encoded + tables.kinds[kinds].float()
+        if boxes is None or tables.pads_boxes:
+            encoded = torch.cat([encoded, tables.nothing.float().expand(len(encoded), -1, -1)], dim=1)
+        return encoded
+
+    def decode_placed(
+        self, embeddings: torch.Tensor, prompts: torch.Tensor, frames: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """
+        Draw one object in all frames of clips, each of which has prompts of its own: frame by frame, unless a subclass
+        looks back.
+
+        Args:
+            embeddings (`torch.Tensor` of shape `(B, T, E, h, w)`): from `encode`, the frames of a clip in order.
+            prompts (`torch.Tensor` of shape `(B, T, P, prompt_dim)`): of each frame.
+            frames (`Sequence[int]`, *optional*): those that were named; None: all. Of the others the prompts mean
+                nothing, and here such a frame gets those of the nearest that was named, of two the earlier.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T, 4h, 4w)`: mask logits over the square frames.
+        """
+        if frames is not None:
+            total = embeddings.size(1)
+            prompts = prompts[:, [min(frames, key=lambda named: abs(named - t)) for t in range(total)]]
+        return self.decode(embeddings.flatten(0, 1), prompts.flatten(0, 1)).unflatten(0, embeddings.shape[:2])
 
     def decode_stream(
         self, chunks: Iterable[torch.Tensor], prompts: torch.Tensor, num_frames: int
@@ -221,6 +298,22 @@ def _in_parts(
         return function(*inputs)
     outputs = [function(*parts) for parts in zip(*(value.split(size) for value in inputs), strict=True)]
     return tuple(torch.cat(values) for values in zip(*outputs, strict=True))
+
+
+def encode_places(frequencies: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """
+    SAM's encoding of places by random frequencies, in float32 whatever the weights are in.
+
+    Args:
+        frequencies (`torch.Tensor` of shape `(2, C / 2)`): for x and for y.
+        places (`torch.Tensor` of shape `(..., 2)`): x and y, in shares of the square image.
+
+    Returns:
+        `torch.Tensor` of shape `(..., C)`.
+    """
+    along_x, along_y = frequencies.float()  # (C / 2,) each
+    phase = 2 * math.pi * (along_x * (2 * places[..., :1] - 1) + along_y * (2 * places[..., 1:] - 1))
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
 def position_encoding(frequencies: torch.Tensor, height: int, width: int) -> torch.Tensor:

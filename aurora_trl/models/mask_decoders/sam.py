@@ -9,7 +9,7 @@ from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import nn
 
 from ..configuration_aurora import SamConfig
-from .base import MaskDecoderBase, position_encoding
+from .base import MaskDecoderBase, PromptTables, position_encoding
 
 
 class BatchedMaskDecoder(MaskDecoder):
@@ -140,6 +140,16 @@ class SamMaskDecoder(MaskDecoderBase):
             ),
             "mask_quality": decoder.iou_prediction_head,
         }
+
+    def prompt_tables(self) -> PromptTables:
+        """segment-anything's own."""
+        encoder = self.prompt_encoder
+        return PromptTables(
+            encoder.pe_layer.positional_encoding_gaussian_matrix,
+            torch.cat([kind.weight for kind in encoder.point_embeddings]),
+            encoder.not_a_point_embed.weight,
+            pads_boxes=False,
+        )
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames `(N, 3, S, S)` to `(N, C, S / patch, S / patch)`."""

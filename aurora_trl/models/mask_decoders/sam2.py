@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Sam2Config, Sam2Model
 
-from .base import MaskDecoderBase, position_encoding
+from .base import MaskDecoderBase, PromptTables, position_encoding
 
 # ImageNet's, which SAM 2 was trained with, for pixels in [0, 255].
 PIXEL_MEAN = [123.675, 116.28, 103.53]
@@ -119,6 +119,12 @@ class Sam2MaskDecoder(MaskDecoderBase):
             ),
             "mask_quality": decoder.iou_prediction_head,
         }
+
+    def prompt_tables(self) -> PromptTables:
+        """SAM 2's own."""
+        encoder = self.sam.prompt_encoder
+        frequencies = encoder.shared_embedding.positional_embedding
+        return PromptTables(frequencies, encoder.point_embed.weight, encoder.not_a_point_embed.weight, pads_boxes=True)
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames `(N, 3, S, S)` to `(N, 4C, S / 16, S / 16)`: C coarse channels, then 2C finest and C middle ones."""

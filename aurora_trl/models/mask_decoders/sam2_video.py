@@ -14,7 +14,7 @@ this departs from transformers' `Sam2VideoModel`, which tracks one object at a t
   and at the last ones before it, as far as upstream's tables reach, whatever the chunks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,10 +121,13 @@ class _ClipMemories:
         num_frames (`int`): of each clip.
         *reaches (`int`): how far any part of the decoder looks back, in frames; what is older is let go, but for the
             first frame. All are kept without it, as training needs them.
+        prompted (`Collection[int]`, *optional*): the frames that are prompted; by default what the config says. The
+            first one is in any case.
     """
 
-    def __init__(self, num_frames: int, *reaches: int):
+    def __init__(self, num_frames: int, *reaches: int, prompted: Collection[int] | None = None):
         self.num_frames = num_frames
+        self.prompted = prompted
         self.now = 0
         self.memories: dict[int, _Memory] = {}
         self._reach = max(reaches, default=num_frames)
@@ -199,6 +202,25 @@ class Sam2VideoMaskDecoder(Sam2MaskDecoder):
             masks = masks + 0.0 * self._look_back(coarse, clip).mean()
         return masks, drawn
 
+    def decode_placed(
+        self, embeddings: torch.Tensor, prompts: torch.Tensor, frames: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """
+        As of any decoder, but a frame that was not named draws what the memory holds. The clip is gone through from
+        the first frame that was named to its end, and from there to its beginning, each way with a memory of its own.
+        Where none was named the config says which frames are prompted.
+        """
+        num_frames = embeddings.size(1)
+        begin = min(frames or (0,))
+        after = None if frames is None else {named - begin for named in frames}
+        drawn = self._draw_next(embeddings[:, begin:], prompts[:, begin:], _ClipMemories(num_frames, prompted=after))
+        if begin > 0:
+            back = slice(begin + 1)
+            clip = _ClipMemories(num_frames, prompted={0})
+            before = self._draw_next(embeddings[:, back].flip(1), prompts[:, back].flip(1), clip)
+            drawn = [*reversed(before[1:]), *drawn]
+        return torch.stack([each.mask_logits for each in drawn], dim=1)
+
     def decode_stream(
         self, chunks: Iterable[torch.Tensor], prompts: torch.Tensor, num_frames: int
     ) -> Iterator[torch.Tensor]:
@@ -212,20 +234,27 @@ class Sam2VideoMaskDecoder(Sam2MaskDecoder):
     def _draw_next(
         self, embeddings: torch.Tensor, prompts: torch.Tensor, clip: _ClipMemories, keep_last: bool = False
     ) -> list[Drawing]:
-        """What is drawn in each of the next frames of clips `(B, t, 4C, h, w)`; `clip` remembers them."""
+        """
+        What is drawn in each of the next frames of clips `(B, t, 4C, h, w)`; `clip` remembers them. The prompts are
+        those of all frames `(B, P, C)`, or of each `(B, t, P, C)`.
+        """
         coarse, fine = embeddings.split([self.prompt_dim, 3 * self.prompt_dim], dim=2)
         # Upstream's prompt of a tracked frame: two tokens for points that are not there.
         no_prompt = self.sam.prompt_encoder.not_a_point_embed.weight.expand(len(prompts), 2, -1)
         drawn: list[Drawing] = []
         for i in range(embeddings.size(1)):
             features, first = coarse[:, i], clip.now == 0
-            prompted = first or self.config.prompt_frames == "all"
+            prompted = first or self._is_prompted(clip)
+            given = prompts if prompts.dim() == 3 else prompts[:, i]
             seen = self._without_memory(features) if first else self._look_back(features, clip)
-            now = self._draw(seen, fine[:, i], prompts if prompted else no_prompt.to(prompts.dtype))
+            now = self._draw(seen, fine[:, i], given if prompted else no_prompt.to(prompts.dtype))
             drawn.append(now)
             if keep_last or clip.now < clip.num_frames - 1:
                 clip.add(self._memorise(features, now.mask_logits, now.token, prompted))
         return drawn
+
+    def _is_prompted(self, clip: _ClipMemories) -> bool:
+        return self.config.prompt_frames == "all" if clip.prompted is None else clip.now in clip.prompted
 
     def _memorise(
         self, features: torch.Tensor, mask_logits: torch.Tensor, token: torch.Tensor, prompted: bool

@@ -44,6 +44,9 @@ import numpy as np
 import torch
 from torch import nn
 
+# In what a policy writes boxes that does not say: thousandths of the frame's height and width.
+RELATIVE_SIZE = (1000, 1000)
+
 
 class MediaFeatures(Protocol):
     """What the towers made of clips."""
@@ -129,6 +132,9 @@ class PolicyProcessor(Protocol):
     A `ProcessorMixin` that knows how text, frames and sound reach the policy. `save_pretrained` and `from_pretrained`
     keep it in a folder that it shares with the tokenizer. The chat template of the tokenizer turns the blocks
     `{"type": "video"}` and `{"type": "audio"}` of [`~aurora_trl.prompts.build_prompt`] into places.
+
+    It may have `coordinate_size(media)`, which gives the height and width of a frame in the coordinates in which the
+    policy writes boxes, for what `process_media` returned; without it they are `RELATIVE_SIZE`.
 
     Attributes:
         tokenizer (`PreTrainedTokenizerBase`): with `[SEG]` among its tokens.

@@ -126,4 +126,4 @@ def test_by_the_command(tmp_path, capsys):
     assert type(AuroraModel.from_pretrained(tmp_path / "text").policy).__name__.startswith("TextEncoder")
     words = ["tiny-model", str(tmp_path / "other"), "--without-language-model", "--world", "somewhere"]
     assert main(words) == 1
-    assert "leave --world and --tower-steps out" in capsys.readouterr().err
+    assert "leave --world, --tower-steps and --box-steps" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLProcessor, Qwen2_5OmniProcessor, Qwen3VLProcessor
 
+from ..base import RELATIVE_SIZE
 from ..timing import extend_seconds, nearest_sound
 from .configuration_qwen import Qwen3VLPolicyConfig, QwenOmniPolicyConfig, QwenVLPolicyConfig
 
@@ -54,6 +55,12 @@ class QwenFrames:
             # Whole milliseconds: a float would be rounded where a trainer casts its inputs to half precision.
             milliseconds = max(1, round(1000 * step * self.video_processor.temporal_patch_size))
         return {"pixel_patches": patches, "pixel_grid": torch.tensor([*grid.tolist(), milliseconds])}
+
+    def coordinate_size(self, media: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        """Height and width of a frame as Qwen2.5 speaks of places in it: in pixels, after it was resized."""
+        _, rows, columns, *_ = media["pixel_grid"].tolist()
+        side = self.video_processor.patch_size
+        return rows * side, columns * side
 
     def expand_frames(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
         """The prompt with one place per visual feature; an image takes the places that Qwen has for images."""
@@ -117,6 +124,10 @@ class Qwen3VLPolicyProcessor(QwenSilentProcessor, Qwen3VLProcessor):
         seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees, of a clip
             that has no times: a list of images without sound.
     """
+
+    def coordinate_size(self, media: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        """Qwen3 speaks of places in thousandths of the frame."""
+        return RELATIVE_SIZE
 
     @property
     def video_max_pixels(self) -> int:
