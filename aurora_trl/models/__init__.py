@@ -12,6 +12,10 @@ from .mask_decoders import (
     Sam2MaskDecoder,
     Sam2VideoMaskConfig,
     Sam2VideoMaskDecoder,
+    Sam3MaskConfig,
+    Sam3MaskDecoder,
+    Sam3VideoMaskConfig,
+    Sam3VideoMaskDecoder,
     SamMaskDecoder,
 )
 from .modeling_aurora import AuroraModel
@@ -26,6 +30,10 @@ __all__ = [
     "Sam2MaskDecoder",
     "Sam2VideoMaskConfig",
     "Sam2VideoMaskDecoder",
+    "Sam3MaskConfig",
+    "Sam3MaskDecoder",
+    "Sam3VideoMaskConfig",
+    "Sam3VideoMaskDecoder",
     "SamConfig",
     "SamMaskDecoder",
     "load_published",
