@@ -36,7 +36,8 @@ class Answer:
             CPU; None where the answer holds no `[SEG]`, their union where it holds several that count.
         num_tokens (`int`): length of the completion, the end-of-turn token included.
         cut (`bool`, *optional*, defaults to `False`): whether it ended at the limit, in the middle of something.
-        object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
+        object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's;
+            where the decoder finds several instances of what one `[SEG]` names, each instance's.
         seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): the projected states at the `[SEG]` that count, on
             the CPU: what prompts the mask decoder, in other frames too. None where there is none.
         decoded_logits (`torch.Tensor` of shape `(T, h, w)`, *optional*): what `mask_logits` were made of, as they came
@@ -238,11 +239,14 @@ def answer_batch(
         late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **repeated)
         seg_states = torch.where(known[..., None], seg_states, late)
 
-    mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
+    named = model.decode_objects(seg_states, mask_embeddings, clip_index) if seg_states.dim() == 2 else None
+    mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index) if named is None else named[0].amax(1)
     there = has_seg if model.seg_existence is None else has_seg & (model.seg_existence(seg_states) >= 0)
     features = _features_of_answers(model.project(seg_states), there)
     sizes = [tuple(clips[i]["frame_size"].tolist()) for i in order]
     drawn = _restore_answers(processor, mask_logits, has_seg, sizes)
+    if named is not None:
+        drawn = _with_named_objects(processor, drawn, *named, sizes)
     texts = processor.batch_decode(
         [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)],
         skip_special_tokens=True,
@@ -263,9 +267,12 @@ def _features_of_answers(seg_features: torch.Tensor, there: torch.Tensor) -> lis
     return [features[own].cpu() if bool(own.any()) else None for features, own in zip(each, kept, strict=True)]
 
 
+_Drawn = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+
+
 def _restore_answers(
     processor: AuroraProcessor, mask_logits: torch.Tensor, has_seg: torch.Tensor, sizes: Sequence[tuple[int, ...]]
-) -> list[tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]]:
+) -> list[_Drawn]:
     """
     `mask_logits`, `object_logits` and `decoded_logits` of each [`Answer`]; decoded were `(B, T, h, w)` or
     `(B, K, T, h, w)`.
@@ -276,7 +283,7 @@ def _restore_answers(
         mask_logits, counts = union_logits(object_logits, has_seg), has_seg.sum(dim=1)
     # Resized on the CPU, wherever the model is: what is kept of an answer then gives the same bits again.
     decoded = mask_logits.cpu()
-    drawn: list[tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]] = []
+    drawn: list[_Drawn] = []
     for i, (count, size) in enumerate(zip(counts.tolist(), sizes, strict=True)):
         frame_size, each = (size[0], size[1]), None
         if object_logits is not None and count > 1:
@@ -284,6 +291,22 @@ def _restore_answers(
         union = processor.restore_masks(decoded[i], frame_size) if count else None
         drawn.append((union, each, decoded[i] if count else None))
     return drawn
+
+
+def _with_named_objects(
+    processor: AuroraProcessor,
+    drawn: Sequence[_Drawn],
+    object_logits: torch.Tensor,
+    there: torch.Tensor,
+    sizes: Sequence[tuple[int, ...]],
+) -> list[_Drawn]:
+    """What was drawn, with the instances `(B, K, T, h, w)` of what one `[SEG]` names, where there are several."""
+    found: list[_Drawn] = []
+    for (union, each, decoded), logits, kept, size in zip(drawn, object_logits, there, sizes, strict=True):
+        if union is not None and kept.sum() > 1:
+            each = torch.stack([processor.restore_masks(one.cpu(), (size[0], size[1])) for one in logits[kept]])
+        found.append((union, each, decoded))
+    return found
 
 
 def answer_rows(

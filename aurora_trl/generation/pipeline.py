@@ -39,7 +39,8 @@ class Segmentation:
         frame_seconds (`list[float]` or `None`): when they are shown; None for a list of images, which have no times.
         num_frames (`int`): frames of the clip, those without a mask included.
         object_masks (`np.ndarray` of shape `(N, T, H, W)`, uint8, *optional*): where the answer draws several objects,
-            the masks of each, in the order of their `[SEG]`; `masks` are then those of all together.
+            the masks of each, in the order of their `[SEG]`, or of the instances of what one `[SEG]` names; `masks`
+            are then those of all together.
         seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): what prompts the mask decoder, for more frames.
         row (`dict`): the clip that was asked about.
     """

@@ -153,6 +153,10 @@ def test_bfloat16_and_another_size(memory, folder, clips):
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert half.config.image_size == 70
+    cast = load_mask_decoder(folder, memory=memory, image_size=70).to(torch.bfloat16)  # as DeepSpeed does
+    buffers = dict(cast.named_buffers())
+    assert all(torch.equal(buffers[name], value) for name, value in half.named_buffers())
+    assert next(v for name, v in buffers.items() if name.endswith("1.position_ids")).dtype == torch.float32
     frames, prompts = clips[0][:, :3, :, :70, :70], torch.randn(2, 1, WIDTH)
     masks, expected = draw(half, frames, prompts.bfloat16()), draw(exact, frames, prompts)
     assert masks.dtype == torch.bfloat16
@@ -167,8 +171,11 @@ def test_bfloat16_and_another_size(memory, folder, clips):
 def test_one_line_says_what_is_not_used(folder, caplog):
     published = load_file(folder / "model.safetensors")
     for memory, names in (
-        (None, "the text encoder, the detector, the memory and the image encoder's coarsest level"),
-        (ClipMemory(3), "the text encoder, the detector and the image encoder's coarsest level"),
+        (
+            None,
+            "the text encoder, the boxes' encoder, the detector, the memory and the image encoder's coarsest level",
+        ),
+        (ClipMemory(3), "the text encoder, the boxes' encoder, the detector and the image encoder's coarsest level"),
     ):
         with caplog.at_level(logging.WARNING):
             decoder = load_mask_decoder(folder, memory=memory)

@@ -20,10 +20,11 @@ from ..checkpoints.weight_files import (
 )
 from ..configuration_aurora import SamConfig
 from .base import MaskDecoderBase
-from .published_sam3 import SAM3_MODEL_TYPE, load_sam3
+from .published_sam3 import SAM3_MODEL_TYPE, load_sam3, load_sam3_concepts
 from .sam import SamMaskDecoder
 from .sam2 import Sam2MaskConfig, Sam2MaskDecoder, add_shared_table
 from .sam2_video import MEMORY_WEIGHTS, ClipMemory, Sam2VideoMaskConfig, Sam2VideoMaskDecoder
+from .sam3_concept import ConceptPrompts
 
 # SAM 2's video checkpoints hold the image model and the memory that tracks; the latter is not run frame by frame.
 SAM2_MODEL_TYPES = ("sam2", "sam2_video")
@@ -35,6 +36,7 @@ def load_mask_decoder(
     image_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     memory: ClipMemory | None = None,
+    concepts: ConceptPrompts | None = None,
 ) -> MaskDecoderBase:
     """
     A mask decoder with published weights.
@@ -47,25 +49,37 @@ def load_mask_decoder(
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the weights.
         memory (`ClipMemory`, *optional*): read the memory across frames of SAM 2 or 3, too, and use it so; without,
             each frame is drawn on its own.
+        concepts (`ConceptPrompts`, *optional*): read SAM 3's detector in place of its tracker, and name concepts to
+            it, so.
 
     Returns:
         `MaskDecoderBase`: in eval mode.
 
     Raises:
-        `DataError`: names what is missing, broken, not a SAM, or a SAM without the memory that was asked for.
+        `DataError`: names what is missing, broken, not a SAM, or a SAM without the memory or detector that was asked
+            for.
+        `ValueError`: where both were.
     """
     path = Path(name_or_path)
+    if memory is not None and concepts is not None:
+        raise ValueError("SAM 3's detector has no memory across frames; leave the memory or the concepts out")
     if path.is_file() or path.suffix in (".pth", ".pt"):
         if memory is not None:
             raise DataError(f"{path}: segment-anything has no memory across frames; name a folder of SAM 2.1 or 3")
+        if concepts is not None:
+            raise DataError(f"{path}: segment-anything finds no concepts; name a folder of SAM 3")
         decoder: MaskDecoderBase = load_sam(path, image_size, dtype)
     else:
-        decoder = _load_folder(name_or_path, image_size, dtype, memory)
+        decoder = _load_folder(name_or_path, image_size, dtype, memory, concepts)
     return decoder.eval()
 
 
 def _load_folder(
-    name_or_path: str | Path, image_size: int | None, dtype: torch.dtype, memory: ClipMemory | None
+    name_or_path: str | Path,
+    image_size: int | None,
+    dtype: torch.dtype,
+    memory: ClipMemory | None,
+    concepts: ConceptPrompts | None,
 ) -> MaskDecoderBase:
     """SAM 2, 2.1 or 3 from a folder or Hub repository in transformers' layout."""
     folder = find_checkpoint(name_or_path, patterns=("config.json", "*.safetensors", "*.safetensors.index.json"))
@@ -76,8 +90,13 @@ def _load_folder(
             f"{folder}: a mask decoder is SAM 2 ({' or '.join(SAM2_MODEL_TYPES)}), SAM 3 ({SAM3_MODEL_TYPE}) or a "
             f"`.pth` file of segment-anything; this is {model_type!r}"
         )
+    if concepts is not None and model_type != SAM3_MODEL_TYPE:
+        raise DataError(f"{folder}: SAM 2 finds no concepts; name a folder of SAM 3")
+    weights = read_safetensors(folder)
+    if concepts is not None:
+        return load_sam3_concepts(folder, content, weights, concepts, image_size=image_size, dtype=dtype)
     load = load_sam3 if model_type == SAM3_MODEL_TYPE else load_sam2
-    return load(folder, content, read_safetensors(folder), image_size=image_size, dtype=dtype, memory=memory)
+    return load(folder, content, weights, image_size=image_size, dtype=dtype, memory=memory)
 
 
 def load_sam(file: Path, image_size: int | None = None, dtype: torch.dtype = torch.float32) -> SamMaskDecoder:

@@ -1,4 +1,4 @@
-"""SAM 3 from a published folder: its tracker, out of a checkpoint that holds a detector and a text encoder, too."""
+"""SAM 3 from a published folder, which holds a detector, a text encoder and a tracker: one of the two draws."""
 
 import logging
 import re
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Sam3TrackerConfig, Sam3TrackerModel, Sam3TrackerVideoConfig, Sam3TrackerVideoModel
+from transformers import Sam3Config, Sam3TrackerConfig, Sam3TrackerModel, Sam3TrackerVideoConfig, Sam3TrackerVideoModel
 
 from ...errors import DataError
 from ..checkpoints.weight_files import build_from_weights
 from .sam2 import add_shared_table
 from .sam2_video import MEMORY_WEIGHTS, ClipMemory
 from .sam3 import USED_LEVELS, Sam3MaskConfig, Sam3MaskDecoder, Sam3VideoMaskConfig, Sam3VideoMaskDecoder
+from .sam3_concept import ConceptPrompts, Sam3ConceptConfig, Sam3ConceptMaskDecoder, Sam3ConceptModel
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,9 @@ _PLACES = {
     "tracker_neck.": "vision_encoder.neck.",
     "tracker_model.": "",
 }
+_DETECTOR = "detector_model."
+# Of the detector's own: what reads texts and boxes.
+_OTHER_PROMPTS = re.compile(r"text_encoder\.|text_projection\.|geometry_encoder\.")
 _UNUSED_LEVEL = re.compile(rf"vision_encoder\.neck\.fpn_layers\.([{USED_LEVELS}-9]|\d\d+)\.")
 
 
@@ -57,18 +61,19 @@ def load_sam3(
     if not isinstance(sizes, dict):
         raise DataError(f"{folder}: its config has no `tracker_config`; this is not a whole SAM 3")
     tracker, others = split_weights(weights, with_memory=memory is not None)
-    logger.warning(_unused_line(folder, others, memory is not None))
+    how = "frame by frame" if memory is None else "with the memory across frames"
+    logger.warning(_unused_line(folder, f"its tracker draws, {how}", others))
     if memory is None:
         parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
         image_config = Sam3TrackerConfig(**{name: dict(sizes[name]) for name in parts if name in sizes})
-        _set_image_size(image_config, image_size)
+        set_sam3_image_size(image_config, image_size)
         config = Sam3MaskConfig(image_config)
         sam = build_from_weights(Sam3TrackerModel, config.sam_config, tracker, dtype=dtype, source=folder)
         return Sam3MaskDecoder(Sam3MaskConfig(sam.config, attn_implementation=sam.config._attn_implementation), sam)
     video_config = Sam3TrackerVideoConfig.from_dict(sizes)
     # Dropout would let rewards, losses and evaluation see different masks of one prompt.
     video_config.memory_attention_dropout = video_config.memory_attention_rope_dropout = 0.0
-    _set_image_size(video_config, image_size)
+    set_sam3_image_size(video_config, image_size)
     # Refuses what does not fit before weights are built.
     settings = asdict(memory)
     video = Sam3VideoMaskConfig(video_config, **settings)
@@ -93,7 +98,7 @@ def split_weights(
     for name, value in weights.items():
         place = next((place for place in _PLACES if name.startswith(place)), "")
         own = _PLACES.get(place, "") + name.removeprefix(place)
-        unused = own.startswith("detector_model.") or _UNUSED_LEVEL.match(own)
+        unused = own.startswith(_DETECTOR) or _UNUSED_LEVEL.match(own)
         if unused or (not with_memory and MEMORY_WEIGHTS.match(own)):
             others[name] = value
         else:
@@ -102,16 +107,55 @@ def split_weights(
     return tracker, others
 
 
-def _unused_line(folder: Path, others: dict[str, torch.Tensor], with_memory: bool) -> str:
+def load_sam3_concepts(
+    folder: Path,
+    content: dict[str, Any],
+    weights: dict[str, torch.Tensor],
+    concepts: ConceptPrompts,
+    *,
+    image_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Sam3ConceptMaskDecoder:
+    """
+    SAM 3's detector from a folder in transformers' layout; one line says what of the checkpoint is not used.
+
+    Args:
+        concepts (`ConceptPrompts`): how `[SEG]` names what is to be found.
+        folder, content, weights, image_size, dtype: as for [`load_sam3`].
+
+    Raises:
+        `DataError`: where the checkpoint is not whole.
+        `ValueError`: for an image size or a number of objects that this model can not have.
+    """
+    sizes = content.get("detector_config")
+    if not isinstance(sizes, dict):
+        raise DataError(f"{folder}: its config has no `detector_config`; this is not a whole SAM 3")
+    detector, others = {}, {}
+    for name, value in weights.items():
+        own = name.removeprefix(_DETECTOR)
+        unused = own == name or _OTHER_PROMPTS.match(own) or _UNUSED_LEVEL.match(own)
+        (others if unused else detector)[name if unused else own] = value
+    logger.warning(_unused_line(folder, "its detector draws what [SEG] names", others))
+    detector_config = Sam3Config(**{name: value for name, value in sizes.items() if name != "model_type"})
+    set_sam3_image_size(detector_config, image_size)
+    config = Sam3ConceptConfig(detector_config, **asdict(concepts))
+    sam = build_from_weights(Sam3ConceptModel, config.sam3_config, detector, dtype=dtype, source=folder)
+    attention = sam.config._attn_implementation
+    config = Sam3ConceptConfig(sam.config, **asdict(concepts), attn_implementation=attention)
+    return Sam3ConceptMaskDecoder(config, sam)
+
+
+def _unused_line(folder: Path, used: str, others: dict[str, torch.Tensor]) -> str:
     """What of SAM 3 is read and what is not, with the number of parameters."""
-    used = "its tracker draws, with the memory across frames" if with_memory else "its tracker draws, frame by frame"
-    found = {
-        "the text encoder": any(name.startswith("detector_model.text_") for name in others),
-        "the detector": any(name.startswith("detector_model.detr_") for name in others),
-        "the memory": not with_memory and any("memory_" in name for name in others),
-        "the image encoder's coarsest level": any(name.startswith("tracker_neck.") for name in others),
+    parts = {
+        "the text encoder": "detector_model.text_",
+        "the boxes' encoder": "detector_model.geometry_encoder.",
+        "the detector": "detector_model.detr_",
+        "the tracker": "tracker_model.mask_decoder.",
+        "the memory": "tracker_model.memory_",
+        "the image encoder's coarsest level": "tracker_neck.fpn_layers.3.",
     }
-    names = [name for name, there in found.items() if there]
+    names = [part for part, prefix in parts.items() if any(name.startswith(prefix) for name in others)]
     if not names:
         return f"{folder}: {used}"
     count = sum(value.numel() for value in others.values())
@@ -120,8 +164,17 @@ def _unused_line(folder: Path, others: dict[str, torch.Tensor], with_memory: boo
     return f"{folder}: {used}; not used: {listed} ({count:,} parameters)"
 
 
-def _set_image_size(config: Any, image_size: int | None) -> None:
-    """Set the side of the square in all places of a tracker's config that know it."""
+def set_sam3_image_size(config: Any, image_size: int | None) -> None:
+    """
+    Set the side of the square in all places of a config that know it.
+
+    Args:
+        config (`Sam3TrackerConfig`, `Sam3TrackerVideoConfig` or `Sam3Config`): changed in place.
+        image_size (`int`, *optional*): in pixels; None leaves it.
+
+    Raises:
+        `ValueError`: where the side does not hold whole patches.
+    """
     vision = config.vision_config
     patch = vision.backbone_config.patch_size
     if image_size is None:
@@ -131,6 +184,8 @@ def _set_image_size(config: Any, image_size: int | None) -> None:
     if isinstance(config, Sam3TrackerVideoConfig):
         config.image_size = image_size  # sets it in the parts, too
         return
-    config.prompt_encoder_config.image_size = vision.image_size = image_size
+    vision.image_size = image_size
+    if isinstance(config, Sam3TrackerConfig):
+        config.prompt_encoder_config.image_size = image_size
     grid = image_size // patch
     vision.backbone_feature_sizes = [[grid * scale] * 2 for scale in (4, 2, 1)]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Sam2Config, Sam2Model
 
-from .base import MaskDecoderBase, position_encoding
+from .base import ExactPositions, MaskDecoderBase, position_encoding
 
 # ImageNet's, which SAM 2 was trained with, for pixels in [0, 255].
 PIXEL_MEAN = [123.675, 116.28, 103.53]
@@ -63,7 +63,7 @@ class Sam2MaskConfig(PretrainedConfig):
         return size if isinstance(size, int) else size[0]
 
 
-class Sam2MaskDecoder(MaskDecoderBase):
+class Sam2MaskDecoder(ExactPositions, MaskDecoderBase):
     """
     A SAM 2 model prompted by embeddings; each frame is segmented on its own, as an image.
 

@@ -27,16 +27,18 @@ from transformers import (
 from .sam2 import Sam2MaskConfig, Sam2MaskDecoder
 from .sam2_video import Sam2VideoMaskConfig, Sam2VideoMaskDecoder
 
-# Of the image encoder's levels those that the tracker's mask decoder reads: strides of a quarter, a half, one patch.
+# Of the image encoder's levels those that are read: strides of a quarter, a half and one patch.
 USED_LEVELS = 3
+# SAM 3 was trained on pixels in [-1, 1]; these are for pixels in [0, 255].
+PIXEL_MEAN = PIXEL_STD = [127.5] * 3
 
 
 def keep_used_levels(sam_config: Any) -> None:
     """
-    Take the levels out of a tracker's config that its decoder does not read.
+    Take the levels out of a config that neither the tracker's decoder nor the detector reads.
 
     Args:
-        sam_config (`Sam3TrackerConfig` or `Sam3TrackerVideoConfig`): changed in place.
+        sam_config (`Sam3TrackerConfig`, `Sam3TrackerVideoConfig` or `Sam3Config`): changed in place.
 
     Raises:
         `ValueError`: where the levels are not SAM 3's.
@@ -62,8 +64,8 @@ class Sam3MaskConfig(Sam2MaskConfig):
 
     model_type = "aurora_sam3"
     sub_configs: ClassVar[dict[str, type[PretrainedConfig]]] = {"sam3_config": Sam3TrackerConfig}
-    published_mean = [127.5] * 3
-    published_std = [127.5] * 3
+    published_mean = PIXEL_MEAN
+    published_std = PIXEL_STD
 
     def __init__(self, sam3_config: Sam3TrackerConfig | dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(sam3_config, **kwargs)
@@ -96,8 +98,8 @@ class Sam3VideoMaskConfig(Sam2VideoMaskConfig):
 
     model_type = "aurora_sam3_video"
     sub_configs: ClassVar[dict[str, type[PretrainedConfig]]] = {"sam3_config": Sam3TrackerVideoConfig}
-    published_mean = Sam3MaskConfig.published_mean
-    published_std = Sam3MaskConfig.published_std
+    published_mean = PIXEL_MEAN
+    published_std = PIXEL_STD
     sam_name = "SAM 3"
 
     def __init__(self, sam3_config: Sam3TrackerVideoConfig | dict[str, Any] | None = None, **kwargs: Any):
