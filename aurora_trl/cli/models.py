@@ -134,6 +134,8 @@ def _init(arguments: argparse.Namespace) -> None:
         memory = ClipMemory(arguments.mask_memory, arguments.mask_prompt_frames, arguments.mask_memory_gradients)
     elif arguments.mask_prompt_frames != "all" or arguments.mask_memory_gradients:
         raise ValueError("`--mask-prompt-frames` and `--mask-memory-gradients` need a memory; add `--mask-memory 7`")
+    if memory is not None and arguments.mask_concepts is not None:
+        raise ValueError("`--mask-concepts`: SAM 3's detector has no memory across frames; leave `--mask-memory` out")
     set_seed(arguments.seed)
     model, processor = load_published(
         arguments.policy,

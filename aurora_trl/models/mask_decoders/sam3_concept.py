@@ -196,7 +196,7 @@ class Sam3ConceptMaskDecoder(ExactPositions, MaskDecoderBase):
             "mask_decoder": nn.ModuleList(
                 [
                     sam.detr_encoder,
-                    decoder.layers,
+                    *decoder.layers,  # PEFT takes no list
                     decoder.output_layer_norm,
                     decoder.query_embed,
                     decoder.reference_points,

@@ -108,7 +108,9 @@ def test_answers_with_concepts_draw_each_instance(parts, drawing_checkpoint, cot
     known = AuroraModel.from_pretrained(drawing_checkpoint)
     concepts = ConceptPrompts(3, score_threshold=0.0, presence_threshold=0.0)
     decoder = load_mask_decoder(parts / "sam3", concepts=concepts)
-    config = AuroraConfig(known.config.policy_config, decoder.config, known.config.seg_token_id)
+    config = AuroraConfig(
+        known.config.policy_config, decoder.config, known.config.seg_token_id, attn_implementation={}
+    )
     model = AuroraModel(config, policy=known.policy, mask_decoder=decoder).eval()
     processor = AuroraProcessor(
         AuroraProcessor.from_pretrained(drawing_checkpoint).policy_processor,
@@ -124,7 +126,8 @@ def test_answers_with_concepts_draw_each_instance(parts, drawing_checkpoint, cot
     for answer in drawn:
         assert answer.object_logits is not None
         assert 2 <= len(answer.object_logits) <= 3
-        assert torch.equal((answer.object_logits > 0).any(dim=0), answer.mask_logits > 0)
+        # Each is put back at its frame's size by itself.
+        assert ((answer.object_logits > 0).any(dim=0) == (answer.mask_logits > 0)).float().mean() > 0.99
     row = drawn[0].row
     clip = {"frames": row["frames"], "audio": row["audio"], "max_new_tokens": 8}
     result = AuroraPipeline(model, processor)(row["reference"], **clip)
@@ -134,3 +137,17 @@ def test_answers_with_concepts_draw_each_instance(parts, drawing_checkpoint, cot
     assert result.has_seg
     assert result.object_masks is None
     assert not result.masks.any()
+
+
+def test_init_errors_are_one_line(parts, tmp_path, capsys):
+    policy, sam3, output = str(parts / "policy"), str(parts / "sam3"), str(tmp_path / "new")
+    for flags, message in (
+        (["--mask-concepts", "3", "--mask-memory", "3"], "SAM 3's detector has no memory across frames"),
+        (["--mask-concepts", "7"], "`max_objects` of concept prompts is at most 6 with this SAM 3, got 7"),
+        (["--mask-memory", "7"], "`num_memory_frames` is at most 3 with this SAM 3, got 7"),
+        (["--mask-image-size", "100"], "SAM 3's image size must be a multiple of 14, got 100"),
+    ):
+        assert main(["init", policy, "--mask-decoder", sam3, *flags, "--output", output]) == 1
+        err = capsys.readouterr().err.strip().splitlines()[-1]
+        assert err.startswith("error: ")
+        assert message in err
