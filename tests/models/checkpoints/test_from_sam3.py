@@ -11,16 +11,31 @@ import yaml
 from conftest import REPOSITORY
 from published_checkpoints import write_sam3, write_videollama2
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
-from aurora_trl import AuroraConfig, AuroraModel, AuroraPipeline, AuroraProcessor
+from aurora_trl import (
+    AuroraConfig,
+    AuroraGRPOConfig,
+    AuroraGRPOTrainer,
+    AuroraModel,
+    AuroraPipeline,
+    AuroraProcessor,
+)
 from aurora_trl.chain.readiness import checkpoint_problem
 from aurora_trl.cli import main
 from aurora_trl.generation.answers import answer_rows
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.generation.collators import SFTCollator
-from aurora_trl.models import ConceptPrompts, Sam3ConceptMaskDecoder, Sam3MaskDecoder, Sam3VideoMaskDecoder
+from aurora_trl.models import (
+    ConceptPrompts,
+    Sam3ConceptMaskDecoder,
+    Sam3MaskDecoder,
+    Sam3VideoMaskDecoder,
+    load_published,
+)
 from aurora_trl.models.checkpoints.adapters import load_adapter
 from aurora_trl.models.mask_decoders.published import load_mask_decoder
+from aurora_trl.training.rewards import format_reward, iou_reward
 
 FLAGS = {
     Sam3MaskDecoder: [],
@@ -137,6 +152,42 @@ def test_answers_with_concepts_draw_each_instance(parts, drawing_checkpoint, cot
     assert result.has_seg
     assert result.object_masks is None
     assert not result.masks.any()
+
+
+def test_a_grpo_step_trains_the_detector(parts, cot_rows, tmp_path):
+    """Also where no answer holds `[SEG]`: what trains runs in any case."""
+    concepts = ConceptPrompts(2)
+    model, processor = load_published(
+        parts / "policy", parts / "sam3", mask_concepts=concepts, audio_seconds=1.0, num_frames=2
+    )
+    args = AuroraGRPOConfig(
+        output_dir=str(tmp_path),
+        num_generations=2,
+        per_device_train_batch_size=2,
+        max_completion_length=3,
+        max_steps=1,
+        learning_rate=1e-2,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+    )
+    reached: list[str] = []
+
+    class WithoutGradient(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            reached.extend(name for name, p in model.named_parameters() if p.requires_grad and p.grad is None)
+
+    AuroraGRPOTrainer(
+        model=model,
+        reward_funcs=[format_reward, iou_reward],
+        args=args,
+        train_dataset=cot_rows,
+        processing_class=processor,
+        callbacks=[WithoutGradient()],
+    ).train()
+    assert reached == []
 
 
 def test_init_errors_are_one_line(parts, tmp_path, capsys):
