@@ -14,6 +14,7 @@ ROOMS = (
     "version",
     "environment",
     "foreign_warnings",
+    "box_text",
     "prompts",
     "progress",
     "overlap",

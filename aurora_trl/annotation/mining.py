@@ -11,7 +11,8 @@ from ..data.media.loading import NO_FRAME
 from ..data.schema import Row, require_text_references, with_target
 from ..evaluation.evaluate import process_state
 from ..evaluation.iou import mask_iou
-from ..generation.answers import Answer, answer_rows, warn_of_cut_answers
+from ..generation.answer import Answer
+from ..generation.answers import answer_rows, warn_of_cut_answers
 from ..generation.clip_loader import ClipLoader
 from ..generation.read_ahead import ReadAheadLoader
 from ..models.checkpoints.digest import checkpoint_digest

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, Sam3ViTConfig
 
-from ..models import AuroraModel, Sam2MaskConfig, Sam2VideoMaskConfig
+from ..models import AuroraModel, Sam2MaskConfig, Sam2VideoMaskConfig, Sam3ConceptConfig
 from ..models.configuration_aurora import AuroraConfig
 from ..training.arguments import LoraArguments
 from ..training.lora import lora_config
@@ -181,6 +181,8 @@ def _mask_activations(sam: PretrainedConfig, setup: TrainingSetup, width: int) -
     """
     if isinstance(sam, Sam2MaskConfig):
         return _sam2_activations(sam, setup, width)
+    if isinstance(sam, Sam3ConceptConfig):
+        return _detector_activations(sam, setup, width)
     sizes: Any = sam
     if not all(hasattr(sizes, name) for name in ("patch_size", "encoder_num_heads", "prompt_embed_dim")):
         return 0  # another decoder, of which nothing is known here
@@ -199,12 +201,13 @@ def _mask_activations(sam: PretrainedConfig, setup: TrainingSetup, width: int) -
 
 def _sam2_activations(config: Sam2MaskConfig, setup: TrainingSetup, width: int) -> int:
     """
-    Of SAM 2's decoder and encoder, which attends without keeping what it attends to.
+    Of the decoder that SAM 2 and SAM 3's tracker have in common, and of their encoders, which attend without keeping
+    what they attend to.
 
     The numbers of states per place were counted in a backward pass at 256 and 512 pixels.
     """
-    sam2: Any = config.sam2_config
-    grid = (config.image_size // 16) ** 2 * width
+    sam2: Any = config.sam_config
+    grid = (config.image_size // sam2.prompt_encoder_config.patch_size) ** 2 * width
     rows, frames = setup.batch_size * setup.max_objects, setup.num_frames
     decoder = rows * frames * grid * 25 * sam2.mask_decoder_config.hidden_size
     if isinstance(config, Sam2VideoMaskConfig) and frames > 1:
@@ -219,12 +222,32 @@ def _sam2_activations(config: Sam2MaskConfig, setup: TrainingSetup, width: int) 
         if config.memory_gradients:
             kept += looks * 45 * sam2.memory_encoder_hidden_size
         decoder += rows * grid * kept
-    hiera = sam2.vision_config.backbone_config
-    first = (config.image_size // 4) ** 2
-    stages = [first // 4**i * dim for i, dim in enumerate(hiera.embed_dim_per_stage)]
+    backbone, trains = sam2.vision_config.backbone_config, "mask_encoder" in setup.groups
+    if isinstance(backbone, Sam3ViTConfig):
+        return decoder + _vit_activations(backbone, setup, grid)
     clips = -(-setup.batch_size // setup.num_generations)
-    if "mask_encoder" in setup.groups:
-        states = 25 * sum(depth * stage for depth, stage in zip(hiera.blocks_per_stage, stages, strict=True))
+    first = (config.image_size // 4) ** 2
+    stages = [first // 4**i * dim for i, dim in enumerate(backbone.embed_dim_per_stage)]
+    if trains:
+        states = 25 * sum(depth * stage for depth, stage in zip(backbone.blocks_per_stage, stages, strict=True))
     else:
         states = 12 * stages[0]
     return decoder + clips * frames * states * width
+
+
+def _vit_activations(backbone: Sam3ViTConfig, setup: TrainingSetup, grid: int) -> int:
+    """Of SAM 3's image encoder, on a grid of so many bytes per state: its layers, and the levels made of the last."""
+    clips = -(-setup.batch_size // setup.num_generations)
+    trains = "mask_encoder" in setup.groups
+    states = backbone.hidden_size * (17.5 * backbone.num_hidden_layers + 18 if trains else 14)
+    return int(clips * setup.num_frames * states * grid)
+
+
+def _detector_activations(config: Sam3ConceptConfig, setup: TrainingSetup, width: int) -> int:
+    """Of SAM 3's detector at its published depth, counted in a backward pass at 336 and 504 pixels, and encoder."""
+    sizes: Any = config.sam3_config
+    backbone = sizes.vision_config.backbone_config
+    grid = (config.image_size // backbone.patch_size) ** 2
+    masks = setup.batch_size * setup.max_objects * setup.num_frames
+    states = sizes.detr_encoder_config.hidden_size * (300 * grid + 365 * sizes.detr_decoder_config.num_queries)
+    return masks * states * width + _vit_activations(backbone, setup, grid * width)

@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from ..data.schema import Row
 from ..errors import DataError
 from ..models.configuration_aurora import AuroraConfig
+from ..models.mask_decoders import ClipMemory, ConceptPrompts
 from ..models.processing_aurora import AuroraProcessor
 from ..text_files import parse_yaml, read_text
 from ..training.arguments import load_rows
@@ -170,7 +171,14 @@ def _from_command(step: Step) -> ModelPlan | None:
     if words[:2] != ["aurora", "init"] or len(words) < 3:
         return None
     mask_decoder, image_size = option(words, "--mask-decoder") or "", option(words, "--mask-image-size")
-    published = published_config(words[2], mask_decoder, int(image_size) if image_size else None)
+    looks, named = option(words, "--mask-memory"), option(words, "--mask-concepts")
+    published = published_config(
+        words[2],
+        mask_decoder,
+        int(image_size) if image_size else None,
+        memory=ClipMemory(int(looks), memory_gradients="--mask-memory-gradients" in words) if looks else None,
+        concepts=ConceptPrompts(int(named)) if named else None,
+    )
     if published is None:
         return None
     num_frames = int(option(words, "--num-frames") or 10)

@@ -1,11 +1,21 @@
 """The sizes of published models, for an estimate before their files are here. Nothing is loaded by these numbers."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from transformers import PretrainedConfig, Qwen2Config, SiglipVisionConfig
+from transformers import (
+    PretrainedConfig,
+    Qwen2Config,
+    Sam3Config,
+    Sam3TrackerConfig,
+    Sam3TrackerVideoConfig,
+    SiglipVisionConfig,
+)
 
 from ..models.configuration_aurora import AuroraConfig, SamConfig
+from ..models.mask_decoders import ClipMemory, ConceptPrompts, Sam3ConceptConfig, Sam3MaskConfig, Sam3VideoMaskConfig
+from ..models.mask_decoders.published_sam3 import set_sam3_image_size
 from ..models.policies.videollama2 import BeatsConfig, VideoLlama2Config
 
 _SAM_SIZES = {
@@ -16,28 +26,58 @@ _SAM_SIZES = {
 _SAM_GLOBAL_BLOCKS = {"vit_b": [2, 5, 8, 11], "vit_l": [5, 11, 17, 23], "vit_h": [7, 15, 23, 31]}
 
 
-def published_config(policy: str, mask_decoder: str, mask_image_size: int | None = None) -> AuroraConfig | None:
+def published_config(
+    policy: str,
+    mask_decoder: str,
+    mask_image_size: int | None = None,
+    memory: ClipMemory | None = None,
+    concepts: ConceptPrompts | None = None,
+) -> AuroraConfig | None:
     """
     The config that `aurora init` would write.
 
     Args:
         policy (`str`): name of a repository, or a folder of that name.
-        mask_decoder (`str`): a `.pth` file of segment-anything.
-        mask_image_size (`int`, *optional*): side of its input, in pixels; 1024 by default.
+        mask_decoder (`str`): a `.pth` file of segment-anything, or a repository or folder called `sam3`.
+        mask_image_size (`int`, *optional*): side of its input, in pixels; as published by default.
+        memory (`ClipMemory`, *optional*), concepts (`ConceptPrompts`, *optional*): how SAM 3 is used.
 
     Returns:
         `AuroraConfig` or `None`: None where one of the two is not known here.
     """
-    size = next((name for name in _SAM_SIZES if name in Path(mask_decoder).name), None)
     language = _video_llama2() if "VideoLLaMA2.1-7B-AV" in policy else None
-    if size is None or language is None:
+    sam = _sam(mask_decoder, mask_image_size)
+    if sam is None and Path(mask_decoder).name == "sam3":
+        sam = _sam3(mask_image_size, memory, concepts)
+    if sam is None or language is None:
         return None
-    sam = SamConfig(
-        image_size=mask_image_size or 1024,
+    return AuroraConfig(language, sam, seg_token_id=0, dtype=torch.bfloat16)
+
+
+def _sam(mask_decoder: str, image_size: int | None) -> PretrainedConfig | None:
+    size = next((name for name in _SAM_SIZES if name in Path(mask_decoder).name), None)
+    if size is None:
+        return None
+    return SamConfig(
+        image_size=image_size or 1024,
         encoder_global_attn_indexes=_SAM_GLOBAL_BLOCKS[size],
         **_SAM_SIZES[size],  # type: ignore[arg-type]
     )
-    return AuroraConfig(language, sam, seg_token_id=0, dtype=torch.bfloat16)
+
+
+def _sam3(image_size: int | None, memory: ClipMemory | None, concepts: ConceptPrompts | None) -> PretrainedConfig:
+    """facebook/sam3, whose sizes are transformers' own."""
+    if concepts is not None:
+        detector = Sam3Config()
+        set_sam3_image_size(detector, image_size)
+        return Sam3ConceptConfig(detector, **asdict(concepts))
+    if memory is not None:
+        video = Sam3TrackerVideoConfig(memory_attention_dropout=0.0, memory_attention_rope_dropout=0.0)
+        set_sam3_image_size(video, image_size)
+        return Sam3VideoMaskConfig(video, **asdict(memory))
+    tracker = Sam3TrackerConfig()
+    set_sam3_image_size(tracker, image_size)
+    return Sam3MaskConfig(tracker)
 
 
 def _video_llama2() -> PretrainedConfig:

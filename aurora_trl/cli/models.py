@@ -30,7 +30,7 @@ def add_model_commands(add: AddCommand) -> None:
     command = add("init", _init, "Build a model from a published policy and a published SAM, to start training from.")
     command.add_argument("policy", metavar="POLICY", help="folder or Hub repository: DAMO-NLP-SG/VideoLLaMA2.1-7B-AV")
     command.add_argument(
-        "--mask-decoder", required=True, help="sam_vit_h_4b8939.pth, or a folder or repository of SAM 2"
+        "--mask-decoder", required=True, help="sam_vit_h_4b8939.pth, or a folder or repository of SAM 2 or 3"
     )
     command.add_argument("--output", required=True, metavar="DIR", help="new folder")
     command.add_argument(
@@ -40,7 +40,7 @@ def add_model_commands(add: AddCommand) -> None:
         "--mask-memory",
         type=whole(1),
         metavar="N",
-        help="let each frame look back at N in SAM 2's memory, published: 7",
+        help="let each frame look back at N in the memory of SAM 2 or 3, published: 7",
     )
     command.add_argument(
         "--mask-prompt-frames",
@@ -55,6 +55,12 @@ def add_model_commands(add: AddCommand) -> None:
         choices=["seg", "box"],
         default="seg",
         help="box: the policy writes boxes and points, from which SAM draws (default: seg, the state at [SEG])",
+    )
+    command.add_argument(
+        "--mask-concepts",
+        type=whole(1),
+        metavar="N",
+        help="let [SEG] name a concept to SAM 3's detector, and draw up to N instances of it in a frame",
     )
     command.add_argument("--num-frames", type=whole(1), default=10, help="frames of a clip (default: 10)")
     command.add_argument(
@@ -129,7 +135,7 @@ def _tiny_model(arguments: argparse.Namespace) -> None:
 def _init(arguments: argparse.Namespace) -> None:
     from transformers import set_seed
 
-    from ..models import ClipMemory, load_published
+    from ..models import ClipMemory, ConceptPrompts, load_published
 
     output = Path(arguments.output)
     claim(output)
@@ -141,12 +147,15 @@ def _init(arguments: argparse.Namespace) -> None:
         memory = ClipMemory(arguments.mask_memory, arguments.mask_prompt_frames, arguments.mask_memory_gradients)
     elif arguments.mask_prompt_frames != "all" or arguments.mask_memory_gradients:
         raise ValueError("`--mask-prompt-frames` and `--mask-memory-gradients` need a memory; add `--mask-memory 7`")
+    if memory is not None and arguments.mask_concepts is not None:
+        raise ValueError("`--mask-concepts`: SAM 3's detector has no memory across frames; leave `--mask-memory` out")
     set_seed(arguments.seed)
     model, processor = load_published(
         arguments.policy,
         arguments.mask_decoder,
         mask_image_size=arguments.mask_image_size,
         mask_memory=memory,
+        mask_concepts=None if arguments.mask_concepts is None else ConceptPrompts(arguments.mask_concepts),
         dtype=arguments.dtype,
         num_frames=arguments.num_frames,
         mask_source=arguments.mask_source,

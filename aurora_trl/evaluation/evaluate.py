@@ -14,7 +14,8 @@ from accelerate.utils import gather_object
 
 from ..data.schema import Row, clip_key
 from ..errors import DataError
-from ..generation.answers import Answer, answer_rows, swap_modality, warn_of_cut_answers
+from ..generation.answer import Answer
+from ..generation.answers import answer_rows, swap_modality, warn_of_cut_answers
 from ..generation.choosing import Choosing
 from ..generation.read_ahead import ReadAheadLoader
 from ..models.modeling_aurora import AuroraModel

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from ..data.schema import Row
 from ..disk import put_in_place, written_whole
 from ..errors import DataError
-from ..generation.answers import Answer
+from ..generation.answer import Answer
 from ..models.mask_geometry import MaskGeometry
 from ..text_files import read_json
 

@@ -13,7 +13,7 @@ from ..data.masks import encode_rle, frame_size, load_masks, mask_indices, requi
 from ..data.media.loading import NO_FRAME, taken_frames
 from ..data.schema import Row, clip_key, require_text_references
 from ..errors import DataError
-from ..generation.answers import Answer
+from ..generation.answer import Answer
 from ..prompts import (
     ends_with_answer,
     extract_class,

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from ..data.media.loading import taken_frames
 from ..data.schema import Row, clip_key
-from ..models.box_prompts import FrameView, ObjectPrompt
+from ..models.box_prompts import FrameView
 from ..models.modeling_aurora import AuroraModel
-from ..models.objects import along_rows, mean_quality, union_logits
+from ..models.objects import along_rows
 from ..models.processing_aurora import AuroraProcessor
-from .box_answers import draw_box_answers
+from .answer import Answer
+from .answer_masks import draw_from_boxes, draw_from_states
 from .checking import check_answers
-from .choosing import Choosing, Cost, choose_answers
+from .choosing import Choosing, choose_answers
 from .clip_loader import ClipLoader, pad_ids, stack_clips
 from .engines import choose_engine, gather_seg_states, read_states, recorded_generation
 
@@ -27,46 +27,6 @@ logger = logging.getLogger(__name__)
 # From this share of cut answers on a line says so.
 MUCH_CUT = 0.03
 MODALITIES = ("audio", "video", "reference")
-
-
-@dataclass
-class Answer:
-    """
-    What the model said and drew for one row.
-
-    Attributes:
-        row (`dict`): the dataset row that was asked about.
-        completion (`str`): the generated text, without special tokens.
-        mask_logits (`torch.Tensor` of shape `(T, H', W')` or `None`): logits with the frame's aspect ratio, on the
-            CPU; None where the answer asks for no mask, with `[SEG]` or with boxes, their union where it asks for
-            several that count.
-        num_tokens (`int`): length of the completion, the end-of-turn token included.
-        cut (`bool`, *optional*, defaults to `False`): whether it ended at the limit, in the middle of something.
-        object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's.
-        seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): the projected states at the `[SEG]` that count, on
-            the CPU: what prompts the mask decoder, in other frames too. None where there is none.
-        decoded_logits (`torch.Tensor` of shape `(T, h, w)`, *optional*): what `mask_logits` were made of, as they came
-            from the decoder; on the CPU.
-        quality (`float`, *optional*): the IoU that the mask decoder believes to have reached, in the mean over the
-            clip's frames and the answer's objects; None where nobody asked, or the answer holds no `[SEG]`.
-        score (`float`, *optional*): by what it was kept among several answers, see [`Choosing`].
-        cost (`Cost`, *optional*): what it took, with those that were not kept.
-        prompts (`list[ObjectPrompt]`, *optional*): the boxes and points of an answer that could be read, of a model
-            that writes these.
-    """
-
-    row: Row
-    completion: str
-    mask_logits: torch.Tensor | None
-    num_tokens: int
-    cut: bool = False
-    object_logits: torch.Tensor | None = None
-    seg_features: torch.Tensor | None = None
-    decoded_logits: torch.Tensor | None = None
-    quality: float | None = None
-    score: float | None = None
-    cost: Cost | None = None
-    prompts: list[ObjectPrompt] | None = None
 
 
 @dataclass(frozen=True)
@@ -320,45 +280,21 @@ def _write_answers(
     ]
     views = [questions.views[number] for number in numbers]
     if model.config.mask_source == "box":
-        texts = [answer.completion for answer in answers]
-        boxes = draw_box_answers(model, processor, texts, views, questions.mask_embeddings, clip_index)
-        mask_logits, drawn = boxes.mask_logits, boxes.drawn
-        for answer, found in zip(answers, boxes.prompts, strict=True):
-            answer.prompts = found
-    else:
-        completions = (prompts, completion_ids, completion_mask)
-        repeated = {name: value[clip_index] for name, value in questions.embeds.items()}
-        seg_states, drawn = _states_of_answers(model, processor, states, completions, repeated)
-        drawing = (questions.mask_embeddings, clip_index, seg_states, drawn)
-        mask_logits = _draw_states(model, processor, *drawing, answers, with_quality)
-    restored = _restore_answers(processor, mask_logits, drawn, [view.frame_size for view in views])
-    for answer, planes in zip(answers, restored, strict=True):
-        answer.mask_logits, answer.object_logits, answer.decoded_logits = planes
+        draw_from_boxes(model, processor, answers, views, questions.mask_embeddings, clip_index)
+        return answers
+    completions = (prompts, completion_ids, completion_mask)
+    repeated = {name: value[clip_index] for name, value in questions.embeds.items()}
+    draw_from_states(
+        model,
+        processor,
+        answers,
+        [view.frame_size for view in views],
+        questions.mask_embeddings,
+        clip_index,
+        *_states_of_answers(model, processor, states, completions, repeated),
+        with_quality=with_quality,
+    )
     return answers
-
-
-def _draw_states(
-    model: AuroraModel,
-    processor: AuroraProcessor,
-    mask_embeddings: torch.Tensor,
-    clip_index: torch.Tensor,
-    seg_states: torch.Tensor,
-    drawn: torch.Tensor,
-    answers: Sequence[Answer],
-    with_quality: bool,
-) -> torch.Tensor:
-    """What the states at `[SEG]` draw; their features, and where asked the quality of masks, go into the answers."""
-    if with_quality:
-        mask_logits, quality = model.decode_masks_with_quality(seg_states, mask_embeddings, clip_index)
-        taken = [len(taken_frames(answer.row, processor.num_frames)) for answer in answers]
-        for answer, score in zip(answers, mean_quality(quality, drawn, taken), strict=True):
-            answer.quality = score
-    else:
-        mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
-    there = drawn if model.seg_existence is None else drawn & (model.seg_existence(seg_states) >= 0)
-    for answer, own in zip(answers, _features_of_answers(model.project(seg_states), there), strict=True):
-        answer.seg_features = own
-    return mask_logits
 
 
 def _states_of_answers(
@@ -379,36 +315,6 @@ def _states_of_answers(
         late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **media)
         seg_states = torch.where(known[..., None], seg_states, late)
     return seg_states, has_seg
-
-
-def _features_of_answers(seg_features: torch.Tensor, there: torch.Tensor) -> list[torch.Tensor | None]:
-    """Of features `(B, E)` or `(B, K, E)`, those of the objects that are there, `(N, E)`; None for none."""
-    each = seg_features.unsqueeze(1) if seg_features.dim() == 2 else seg_features
-    kept = there.reshape(len(there), -1)
-    return [features[own].cpu() if bool(own.any()) else None for features, own in zip(each, kept, strict=True)]
-
-
-def _restore_answers(
-    processor: AuroraProcessor, mask_logits: torch.Tensor, has_seg: torch.Tensor, sizes: Sequence[tuple[int, ...]]
-) -> list[tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]]:
-    """
-    `mask_logits`, `object_logits` and `decoded_logits` of each [`Answer`]; decoded were `(B, T, h, w)` or
-    `(B, K, T, h, w)`.
-    """
-    object_logits = mask_logits if mask_logits.dim() == 5 else None
-    counts = has_seg.long()
-    if object_logits is not None:
-        mask_logits, counts = union_logits(object_logits, has_seg), has_seg.sum(dim=1)
-    # Resized on the CPU, wherever the model is: what is kept of an answer then gives the same bits again.
-    decoded = mask_logits.cpu()
-    drawn: list[tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]] = []
-    for i, (count, size) in enumerate(zip(counts.tolist(), sizes, strict=True)):
-        frame_size, each = (size[0], size[1]), None
-        if object_logits is not None and count > 1:
-            each = torch.stack([processor.restore_masks(one.cpu(), frame_size) for one in object_logits[i, :count]])
-        union = processor.restore_masks(decoded[i], frame_size) if count else None
-        drawn.append((union, each, decoded[i] if count else None))
-    return drawn
 
 
 def answer_rows(

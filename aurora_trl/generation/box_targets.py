@@ -54,9 +54,8 @@ class BoxTargets:
         view, entries = self.processor.frame_view(clip), []
         label = display_class(row.get("class_name") or "")
         for places in objects:
-            shown = [number for number, place in enumerate(places) if place is not None]
-            for number in _spread(shown, self.frames_per_object):
-                box, point = places[number]
+            shown = [(number, place) for number, place in enumerate(places) if place is not None]
+            for number, (box, point) in _spread(shown, self.frames_per_object):
                 frame = number if self.processor.num_frames > 1 else None
                 entries.append(_at_least_one(view.to_coordinates(WrittenBox(box, point, label, frame))))
         return {**row, "target": box_target(row["target"], write_boxes(entries) if entries else NULL_ANSWER)}
@@ -103,11 +102,11 @@ def place_of(mask: np.ndarray) -> Place | None:
     return box, (float(x) + 0.5, float(y) + 0.5)
 
 
-def _spread(numbers: Sequence[int], count: int) -> list[int]:
-    """So many of the numbers, evenly chosen: the middle of each of as many equal parts."""
-    if len(numbers) <= count:
-        return list(numbers)
-    return [numbers[int((i + 0.5) * len(numbers) / count)] for i in range(count)]
+def _spread(places: Sequence[tuple[int, Place]], count: int) -> list[tuple[int, Place]]:
+    """So many of the places, evenly chosen: the middle of each of as many equal parts."""
+    if len(places) <= count:
+        return list(places)
+    return [places[int((i + 0.5) * len(places) / count)] for i in range(count)]
 
 
 def _at_least_one(entry: WrittenBox) -> WrittenBox:

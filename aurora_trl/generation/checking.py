@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +11,10 @@ from ..data.schema import Row
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import CHECK_WORDS, build_check_prompt, escape_tokens, strip_answer
+from .answer import Answer
 from .clip_loader import ClipLoader, pad_ids, stack_clips
 from .every_frame import masks_of_frame_size
 from .overlay import overlay_masks
-
-if TYPE_CHECKING:
-    from .answers import Answer
 
 
 @torch.no_grad()
@@ -25,7 +23,7 @@ def check_answers(
     processor: AuroraProcessor,
     loader: ClipLoader,
     rows: Sequence[Row],
-    answers: Sequence["Answer"],
+    answers: Sequence[Answer],
 ) -> list[float]:
     """
     Ask the policy whether the masks of answers fit: it sees the clip again, with each object tinted and outlined, and

@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
 from ..data.schema import Row
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
-
-if TYPE_CHECKING:
-    from .answers import Answer
+from .answer import Answer, Cost
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +28,9 @@ _OWN_SETTINGS = ("do_sample", "temperature", "num_beams", "streamer")
 
 # Answers to questions by their numbers, with settings of `generate`; scores of answers to questions; and logits of the
 # decoder in the geometry of a frame.
-Write: TypeAlias = "Callable[..., list[Answer]]"
+Write: TypeAlias = Callable[..., list[Answer]]
 Restore: TypeAlias = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
-Check: TypeAlias = "Callable[[Sequence[int], Sequence[Answer]], list[float]]"
+Check: TypeAlias = Callable[[Sequence[int], Sequence[Answer]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -135,22 +133,6 @@ def _warn_of_untaught_score() -> None:
         "the mask decoder's score has not learnt to judge the masks of [SEG], and may order answers badly: train it "
         "with `mask_quality_loss_weight`"
     )
-
-
-@dataclass(frozen=True)
-class Cost:
-    """
-    What an answer took, with those that were not kept.
-
-    Attributes:
-        answers (`int`): that were written.
-        tokens (`int`): of all of them.
-        checks (`int`): how often the policy looked at one again, for which it reads the clip anew.
-    """
-
-    answers: int
-    tokens: int
-    checks: int = 0
 
 
 def choose_answers(

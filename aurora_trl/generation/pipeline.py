@@ -14,7 +14,8 @@ from ..data.schema import Row, check_row
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
-from .answers import Answer, answer_rows, find_device
+from .answer import Answer
+from .answers import answer_rows, find_device
 from .choosing import Choosing, Cost
 from .clip_loader import ClipLoader
 from .every_frame import FrameMasks, draw_frames, masks_of_frame_size, require_streamable
@@ -40,7 +41,8 @@ class Segmentation:
         frame_seconds (`list[float]` or `None`): when they are shown; None for a list of images, which have no times.
         num_frames (`int`): frames of the clip, those without a mask included.
         object_masks (`np.ndarray` of shape `(N, T, H, W)`, uint8, *optional*): where the answer draws several objects,
-            the masks of each, in the order of their `[SEG]`; `masks` are then those of all together.
+            the masks of each, in the order of their `[SEG]`, or of the instances of what one `[SEG]` names; `masks`
+            are then those of all together.
         seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): what prompts the mask decoder, for more frames.
         row (`dict`): the clip that was asked about.
         cost (`Cost`, *optional*), score (`float`, *optional*): where the answer was chosen out of several, what they

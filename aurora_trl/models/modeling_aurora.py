@@ -75,6 +75,9 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
         self.prefill_tokens = 8192
         self._no_split_modules = self.policy._no_split_modules
         self.generation_config = self.policy.generation_config
+        # Our checkpoints hold the names of the code, whatever the parts' own are called: else transformers would save
+        # SAM 3's weights under the published names, which only a SAM 3 is loaded from (5.24).
+        self._weight_conversions: list[Any] = []
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -122,8 +125,7 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = with_whole_mask_parts(kwargs["quantization_config"])
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        # Our checkpoints hold the names of the code. Under ZeRO-3 transformers notes conversions for the parts' own
-        # checkpoints whether or not it needed them, and would save under other names (5.23).
+        # Under ZeRO-3 transformers notes conversions for the parts' own checkpoints, needed or not (5.23).
         model._weight_conversions = []
         kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
         require_keys(str(name), **{kind: info.get(kind) or () for kind in kinds})

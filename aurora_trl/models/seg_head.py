@@ -11,11 +11,9 @@ from transformers import initialization as init
 from .checkpoints.zero3 import split_the_rest
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase
+from .mask_decoders.base import ABSENT_LOGIT
 from .objects import along_rows
 from .seg_parts import Existence, LayerMix, SpatialPrompt
-
-# Of every pixel where the object is said not to be there: a probability of 2e-9, also in bfloat16.
-ABSENT_LOGIT = -20.0
 
 
 class SegHead:
@@ -266,6 +264,34 @@ class SegHead:
 
     def _existence_of(self, seg_states: torch.Tensor) -> torch.Tensor | None:
         return None if self.seg_existence is None else self.seg_existence(seg_states)
+
+    def decode_objects(
+        self, seg_states: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """
+        The objects that one `[SEG]` names, each apart, where the decoder finds several; None where it draws one.
+
+        Args:
+            seg_states (`torch.Tensor` of shape `(B, H)`), mask_embeddings, clip_index: as for `decode_masks`.
+
+        Returns:
+            `tuple` or `None`: mask logits `(B, K, T, 4h, 4w)`, whose union is what `decode_masks` gives, and which of
+            the K objects there are `(B, K)`.
+        """
+        prompts = self.project(seg_states).to(mask_embeddings.dtype)[:, None]
+        found = []
+        for row, clip in enumerate(range(len(prompts)) if clip_index is None else clip_index.tolist()):
+            shown, prompt = mask_embeddings[clip : clip + 1], prompts[row : row + 1]
+            marked = shown if self.seg_spatial is None else self.seg_spatial(shown, prompt)
+            objects = self.mask_decoder.decode_objects(marked, prompt)
+            if objects is None:
+                return None
+            found.append(objects)
+        mask_logits, there = (torch.cat(parts) for parts in zip(*found, strict=True))
+        if self.seg_existence is None:
+            return mask_logits, there
+        existence = self.seg_existence(seg_states)
+        return empty_absent(mask_logits, existence[:, None].expand_as(there)), there & (existence >= 0)[:, None]
 
     def decode_features(
         self, seg_features: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None

@@ -15,7 +15,8 @@ from ..data.masks import frame_extents
 from ..data.schema import Row
 from ..evaluation.scoring import describe_answer
 from ..evaluation.visualize import load_answer
-from ..generation.answers import Answer, answer_rows
+from ..generation.answer import Answer
+from ..generation.answers import answer_rows
 from ..generation.clip_loader import ClipLoader
 from ..generation.picture import draw_clip
 from ..models.box_prompts import stack_prompts

@@ -15,7 +15,7 @@ from aurora_trl.annotation import (
 )
 from aurora_trl.annotation.mining import score_answer
 from aurora_trl.data import DataError
-from aurora_trl.generation.answers import Answer
+from aurora_trl.generation.answer import Answer
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.prompts import REFLECTION_TRIGGERS, ends_with_answer, extract_class, normalize_class, strip_answer
 

@@ -1,13 +1,14 @@
 """`aurora run --dry-run`: what is wrong with a chain, and the numbers of its phases."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
 from peft import get_peft_model
-from transformers import Sam2Config, Sam2VideoConfig
+from transformers import Sam2Config, Sam2VideoConfig, Sam3Config, Sam3TrackerConfig
 
 from aurora_trl.chain.definition import load_pipeline
 from aurora_trl.chain.dry_run import check_pipeline
@@ -19,7 +20,15 @@ from aurora_trl.chain.sharing import share_samples
 from aurora_trl.cli import build_parser, main
 from aurora_trl.data import DataError
 from aurora_trl.generation.clip_loader import ClipLoader
-from aurora_trl.models import AuroraConfig, Sam2MaskConfig, Sam2VideoMaskConfig
+from aurora_trl.models import (
+    AuroraConfig,
+    ClipMemory,
+    ConceptPrompts,
+    Sam2MaskConfig,
+    Sam2VideoMaskConfig,
+    Sam3ConceptConfig,
+    Sam3MaskConfig,
+)
 from aurora_trl.models.mask_decoders import build_mask_decoder
 from aurora_trl.training.arguments import LoraArguments
 from aurora_trl.training.lora import lora_config
@@ -125,6 +134,22 @@ def test_activations_grow_with_what_they_depend_on(model):
     assert estimate(model.config, teacher=True).weights > estimate(model.config).weights
 
 
+def held_for_backward(module: torch.nn.Module, run: Callable[[], object]) -> int:
+    """Bytes that autograd keeps of what `run` computes, beside the module's weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    storages: dict[int, torch.UntypedStorage] = {}  # kept, so that none takes the place of another
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(storage.nbytes() for storage in storages.values())
+
+
 @pytest.mark.parametrize("memory", [None, {}, {"memory_gradients": True}], ids=["frames", "memory", "gradients"])
 def test_what_sam2_holds_for_its_backward(memory, model):
     """Counted where autograd keeps it: published widths of the decoder, at a quarter of the size."""
@@ -141,18 +166,7 @@ def test_what_sam2_holds_for_its_backward(memory, model):
     decoder = build_mask_decoder(decoder_config).requires_grad_(False)
     decoder.trainable_modules()["mask_decoder"].requires_grad_(True)
     embeddings, prompts = torch.randn(1, 5, 1024, 16, 16), torch.randn(1, 1, 256)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
-    storages: dict[int, torch.UntypedStorage] = {}  # kept, so that none takes the place of another
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            storages[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        decoder.decode_clips(embeddings, prompts)
-    held = sum(storage.nbytes() for storage in storages.values())
+    held = held_for_backward(decoder, lambda: decoder.decode_clips(embeddings, prompts))
 
     def activations(frames: int) -> int:
         config = AuroraConfig(model.config.policy_config, decoder_config, seg_token_id=3)
@@ -163,6 +177,44 @@ def test_what_sam2_holds_for_its_backward(memory, model):
     assert activations(5) - activations(1) - 4 * encoder + one == pytest.approx(held, rel=0.1)
 
 
+def test_what_sam3s_encoder_holds_for_its_backward(model):
+    """Counted where autograd keeps it: published widths, fewer layers, a third of the side."""
+    vision = {
+        "model_type": "sam3_vision_model",
+        "backbone_config": {
+            "model_type": "sam3_vit_model",
+            "num_hidden_layers": 2,
+            "image_size": 336,
+            "global_attn_indexes": [1],
+        },
+    }
+    sam = Sam3TrackerConfig(vision_config=vision, prompt_encoder_config={"image_size": 336})
+    decoder_config = Sam3MaskConfig(sam)
+    decoder = build_mask_decoder(decoder_config)
+    held = held_for_backward(decoder, lambda: decoder.sam.vision_encoder(torch.randn(1, 3, 336, 336)))
+    config = AuroraConfig(model.config.policy_config, decoder_config, seg_token_id=3)
+    frozen, trained = (
+        estimate(config, num_frames=1, batch_size=1, bf16=False, groups=GROUPS | more).activations
+        for more in (set(), {"mask_encoder"})
+    )
+    one_pass = 14 * 1024 * 24**2 * 4  # of a frozen encoder
+    assert trained - frozen + one_pass == pytest.approx(held, rel=0.1)
+
+
+def test_what_sam3s_detector_holds_for_its_backward(model):
+    vision = {"model_type": "sam3_vision_model", "backbone_config": {"model_type": "sam3_vit_model"}}
+    vision["backbone_config"].update(num_hidden_layers=1, image_size=168, global_attn_indexes=[0])
+    decoder_config = Sam3ConceptConfig(Sam3Config(vision_config=vision), max_objects=2)
+    decoder = build_mask_decoder(decoder_config).requires_grad_(False)
+    decoder.trainable_modules()["mask_decoder"].requires_grad_(True)
+    embeddings, prompts = torch.randn(1, 1280, 12, 12), torch.randn(1, 1, 256)
+    held = held_for_backward(decoder, lambda: decoder.decode(embeddings, prompts))
+    config = AuroraConfig(model.config.policy_config, decoder_config, seg_token_id=3)
+    one, two = (estimate(config, num_frames=n, batch_size=1, bf16=False).activations for n in (1, 2))
+    encoder = 14 * 1024 * 12**2 * 4  # of a frame, which passes it without a backward
+    assert two - one - encoder == pytest.approx(held, rel=0.2)
+
+
 def test_the_published_sizes():
     config = published_config("DAMO-NLP-SG/VideoLLaMA2.1-7B-AV", "sam_vit_h_4b8939.pth", 224)
     parameters = estimate(config).parameters
@@ -171,6 +223,14 @@ def test_the_published_sizes():
     assert parameters["vision_tower"] == pytest.approx(398e6, rel=0.001)  # SigLIP up to the layer before the last
     assert published_config("DAMO-NLP-SG/VideoLLaMA2.1-7B-AV", "other.pth") is None
     assert published_config("another/policy", "sam_vit_h_4b8939.pth") is None
+    sam3 = published_config("DAMO-NLP-SG/VideoLLaMA2.1-7B-AV", "facebook/sam3")
+    assert sam3.mask_decoder_config.image_size == 1008
+    # Its ViT, and of the levels made of the last layer all but the coarsest.
+    assert estimate(sam3).parameters["mask_encoder"] == pytest.approx(453e6, rel=0.001)
+    for settings in ({"memory": ClipMemory()}, {"concepts": ConceptPrompts(5)}):
+        other = published_config("DAMO-NLP-SG/VideoLLaMA2.1-7B-AV", "facebook/sam3", 336, **settings)
+        assert other.mask_decoder_config.image_size == 336
+        assert estimate(other).parameters["mask_decoder"] > 1.5 * estimate(sam3).parameters["mask_decoder"]
     assert [video_llama2_tokens(frames, 30) - 1496 for frames in (8, 10, 16)] == [676, 845, 1352]
     assert video_llama2_tokens(10, 10) == 845 + 496
 

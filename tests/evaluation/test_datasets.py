@@ -12,7 +12,7 @@ from aurora_trl.data.masks import load_masks
 from aurora_trl.evaluation.metrics import PROTOCOLS, get_protocol
 from aurora_trl.evaluation.report import write_report
 from aurora_trl.evaluation.scoring import ClassScorer, MaskScorer, scored_frames
-from aurora_trl.generation.answers import Answer
+from aurora_trl.generation.answer import Answer
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.metrics import SegmentationMetrics
 from aurora_trl.evaluation.report import write_report
 from aurora_trl.evaluation.scoring import describe_answer
-from aurora_trl.generation.answers import Answer, swap_modality
+from aurora_trl.generation.answer import Answer
+from aurora_trl.generation.answers import swap_modality
 
 
 def test_metrics_and_answers(model, processor, world, rows, annotator, tmp_path):

@@ -13,7 +13,7 @@ from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.kept_logits import KeptLogits
 from aurora_trl.evaluation.metrics import PROTOCOLS
 from aurora_trl.evaluation.rescoring import score_again
-from aurora_trl.generation.answers import Answer
+from aurora_trl.generation.answer import Answer
 
 BY_MASK = [name for name, rules in PROTOCOLS.items() if not rules.by_class]
 

@@ -16,7 +16,7 @@ from aurora_trl.data import DataError, find_source, save_json
 from aurora_trl.data.masks import load_masks
 from aurora_trl.evaluation.metrics import PROTOCOLS, SegmentationMetrics
 from aurora_trl.evaluation.scoring import MaskScorer, require_scorable
-from aurora_trl.generation.answers import Answer
+from aurora_trl.generation.answer import Answer
 
 
 def region(target, drawn):

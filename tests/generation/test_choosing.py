@@ -13,7 +13,8 @@ from aurora_trl.cli import main
 from aurora_trl.data import DataError, save_json
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.rescoring import score_again
-from aurora_trl.generation.answers import Answer, answer_rows, load
+from aurora_trl.generation.answer import Answer
+from aurora_trl.generation.answers import answer_rows, load
 from aurora_trl.generation.checking import check_answers, tint, word_log_probs
 from aurora_trl.generation.choosing import Choosing, Cost, best_of, choose_answers, vote
 from aurora_trl.generation.clip_loader import ClipLoader, pad_ids

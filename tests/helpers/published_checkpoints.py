@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
+from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel, Sam3VideoConfig, Sam3VideoModel
 
 QWEN2_CHAT = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -344,28 +344,12 @@ def small_sam2_video(seed: int = 0, **sizes: Any) -> Sam2VideoModel:
     width = 128  # a pointer is two tokens of a memory, whose width of 64 is fixed in transformers
     config = Sam2VideoConfig(
         **_sam2_sizes(width),
+        **_small_memory(width),
         image_size=64,
-        num_maskmem=3,
-        max_object_pointers_in_encoder=4,
-        memory_attention_hidden_size=width,
-        memory_attention_num_layers=2,
-        memory_attention_feed_forward_hidden_size=64,
         memory_attention_rope_feat_sizes=[4, 4],
-        memory_encoder_hidden_size=width,
-        mask_downsampler_embed_dim=width,
-        memory_fuser_embed_dim=width,
-        memory_fuser_intermediate_dim=64,
         **sizes,
     )
-    sam = _without_zeros(Sam2VideoModel(config))
-    with torch.no_grad():
-        # A new one's small weights and its fuser's scale, close to nothing, would hide what the memory holds.
-        for name, parameter in sam.named_parameters():
-            if parameter.ndim > 1 and name.endswith("weight"):
-                parameter.normal_(std=1 / math.sqrt(parameter[0].numel()))
-        for layer in sam.memory_encoder.memory_fuser.layers:
-            layer.scale.fill_(0.5)
-    return sam
+    return _with_memory_that_shows(_without_zeros(Sam2VideoModel(config)))
 
 
 def _sam2_sizes(width: int) -> dict[str, Any]:
@@ -393,6 +377,96 @@ def _sam2_sizes(width: int) -> dict[str, Any]:
             "iou_head_hidden_dim": width,
         },
     }
+
+
+def write_sam3(folder: Path, seed: int = 0, **sizes: Any) -> Sam3VideoModel:
+    """
+    The folder of `facebook/sam3` with transformers' own SAM 3, all parts small: 112 px, a grid of 8 by 8 patches.
+
+    Its names are those of the published file, which transformers (5.24) does not write: it doubles the tracker's.
+    """
+    torch.manual_seed(seed)
+    width = 128  # as for SAM 2's memory
+    attention = {"num_attention_heads": 4}
+    layers = {"hidden_size": width, "intermediate_size": 64, "num_layers": 2, **attention}
+    vision = {
+        "model_type": "sam3_vision_model",
+        "backbone_config": {
+            "model_type": "sam3_vit_model",
+            "image_size": 112,
+            "patch_size": 14,
+            "pretrain_image_size": 42,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "window_size": 3,
+            "global_attn_indexes": [1],
+            **attention,
+        },
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        "fpn_hidden_size": width,
+    }
+    config = Sam3VideoConfig(
+        detector_config={
+            "model_type": "sam3",
+            "vision_config": vision,
+            "text_config": {
+                "model_type": "clip_text_model",
+                "vocab_size": 64,
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "projection_dim": 16,
+                "num_hidden_layers": 1,
+                "max_position_embeddings": 8,
+                "bos_token_id": 62,
+                "eos_token_id": 63,
+                **attention,
+            },
+            "geometry_encoder_config": layers,
+            "detr_encoder_config": layers,
+            "detr_decoder_config": {**layers, "num_queries": 6},
+            "mask_decoder_config": {"hidden_size": width, **attention},
+        },
+        tracker_config={
+            "model_type": "sam3_tracker_video",
+            "image_size": 112,
+            "vision_config": vision,
+            "prompt_encoder_config": {"hidden_size": width},
+            "mask_decoder_config": {"hidden_size": width, "mlp_dim": 64, "iou_head_hidden_dim": width, **attention},
+            **_small_memory(width),
+            **sizes,
+        },
+    )
+    sam = _with_memory_that_shows(_without_zeros(Sam3VideoModel(config)))
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in sam.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(config.to_json_string(use_diff=False))
+    return sam
+
+
+def _small_memory(width: int) -> dict[str, Any]:
+    return {
+        "num_maskmem": 3,
+        "max_object_pointers_in_encoder": 4,
+        "memory_attention_hidden_size": width,
+        "memory_attention_num_layers": 2,
+        "memory_attention_feed_forward_hidden_size": 64,
+        "memory_encoder_hidden_size": width,
+        "mask_downsampler_embed_dim": width,
+        "memory_fuser_embed_dim": width,
+        "memory_fuser_intermediate_dim": 64,
+    }
+
+
+@torch.no_grad()
+def _with_memory_that_shows(sam: Any) -> Any:
+    """A new one's small weights and its fuser's scale, close to nothing, would hide what the memory holds."""
+    for name, parameter in sam.named_parameters():
+        if parameter.ndim > 1 and name.endswith("weight"):
+            parameter.normal_(std=1 / math.sqrt(parameter[0].numel()))
+        elif ".memory_fuser.layers." in name and name.endswith(".scale"):
+            parameter.fill_(0.5)
+    return sam
 
 
 @torch.no_grad()

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from published_checkpoints import small_sam, small_sam2, small_sam2_video
+from published_checkpoints import small_sam, small_sam2, small_sam2_video, write_sam3
 from segment_anything import SamPredictor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, Sam3TrackerModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from aurora_trl import AuroraModel
@@ -91,6 +91,31 @@ def test_sam2_draws_as_upstream(kind, tmp_path):
     ).pred_masks[0, 0, 0]
     masks = draw(decoder, frames, (WrittenBox(box, point),))
     torch.testing.assert_close(masks[0, 0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_sam3_draws_as_upstream(kind, tmp_path):
+    """Its tracker, with the score that it gives the mask; upstream's levels are those of test_sam3.py."""
+    write_sam3(tmp_path, multimask_output_in_sam=False)
+    decoder = load_mask_decoder(tmp_path)
+    sam = Sam3TrackerModel(decoder.config.sam_config).eval()
+    sam.load_state_dict(decoder.sam.state_dict())
+    sam.mask_decoder.dynamic_multimask_via_stability = False
+    frames = torch.randn(1, 3, 112, 112)
+    box, point = KINDS[kind]
+    scale = torch.tensor([112 / 120, 112 / 90])
+    given = {
+        "input_boxes": None if box is None else torch.tensor(box).view(1, 1, 2, 2).mul(scale).view(1, 1, 4),
+        "input_points": None if point is None else torch.tensor(point).mul(scale).view(1, 1, 1, 2),
+        "input_labels": None if point is None else torch.ones(1, 1, 1, dtype=torch.long),
+    }
+    expected = sam(pixel_values=frames, **given, multimask_output=False)
+    masks = draw(decoder, frames, (WrittenBox(box, point),))
+    torch.testing.assert_close(masks[0, 0], expected.pred_masks[0, 0, 0], atol=1e-5, rtol=1e-5)
+    prompts = sam.prompt_encoder(given["input_points"], given["input_labels"], given["input_boxes"], None)[0][:, 0]
+    _, quality = decoder.decode_with_quality(decoder.encode(frames), prompts)
+    torch.testing.assert_close(quality, expected.iou_scores[0, 0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from aurora_trl.data.masks import decode_rle, load_masks
 from aurora_trl.data.schema import clip_key
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.scoring import describe_answer
-from aurora_trl.generation.answers import Answer, answer_rows
+from aurora_trl.generation.answer import Answer
+from aurora_trl.generation.answers import answer_rows
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.generation.segment import write_segmentation

@@ -14,7 +14,7 @@ from aurora_trl.annotation.mining import score_answer
 from aurora_trl.data.masks import NO_TARGET, frame_extents, load_masks
 from aurora_trl.data.schema import FEATURES
 from aurora_trl.evaluation.iou import mask_iou
-from aurora_trl.generation.answers import Answer
+from aurora_trl.generation.answer import Answer
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.training.losses import mask_bce_loss, mask_dice_loss, pairwise_mask_losses
 from aurora_trl.training.mask_config import MaskTrainingArguments

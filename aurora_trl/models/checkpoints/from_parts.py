@@ -7,7 +7,7 @@ import torch
 
 from ...prompts import INSTRUCTION, box_instruction
 from ..configuration_aurora import AuroraConfig, model_class
-from ..mask_decoders import ClipMemory
+from ..mask_decoders import ClipMemory, ConceptPrompts
 from ..mask_decoders.published import load_mask_decoder
 from ..policies.registry import load_policy
 from ..processing_aurora import AuroraProcessor
@@ -26,6 +26,7 @@ def load_published(
     *,
     mask_image_size: int | None = None,
     mask_memory: ClipMemory | None = None,
+    mask_concepts: ConceptPrompts | None = None,
     dtype: torch.dtype | str = "auto",
     num_frames: int = 10,
     policy_frames: int | None = None,
@@ -38,11 +39,13 @@ def load_published(
 
     Args:
         policy (`str` or `Path`): folder or Hub repository, such as `DAMO-NLP-SG/VideoLLaMA2.1-7B-AV`.
-        mask_decoder (`str` or `Path`): a `.pth` file of segment-anything, or a folder or repository of SAM 2.
+        mask_decoder (`str` or `Path`): a `.pth` file of segment-anything, or a folder or repository of SAM 2 or 3.
         mask_image_size (`int`, *optional*): side of the mask decoder's input, in pixels, if not the published one;
             AURORA uses 224.
-        mask_memory (`ClipMemory`, *optional*): use SAM 2's memory across frames, and so; without, each frame is drawn
-            on its own.
+        mask_memory (`ClipMemory`, *optional*): use the memory across frames of SAM 2 or 3, and so; without, each frame
+            is drawn on its own.
+        mask_concepts (`ConceptPrompts`, *optional*): let `[SEG]` name a concept to SAM 3's detector, and so; without,
+            its tracker draws.
         dtype (`torch.dtype` or `str`, *optional*): of all weights; the policy's own by default.
         num_frames (`int`, *optional*, defaults to 10), policy_frames (`int`, *optional*),
         instruction (`str`, *optional*): for [`AuroraProcessor`]; the instruction that goes with `mask_source` by
@@ -60,7 +63,9 @@ def load_published(
         `ValueError`: for a dtype that is not known, or in which the policy can not run.
     """
     language, policy_processor = load_policy(policy, _as_dtype(dtype), **processor_settings)
-    decoder = load_mask_decoder(mask_decoder, image_size=mask_image_size, dtype=language.dtype, memory=mask_memory)
+    decoder = load_mask_decoder(
+        mask_decoder, image_size=mask_image_size, dtype=language.dtype, memory=mask_memory, concepts=mask_concepts
+    )
     processor = AuroraProcessor(
         policy_processor,
         mask_image_size=decoder.config.image_size,

@@ -7,12 +7,17 @@ from .base import MaskDecoderBase
 from .sam import BatchedMaskDecoder, SamMaskDecoder
 from .sam2 import Sam2MaskConfig, Sam2MaskDecoder
 from .sam2_video import ClipMemory, Sam2VideoMaskConfig, Sam2VideoMaskDecoder
+from .sam3 import Sam3MaskConfig, Sam3MaskDecoder, Sam3VideoMaskConfig, Sam3VideoMaskDecoder
+from .sam3_concept import ConceptPrompts, Sam3ConceptConfig, Sam3ConceptMaskDecoder
 
 # By the class of their config, whose `model_type` is what a checkpoint's `config.json` names.
 _DECODERS: dict[type, type[MaskDecoderBase]] = {
     SamConfig: SamMaskDecoder,
     Sam2MaskConfig: Sam2MaskDecoder,
     Sam2VideoMaskConfig: Sam2VideoMaskDecoder,
+    Sam3ConceptConfig: Sam3ConceptMaskDecoder,
+    Sam3MaskConfig: Sam3MaskDecoder,
+    Sam3VideoMaskConfig: Sam3VideoMaskDecoder,
 }
 
 
@@ -43,11 +48,18 @@ def build_mask_decoder(config: Any) -> MaskDecoderBase:
 __all__ = [
     "BatchedMaskDecoder",
     "ClipMemory",
+    "ConceptPrompts",
     "MaskDecoderBase",
     "Sam2MaskConfig",
     "Sam2MaskDecoder",
     "Sam2VideoMaskConfig",
     "Sam2VideoMaskDecoder",
+    "Sam3ConceptConfig",
+    "Sam3ConceptMaskDecoder",
+    "Sam3MaskConfig",
+    "Sam3MaskDecoder",
+    "Sam3VideoMaskConfig",
+    "Sam3VideoMaskDecoder",
     "SamMaskDecoder",
     "build_mask_decoder",
     "register_mask_decoder",

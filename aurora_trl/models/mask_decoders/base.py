@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 FRAMES_AT_ONCE = 10
+# Of every pixel where the object is said not to be there: a probability of 2e-9, also in bfloat16.
+ABSENT_LOGIT = -20.0
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,22 @@ class MaskDecoderBase(nn.Module, ABC):
             prompts = prompts[:, [min(frames, key=lambda named: abs(named - t)) for t in range(total)]]
         return self.decode(embeddings.flatten(0, 1), prompts.flatten(0, 1)).unflatten(0, embeddings.shape[:2])
 
+    def decode_objects(
+        self, embeddings: torch.Tensor, prompts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """
+        What one prompt names, as separate objects; None where a decoder draws one object per prompt.
+
+        Args:
+            embeddings (`torch.Tensor` of shape `(B, T, E, h, w)`): from `encode`, the frames of a clip in order.
+            prompts (`torch.Tensor` of shape `(B, P, prompt_dim)`): P prompt embeddings per clip.
+
+        Returns:
+            `tuple` or `None`: mask logits `(B, K, T, 4h, 4w)`, whose union is what `decode_clips` draws, and which of
+            the K objects there are `(B, K)`.
+        """
+        return None
+
     def decode_stream(
         self, chunks: Iterable[torch.Tensor], prompts: torch.Tensor, num_frames: int
     ) -> Iterator[torch.Tensor]:
@@ -288,6 +306,27 @@ class MaskDecoderBase(nn.Module, ABC):
     def frames_per_chunk(self) -> int:
         """`frames_at_once` in the model's size: how many frames are encoded and drawn in at a time."""
         return max(1, int(self.frames_at_once * 1024**2 / self.config.image_size**2))
+
+
+class ExactPositions(nn.Module):
+    """
+    Mixed into a decoder: a cast leaves alone the buffers that no checkpoint holds, from which positions are computed.
+
+    DeepSpeed casts all of a model to bfloat16, in which a frequency, or a third of a patch, is another number.
+    """
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        exact = [
+            (module, name, module._buffers[name])
+            for module in self.modules()
+            for name in module._non_persistent_buffers_set
+        ]
+        super()._apply(fn, recurse)
+        for module, name, before in exact:
+            after = module._buffers[name]
+            if before is not None and after is not None and after.dtype != before.dtype:
+                module._buffers[name] = before.to(after.device)
+        return self
 
 
 def _in_parts(

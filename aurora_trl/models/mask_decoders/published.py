@@ -1,6 +1,5 @@
-"""Mask decoders from published weights: segment-anything's `.pth` files, and SAM 2.1's folders."""
+"""Mask decoders from published weights: segment-anything's `.pth` files, SAM 2.1's folders and SAM 3's."""
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,14 @@ from ..checkpoints.weight_files import (
 )
 from ..configuration_aurora import SamConfig
 from .base import MaskDecoderBase
+from .published_sam3 import SAM3_MODEL_TYPE, load_sam3, load_sam3_concepts
 from .sam import SamMaskDecoder
-from .sam2 import Sam2MaskConfig, Sam2MaskDecoder
-from .sam2_video import ClipMemory, Sam2VideoMaskConfig, Sam2VideoMaskDecoder
+from .sam2 import Sam2MaskConfig, Sam2MaskDecoder, add_shared_table
+from .sam2_video import MEMORY_WEIGHTS, ClipMemory, Sam2VideoMaskConfig, Sam2VideoMaskDecoder
+from .sam3_concept import ConceptPrompts
 
 # SAM 2's video checkpoints hold the image model and the memory that tracks; the latter is not run frame by frame.
 SAM2_MODEL_TYPES = ("sam2", "sam2_video")
-UNUSED_IN_SAM2 = re.compile(
-    r"memory_|mask_downsample\.|object_pointer_proj\.|temporal_positional_encoding_projection_layer\."
-    r"|no_memory_positional_encoding|no_object_pointer|occlusion_spatial_embedding_parameter"
-)
 
 
 def load_mask_decoder(
@@ -39,32 +36,67 @@ def load_mask_decoder(
     image_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     memory: ClipMemory | None = None,
+    concepts: ConceptPrompts | None = None,
 ) -> MaskDecoderBase:
     """
     A mask decoder with published weights.
 
     Args:
         name_or_path (`str` or `Path`): a `.pth` file of segment-anything (ViT-B, L, H; its sizes are told from the
-            weights), or a folder or Hub repository of SAM 2 in transformers' layout (`facebook/sam2.1-hiera-large`).
+            weights), or a folder or Hub repository of SAM 2 (`facebook/sam2.1-hiera-large`) or of SAM 3
+            (`facebook/sam3`) in transformers' layout.
         image_size (`int`, *optional*): side of the square input, in pixels; the published one by default.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the weights.
-        memory (`ClipMemory`, *optional*): read SAM 2's memory across frames too, and use it so; without, each frame is
-            drawn on its own.
+        memory (`ClipMemory`, *optional*): read the memory across frames of SAM 2 or 3, too, and use it so; without,
+            each frame is drawn on its own.
+        concepts (`ConceptPrompts`, *optional*): read SAM 3's detector in place of its tracker, and name concepts to
+            it, so.
 
     Returns:
         `MaskDecoderBase`: in eval mode.
 
     Raises:
-        `DataError`: names what is missing, broken, not a SAM, or a SAM without the memory that was asked for.
+        `DataError`: names what is missing, broken, not a SAM, or a SAM without the memory or detector that was asked
+            for.
+        `ValueError`: where both were.
     """
     path = Path(name_or_path)
+    if memory is not None and concepts is not None:
+        raise ValueError("SAM 3's detector has no memory across frames; leave the memory or the concepts out")
     if path.is_file() or path.suffix in (".pth", ".pt"):
         if memory is not None:
-            raise DataError(f"{path}: segment-anything has no memory across frames; name a folder of SAM 2.1")
+            raise DataError(f"{path}: segment-anything has no memory across frames; name a folder of SAM 2.1 or 3")
+        if concepts is not None:
+            raise DataError(f"{path}: segment-anything finds no concepts; name a folder of SAM 3")
         decoder: MaskDecoderBase = load_sam(path, image_size, dtype)
     else:
-        decoder = load_sam2(name_or_path, image_size, dtype, memory)
+        decoder = _load_folder(name_or_path, image_size, dtype, memory, concepts)
     return decoder.eval()
+
+
+def _load_folder(
+    name_or_path: str | Path,
+    image_size: int | None,
+    dtype: torch.dtype,
+    memory: ClipMemory | None,
+    concepts: ConceptPrompts | None,
+) -> MaskDecoderBase:
+    """SAM 2, 2.1 or 3 from a folder or Hub repository in transformers' layout."""
+    folder = find_checkpoint(name_or_path, patterns=("config.json", "*.safetensors", "*.safetensors.index.json"))
+    content = read_config(folder)
+    model_type = content["model_type"]
+    if model_type not in (*SAM2_MODEL_TYPES, SAM3_MODEL_TYPE):
+        raise DataError(
+            f"{folder}: a mask decoder is SAM 2 ({' or '.join(SAM2_MODEL_TYPES)}), SAM 3 ({SAM3_MODEL_TYPE}) or a "
+            f"`.pth` file of segment-anything; this is {model_type!r}"
+        )
+    if concepts is not None and model_type != SAM3_MODEL_TYPE:
+        raise DataError(f"{folder}: SAM 2 finds no concepts; name a folder of SAM 3")
+    weights = read_safetensors(folder)
+    if concepts is not None:
+        return load_sam3_concepts(folder, content, weights, concepts, image_size=image_size, dtype=dtype)
+    load = load_sam3 if model_type == SAM3_MODEL_TYPE else load_sam2
+    return load(folder, content, weights, image_size=image_size, dtype=dtype, memory=memory)
 
 
 def load_sam(file: Path, image_size: int | None = None, dtype: torch.dtype = torch.float32) -> SamMaskDecoder:
@@ -167,42 +199,35 @@ def resize_sam(weights: dict[str, torch.Tensor], config: SamConfig, image_size: 
 
 
 def load_sam2(
-    name_or_path: str | Path,
+    folder: Path,
+    content: dict[str, Any],
+    weights: dict[str, torch.Tensor],
+    *,
     image_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     memory: ClipMemory | None = None,
 ) -> Sam2MaskDecoder:
     """
-    SAM 2 or 2.1 from a folder or Hub repository in transformers' layout.
+    SAM 2 or 2.1 from a folder in transformers' layout.
 
     Args:
-        name_or_path (`str` or `Path`): such as `facebook/sam2.1-hiera-large`.
+        folder (`Path`): for messages.
+        content (`dict`): of its `config.json`, `model_type` among [`SAM2_MODEL_TYPES`].
+        weights (`dict[str, torch.Tensor]`): all of its tensors.
         image_size (`int`, *optional*): another input size than the published 1024, in pixels, a multiple of 32.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the weights.
         memory (`ClipMemory`, *optional*): read and use the memory across frames.
 
     Raises:
-        `DataError`: where it is no such checkpoint, not whole, or one of images alone where a memory is asked for.
+        `DataError`: where the checkpoint is not whole, or one of images alone where a memory is asked for.
         `ValueError`: for an image size or a memory that this model can not have.
     """
-    folder = find_checkpoint(name_or_path, patterns=("config.json", "*.safetensors", "*.safetensors.index.json"))
-    content = read_config(folder)
-    model_type = content["model_type"]
-    if model_type not in SAM2_MODEL_TYPES:
-        raise DataError(
-            f"{folder}: a mask decoder is SAM 2 ({' or '.join(SAM2_MODEL_TYPES)}) or a `.pth` file of "
-            f"segment-anything; this is {model_type!r}"
-        )
-    weights = read_safetensors(folder)
-    # Two names for one table, of which some versions of transformers save the first alone.
-    table = weights.get("shared_image_embedding.positional_embedding")
-    if table is not None:
-        weights.setdefault("prompt_encoder.shared_embedding.positional_embedding", table)
+    add_shared_table(weights)
     if memory is not None:
-        if model_type != "sam2_video":
+        if content["model_type"] != "sam2_video":
             raise DataError(f"{folder}: a SAM 2 of images, whose file has no memory; the published ones are of videos")
         return _load_with_memory(folder, content, weights, memory, image_size, dtype)
-    weights = {key: value for key, value in weights.items() if not UNUSED_IN_SAM2.match(key)}
+    weights = {key: value for key, value in weights.items() if not MEMORY_WEIGHTS.match(key)}
     parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
     sizes = {name: {k: v for k, v in content.get(name, {}).items() if k != "model_type"} for name in parts}
     sam = build_from_weights(Sam2Model, Sam2Config(**sizes), weights, dtype=dtype, source=folder)

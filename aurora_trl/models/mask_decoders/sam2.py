@@ -2,14 +2,14 @@
 
 With its memory across frames: `sam2_video.py`."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Sam2Config, Sam2Model
 
-from .base import MaskDecoderBase, PromptTables, position_encoding
+from .base import ExactPositions, MaskDecoderBase, PromptTables, position_encoding
 
 # ImageNet's, which SAM 2 was trained with, for pixels in [0, 255].
 PIXEL_MEAN = [123.675, 116.28, 103.53]
@@ -44,33 +44,41 @@ class Sam2MaskConfig(PretrainedConfig):
 
     model_type = "aurora_sam2"
     base_config_key = "mask_decoder_config"
-    sub_configs = {"sam2_config": Sam2Config}
+    sub_configs: ClassVar[dict[str, type[PretrainedConfig]]] = {"sam2_config": Sam2Config}
+    published_mean = PIXEL_MEAN
+    published_std = PIXEL_STD
 
     def __init__(
         self,
-        sam2_config: Sam2Config | dict[str, Any] | None = None,
+        sam2_config: PretrainedConfig | dict[str, Any] | None = None,
         pixel_mean: list[float] | None = None,
         pixel_std: list[float] | None = None,
         keep_aspect_ratio: bool = False,
         **kwargs: Any,
     ):
-        config_class = self.sub_configs["sam2_config"]
+        ((name, config_class),) = self.sub_configs.items()
         if isinstance(sam2_config, dict):
             sam2_config = config_class(**{k: v for k, v in sam2_config.items() if k != "model_type"})
-        self.sam2_config: Any = config_class() if sam2_config is None else sam2_config
-        self.pixel_mean = list(PIXEL_MEAN if pixel_mean is None else pixel_mean)
-        self.pixel_std = list(PIXEL_STD if pixel_std is None else pixel_std)
+        setattr(self, name, config_class() if sam2_config is None else sam2_config)
+        self.pixel_mean = list(self.published_mean if pixel_mean is None else pixel_mean)
+        self.pixel_std = list(self.published_std if pixel_std is None else pixel_std)
         self.keep_aspect_ratio = keep_aspect_ratio
         super().__init__(**kwargs)
 
     @property
+    def sam_config(self) -> Any:
+        """The sizes as transformers holds them, under whatever name."""
+        (name,) = self.sub_configs
+        return getattr(self, name)
+
+    @property
     def image_size(self) -> int:
         """Side of the square input image, in pixels."""
-        size = self.sam2_config.prompt_encoder_config.image_size
+        size = self.sam_config.prompt_encoder_config.image_size
         return size if isinstance(size, int) else size[0]
 
 
-class Sam2MaskDecoder(MaskDecoderBase):
+class Sam2MaskDecoder(ExactPositions, MaskDecoderBase):
     """
     A SAM 2 model prompted by embeddings; each frame is segmented on its own, as an image.
 
@@ -87,7 +95,7 @@ class Sam2MaskDecoder(MaskDecoderBase):
 
     def __init__(self, config: Sam2MaskConfig, sam: Any = None):
         super().__init__(config)
-        self.sam = self.sam_class(config.sam2_config) if sam is None else sam
+        self.sam = self.sam_class(config.sam_config) if sam is None else sam
 
     @property
     def image_encoder(self) -> nn.Module:  # type: ignore[override]
@@ -97,7 +105,7 @@ class Sam2MaskDecoder(MaskDecoderBase):
     @property
     def prompt_dim(self) -> int:
         """Width of a prompt."""
-        return self.config.sam2_config.mask_decoder_config.hidden_size
+        return self.config.sam_config.mask_decoder_config.hidden_size
 
     def trainable_modules(self) -> dict[str, nn.Module]:
         """The parts that a recipe may train; the rest (points, boxes, masks, presence) is never run."""
@@ -189,6 +197,13 @@ class Sam2MaskDecoder(MaskDecoderBase):
         token = states[:, 0, 2]  # of the single mask
         kernel = decoder.output_hypernetworks_mlps[0](token)  # (N, C / 8)
         return Drawing(torch.einsum("nc,nchw->nhw", kernel, upscaled), token, states[:, 0, 1])
+
+
+def add_shared_table(weights: dict[str, torch.Tensor]) -> None:
+    """Give both names to the one table of positions, of which some versions of transformers save the first alone."""
+    table = weights.get("shared_image_embedding.positional_embedding")
+    if table is not None:
+        weights.setdefault("prompt_encoder.shared_embedding.positional_embedding", table)
 
 
 AutoConfig.register(Sam2MaskConfig.model_type, Sam2MaskConfig)

@@ -14,19 +14,25 @@ this departs from transformers' `Sam2VideoModel`, which tracks one object at a t
   and at the last ones before it, as far as upstream's tables reach, whatever the chunks.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, Sam2VideoConfig, Sam2VideoModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import get_1d_sine_pe
 
 from .sam2 import Drawing, Sam2MaskConfig, Sam2MaskDecoder
 
 PROMPT_FRAMES = ("all", "first")
+# What only the memory needs of a published checkpoint.
+MEMORY_WEIGHTS = re.compile(
+    r"memory_|mask_downsample\.|object_pointer_proj\.|temporal_positional_encoding_projection_layer\."
+    r"|no_memory_positional_encoding|no_object_pointer|occlusion_spatial_embedding_parameter"
+)
 # Upstream's logits of a frame without the object: its memory holds none of the undecided places of a real mask.
 _ABSENT_LOGIT = -1024.0
 
@@ -79,11 +85,12 @@ class Sam2VideoMaskConfig(Sam2MaskConfig):
     """
 
     model_type = "aurora_sam2_video"
-    sub_configs = {"sam2_config": Sam2VideoConfig}
+    sub_configs: ClassVar[dict[str, type[PretrainedConfig]]] = {"sam2_config": Sam2VideoConfig}
+    sam_name = "SAM 2"
 
     def __init__(
         self,
-        sam2_config: Sam2VideoConfig | dict[str, Any] | None = None,
+        sam2_config: PretrainedConfig | dict[str, Any] | None = None,
         num_memory_frames: int = 7,
         prompt_frames: str = "all",
         memory_gradients: bool = False,
@@ -94,14 +101,17 @@ class Sam2VideoMaskConfig(Sam2MaskConfig):
         self.prompt_frames = prompt_frames
         self.memory_gradients = memory_gradients
         super().__init__(sam2_config, **kwargs)
-        known = self.sam2_config.num_maskmem
+        sam = self.sam_config
+        known = sam.num_maskmem
         if num_memory_frames > known:
-            raise ValueError(f"`num_memory_frames` is at most {known} with this SAM 2, got {num_memory_frames}")
-        grid = [self.image_size // self.sam2_config.prompt_encoder_config.patch_size] * 2
-        if list(self.sam2_config.memory_attention_rope_feat_sizes) != grid:
             raise ValueError(
-                f"`memory_attention_rope_feat_sizes` {self.sam2_config.memory_attention_rope_feat_sizes} is not the "
-                f"grid {grid} of an image of {self.image_size} pixels"
+                f"`num_memory_frames` is at most {known} with this {self.sam_name}, got {num_memory_frames}"
+            )
+        grid = [self.image_size // sam.prompt_encoder_config.patch_size] * 2
+        if list(sam.memory_attention_rope_feat_sizes) != grid:
+            raise ValueError(
+                f"`memory_attention_rope_feat_sizes` {sam.memory_attention_rope_feat_sizes} is not the grid {grid} of "
+                f"an image of {self.image_size} pixels"
             )
 
 
@@ -152,7 +162,7 @@ class Sam2VideoMaskDecoder(Sam2MaskDecoder):
         sam (`Sam2VideoModel`, *optional*): a model to take in; a new one by default.
     """
 
-    sam_class = Sam2VideoModel
+    sam_class: type[PreTrainedModel] = Sam2VideoModel
 
     def trainable_modules(self) -> dict[str, nn.Module]:
         """As frame by frame, with what reads the memory and, where gradients reach it, what writes it."""
@@ -272,9 +282,12 @@ class Sam2VideoMaskDecoder(Sam2MaskDecoder):
         with torch.set_grad_enabled(torch.is_grad_enabled() and gradients):
             present = (mask_logits > 0).flatten(1).any(dim=1)  # (B,)
             mask_logits = torch.where(present[:, None, None], mask_logits, _ABSENT_LOGIT).float()
-            stride = sam.config.mask_downsampler_total_stride
-            size = [side * stride for side in features.shape[-2:]]
-            mask_logits = F.interpolate(mask_logits[:, None], size, mode="bilinear", align_corners=False)
+            mask_logits = mask_logits[:, None]
+            # By way of the image's size, which is not the memory encoder's where patches are not of 16 pixels.
+            for side in dict.fromkeys(
+                (self.config.image_size, features.size(-1) * sam.config.mask_downsampler_total_stride)
+            ):
+                mask_logits = F.interpolate(mask_logits, (side, side), mode="bilinear", align_corners=False)
             # A hard mask has no gradient; one rule for training and use, unlike upstream, so that both draw the same.
             masks = (mask_logits > 0).float() if prompted and not gradients else mask_logits.sigmoid()
             masks = masks * sam.config.sigmoid_scale_for_mem_enc + sam.config.sigmoid_bias_for_mem_enc
