@@ -8,7 +8,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
-from ..models.configuration_aurora import AuroraConfig, SamConfig
+from ..models.configuration_aurora import AuroraConfig
 from ..models.modeling_aurora import AuroraModel
 from ..models.policies.qwen import (
     Qwen3VLPolicyConfig,
@@ -19,7 +19,7 @@ from ..models.policies.qwen import (
     QwenVLPolicyProcessor,
 )
 from ..models.processing_aurora import AuroraProcessor
-from .videollama2 import tiny_tokenizer
+from .videollama2 import tiny_mask_decoder_config, tiny_tokenizer
 
 VL_TOKENS = {
     "image_token": "<|image_pad|>",
@@ -189,18 +189,8 @@ def tiny_qwen_config(processor: AuroraProcessor, *, hidden_size: int = 64, num_l
             audio_end_token_id=tokenizer.audio_eos_token_id,
             **ids,
         )
-    mask_decoder_config = SamConfig(
-        image_size=processor.mask_image_size,
-        patch_size=8,
-        encoder_embed_dim=64,
-        encoder_depth=2,
-        encoder_num_heads=4,
-        encoder_global_attn_indexes=[0, 1],
-        prompt_embed_dim=64,
-        decoder_num_heads=4,
-        decoder_mlp_dim=128,
-    )
-    return AuroraConfig(policy_config, mask_decoder_config, seg_token_id=processor.seg_token_id)
+    decoder = tiny_mask_decoder_config(processor.mask_image_size)
+    return AuroraConfig(policy_config, decoder, seg_token_id=processor.seg_token_id)
 
 
 def create_tiny_qwen_checkpoint(

@@ -211,6 +211,11 @@ def stack_media(clips: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.
     return stacked
 
 
+def first_entries(values: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """The first `sizes[i]` entries of each `values[i]`, one after the other: `(C, N, ...)` to `(all of them, ...)`."""
+    return values[torch.arange(values.size(1), device=values.device) < sizes[:, None]]
+
+
 def must_run(module: nn.Module) -> bool:
     """Whether all processes have to run a module in each step: it trains, or ZeRO-3 holds it in parts."""
     return any(parameter.requires_grad or hasattr(parameter, "ds_id") for parameter in module.parameters())

@@ -12,6 +12,7 @@ from .qwen.published import load_qwen3_vl, load_qwen_omni, load_qwen_vl
 from .text_encoder.published import load_text_encoder
 from .tokens import add_tokens, init_token_rows, require_chat_tokenizer
 from .videollama2.published import load_videollama2
+from .videollama3.published import load_videollama3
 
 
 class PolicyLoader(Protocol):
@@ -27,7 +28,14 @@ _LOADERS: dict[str, PolicyLoader] = {
     "qwen2_5_omni": load_qwen_omni,
     "qwen2_5_vl": load_qwen_vl,
     "qwen3_vl": load_qwen3_vl,
+    "video_llama_3": load_videollama3,
     "clip": load_text_encoder,
+}
+
+# Checkpoints in the layout of their authors' own code, where transformers has another.
+_ELSEWHERE = {
+    "videollama3_qwen2": "it needs its authors' own code; take the same weights in transformers' layout, such as "
+    "lkhl/VideoLLaMA3-7B-Image-HF"
 }
 
 
@@ -62,6 +70,8 @@ def load_policy(
     """
     folder = find_checkpoint(name_or_path)
     model_type = read_config(folder)["model_type"]
+    if model_type in _ELSEWHERE:
+        raise DataError(f"{name_or_path}: {_ELSEWHERE[model_type]}")
     if model_type not in _LOADERS:
         raise DataError(
             f"{name_or_path}: no policy is known for the model type {model_type!r}; there are loaders for "

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5OmniConfig, Qwen3VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen2_5OmniConfig, Qwen3VLConfig
 
-from ....errors import DataError
-from ...checkpoints.weight_files import build_from_weights, find_checkpoint, read_config, read_safetensors
+from ...checkpoints.weight_files import read_safetensors
+from ..published_parts import build_policy, checked_folder, config_fields, with_plain_answers
 from .configuration_qwen import Qwen3VLPolicyConfig, QwenOmniPolicyConfig, QwenVLPolicyConfig
 from .modeling_qwen_omni import QwenOmniPolicy
 from .modeling_qwen_vl import Qwen3VLPolicy, QwenVLPolicy
@@ -42,12 +42,12 @@ def load_qwen_vl(
     Raises:
         `DataError`: names the file or the weights that are missing, broken or of another architecture.
     """
-    folder = _checked(name_or_folder, "qwen2_5_vl")
+    folder = checked_folder(name_or_folder, "qwen2_5_vl")
     published = Qwen2_5_VLConfig.from_pretrained(folder)
-    policy = _build(QwenVLPolicy, QwenVLPolicyConfig(**_fields(published)), dtype, published.dtype, folder)
+    policy = _build(QwenVLPolicy, QwenVLPolicyConfig(**config_fields(published)), dtype, published.dtype, folder)
     processor = QwenVLPolicyProcessor.from_pretrained(folder)
     processor.video_processor.size = dict(VIDEO_SIZE)
-    return _with_plain_answers(policy, processor)
+    return with_plain_answers(policy, processor)
 
 
 def load_qwen3_vl(
@@ -67,14 +67,14 @@ def load_qwen3_vl(
     Raises:
         `DataError`: names the file or the weights that are missing, broken or of another architecture.
     """
-    folder = _checked(name_or_folder, "qwen3_vl")
+    folder = checked_folder(name_or_folder, "qwen3_vl")
     published = Qwen3VLConfig.from_pretrained(folder)
     own_dtype = published.dtype or published.text_config.dtype
-    policy = _build(Qwen3VLPolicy, Qwen3VLPolicyConfig(**_fields(published)), dtype, own_dtype, folder)
+    policy = _build(Qwen3VLPolicy, Qwen3VLPolicyConfig(**config_fields(published)), dtype, own_dtype, folder)
     processor = Qwen3VLPolicyProcessor.from_pretrained(folder)
     # A frame takes 768 places at most, as with Qwen's own tools; ten frames would else have those of a long video.
     processor.video_processor.cap_pixels_per_frame = True
-    return _with_plain_answers(policy, processor)
+    return with_plain_answers(policy, processor)
 
 
 def load_qwen_omni(
@@ -93,26 +93,13 @@ def load_qwen_omni(
     Raises:
         `DataError`: names the file or the weights that are missing, broken or of another architecture.
     """
-    folder = _checked(name_or_folder, "qwen2_5_omni")
+    folder = checked_folder(name_or_folder, "qwen2_5_omni")
     published = Qwen2_5OmniConfig.from_pretrained(folder)
-    config = QwenOmniPolicyConfig(**_fields(published.thinker_config))
+    config = QwenOmniPolicyConfig(**config_fields(published.thinker_config))
     policy = _build(QwenOmniPolicy, config, dtype, published.thinker_config.dtype or published.dtype, folder)
     processor = QwenOmniPolicyProcessor.from_pretrained(folder)
     processor.video_processor.size = dict(VIDEO_SIZE)
-    return _with_plain_answers(policy, processor)
-
-
-def _checked(name_or_folder: str | Path, model_type: str) -> Path:
-    """The local folder of a checkpoint, once its config is seen to be of this kind."""
-    folder = find_checkpoint(name_or_folder)
-    found = read_config(folder)["model_type"]
-    if found != model_type:
-        raise DataError(f"{folder}/config.json: its model type is {found!r}, not {model_type!r}")
-    return folder
-
-
-def _fields(config: Any) -> dict[str, Any]:
-    return {name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")}
+    return with_plain_answers(policy, processor)
 
 
 def _build(cls: type, config: Any, dtype: torch.dtype | str, own_dtype: torch.dtype | None, folder: Path) -> Any:
@@ -123,19 +110,4 @@ def _build(cls: type, config: Any, dtype: torch.dtype | str, own_dtype: torch.dt
             for pattern, replacement in RENAMES:
                 name = re.sub(pattern, replacement, name)
             weights[name] = value
-    if config.tie_word_embeddings:
-        weights.setdefault("lm_head.weight", weights["model.language_model.embed_tokens.weight"])
-    if not isinstance(dtype, torch.dtype):
-        dtype = own_dtype or torch.bfloat16
-    return build_from_weights(cls, config, weights, dtype=dtype, source=folder)
-
-
-def _with_plain_answers(policy: Any, processor: Any) -> tuple[Any, Any]:
-    """Without the sampling habits that are published beside the weights."""
-    tokenizer = processor.tokenizer
-    tokenizer.padding_side = "left"
-    # A published repetition penalty would make answers differ from what the policy was trained to say.
-    policy.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    return policy, processor
+    return build_policy(cls, config, weights, dtype, own_dtype, folder)
