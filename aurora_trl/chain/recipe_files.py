@@ -13,6 +13,7 @@ _REPLACED: dict[str, dict[str, str]] = {
     "own": {"data": "data/own", "model": "models/own", "annotator": "qwen-omni:Qwen/Qwen2.5-Omni-7B"},
     "qwen_omni": {"data": "data/refavs"},
     "videollama2": {"data": "data/refavs"},
+    "videollama3": {"data": "data/refavs"},
 }
 # Anything else would have to be quoted for YAML, for a shell and for the braces of a chain.
 _PLAIN_VALUE = re.compile(r"[\w./:@+-]+")
