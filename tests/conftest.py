@@ -48,13 +48,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def qwen_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[bool | str, Path]:
-    """Qwen2.5-VL (False: it does not hear), Qwen2.5-Omni (True) and Qwen3-VL ("qwen3"), for frames of 32 px."""
+    """
+    Qwen2.5-VL (False: it does not hear), Qwen2.5-Omni (True), Qwen3-VL ("qwen3") and Qwen3-Omni ("omni3"), for frames
+    of 32 px.
+    """
     folder = tmp_path_factory.mktemp("qwen")
     checkpoints: dict[bool | str, Path] = {
         sound: create_tiny_qwen_checkpoint(folder / ("omni" if sound else "vl"), world_corpus(), sound=sound)
         for sound in (False, True)
     }
-    checkpoints["qwen3"] = create_tiny_qwen_checkpoint(folder / "qwen3", world_corpus(), sound=False, qwen3=True)
+    for name, sound in (("qwen3", False), ("omni3", True)):
+        checkpoints[name] = create_tiny_qwen_checkpoint(folder / name, world_corpus(), sound=sound, qwen3=True)
     return checkpoints
 
 

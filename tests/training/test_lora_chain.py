@@ -36,13 +36,13 @@ def run_phase(policy: str, phase: str, monkeypatch: pytest.MonkeyPatch, *flags: 
 
 def base_of(policy: str, request: pytest.FixtureRequest) -> Path:
     """The tiny checkpoint of a recipe's policy."""
-    if policy == "qwen_omni":
-        return request.getfixturevalue("qwen_checkpoints")[True]
+    if policy.endswith("_omni"):
+        return request.getfixturevalue("qwen_checkpoints")["omni3" if policy == "qwen3_omni" else True]
     return request.getfixturevalue("videollama3_checkpoint" if policy == "videollama3" else "checkpoint")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["videollama2", "videollama2/strong", "qwen_omni", "videollama3"])
+@pytest.mark.parametrize("policy", ["videollama2", "videollama2/strong", "qwen_omni", "qwen3_omni", "videollama3"])
 def test_the_four_phases_as_adapters(policy, request, world, cot_rows, tmp_path, monkeypatch):
     """In bf16, as the YAMLs say; cut and resumed in the middle; merged at the end."""
     monkeypatch.chdir(tmp_path)

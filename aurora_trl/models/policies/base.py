@@ -119,7 +119,7 @@ class Policy(Protocol):
             **media: media or embeds, one entry per row.
 
         Returns:
-            `torch.Tensor` of shape `(..., B, L)`, long.
+            `torch.Tensor` of shape `(..., B, L)`: long, or float where a moment may fall between two.
         """
         ...
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ...errors import DataError
 from ..checkpoints.weight_files import find_checkpoint, read_config
-from .qwen.published import load_qwen3_vl, load_qwen_omni, load_qwen_vl
+from .qwen.published import load_qwen3_omni, load_qwen3_vl, load_qwen_omni, load_qwen_vl
 from .text_encoder.published import load_text_encoder
 from .tokens import add_tokens, init_token_rows, require_chat_tokenizer
 from .videollama2.published import load_videollama2
@@ -26,6 +26,7 @@ class PolicyLoader(Protocol):
 _LOADERS: dict[str, PolicyLoader] = {
     "videollama2_qwen2": load_videollama2,
     "qwen2_5_omni": load_qwen_omni,
+    "qwen3_omni_moe": load_qwen3_omni,
     "qwen2_5_vl": load_qwen_vl,
     "qwen3_vl": load_qwen3_vl,
     "video_llama_3": load_videollama3,

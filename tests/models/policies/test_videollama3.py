@@ -265,9 +265,7 @@ def test_every_weight_is_accounted_for(videollama3_checkpoint, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     weights["model.extra.weight"] = weights.pop("model.projector.readout.2.weight")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        DataError, match=r"1 missing: model\.projector\.readout\.2\.\w+; 1 unexpected: model\.extra"
-    ):
+    with pytest.raises(DataError, match=r"1 missing: model\.projector\.readout\.2\.\w+; 1 unexpected: model\.extra"):
         load_videollama3(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "videollama3_qwen2"}))

@@ -140,7 +140,7 @@ class QwenBackbone:
             **media: taken and not looked at.
 
         Returns:
-            `torch.Tensor` of shape `(3, B, L)`, long.
+            `torch.Tensor` of shape `(3, B, L)`: long, or float in Qwen3-Omni, where a moment may fall between two.
 
         Raises:
             `ValueError`: where there are places of frames, and no grid.
