@@ -54,7 +54,9 @@ def add_model_commands(add: AddCommand) -> None:
         help="hear so much of a longer sound, pad a shorter one (default: as published)",
     )
     command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
-    command.add_argument("--video-max-pixels", type=whole(1), help="of a frame, for Qwen and VideoLLaMA3 (default: as published)")
+    command.add_argument(
+        "--video-max-pixels", type=whole(1), help="of a frame, for Qwen and VideoLLaMA3 (default: as published)"
+    )
     command.add_argument(
         "--no-audio-in-video", action="store_true", help="put sound behind the frames, not among them, for Qwen3-Omni"
     )

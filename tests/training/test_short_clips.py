@@ -16,5 +16,9 @@ def test_sound_that_nobody_hears_is_one_line(hears, count, processor, videollama
     rows = Dataset.from_dict({"audio": ["a.wav"] * count + [None]})
     with caplog.at_level(logging.WARNING):
         warn_of_unheard_sound(rows, processor.policy_processor)
-    line = "VideoLlama3Policy does not hear: the sound of 2 of 3 rows is not read"
-    assert [record.getMessage() for record in caplog.records] == ([] if hears or not count else [line])
+    said = [record.getMessage() for record in caplog.records]
+    if hears or not count:
+        assert not said
+    else:
+        (line,) = said
+        assert line.endswith("VideoLlama3Policy does not hear: the sound of 2 of 3 rows is not read")

@@ -53,6 +53,9 @@ def _why_not(model: AuroraModel) -> str | None:
     text = model.policy.config.get_text_config()
     if {"full_attention"} != set(getattr(text, "layer_types", None) or {"full_attention"}):
         return "some layers of the language model do not attend to the whole text"
+    experts = [weight for name, weight in model.policy.model.named_parameters() if ".mlp.experts." in name]
+    if any(weight.is_cuda and weight.dtype != torch.bfloat16 for weight in experts):
+        return "a GPU runs a layer's experts as one product in bfloat16 alone"
     return None
 
 

@@ -186,6 +186,7 @@ def test_the_published_layout_loads(qwen_checkpoints, tmp_path):
     assert policy.state_dict().keys() == model.policy.state_dict().keys()
     assert all(torch.equal(value, policy.state_dict()[name]) for name, value in model.policy.state_dict().items())
     assert policy.generation_config.repetition_penalty is None
+    assert policy.config.text_config.router_aux_loss_coef == 0.0  # published: 0.001
     processor.save_pretrained(tmp_path / "saved")
     again = Qwen3OmniPolicyProcessor.from_pretrained(tmp_path / "saved")
     assert {name: getattr(again, name) for name in settings} == settings
