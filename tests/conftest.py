@@ -21,6 +21,7 @@ from aurora_trl.models.modeling_aurora import AuroraModel
 from aurora_trl.models.processing_aurora import AuroraProcessor
 from aurora_trl.tiny.qwen import create_tiny_qwen_checkpoint
 from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
+from aurora_trl.tiny.videollama3 import create_tiny_videollama3_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # They take longest. Of several workers each takes a file at a time, whose tests share fixtures: what is left for the
@@ -47,14 +48,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def qwen_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[bool | str, Path]:
-    """Qwen2.5-VL (False: it does not hear), Qwen2.5-Omni (True) and Qwen3-VL ("qwen3"), for frames of 32 px."""
+    """
+    Qwen2.5-VL (False: it does not hear), Qwen2.5-Omni (True), Qwen3-VL ("qwen3") and Qwen3-Omni ("omni3"), for frames
+    of 32 px.
+    """
     folder = tmp_path_factory.mktemp("qwen")
     checkpoints: dict[bool | str, Path] = {
         sound: create_tiny_qwen_checkpoint(folder / ("omni" if sound else "vl"), world_corpus(), sound=sound)
         for sound in (False, True)
     }
-    checkpoints["qwen3"] = create_tiny_qwen_checkpoint(folder / "qwen3", world_corpus(), sound=False, qwen3=True)
+    for name, sound in (("qwen3", False), ("omni3", True)):
+        checkpoints[name] = create_tiny_qwen_checkpoint(folder / name, world_corpus(), sound=sound, qwen3=True)
     return checkpoints
+
+
+@pytest.fixture(scope="session")
+def videollama3_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VideoLLaMA3, which does not hear, for frames of 32 px: 16 video places."""
+    return create_tiny_videollama3_checkpoint(tmp_path_factory.mktemp("videollama3") / "tiny", world_corpus())
 
 
 @pytest.fixture(scope="session")

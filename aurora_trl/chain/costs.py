@@ -11,6 +11,7 @@ from ..annotation.clients.openai_client import OpenAIClient
 from ..data import find_source
 from ..errors import DataError
 from .definition import Pipeline
+from .experts import idle_weights
 from .machines import Work
 from .memory_estimate import MemoryEstimate, count_parameters
 from .planned_model import ModelPlan, plan_model
@@ -92,12 +93,13 @@ def training_costs(
         adapter (`bool`): it trains a LoRA.
     """
     parameters = memory.parameters
-    passes = row_passes(model.config, parameters, model.num_frames)
+    passes = row_passes(model.config, parameters, model.num_frames, model.media_tokens)
     disk = phase_bytes(sum(memory.trainable.values()), sum(parameters.values()), kept, adapter=adapter)
     seen = facts.steps * facts.questions
     epochs = "rows that are not there yet" if not rows else f"{rows} rows: {seen / rows:.2f} epochs"
     line = f"{facts.steps} steps of {facts.questions:g} rows, of {epochs}; {disk / 1e9:.1f} GB on disk"
-    return Costs(training_work(facts, passes, parameters.get("language_model", 0)), disk, lines=[line])
+    weights = _read_weights(model, parameters, facts.batch_size)
+    return Costs(training_work(facts, passes, weights), disk, lines=[line])
 
 
 def command_costs(
@@ -162,6 +164,11 @@ def _rows_of(
     return total, note
 
 
+def _read_weights(model: ModelPlan, parameters: dict[str, int], rows: int) -> int:
+    """Weights of the language model that a step of generation reads for so many rows."""
+    return parameters.get("language_model", 0) - idle_weights(model.config.get_text_config(), rows)
+
+
 def _annotated(pipeline: Pipeline, path: str) -> str:
     """The dataset whose rows a file of chains of thought will hold; the path itself where no step writes it."""
     maker = next((step.command for step in pipeline.steps if step.makes == Path(path)), [])
@@ -180,10 +187,10 @@ def _answering_costs(pipeline: Pipeline, arguments: argparse.Namespace, counter:
         return Costs()
     asked = rows * (1 + len(arguments.swaps)) if evaluates else rows
     parameters = counter.parameters(model)
-    passes = row_passes(model.config, parameters, model.num_frames)
+    passes = row_passes(model.config, parameters, model.num_frames, model.media_tokens)
     answer = model.answer_limit(arguments.max_new_tokens)
     prompt = model.media_tokens + _PROMPT_TOKENS
-    weights = parameters.get("language_model", 0)
+    weights = _read_weights(model, parameters, arguments.batch_size)
     keeps = evaluates and not arguments.no_logits
     disk = logits_bytes(asked, model.num_frames, model.config) if keeps else 0
     lines = [f"{asked} answers" + (f", {disk / 1e9:.1f} GB of logits on disk" if disk else "")]

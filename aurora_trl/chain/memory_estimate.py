@@ -15,6 +15,7 @@ from ..models import AuroraModel, Sam2MaskConfig, Sam2VideoMaskConfig, Sam3Conce
 from ..models.configuration_aurora import AuroraConfig
 from ..training.arguments import LoraArguments
 from ..training.lora import lora_config
+from .experts import feed_forward_states, feed_forward_width
 from .rollout_estimate import RolloutEstimate, RolloutSetup, estimate_rollout
 
 GIGABYTE = 1024**3
@@ -162,7 +163,8 @@ def _activations(config: AuroraConfig, setup: TrainingSetup, rollout: RolloutEst
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     keys_and_values = 2 * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_dim
     # What the backward pass of a layer keeps: about seven states and four of the feed-forward's width.
-    layer = rows * (7 * text.hidden_size + 4 * text.intermediate_size + keys_and_values) * width
+    states = 7 + feed_forward_states(text)
+    layer = rows * (states * text.hidden_size + 4 * feed_forward_width(text) + keys_and_values) * width
     if setup.gradient_checkpointing:
         layers = text.num_hidden_layers * rows * text.hidden_size * width + layer
     else:

@@ -16,9 +16,8 @@ from ..models.processing_aurora import AuroraProcessor
 from ..text_files import parse_yaml, read_text
 from ..training.arguments import load_rows
 from .definition import Pipeline, Step
-from .published_sizes import published_config, video_llama2_tokens
+from .published_sizes import published_config, published_tokens
 
-_UPSTREAM_AUDIO_SECONDS = 30.0
 CHARACTERS_PER_TOKEN = 4
 # Of the answers that are not written for each row.
 ANSWER_TOKENS = {"answer": 8, "class": 20}
@@ -182,9 +181,12 @@ def _from_command(step: Step) -> ModelPlan | None:
     if published is None:
         return None
     num_frames = int(option(words, "--num-frames") or 10)
-    seconds = float(option(words, "--audio-seconds") or _UPSTREAM_AUDIO_SECONDS)
+    seconds, pixels = option(words, "--audio-seconds"), option(words, "--video-max-pixels")
+    media_tokens = published_tokens(
+        words[2], num_frames, float(seconds) if seconds else None, int(pixels) if pixels else None
+    )
     what = f"{words[2]} and {Path(mask_decoder).name}, by their published sizes"
-    return ModelPlan(what, published, video_llama2_tokens(num_frames, seconds), num_frames)
+    return ModelPlan(what, published, media_tokens, num_frames)
 
 
 @cache

@@ -11,8 +11,10 @@ from ..text_files import read_text
 # What a recipe's YAMLs name, by the flag of `aurora recipes` that puts something else in its place.
 _REPLACED: dict[str, dict[str, str]] = {
     "own": {"data": "data/own", "model": "models/own", "annotator": "qwen-omni:Qwen/Qwen2.5-Omni-7B"},
+    "qwen3_omni": {"data": "data/refavs"},
     "qwen_omni": {"data": "data/refavs"},
     "videollama2": {"data": "data/refavs"},
+    "videollama3": {"data": "data/refavs"},
 }
 # Anything else would have to be quoted for YAML, for a shell and for the braces of a chain.
 _PLAIN_VALUE = re.compile(r"[\w./:@+-]+")

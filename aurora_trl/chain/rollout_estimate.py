@@ -6,6 +6,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..models.configuration_aurora import AuroraConfig
+from .experts import feed_forward_states, feed_forward_width
 
 # Per completion and word of the vocabulary: logits in float32, what the processors make of them, and their sorting.
 _BYTES_PER_LOGIT = 40
@@ -103,7 +104,8 @@ def _generation(text: Any, setup: RolloutSetup) -> int:
     prompts = setup.questions * setup.prompt_tokens
     read = min(prompts, max(setup.prefill_tokens, setup.prompt_tokens))
     reading = prompts * layer * text.num_hidden_layers
-    reading += read * (5 * text.hidden_size + 3 * text.intermediate_size) * setup.width
+    states = 5 + feed_forward_states(text)
+    reading += read * (states * text.hidden_size + 3 * feed_forward_width(text)) * setup.width
     return max(cache + states + logits, reading)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..models.configuration_aurora import AuroraConfig
+from .experts import idle_weights
 from .machines import Work
 
 # Rows of the published datasets by split: what a plan counts with while they are not there.
@@ -35,23 +36,29 @@ class Passes:
     token: float
 
 
-def row_passes(config: AuroraConfig, parameters: dict[str, int], num_frames: int) -> Passes:
+def row_passes(config: AuroraConfig, parameters: dict[str, int], num_frames: int, media_tokens: int = 0) -> Passes:
     """
-    FLOPs by two for each weight and token, for towers two for each weight and patch.
+    FLOPs by two for each weight and token, for towers two for each weight and patch. A token reads a few of many
+    experts.
 
     Args:
         config (`AuroraConfig`): of the model.
         parameters (`dict[str, int]`): by group.
         num_frames (`int`): of a clip.
+        media_tokens (`int`, *optional*, defaults to 0): its places, which tell the patches of a tower that takes
+            frames of any size.
     """
     vision: Any = getattr(config.policy_config, "vision_config", None)
-    patches = 0
+    patches = 0.0  # of a frame
     if getattr(vision, "image_size", None) and getattr(vision, "patch_size", None):
         patches = (int(vision.image_size) // int(vision.patch_size)) ** 2
+    elif vision is not None:
+        patches = media_tokens * getattr(vision, "spatial_merge_size", 2) ** 2 / num_frames
     mask: Any = config.mask_decoder_config
     mask_patches = (mask.image_size // getattr(mask, "patch_size", 16)) ** 2 if hasattr(mask, "image_size") else 0
     clip = parameters.get("vision_tower", 0) * patches + parameters.get("mask_encoder", 0) * mask_patches
-    return Passes(2.0 * num_frames * clip, 2.0 * parameters.get("language_model", 0))
+    idle = idle_weights(config.get_text_config())
+    return Passes(2.0 * num_frames * clip, 2.0 * (parameters.get("language_model", 0) - idle))
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ def training_work(facts: TrainingFacts, passes: Passes, weights: int) -> Work:
     Args:
         facts (`TrainingFacts`): from its settings.
         passes (`Passes`): of its model.
-        weights (`int`): of the language model.
+        weights (`int`): of the language model that a step of the rollout reads.
     """
     tokens = facts.prompt + facts.num_generations * facts.answer
     factor = 2 + facts.checkpointing + facts.trains_all  # forward, the states' gradients, again, the weights' own

@@ -69,7 +69,12 @@ def add_model_commands(add: AddCommand) -> None:
         help="hear so much of a longer sound, pad a shorter one (default: as published)",
     )
     command.add_argument("--no-pad-audio", action="store_true", help="give no places to silence past a sound's end")
-    command.add_argument("--video-max-pixels", type=whole(1), help="of a frame, for Qwen (default: as published)")
+    command.add_argument(
+        "--video-max-pixels", type=whole(1), help="of a frame, for Qwen and VideoLLaMA3 (default: as published)"
+    )
+    command.add_argument(
+        "--no-audio-in-video", action="store_true", help="put sound behind the frames, not among them, for Qwen3-Omni"
+    )
     command.add_argument("--dtype", default="auto", help="bfloat16 or float32 (default: the policy's own)")
     command.add_argument(
         "--instruction", help="around the place {reference}, such as '{reference}' alone for a text encoder"
@@ -142,6 +147,7 @@ def _init(arguments: argparse.Namespace) -> None:
     names = ("audio_seconds", "video_max_pixels")
     settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     settings |= {"pad_audio": False} if arguments.no_pad_audio else {}
+    settings |= {"audio_in_video": False} if arguments.no_audio_in_video else {}
     memory = None
     if arguments.mask_memory is not None:
         memory = ClipMemory(arguments.mask_memory, arguments.mask_prompt_frames, arguments.mask_memory_gradients)

@@ -33,7 +33,7 @@ def require_language_model(model: AuroraModel) -> str:
     if architecture is None:
         raise ValueError(
             f"`use_vllm` gives a clip to the language model as embeddings in a row, and {type(model.policy).__name__} "
-            "needs positions beside them: leave `use_vllm` out; VideoLLaMA2's policies take it"
+            "needs positions beside them: leave `use_vllm` out; VideoLLaMA2's and VideoLLaMA3's policies take it"
         )
     if any(not parameter.is_floating_point() for parameter in model.policy.parameters()):
         raise ValueError("`use_vllm` can not send quantised weights: leave one of the two out")

@@ -8,9 +8,11 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
-from ..models.configuration_aurora import AuroraConfig, SamConfig
+from ..models.configuration_aurora import AuroraConfig
 from ..models.modeling_aurora import AuroraModel
 from ..models.policies.qwen import (
+    Qwen3OmniPolicyConfig,
+    Qwen3OmniPolicyProcessor,
     Qwen3VLPolicyConfig,
     Qwen3VLPolicyProcessor,
     QwenOmniPolicyConfig,
@@ -19,7 +21,7 @@ from ..models.policies.qwen import (
     QwenVLPolicyProcessor,
 )
 from ..models.processing_aurora import AuroraProcessor
-from .videollama2 import tiny_tokenizer
+from .videollama2 import tiny_mask_decoder_config, tiny_tokenizer
 
 VL_TOKENS = {
     "image_token": "<|image_pad|>",
@@ -35,6 +37,13 @@ OMNI_TOKENS = {
     "vision_eos_token": "<|vision_eos|>",
     "audio_bos_token": "<|audio_bos|>",
     "audio_eos_token": "<|audio_eos|>",
+}
+
+OMNI3_TOKENS = {
+    **VL_TOKENS,
+    "audio_token": "<|audio_pad|>",
+    "audio_bos_token": "<|audio_start|>",
+    "audio_eos_token": "<|audio_end|>",
 }
 
 
@@ -72,11 +81,11 @@ def tiny_qwen_processor(
     Args:
         corpus (`list[str]`): what the tokenizer learns its words from.
         sound (`bool`): Qwen2.5-Omni, which hears, or else Qwen2.5-VL.
-        qwen3 (`bool`, *optional*, defaults to `False`): Qwen3-VL, which does not hear either.
+        qwen3 (`bool`, *optional*, defaults to `False`): Qwen3-Omni or Qwen3-VL in their stead.
         image_size (`int`, *optional*, defaults to 32): side of a square frame, in pixels.
         num_frames, policy_frames (`int`): see [`AuroraProcessor`].
     """
-    tokens = OMNI_TOKENS if sound else VL_TOKENS
+    tokens = (OMNI3_TOKENS if qwen3 else OMNI_TOKENS) if sound else VL_TOKENS
     template = _chat_template(tokens)
     tokenizer = tiny_tokenizer([*corpus, "system\nYou are a helpful assistant."], tokens, template)
     settings = {
@@ -89,7 +98,13 @@ def tiny_qwen_processor(
         "video_processor": Qwen2VLVideoProcessor(**settings, cap_pixels_per_frame=False),
     }
     policy_processor: Any
-    if sound:
+    if sound and qwen3:
+        # A hundred frames per second, as published: 10 s of sound take 130 places.
+        extractor = WhisperFeatureExtractor(feature_size=32, hop_length=160, n_fft=400, chunk_length=30)
+        policy_processor = Qwen3OmniPolicyProcessor(
+            **vision, feature_extractor=extractor, tokenizer=tokenizer, chat_template=template
+        )
+    elif sound:
         # Two fifths of a hundred frames per second: 10 s of sound take 63 places.
         extractor = WhisperFeatureExtractor(feature_size=32, hop_length=640, n_fft=800, chunk_length=30)
         policy_processor = QwenOmniPolicyProcessor(
@@ -158,13 +173,37 @@ def tiny_qwen_config(processor: AuroraProcessor, *, hidden_size: int = 64, num_l
         "tie_word_embeddings": False,
     }
     policy_config: Any
-    if isinstance(processor.policy_processor, Qwen3VLPolicyProcessor):
+    if isinstance(processor.policy_processor, (Qwen3VLPolicyProcessor, Qwen3OmniPolicyProcessor)):
         # What the last layer adds at places of frames, no text reads: a layer more than deeper features.
         text_config |= {"head_dim": hidden_size // 4, "num_hidden_layers": max(num_layers, 3)}
         for name in ("window_size", "fullatt_block_indexes"):
             vision_config.pop(name)
         vision_config |= {"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+    if isinstance(processor.policy_processor, Qwen3VLPolicyProcessor):
         policy_config = Qwen3VLPolicyConfig(text_config=text_config, vision_config=vision_config, **ids)
+    elif isinstance(processor.policy_processor, Qwen3OmniPolicyProcessor):
+        text_config |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": hidden_size}
+        audio_config = {
+            "num_mel_bins": 32,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "d_model": 32,
+            "downsample_hidden_size": 8,
+            "output_dim": hidden_size,
+            "initializer_range": 0.08,
+        }
+        policy_config = Qwen3OmniPolicyConfig(
+            audio_config=audio_config,
+            text_config=text_config,
+            vision_config=vision_config,
+            position_id_per_seconds=13,
+            initializer_range=0.08,
+            audio_token_id=tokenizer.audio_token_id,
+            audio_start_token_id=tokenizer.audio_bos_token_id,
+            audio_end_token_id=tokenizer.audio_eos_token_id,
+            **ids,
+        )
     elif processor.policy_processor.sampling_rate is None:
         policy_config = QwenVLPolicyConfig(text_config=text_config, vision_config=vision_config, **ids)
     else:
@@ -189,18 +228,8 @@ def tiny_qwen_config(processor: AuroraProcessor, *, hidden_size: int = 64, num_l
             audio_end_token_id=tokenizer.audio_eos_token_id,
             **ids,
         )
-    mask_decoder_config = SamConfig(
-        image_size=processor.mask_image_size,
-        patch_size=8,
-        encoder_embed_dim=64,
-        encoder_depth=2,
-        encoder_num_heads=4,
-        encoder_global_attn_indexes=[0, 1],
-        prompt_embed_dim=64,
-        decoder_num_heads=4,
-        decoder_mlp_dim=128,
-    )
-    return AuroraConfig(policy_config, mask_decoder_config, seg_token_id=processor.seg_token_id)
+    decoder = tiny_mask_decoder_config(processor.mask_image_size)
+    return AuroraConfig(policy_config, decoder, seg_token_id=processor.seg_token_id)
 
 
 def create_tiny_qwen_checkpoint(

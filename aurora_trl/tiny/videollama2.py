@@ -160,7 +160,12 @@ def tiny_config(processor: AuroraProcessor, *, hidden_size: int = 128, num_layer
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    mask_decoder_config = SamConfig(
+    return AuroraConfig(policy_config, tiny_mask_decoder_config(image_size), seg_token_id=processor.seg_token_id)
+
+
+def tiny_mask_decoder_config(image_size: int) -> SamConfig:
+    """Small numbers for SAM, whose input has this side in pixels."""
+    return SamConfig(
         image_size=image_size,
         patch_size=8,
         encoder_embed_dim=64,
@@ -171,7 +176,6 @@ def tiny_config(processor: AuroraProcessor, *, hidden_size: int = 128, num_layer
         decoder_num_heads=4,
         decoder_mlp_dim=128,
     )
-    return AuroraConfig(policy_config, mask_decoder_config, seg_token_id=processor.seg_token_id)
 
 
 @torch.no_grad()

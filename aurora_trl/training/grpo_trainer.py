@@ -39,7 +39,7 @@ from .rollout_states import RolloutStates
 from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .seg_losses import seg_losses
-from .short_clips import warn_of_short_clips
+from .short_clips import warn_of_short_clips, warn_of_unheard_sound
 from .source_log import SourceLog
 from .trainer_inputs import listed, load_model, load_processor, refuse, require_marked, require_rows
 
@@ -114,6 +114,7 @@ class AuroraGRPOTrainer(
         processing_class = processing_class.with_num_frames(args.num_frames)
         processing_class = args.choose_mask_source(unwrap_aurora(model), processing_class)
         warn_of_short_clips(train_dataset, processing_class.num_frames)
+        warn_of_unheard_sound(train_dataset, processing_class.policy_processor)
         learnt, given = processing_class.max_answer_tokens, args.max_completion_length
         if given is not None and learnt is not None and given < learnt:
             logger.warning(

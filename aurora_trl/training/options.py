@@ -43,7 +43,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "torch_compile_backend": _COMPILED,
         "torch_compile_mode": _COMPILED,
         "use_liger_kernel": "its fused loss passes the mask head by; TRL's fused head keeps no logits either",
-        "router_aux_loss_coef": "no policy has experts",
+        "router_aux_loss_coef": "the routers of a mixture of experts stay as published: there is nothing to balance",
     },
     "sft": {
         "activation_offloading": "it was not tried with the mask head: use `gradient_checkpointing`",

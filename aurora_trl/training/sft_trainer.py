@@ -44,7 +44,7 @@ from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .seg_losses import seg_losses
 from .sft_config import AuroraSFTConfig
-from .short_clips import warn_of_short_clips
+from .short_clips import warn_of_short_clips, warn_of_unheard_sound
 from .source_log import SourceLog
 from .streamed_rows import require_streamable
 from .target_texts import longest_answer, with_targets
@@ -131,6 +131,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
             boxes = BoxTargets(processing_class, args.box_frames, 8 * args.media_cache_clips)
         if not is_stream:
             warn_of_short_clips(train_dataset, processing_class.num_frames)
+            warn_of_unheard_sound(train_dataset, processing_class.policy_processor)
         max_objects = processing_class.max_objects
         self._prepare_rows = partial(with_targets, targets=args.targets, max_objects=max_objects)
         train_dataset = map_datasets(train_dataset, self._prepare_rows)

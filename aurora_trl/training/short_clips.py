@@ -1,4 +1,4 @@
-"""A word about clips that have fewer frames than the model takes."""
+"""A word about clips of which the model takes more, or less, than there is."""
 
 from typing import Any
 
@@ -25,3 +25,18 @@ def warn_of_short_clips(rows: Any, num_frames: int) -> None:
         note = describe_short_clips(rows.select_columns(["frames", "video"]), num_frames, max_videos=_COUNTED_VIDEOS)
         if note is not None:
             logger.warning(note)
+
+
+def warn_of_unheard_sound(rows: Any, policy_processor: Any) -> None:
+    """
+    Say how many rows have sound where the policy does not hear.
+
+    Args:
+        rows (`Dataset`): dataset rows; nothing is said of what is none.
+        policy_processor (`ProcessorMixin`): of the policy.
+    """
+    if policy_processor.sampling_rate is None and isinstance(rows, Dataset) and "audio" in rows.column_names:
+        count = sum(path is not None for path in rows["audio"])
+        if count:
+            name = type(policy_processor).__name__.removesuffix("Processor")
+            logger.warning(f"{name} does not hear: the sound of {count} of {len(rows)} rows is not read")

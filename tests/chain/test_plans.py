@@ -10,10 +10,11 @@ from conftest import REPOSITORY
 
 from aurora_trl.chain.costs import Costs, Counter, command_costs
 from aurora_trl.chain.definition import load_pipeline
+from aurora_trl.chain.experts import feed_forward_states, feed_forward_width, idle_weights
 from aurora_trl.chain.machines import MACHINES, Machine, Work
 from aurora_trl.chain.memory_estimate import count_parameters
 from aurora_trl.chain.plan_summary import summarize
-from aurora_trl.chain.published_sizes import published_config
+from aurora_trl.chain.published_sizes import published_config, published_tokens
 from aurora_trl.chain.readiness import annotator_problem, checkpoint_problem, media_problems
 from aurora_trl.chain.workload import (
     Passes,
@@ -84,6 +85,42 @@ def test_the_published_model_by_hand():
     # Two checkpoints with three float32 numbers for each trained weight, and the result.
     assert phase_bytes(10, 100, 2, adapter=True) == 20 + 2 * (20 + 120)
     assert phase_bytes(10, 100, 2, adapter=False) == 200 + 2 * (200 + 120)
+
+
+def test_a_token_reads_a_few_of_many_experts():
+    """All weights of Qwen3-Omni's thinker are in memory; a token's work is that of a tenth of them."""
+    config = published_config("Qwen/Qwen3-Omni-30B-A3B-Instruct", "sam_vit_h_4b8939.pth", 224)
+    parameters = count_parameters(config)
+    # Qwen3-30B-A3B's published count, with 128 more words in embeddings and head, without the routers.
+    assert parameters["language_model"] == 30_532_122_624 + 2 * 128 * 2048 - 48 * 128 * 2048
+    text, expert = config.get_text_config(), 3 * 2048 * 768
+    assert idle_weights(text) == 48 * 120 * expert
+    active = parameters["language_model"] - 48 * 120 * expert
+    assert active == pytest.approx(3.34e9, rel=0.01)
+    assert row_passes(config, parameters, 10).token == 2 * active
+    # Two tokens share an expert once in sixteen.
+    assert idle_weights(text, rows=2) == 48 * 112.5 * expert
+    assert feed_forward_width(text) == 8 * 768
+    plain = PUBLISHED.get_text_config()
+    assert (idle_weights(plain), feed_forward_width(plain), feed_forward_states(plain)) == (0, 18944, 0)
+    # Patches where frames have any size: four make a place.
+    towers = row_passes(config, parameters, 10, media_tokens=1000).clip - row_passes(config, parameters, 10).clip
+    assert towers == 2 * 4000 * parameters["vision_tower"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "pixels", "places", "language"),
+    [
+        ("lkhl/VideoLLaMA3-7B-Image-HF", 100352, 10 * (8 * 15 + 8), 7_615_616_512),
+        ("lkhl/VideoLLaMA3-2B-Image-HF", None, 10 * (26 * 46 + 8), 1_543_714_304),
+        ("Qwen/Qwen3-Omni-30B-A3B-Thinking", 200704, 5 * 10 * 18 + 130 + 2, None),
+    ],
+)
+def test_newer_policies_before_their_files_are_here(policy, pixels, places, language):
+    assert published_tokens(policy, 10, 10.0, pixels) == places
+    if language is not None:
+        config = published_config(policy, "sam_vit_h_4b8939.pth", 224)
+        assert count_parameters(config)["language_model"] == language
 
 
 def test_the_published_chain_has_hours_disk_money_and_a_missing_key(tmp_path, capsys, monkeypatch):

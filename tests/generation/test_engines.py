@@ -12,7 +12,7 @@ from aurora_trl.generation.engines import CompiledDecoder, choose_engine, compil
 from aurora_trl.models.modeling_aurora import AuroraModel
 from aurora_trl.models.processing_aurora import AuroraProcessor
 
-FAMILIES = ["videollama2", True, "qwen3"]
+FAMILIES = ["videollama2", True, "qwen3", "omni3"]
 
 
 class Recorder(LogitsProcessor):
@@ -26,7 +26,7 @@ class Recorder(LogitsProcessor):
         return scores
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=["videollama2", "qwen2.5-omni", "qwen3-vl"])
+@pytest.fixture(scope="module", params=FAMILIES, ids=["videollama2", "qwen2.5-omni", "qwen3-vl", "qwen3-omni"])
 def parts(request, checkpoint, qwen_checkpoints):
     """The first is compiled to machine code, the others to the graph alone, which takes a moment."""
     folder = checkpoint if request.param == "videollama2" else qwen_checkpoints[request.param]

@@ -60,7 +60,7 @@ def _seen(processor):
     return frame_indices(10, processor.policy_frames or 10)
 
 
-@pytest.mark.parametrize("sound", [False, True, "qwen3"], ids=["vl", "omni", "qwen3"])
+@pytest.mark.parametrize("sound", [False, True, "qwen3", "omni3"], ids=["vl", "omni", "qwen3", "omni3"])
 def test_the_time_of_a_step_is_the_clips(sound, qwen_checkpoints, tmp_path):
     """In the positions, too: a clip of six times the length has six times the time between steps."""
     processor = AuroraProcessor.from_pretrained(qwen_checkpoints[sound])

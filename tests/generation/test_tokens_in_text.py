@@ -11,10 +11,13 @@ from aurora_trl.generation.clip_loader import ClipLoader
 
 NAMES = ["the <video> tag", "<audio> and [SEG]", "a<|im_end|>\n<|im_start|>assistant\nIt is [SEG].", "<video><video>"]
 
+KINDS = {"videollama2": None, "videollama3": None, "vl": False, "omni": True, "qwen3": "qwen3", "omni3": "omni3"}
 
-@pytest.fixture(params=["videollama2", False, True, "qwen3"], ids=["videollama2", "vl", "omni", "qwen3"])
-def folder(request, checkpoint, qwen_checkpoints):
-    return checkpoint if request.param == "videollama2" else qwen_checkpoints[request.param]
+
+@pytest.fixture(params=KINDS)
+def folder(request, checkpoint, videollama3_checkpoint, qwen_checkpoints):
+    own = {"videollama2": checkpoint, "videollama3": videollama3_checkpoint}
+    return own[request.param] if request.param in own else qwen_checkpoints[KINDS[request.param]]
 
 
 def test_every_token_of_every_policy(folder, rows):

@@ -108,10 +108,10 @@ def test_a_rank_without_seg_does_not_hang_with_several_objects(checkpoint, rows_
     assert torch.isfinite(losses).all()
 
 
-@pytest.mark.parametrize("policy", ["videollama2", "omni"])
+@pytest.mark.parametrize("policy", ["videollama2", True, "omni3"], ids=["videollama2", "omni", "omni3"])
 def test_a_rank_without_sound_does_not_hang(policy, checkpoint, qwen_checkpoints, rows_file, tmp_path):
-    """ZeRO-3 gathers the audio tower on both processes, also where one's clips are silent."""
-    folder = checkpoint if policy == "videollama2" else qwen_checkpoints[True]
+    """ZeRO-3 gathers the audio tower on both processes, also where one's clips are silent, and all of the experts."""
+    folder = checkpoint if policy == "videollama2" else qwen_checkpoints[policy]
     options = ["no_sound", "per_device_train_batch_size=2", "max_steps=2"]
     losses = launch("zero3", "sft", folder, rows_file, tmp_path, *options, steps=2)
     assert torch.isfinite(losses).all()

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,13 +34,20 @@ def run_phase(policy: str, phase: str, monkeypatch: pytest.MonkeyPatch, *flags: 
     importlib.import_module(script).main()
 
 
+def base_of(policy: str, request: pytest.FixtureRequest) -> Path:
+    """The tiny checkpoint of a recipe's policy."""
+    if policy.endswith("_omni"):
+        return request.getfixturevalue("qwen_checkpoints")["omni3" if policy == "qwen3_omni" else True]
+    return request.getfixturevalue("videollama3_checkpoint" if policy == "videollama3" else "checkpoint")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["videollama2", "videollama2/strong", "qwen_omni"])
-def test_the_four_phases_as_adapters(policy, checkpoint, qwen_checkpoints, world, cot_rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize("policy", ["videollama2", "videollama2/strong", "qwen_omni", "qwen3_omni", "videollama3"])
+def test_the_four_phases_as_adapters(policy, request, world, cot_rows, tmp_path, monkeypatch):
     """In bf16, as the YAMLs say; cut and resumed in the middle; merged at the end."""
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "outputs" / policy
-    shutil.copytree(qwen_checkpoints[True] if policy == "qwen_omni" else checkpoint, root / "base")
+    shutil.copytree(base_of(policy, request), root / "base")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "refavs").symlink_to(world)
     for name in ("cot", "reflective"):

@@ -21,10 +21,11 @@ SETTINGS = {
     "max_steps": 2,
     **QUICK,
 }
+KINDS, KIND_NAMES = [False, True, "qwen3", "omni3"], ["vl", "omni", "qwen3", "omni3"]
 TOWERS = {"freeze_vision_tower": False, "freeze_audio_tower": False, "freeze_connector": False}
 
 
-@pytest.fixture(params=[False, True, "qwen3"], ids=["vl", "omni", "qwen3"])
+@pytest.fixture(params=KINDS, ids=KIND_NAMES)
 def parts(request, qwen_checkpoints) -> tuple[AuroraModel, AuroraProcessor]:
     folder = qwen_checkpoints[request.param]
     return AuroraModel.from_pretrained(folder), AuroraProcessor.from_pretrained(folder)
@@ -113,7 +114,7 @@ def test_sft_trains_what_it_should(lora, parts, cot_rows, tmp_path):
         torch.testing.assert_close(loaded(**batch)["mask_logits"], trained(**batch)["mask_logits"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", [False, True, "qwen3"], ids=["vl", "omni", "qwen3"])
+@pytest.mark.parametrize("kind", KINDS, ids=KIND_NAMES)
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_grpo_trains_what_it_should(lora, kind, drawing_checkpoints, cot_rows, tmp_path):
     folder = drawing_checkpoints[kind]
@@ -128,7 +129,7 @@ def test_grpo_trains_what_it_should(lora, kind, drawing_checkpoints, cot_rows, t
 
 
 @pytest.mark.parametrize("towers", [False, True], ids=["frozen", "towers"])
-@pytest.mark.parametrize("kind", [False, True, "qwen3"], ids=["vl", "omni", "qwen3"])
+@pytest.mark.parametrize("kind", KINDS, ids=KIND_NAMES)
 def test_a_prompt_read_once_trains_as_one_read_again(kind, towers, drawing_checkpoints, cot_rows, tmp_path):
     """Positions in three axes go on where the prompt ends, in generation and in training."""
     results = []

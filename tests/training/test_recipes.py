@@ -22,7 +22,7 @@ from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_
 
 RECIPES = REPOSITORY / "recipes"
 TINY = sorted(path for path in (RECIPES / "tiny").rglob("*.yaml") if path.name != "pipeline.yaml")
-POLICIES = ("videollama2", "videollama2/strong", "qwen_omni")
+POLICIES = ("videollama2", "videollama2/strong", "qwen_omni", "qwen3_omni", "videollama3")
 PUBLISHED = [
     RECIPES / policy / f"{phase}.yaml" for policy in POLICIES for phase in ("teacher", "sft", "reflective", "grpo")
 ]

@@ -53,6 +53,9 @@ def _why_not(model: AuroraModel) -> str | None:
         return f"{type(model.policy).__name__} takes no 4D attention mask"
     if not attends_to_all(model.policy):
         return "some layers of the language model do not attend to the whole text"
+    experts = [weight for name, weight in model.policy.model.named_parameters() if ".mlp.experts." in name]
+    if any(weight.is_cuda and weight.dtype != torch.bfloat16 for weight in experts):
+        return "a GPU runs a layer's experts as one product in bfloat16 alone"
     return None
 
 

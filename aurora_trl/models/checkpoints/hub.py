@@ -32,12 +32,14 @@ CITATION = """@article{luo2025aurora,
 }"""
 
 # Policy architectures by `model_type`: their name and the licence of the published weights.
-# None: it differs by size, and only the base's own card knows.
+# None: it differs by size, or has terms of its own, and only the base's own card knows.
 POLICIES: dict[str | None, tuple[str, str | None]] = {
     "aurora_videollama2": ("VideoLLaMA2.1-AV", "Apache-2.0"),
     "aurora_qwen2_5_omni": ("Qwen2.5-Omni", None),
     "aurora_qwen2_5_vl": ("Qwen2.5-VL", None),
     "aurora_qwen3_vl": ("Qwen3-VL", "Apache-2.0"),
+    "aurora_qwen3_omni_moe": ("Qwen3-Omni", None),
+    "aurora_video_llama_3": ("VideoLLaMA3", None),
 }
 
 

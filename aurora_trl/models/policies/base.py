@@ -122,7 +122,7 @@ class Policy(Protocol):
             **media: media or embeds, one entry per row.
 
         Returns:
-            `torch.Tensor` of shape `(..., B, L)`, long.
+            `torch.Tensor` of shape `(..., B, L)`: long, or float where a moment may fall between two.
         """
         ...
 
@@ -215,6 +215,11 @@ def stack_media(clips: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.
             if value is not None:
                 row[tuple(slice(length) for length in value.shape)] = value
     return stacked
+
+
+def first_entries(values: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """The first `sizes[i]` entries of each `values[i]`, one after the other: `(C, N, ...)` to `(all of them, ...)`."""
+    return values[torch.arange(values.size(1), device=values.device) < sizes[:, None]]
 
 
 def must_run(module: nn.Module) -> bool:

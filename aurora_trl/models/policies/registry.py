@@ -8,10 +8,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ...errors import DataError
 from ..checkpoints.weight_files import find_checkpoint, read_config
-from .qwen.published import load_qwen3_vl, load_qwen_omni, load_qwen_vl
+from .qwen.published import load_qwen3_omni, load_qwen3_vl, load_qwen_omni, load_qwen_vl
 from .text_encoder.published import load_text_encoder
 from .tokens import add_tokens, init_token_rows, require_chat_tokenizer
 from .videollama2.published import load_videollama2
+from .videollama3.published import load_videollama3
 
 
 class PolicyLoader(Protocol):
@@ -25,9 +26,17 @@ class PolicyLoader(Protocol):
 _LOADERS: dict[str, PolicyLoader] = {
     "videollama2_qwen2": load_videollama2,
     "qwen2_5_omni": load_qwen_omni,
+    "qwen3_omni_moe": load_qwen3_omni,
     "qwen2_5_vl": load_qwen_vl,
     "qwen3_vl": load_qwen3_vl,
+    "video_llama_3": load_videollama3,
     "clip": load_text_encoder,
+}
+
+# Checkpoints in the layout of their authors' own code, where transformers has another.
+_ELSEWHERE = {
+    "videollama3_qwen2": "it needs its authors' own code; take the same weights in transformers' layout, such as "
+    "lkhl/VideoLLaMA3-7B-Image-HF"
 }
 
 
@@ -62,6 +71,8 @@ def load_policy(
     """
     folder = find_checkpoint(name_or_path)
     model_type = read_config(folder)["model_type"]
+    if model_type in _ELSEWHERE:
+        raise DataError(f"{name_or_path}: {_ELSEWHERE[model_type]}")
     if model_type not in _LOADERS:
         raise DataError(
             f"{name_or_path}: no policy is known for the model type {model_type!r}; there are loaders for "

@@ -15,13 +15,14 @@ from aurora_trl.generation.clip_loader import ClipLoader, pad_ids
 from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.models.modeling_aurora import AuroraModel
 from aurora_trl.models.policies.base import stack_media
+from aurora_trl.models.policies.qwen import Qwen3OmniPolicy, QwenOmniPolicy
 from aurora_trl.models.processing_aurora import AuroraProcessor
 
 ROW = {"reference": "The object that sounds.", "audio": "a.wav"}
 OTHER = {"reference": "The one behind the guitar that starts to sound first.", "audio": "a.wav"}
 
 
-@pytest.fixture(params=[False, True, "qwen3"], ids=["vl", "omni", "qwen3"])
+@pytest.fixture(params=[False, True, "qwen3", "omni3"], ids=["vl", "omni", "qwen3", "omni3"])
 def parts(request, qwen_checkpoints) -> tuple[AuroraModel, AuroraProcessor]:
     folder = qwen_checkpoints[request.param]
     return AuroraModel.from_pretrained(folder).eval(), AuroraProcessor.from_pretrained(folder)
@@ -58,6 +59,7 @@ def theirs(model: AuroraModel):
     return other
 
 
+@pytest.mark.parametrize("parts", [False, True, "qwen3"], ids=["vl", "omni", "qwen3"], indirect=True)
 @pytest.mark.parametrize("frames_shown", [4, 3, 1], ids=["clip", "odd", "image"])
 @torch.no_grad()
 def test_equals_transformers(frames_shown, parts):
@@ -289,13 +291,17 @@ def test_a_tower_that_trains_is_run_without_sound(parts):
 
 
 def test_groups_hold_every_weight_that_is_run(parts):
-    """All but the audio tower's begin and end, which the thinker never asks for."""
+    """All but the audio tower's begin and end, which the thinker never asks for, and the routers among experts."""
     policy = parts[0].policy
     grouped = [id(value) for group in policy.trainable_modules().values() for value in group.parameters()]
     assert len(grouped) == len(set(grouped))
     left = [name for name, value in policy.named_parameters() if id(value) not in grouped]
-    hears = parts[1].policy_processor.sampling_rate is not None
-    assert left == (["model.audio_tower.audio_bos_eos_token.weight"] if hears else [])
+    if isinstance(policy, QwenOmniPolicy):
+        assert left == ["model.audio_tower.audio_bos_eos_token.weight"]
+    elif isinstance(policy, Qwen3OmniPolicy):
+        assert left == [f"model.language_model.layers.{i}.mlp.gate.weight" for i in range(3)]
+    else:
+        assert not left
 
 
 def test_features_that_do_not_fit_are_an_error(parts):

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
 
-from ..base import features_in_order, must_run, place_features, text_position_ids
+from ..base import features_in_order, first_entries, must_run, place_features, text_position_ids
 from ..causal import CausalPolicy
 
 
@@ -36,11 +36,6 @@ class QwenMediaFeatures:
     def as_inputs(self) -> dict[str, torch.Tensor]:
         """Keywords for `forward`, `generate` and `position_ids` in place of the media."""
         return {name: value for name, value in vars(self).items() if value is not None}
-
-
-def first_entries(values: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """The first `sizes[i]` entries of each `values[i]`, one after the other: `(C, N, D)` to `(sum of sizes, D)`."""
-    return values[torch.arange(values.size(1), device=values.device) < sizes[:, None]]
 
 
 class QwenBackbone:
@@ -145,7 +140,7 @@ class QwenBackbone:
             **media: taken and not looked at.
 
         Returns:
-            `torch.Tensor` of shape `(3, B, L)`, long.
+            `torch.Tensor` of shape `(3, B, L)`: long, or float in Qwen3-Omni, where a moment may fall between two.
 
         Raises:
             `ValueError`: where there are places of frames, and no grid.

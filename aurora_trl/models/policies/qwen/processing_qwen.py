@@ -1,15 +1,23 @@
 """Processors of the Qwen policies: frames and sound in Qwen's own format, one clip at a time."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoProcessor, Qwen2_5_VLProcessor, Qwen2_5OmniProcessor, Qwen3VLProcessor
+from transformers import (
+    AutoProcessor,
+    Qwen2_5_VLProcessor,
+    Qwen2_5OmniProcessor,
+    Qwen3OmniMoeProcessor,
+    Qwen3VLProcessor,
+)
+from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_feat_extract_output_lengths
 
 from ..base import RELATIVE_SIZE
 from ..timing import extend_seconds, nearest_sound
-from .configuration_qwen import Qwen3VLPolicyConfig, QwenOmniPolicyConfig, QwenVLPolicyConfig
+from .configuration_qwen import Qwen3OmniPolicyConfig, Qwen3VLPolicyConfig, QwenOmniPolicyConfig, QwenVLPolicyConfig
 
 
 class QwenFrames:
@@ -173,18 +181,14 @@ class Qwen3VLPolicyProcessor(QwenSilentProcessor, Qwen3VLProcessor):
         return [expanded for token in ids for expanded in (places if token == self.video_token_id else [token])]
 
 
-class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
-    r"""
-    Processor of [`QwenOmniPolicy`].
+class QwenHearingProcessor(QwenFrames):
+    """Mixed into a processor of transformers for a policy that sees and hears."""
 
-    Args:
-        image_processor, video_processor, feature_extractor, tokenizer, chat_template: as in transformers.
-        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees, of a clip
-            that has no times: a list of images without sound.
-        audio_seconds (`float`, *optional*): of a longer sound this much is heard, see
-            [`~aurora_trl.models.policies.timing.nearest_sound`]; by default what the feature extractor takes. Nothing
-            is padded.
-    """
+    feature_extractor: Any
+    audio_token: str
+    audio_token_id: int
+    audio_bos_token: str
+    audio_eos_token: str
 
     def __init__(
         self,
@@ -196,7 +200,7 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
         seconds_per_frame: float = 1.0,
         audio_seconds: float | None = None,
     ):
-        super().__init__(image_processor, video_processor, feature_extractor, tokenizer, chat_template=chat_template)
+        super().__init__(image_processor, video_processor, feature_extractor, tokenizer, chat_template=chat_template)  # type: ignore[call-arg]
         self.seconds_per_frame = seconds_per_frame
         self.audio_seconds = audio_seconds
         self._share_chat_template(chat_template)
@@ -214,6 +218,14 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
             return extractor.n_samples
         return min(extractor.n_samples, round(self.audio_seconds * extractor.sampling_rate))
 
+    def _padded_length(self, length: int) -> int:
+        """Samples of which the spectrogram of so many is made; what is padded is masked."""
+        raise NotImplementedError
+
+    def _num_audio_places(self, num_frames: int) -> int:
+        """How many features the audio tower makes of so many frames of a spectrogram."""
+        raise NotImplementedError
+
     def process_audio(self, waveform: np.ndarray) -> torch.Tensor:
         """
         Args:
@@ -224,12 +236,10 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
         """
         extractor = self.feature_extractor
         waveform = waveform[: self._longest_sound]
-        # Transformers pads to five minutes, computes the spectrogram and masks it. A window of silence is enough.
-        padded = -(-(len(waveform) + extractor.n_fft) // extractor.hop_length) * extractor.hop_length
         made = extractor(
             waveform,
             sampling_rate=extractor.sampling_rate,
-            max_length=padded,
+            max_length=self._padded_length(len(waveform)),
             return_attention_mask=True,
             return_tensors="pt",
         )
@@ -250,15 +260,120 @@ class QwenOmniPolicyProcessor(QwenFrames, Qwen2_5OmniProcessor):
     def expand_ids(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
         """See [`~aurora_trl.models.policies.base.PolicyProcessor`]; the place of sound goes with its two ends."""
         ids = self.expand_frames(ids, media)
-        length = int(media.get("audio_lengths", torch.tensor(0)))
-        # A strided convolution, then pooling in pairs; a breath of sound may leave nothing.
-        places = [self.audio_token_id] * max(0, ((length - 1) // 2 - 1) // 2 + 1)
+        # A breath of sound may leave nothing.
+        places = [self.audio_token_id] * self._num_audio_places(int(media.get("audio_lengths", torch.tensor(0))))
         if not places:
-            ends = self.tokenizer.convert_tokens_to_ids([self.audio_bos_token, self.audio_eos_token])
-            return [token for token in ids if token not in (self.audio_token_id, *ends)]
+            return self._without_sound(ids)
         return [expanded for token in ids for expanded in (places if token == self.audio_token_id else [token])]
+
+    @property
+    def _audio_ends(self) -> list[int]:
+        """The ids of the two tokens around a sound."""
+        return self.tokenizer.convert_tokens_to_ids([self.audio_bos_token, self.audio_eos_token])
+
+    def _without_sound(self, ids: list[int]) -> list[int]:
+        """A prompt without the place of sound and its two ends."""
+        sound = {self.audio_token_id, *self._audio_ends}
+        return [token for token in ids if token not in sound]
+
+
+class QwenOmniPolicyProcessor(QwenHearingProcessor, Qwen2_5OmniProcessor):
+    r"""
+    Processor of [`QwenOmniPolicy`].
+
+    Args:
+        image_processor, video_processor, feature_extractor, tokenizer, chat_template: as in transformers.
+        seconds_per_frame (`float`, *optional*, defaults to 1.0): between the frames that the policy sees, of a clip
+            that has no times: a list of images without sound.
+        audio_seconds (`float`, *optional*): of a longer sound this much is heard, see
+            [`~aurora_trl.models.policies.timing.nearest_sound`]; by default what the feature extractor takes. Nothing
+            is padded.
+    """
+
+    def _padded_length(self, length: int) -> int:
+        # Transformers pads to five minutes, computes the spectrogram and masks it. A window of silence is enough.
+        extractor = self.feature_extractor
+        return -(-(length + extractor.n_fft) // extractor.hop_length) * extractor.hop_length
+
+    def _num_audio_places(self, num_frames: int) -> int:
+        # A strided convolution, then pooling in pairs.
+        return max(0, ((num_frames - 1) // 2 - 1) // 2 + 1)
+
+
+class Qwen3OmniPolicyProcessor(QwenHearingProcessor, Qwen3OmniMoeProcessor):
+    r"""
+    Processor of [`Qwen3OmniPolicy`].
+
+    Args:
+        image_processor, video_processor, feature_extractor, tokenizer, chat_template, seconds_per_frame,
+            audio_seconds: as for [`QwenOmniPolicyProcessor`].
+        audio_in_video (`bool`, *optional*, defaults to `True`): a clip's sound stands among its frames, each stretch
+            after the frames in which it begins; else behind the clip. A sound of which pieces are heard, and that of
+            an image, stand behind in any case.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        video_processor: Any = None,
+        feature_extractor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        seconds_per_frame: float = 1.0,
+        audio_seconds: float | None = None,
+        audio_in_video: bool = True,
+    ):
+        super().__init__(
+            image_processor,
+            video_processor,
+            feature_extractor,
+            tokenizer,
+            chat_template=chat_template,
+            seconds_per_frame=seconds_per_frame,
+            audio_seconds=audio_seconds,
+        )
+        self.audio_in_video = audio_in_video
+
+    def _padded_length(self, length: int) -> int:
+        return max(length, self.feature_extractor.n_fft)
+
+    def _num_audio_places(self, num_frames: int) -> int:
+        return int(_get_feat_extract_output_lengths(num_frames, self.n_window))
+
+    def process_media(
+        self, frames: np.ndarray, waveform: np.ndarray | None, frame_seconds: Sequence[float] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """
+        See [`~aurora_trl.models.policies.base.PolicyProcessor`]; behind the grid stands whether the sound has its
+        places among those of the frames.
+        """
+        media = super().process_media(frames, waveform, frame_seconds)
+        whole = waveform is not None and len(waveform) <= self._longest_sound
+        mixed = self.audio_in_video and whole and len(frames) > 1
+        return {**media, "pixel_grid": torch.cat([media["pixel_grid"], torch.tensor([int(mixed)])])}
+
+    def expand_ids(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
+        """See [`~aurora_trl.models.policies.base.PolicyProcessor`]."""
+        steps, height, width, milliseconds, mixed = media["pixel_grid"].tolist()
+        num_sounds = self._num_audio_places(int(media.get("audio_lengths", torch.tensor(0))))
+        if not (mixed and num_sounds):
+            grid = {"pixel_grid": media["pixel_grid"][:4]}
+            return super().expand_ids(ids, {**media, **grid})
+        frame = [self.video_token_id] * (height * width // self.video_processor.merge_size**2)
+        begin, end = self._audio_ends
+        places, heard = [begin], 0
+        for step in range(steps):
+            # In positions of time, of which each place of sound takes one; in the order of transformers' sums.
+            moment = step * (milliseconds / 1000) * self.position_id_per_seconds
+            before = min(num_sounds, math.ceil(moment))
+            places += [*[self.audio_token_id] * (before - heard), *frame]
+            heard = before
+        places += [*[self.audio_token_id] * (num_sounds - heard), end]
+        ids = self._without_sound(ids)
+        return [expanded for token in ids for expanded in (places if token == self.video_token_id else [token])]
 
 
 AutoProcessor.register(QwenVLPolicyConfig, QwenVLPolicyProcessor)
 AutoProcessor.register(Qwen3VLPolicyConfig, Qwen3VLPolicyProcessor)
 AutoProcessor.register(QwenOmniPolicyConfig, QwenOmniPolicyProcessor)
+AutoProcessor.register(Qwen3OmniPolicyConfig, Qwen3OmniPolicyProcessor)
