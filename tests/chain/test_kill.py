@@ -5,13 +5,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import yaml
 from conftest import REPOSITORY
-from launching import forked_commands
+from launching import forked_commands, run_with
 from small_chain import write_small_recipe
 
 from aurora_trl.chain.definition import load_pipeline
@@ -40,13 +39,9 @@ def test_killed_at_every_step_it_ends_the_same(commands, tmp_path):
             step["train"] = str(REPOSITORY / step["train"])
     file = tmp_path / "pipeline.yaml"
     file.write_text(yaml.safe_dump(chain, sort_keys=False))
-    # `aurora run` takes the commands that stand beside its Python.
-    start = (
-        f"import sys; sys.executable = {str(folder / 'python')!r}\nfrom aurora_trl.cli import main; sys.exit(main())"
-    )
 
     def run(name):
-        command = [sys.executable, "-c", start, "run", str(file), "--output_dir", str(tmp_path / name)]
+        command = [*run_with(folder), str(file), "--output_dir", str(tmp_path / name)]
         log = open(tmp_path / f"{name}.log", "a")  # noqa: SIM115  (a child's)
         return subprocess.Popen(command, env=environment, stderr=log, stdout=log, process_group=0)
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 from conftest import REPOSITORY
+from launching import forked_commands, run_with
 from small_chain import write_small_recipe
 
 from aurora_trl import locks
@@ -283,8 +284,9 @@ def small_chain(tmp_path):
 def test_the_four_phases_end_to_end(small_chain, tmp_path):
     """The real commands, the real trainers: data to report; then again, and nothing is run."""
     output = tmp_path / "run"
-    command = [sys.executable, "-m", "aurora_trl.cli", "run", str(small_chain), "--output_dir", str(output)]
-    first = subprocess.run([*command, "--seed", "2"], capture_output=True, text=True)
+    command = [*run_with(tmp_path / "bin"), str(small_chain), "--output_dir", str(output), "--seed", "2"]
+    with forked_commands(tmp_path / "bin") as environment:
+        first = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr[-3000:]
     assert "accelerate launch" in first.stderr
     assert "min left" in first.stderr
@@ -304,7 +306,7 @@ def test_the_four_phases_end_to_end(small_chain, tmp_path):
         assert title in report
     for picture in ("curves_supervised.png", "curves_grpo.png", "good_1.png", "bad_1.png"):
         assert (output / "pictures" / picture).stat().st_size > 5000
-    again = subprocess.run([*command, "--seed", "2"], capture_output=True, text=True)
+    again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0
     assert "accelerate launch" not in again.stderr
 

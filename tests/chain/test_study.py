@@ -2,13 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPOSITORY
-from launching import forked_commands
+from launching import forked_commands, run_with
 from small_chain import SMALL_FLAGS, write_small_recipe
 
 from aurora_trl.chain.definition import load_pipeline
@@ -83,12 +82,8 @@ def test_every_row_runs_for_a_few_steps(tmp_path):
         (tmp_path / name).write_text(yaml.safe_dump(content, sort_keys=False))
     output = tmp_path / "out"
     commands = tmp_path / "bin"
-    # `aurora run` takes the commands that stand beside its Python.
-    start = (
-        f"import sys; sys.executable = {str(commands / 'python')!r}\nfrom aurora_trl.cli import main; sys.exit(main())"
-    )
     with forked_commands(commands) as environment:
-        command = [sys.executable, "-c", start, "run", str(tmp_path / "study" / "tiny.yaml")]
+        command = [*run_with(commands), str(tmp_path / "study" / "tiny.yaml")]
         command += ["--output_dir", str(output), "--set", "s4.max_steps=2"]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY)
         assert result.returncode == 0, result.stderr[-4000:]

@@ -34,6 +34,14 @@ def launch_environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": str(REPOSITORY)}
 
 
+def run_with(folder: Path) -> list[str]:
+    """`aurora run`, whose steps are the commands of a folder: it takes those that stand beside its Python."""
+    start = (
+        f"import sys; sys.executable = {str(folder / 'python')!r}\nfrom aurora_trl.cli import main; sys.exit(main())"
+    )
+    return [sys.executable, "-c", start, "run"]
+
+
 @contextmanager
 def forked_commands(folder: Path) -> Iterator[dict[str, str]]:
     """
