@@ -130,7 +130,8 @@ def load_sam3_concepts(
     sizes = content.get("detector_config")
     if not isinstance(sizes, dict):
         raise DataError(f"{folder}: its config has no `detector_config`; this is not a whole SAM 3")
-    detector, others = {}, {}
+    detector: dict[str, torch.Tensor] = {}
+    others: dict[str, torch.Tensor] = {}
     for name, value in weights.items():
         own = name.removeprefix(_DETECTOR)
         unused = own == name or _OTHER_PROMPTS.match(own) or _UNUSED_LEVEL.match(own)
