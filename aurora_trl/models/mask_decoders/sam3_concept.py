@@ -104,15 +104,15 @@ class Sam3ConceptConfig(PretrainedConfig):
         ConceptPrompts(max_objects, score_threshold, presence_threshold)
         if isinstance(sam3_config, dict):
             sam3_config = Sam3Config(**{k: v for k, v in sam3_config.items() if k != "model_type"})
-        sam3: Any = Sam3Config() if sam3_config is None else sam3_config
-        self.sam3_config = sam3
-        keep_used_levels(sam3)
-        for part in ("detr_encoder_config", "detr_decoder_config", "mask_decoder_config"):
+        sizes: Any = Sam3Config() if sam3_config is None else sam3_config
+        keep_used_levels(sizes)
+        for part in (sizes.detr_encoder_config, sizes.detr_decoder_config, sizes.mask_decoder_config):
             # Dropout would let rewards, losses and evaluation see different masks of one prompt.
-            getattr(sam3, part).dropout = 0.0
-        known = sam3.detr_decoder_config.num_queries
+            part.dropout = 0.0
+        known = sizes.detr_decoder_config.num_queries
         if max_objects > known:
             raise ValueError(f"`max_objects` of concept prompts is at most {known} with this SAM 3, got {max_objects}")
+        self.sam3_config = sizes
         self.max_objects = max_objects
         self.score_threshold = score_threshold
         self.presence_threshold = presence_threshold
