@@ -152,8 +152,8 @@ def add_choosing(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--choose",
         choices=("quality", "vote"),
-        help="of several answers: the one whose masks the mask decoder scores highest (default), or the masks that "
-        "more than half of them draw",
+        help="of several answers: the one whose masks the mask decoder scores highest (default), or what most of "
+        "them draw",
     )
     command.add_argument(
         "--retries", type=whole(0), default=0, help="check the answer, and sample another one at most so often"

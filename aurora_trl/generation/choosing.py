@@ -43,8 +43,8 @@ class Choosing:
         retries (`int`, *optional*, defaults to 0): how many times at most another answer is sampled where the check of
             those before says no, the likeliest one first. The one with the best score is kept.
         by (`str`, *optional*, defaults to `"quality"`): of several answers `"quality"` keeps the one whose masks the
-            mask decoder itself scores highest; `"vote"` draws what more than half of them draw, pixel by pixel, and
-            keeps the text whose masks are closest to that.
+            mask decoder itself scores highest; `"vote"` draws what most of them draw, the median of each pixel's
+            logits, and keeps the text whose masks are closest to that.
         check (`str`, *optional*, defaults to `"policy"`): of retries: `"policy"` shows the policy its mask over the
             clip and asks whether it fits; `"quality"` takes the mask decoder's score.
         threshold (`float`, *optional*, defaults to 0.5): a score below it is a no.
@@ -165,13 +165,24 @@ def choose_answers(
 def _try_again(
     choosing: Choosing, rows: Sequence[Row], write: Write, check: Check, sampling: Mapping[str, Any]
 ) -> list["Answer"]:
-    by_policy = choosing.check == "policy"
+    # What the policy said of each text: the same answer once more needs no other look.
+    verdicts: dict[tuple[int, str], float] = {}
 
     def judged(numbers: Sequence[int], answers: Sequence["Answer"]) -> list["Answer"]:
-        scores = check(numbers, answers) if by_policy else [answer.quality for answer in answers]
+        if choosing.check == "quality":
+            return [replace(one, score=one.quality, cost=Cost(1, one.num_tokens)) for one in answers]
+        asked = {
+            (number, one.completion): one
+            for number, one in zip(numbers, answers, strict=True)
+            if (number, one.completion) not in verdicts
+        }
+        if asked:
+            scores = check([number for number, _ in asked], list(asked.values()))
+            verdicts.update(zip(asked, scores, strict=True))
+        keys = [(number, one.completion) for number, one in zip(numbers, answers, strict=True)]
         return [
-            replace(answer, score=score, cost=Cost(1, answer.num_tokens, int(by_policy)))
-            for answer, score in zip(answers, scores, strict=True)
+            replace(one, score=verdicts[key], cost=Cost(1, one.num_tokens, int(key in asked)))
+            for key, one in zip(keys, answers, strict=True)
         ]
 
     numbers: Sequence[int] = range(len(rows))
@@ -207,8 +218,9 @@ def _total(costs: Sequence[Cost]) -> Cost:
 
 def vote(answers: Sequence["Answer"], restore: Restore) -> "Answer":
     """
-    Draw what more than half of the answers draw: at each pixel the median of their logits, the lower of the two in the
-    middle. An answer without a mask votes for nothing; where half of them or more have none, the first such is kept.
+    Draw what most of the answers draw: at each pixel the median of their logits, so that where as many draw as do not,
+    the surer ones decide. An answer without a mask votes for nothing; where half of them or more have none, the first
+    such is kept.
 
     Args:
         answers (`list[Answer]`): to one row, with one mask each at most.
@@ -224,7 +236,8 @@ def vote(answers: Sequence["Answer"], restore: Restore) -> "Answer":
         return replace(first, score=None, cost=cost)
     planes = [answer.decoded_logits for answer in drawn if answer.decoded_logits is not None]
     empty = [torch.full_like(planes[0], _NO_MASK_LOGIT)] * (len(answers) - len(planes))
-    median = torch.stack([*planes, *empty]).median(dim=0).values
+    ordered = torch.stack([*planes, *empty]).sort(dim=0).values
+    median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     ious = [_iou(logits, median) for logits in planes]
     nearest = drawn[ious.index(max(ious))]
     assert nearest.mask_logits is not None

@@ -56,13 +56,13 @@ def test_the_best_by_hand():
 
 
 def test_a_vote_by_hand():
-    """Three of four is more than half, two of four is not; who draws nothing votes for nothing."""
+    """Who draws nothing votes for nothing, surely; of two against two the surer decide."""
     keep = lambda logits, size: logits  # noqa: E731
     planes = ([[2.0, 1, -1]], [[3.0, -2, -1]], [[1.0, 4, -5]], None)
     given = [answer(name, plane=plane, tokens=3) for name, plane in zip("abcd", planes, strict=True)]
     kept = vote(given, keep)
-    # Columns in order, the lower of the two in the middle: -20 1 2 3; -20 -2 1 4; -20 -5 -1 -1.
-    assert kept.decoded_logits.tolist() == [[[1.0, -2, -5]]]
+    # Columns in order, the mean of the two in the middle: -20 1 2 3; -20 -2 1 4; -20 -5 -1 -1.
+    assert kept.decoded_logits.tolist() == [[[1.5, -0.5, -3.0]]]
     assert (kept.completion, kept.score, kept.cost) == ("b", 1.0, Cost(4, 12))
     assert vote(given[:3], keep).decoded_logits.tolist() == [[[2.0, 1, -1]]]
     nothing = vote([given[0], given[3], given[3], given[1]], keep)
@@ -80,7 +80,7 @@ def test_the_quality_of_an_answer_by_hand():
 def test_retries_by_hand():
     """Row 0 is right at once; row 1 at its second retry; row 2 never, and its best is kept."""
     scores = {"0.": 0.9, "1.": 0.1, "2.": 0.2, "1a": 0.3, "2a": 0.4, "1b": 0.6, "2b": 0.1, "2c": 0.4}
-    names, asked, drawn = iter(".abc"), [], []
+    names, asked, drawn, looks = iter(".abc"), [], [], []
 
     def write(numbers, **settings):
         asked.append((list(numbers), settings))
@@ -89,6 +89,7 @@ def test_retries_by_hand():
         return [answer(f"{number}{name}") for number in numbers]
 
     def check(numbers, answers):
+        looks.append(list(numbers))
         return [scores[each.completion] for each in answers]
 
     rows = [{"id": str(number), "reference": "a"} for number in range(3)]
@@ -99,6 +100,7 @@ def test_retries_by_hand():
     assert asked == [([0, 1, 2], {}), ([1, 2], sampling), ([1, 2], sampling), ([2], sampling)]
     assert [(each.completion, each.score) for each in kept] == [("0.", 0.9), ("1b", 0.6), ("2a", 0.4)]
     assert [each.cost for each in kept] == [Cost(1, 2, 1), Cost(3, 6, 3), Cost(4, 8, 4)]
+    assert looks == [[0, 1, 2], [1, 2], [1, 2], [2]]
     # Each attempt has random numbers of its own, which hang on nothing that was drawn before.
     assert len(set(drawn)) == 4
     torch.random.set_rng_state(before)
@@ -107,6 +109,19 @@ def test_retries_by_hand():
     drawn.clear()
     choose_answers(choosing, rows, write, check, None)
     assert drawn[1:] == first[1:]
+
+
+def test_the_same_answer_is_looked_at_once():
+    names, looks = iter("aabb"), []
+
+    def check(numbers, answers):
+        looks.extend(each.completion for each in answers)
+        return [0.1 for _ in answers]
+
+    write = lambda numbers, **settings: [answer(next(names)) for _ in numbers]  # noqa: E731
+    (kept,) = choose_answers(Choosing(retries=3), [{"id": "0", "reference": "a"}], write, check, None)
+    assert looks == ["a", "b"]
+    assert (kept.completion, kept.cost) == ("a", Cost(4, 8, 2))
 
 
 @pytest.mark.parametrize("choosing", [BEST, VOTE, RETRY], ids=["best", "vote", "retry"])
@@ -124,7 +139,8 @@ def test_a_batch_is_answered_the_same_again(choosing, drawing, processor, rows):
     for each in drawn if choosing is VOTE else ():
         size = tuple(each.mask_logits.shape[1:])
         assert torch.equal(processor.restore_masks(each.decoded_logits, size), each.mask_logits)
-    assert {each.cost.checks for each in ours} == {3 if choosing is RETRY else 0}
+    checks = {each.cost.checks for each in ours}
+    assert checks <= {1, 2, 3} if choosing is RETRY else checks == {0}
     others = ask(drawing, processor, some, **{**settings, "choosing": replace(settings["choosing"], seed=1)})
     assert [each.cost for each in ours] != [each.cost for each in others]
 
@@ -276,7 +292,8 @@ def test_by_the_commands(drawing_checkpoint, rows, tmp_path, capsys):
     command += ["--output", str(tmp_path / "seg"), "--max-new-tokens", "6", "--retries", "1", "--threshold", "1"]
     assert main(command) == 0
     choice = json.loads((tmp_path / "seg" / "result.json").read_text())["choice"]
-    assert (choice["answers"], choice["checks"]) == (2, 2)
+    assert choice["answers"] == 2
+    assert choice["checks"] in (1, 2)
 
 
 BAD = {
