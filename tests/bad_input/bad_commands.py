@@ -135,6 +135,7 @@ NUMBERS = [
         "check-data ROWS --workers": ("0", "-1"),
         "check-data ROWS --min-sound-seconds": ("nan", "-1"),
         "tiny-model OUT --tower-steps": ("0",),
+        "tiny-model OUT --box-steps": ("0",),
         "init nothing/here --mask-decoder sam.pth --output OUT --num-frames": ("0",),
         "init nothing/here --mask-decoder sam.pth --output OUT --audio-seconds": ("0", "-2"),
     }.items()
