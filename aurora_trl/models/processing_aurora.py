@@ -1,6 +1,5 @@
 """The processor of the composite model: the policy's processor, and the mask decoder's view of frames and masks."""
 
-import copy
 import inspect
 import json
 import math
@@ -16,7 +15,7 @@ from transformers.models.auto.processing_auto import processor_class_from_name
 from ..data.media.loading import NO_FRAME, frame_indices
 from ..data.schema import Row, require_text_references, with_current_names
 from ..errors import DataError
-from ..prompts import INSTRUCTION, SEG_TOKEN, box_instruction, build_prompt, escape_tokens
+from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
 from ..text_files import read_json
 from .box_prompts import FrameView
 from .checkpoints.own_files import CONFIG_FILE, HUB_ARGUMENTS, find_file, read_own_config
@@ -26,6 +25,7 @@ from .fit import require_fit
 from .mask_geometry import MaskGeometry
 from .objects import find_object_positions, find_seg_positions
 from .policies.base import RELATIVE_SIZE
+from .processor_copies import ProcessorCopies
 
 SETTINGS_FILE = "aurora_processor.json"
 # A limit cuts what a model writes in its own words; what it learnt from is the measure, and some more.
@@ -36,7 +36,7 @@ _SENTENCE_END = frozenset(".!?…\n")
 _CLIPS_GO_ELSEWHERE = "AuroraPipeline answers a question about a clip, `process_clip` makes inputs of frames and sound"
 
 
-class AuroraProcessor(ProcessorMixin):
+class AuroraProcessor(ProcessorCopies, ProcessorMixin):
     r"""
     Turns rows and media into model inputs.
 
@@ -167,55 +167,11 @@ class AuroraProcessor(ProcessorMixin):
         """Raise `DataError` where this is the processor of another model, see `models/fit.py`."""
         require_fit(self, model)
 
-    def with_max_objects(self, max_objects: int | None) -> "AuroraProcessor":
-        """This processor, or a copy that differs in `max_objects`; None leaves it as it is."""
-        if max_objects in (None, self.max_objects):
-            return self
-        changed = copy.copy(self)
-        changed.max_objects = max_objects
-        return changed
-
-    def with_num_frames(self, num_frames: int | None, *, for_masks_alone: bool = False) -> "AuroraProcessor":
-        """
-        This processor, or a copy that takes another number of frames of a clip; None leaves it as it is. With
-        `for_masks_alone` the policy sees as many as before, and all of them get a mask.
-        """
-        if num_frames in (None, self.num_frames):
-            return self
-        changed = copy.copy(self)
-        changed.num_frames = num_frames
-        if self.instruction == box_instruction(self.num_frames):
-            changed.instruction = box_instruction(num_frames)
-        if for_masks_alone and changed.policy_frames is None:
-            changed.policy_frames = self.num_frames
-        if changed.policy_frames is not None:
-            changed.policy_frames = min(changed.policy_frames, num_frames)
-        return changed
-
-    def with_mask_source(self, mask_source: str) -> "AuroraProcessor":
-        """
-        This processor, or a copy for a model whose masks come from elsewhere, see [`AuroraConfig`]. It asks for what
-        that model writes, unless its instruction is one of your own.
-        """
-        if mask_source == self.mask_source:
-            return self
-        changed = copy.copy(self)
-        changed.mask_source = mask_source
-        if self.instruction == INSTRUCTION:
-            changed.instruction = box_instruction(self.num_frames)
-        return changed
-
     def frame_view(self, clip: dict[str, torch.Tensor]) -> FrameView:
         """How the policy speaks of places in the frames of a clip from [`ClipLoader.clip`]."""
         height, width = clip["frame_size"].tolist()
         own = getattr(self.policy_processor, "coordinate_size", None)
         return FrameView((height, width), RELATIVE_SIZE if own is None else own(clip))
-
-    def with_answer_tokens(self, max_answer_tokens: int) -> "AuroraProcessor":
-        """A copy that differs in `max_answer_tokens`."""
-        changed = copy.copy(self)
-        changed.max_answer_tokens = max_answer_tokens
-        return changed
 
     def answer_limit(self, given: int | None = None) -> int:
         """

@@ -1,0 +1,61 @@
+"""Copies of a processor that differ in one setting."""
+
+import copy
+from typing import Self
+
+from ..prompts import INSTRUCTION, box_instruction
+
+
+class ProcessorCopies:
+    """The `with_...` methods of [`AuroraProcessor`]: a phase changes a copy, never the processor that it was given."""
+
+    num_frames: int
+    policy_frames: int | None
+    instruction: str
+    max_objects: int
+    max_answer_tokens: int | None
+    mask_source: str
+
+    def with_max_objects(self, max_objects: int | None) -> Self:
+        """This processor, or a copy that differs in `max_objects`; None leaves it as it is."""
+        if max_objects in (None, self.max_objects):
+            return self
+        changed = copy.copy(self)
+        changed.max_objects = max_objects
+        return changed
+
+    def with_num_frames(self, num_frames: int | None, *, for_masks_alone: bool = False) -> Self:
+        """
+        This processor, or a copy that takes another number of frames of a clip; None leaves it as it is. With
+        `for_masks_alone` the policy sees as many as before, and all of them get a mask.
+        """
+        if num_frames in (None, self.num_frames):
+            return self
+        changed = copy.copy(self)
+        changed.num_frames = num_frames
+        if self.instruction == box_instruction(self.num_frames):
+            changed.instruction = box_instruction(num_frames)
+        if for_masks_alone and changed.policy_frames is None:
+            changed.policy_frames = self.num_frames
+        if changed.policy_frames is not None:
+            changed.policy_frames = min(changed.policy_frames, num_frames)
+        return changed
+
+    def with_mask_source(self, mask_source: str) -> Self:
+        """
+        This processor, or a copy for a model whose masks come from elsewhere, see [`AuroraConfig`]. It asks for what
+        that model writes, unless its instruction is one of your own.
+        """
+        if mask_source == self.mask_source:
+            return self
+        changed = copy.copy(self)
+        changed.mask_source = mask_source
+        if self.instruction == INSTRUCTION:
+            changed.instruction = box_instruction(self.num_frames)
+        return changed
+
+    def with_answer_tokens(self, max_answer_tokens: int) -> Self:
+        """A copy that differs in `max_answer_tokens`."""
+        changed = copy.copy(self)
+        changed.max_answer_tokens = max_answer_tokens
+        return changed
