@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from published_checkpoints import small_sam, small_sam2, small_sam2_video, write_sam3
+from published_sams import small_sam, small_sam2, small_sam2_video, write_sam3
 from segment_anything import SamPredictor
 from transformers import PretrainedConfig, Sam3TrackerModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from published_checkpoints import small_sam, small_sam2, small_sam2_video
+from published_sams import small_sam, small_sam2, small_sam2_video
 from segment_anything.build_sam import sam_model_registry
 from segment_anything.modeling.image_encoder import Attention
 from transformers import Sam2VideoConfig

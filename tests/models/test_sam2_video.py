@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from published_checkpoints import small_sam, small_sam2, small_sam2_video
+from published_sams import small_sam, small_sam2, small_sam2_video
 from safetensors.torch import load_file, save_file
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from published_checkpoints import write_sam3
+from published_sams import write_sam3
 from safetensors.torch import load_file, save_file
 from transformers import Sam3TrackerConfig, Sam3TrackerModel, Sam3TrackerVideoModel
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from published_checkpoints import small_sam, small_sam2, write_sam3
+from published_sams import small_sam, small_sam2, write_sam3
 from transformers import Sam3Model
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from launching import BIN, accelerate_launch, forked_commands, launch_environment
-from published_checkpoints import small_sam2_video
+from published_sams import small_sam2_video
 
 from aurora_trl import AuroraConfig, AuroraModel, AuroraProcessor
 from aurora_trl.data import load_json, save_json

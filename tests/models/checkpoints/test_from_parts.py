@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from published_checkpoints import small_sam, small_sam2, small_sam2_video, write_videollama2
+from published_checkpoints import write_videollama2
 from published_qwen import write_published
+from published_sams import small_sam, small_sam2, small_sam2_video
 from transformers import TrainerCallback
 
 from aurora_trl import (

@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
-from published_checkpoints import write_sam3, write_videollama2
+from published_checkpoints import write_videollama2
+from published_sams import write_sam3
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from launching import accelerate_launch, launch_environment
-from published_checkpoints import small_sam, write_videollama2
+from published_checkpoints import write_videollama2
+from published_sams import small_sam
 from safetensors.torch import load_file, save_file
 
 from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published_checkpoints import small_sam
 from published_qwen import published_text_config, write_published
+from published_sams import small_sam
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5OmniProcessor
 
