@@ -142,6 +142,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         args.add_seg_parts(aurora)
         if teacher is not None and args.use_teacher_mask_decoder:
             _take_decoder(aurora, teacher)
+            aurora.config.quality_trained = teacher.config.quality_trained or args.mask_quality_loss_weight > 0
         aurora.set_trainable(args.trainable_groups())
         aurora.mask_decoder.frames_at_once = args.mask_frames_at_once
         if peft_config is not None:

@@ -137,6 +137,16 @@ def test_rewards_see_the_score_of_the_masks(drawing_checkpoint, cot_rows, proces
     assert all(score == (None if mask is None else pytest.approx(0.75)) for mask, score in seen)
 
 
+def test_the_teachers_score_comes_with_its_decoder(checkpoint, cot_rows, processor, tmp_path):
+    teacher, student = (AuroraModel.from_pretrained(checkpoint) for _ in range(2))
+    teacher.config.quality_trained = True
+    with torch.no_grad():
+        head_of(teacher).layers[-1].bias.fill_(0.5)
+    build_sft(student, cot_rows, processor, tmp_path, teacher=teacher)
+    assert student.config.quality_trained
+    assert torch.equal(head_of(student).layers[-1].bias, head_of(teacher).layers[-1].bias)
+
+
 @pytest.mark.parametrize("config_class", [AuroraSFTConfig, AuroraGRPOConfig])
 def test_a_bad_weight(config_class, tmp_path):
     with pytest.raises(ValueError, match="`mask_quality_loss_weight` must not be negative, got -1"):
