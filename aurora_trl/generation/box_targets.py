@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from ..prompts import NULL_ANSWER, box_target, display_class
 
 # No coordinate takes more digits.
 _WIDEST = 9999.0
+Value = TypeVar("Value")
 # Left, top, right, bottom and a place on the object, in pixels of the frame.
 Place = tuple[tuple[float, float, float, float] | None, tuple[float, float] | None]
 
@@ -54,9 +56,8 @@ class BoxTargets:
         view, entries = self.processor.frame_view(clip), []
         label = display_class(row.get("class_name") or "")
         for places in objects:
-            shown = [number for number, place in enumerate(places) if place is not None]
-            for number in _spread(shown, self.frames_per_object):
-                box, point = places[number]
+            shown = [(number, place) for number, place in enumerate(places) if place is not None]
+            for number, (box, point) in _spread(shown, self.frames_per_object):
                 frame = number if self.processor.num_frames > 1 else None
                 entries.append(_at_least_one(view.to_coordinates(WrittenBox(box, point, label, frame))))
         return {**row, "target": box_target(row["target"], write_boxes(entries) if entries else NULL_ANSWER)}
@@ -103,11 +104,11 @@ def place_of(mask: np.ndarray) -> Place | None:
     return box, (float(x) + 0.5, float(y) + 0.5)
 
 
-def _spread(numbers: Sequence[int], count: int) -> list[int]:
-    """So many of the numbers, evenly chosen: the middle of each of as many equal parts."""
-    if len(numbers) <= count:
-        return list(numbers)
-    return [numbers[int((i + 0.5) * len(numbers) / count)] for i in range(count)]
+def _spread(values: Sequence[Value], count: int) -> list[Value]:
+    """So many of the values, evenly chosen: the middle of each of as many equal parts."""
+    if len(values) <= count:
+        return list(values)
+    return [values[int((i + 0.5) * len(values) / count)] for i in range(count)]
 
 
 def _at_least_one(entry: WrittenBox) -> WrittenBox:

@@ -57,7 +57,8 @@ def load_drawn_frames(processor: AuroraProcessor, world: str | Path, split: str,
     """
     loader = ClipLoader(processor)
     clips: dict[tuple[str, ...], int] = {}
-    frames, masks, places = [], [], []
+    frames, masks = list[torch.Tensor](), list[torch.Tensor]()
+    places: list[tuple[int, int]] = []
     for row in load_refavs(world, split):
         key = tuple(row["frames"])
         if row["is_null"] or (key not in clips and len(clips) == max_clips):
