@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from ..prompts import NULL_ANSWER, box_target, display_class
 
 # No coordinate takes more digits.
 _WIDEST = 9999.0
+Value = TypeVar("Value")
 # Left, top, right, bottom and a place on the object, in pixels of the frame.
 Place = tuple[tuple[float, float, float, float] | None, tuple[float, float] | None]
 
@@ -102,11 +104,11 @@ def place_of(mask: np.ndarray) -> Place | None:
     return box, (float(x) + 0.5, float(y) + 0.5)
 
 
-def _spread(places: Sequence[tuple[int, Place]], count: int) -> list[tuple[int, Place]]:
-    """So many of the places, evenly chosen: the middle of each of as many equal parts."""
-    if len(places) <= count:
-        return list(places)
-    return [places[int((i + 0.5) * len(places) / count)] for i in range(count)]
+def _spread(values: Sequence[Value], count: int) -> list[Value]:
+    """So many of the values, evenly chosen: the middle of each of as many equal parts."""
+    if len(values) <= count:
+        return list(values)
+    return [values[int((i + 0.5) * len(values) / count)] for i in range(count)]
 
 
 def _at_least_one(entry: WrittenBox) -> WrittenBox:

@@ -57,8 +57,7 @@ def load_drawn_frames(processor: AuroraProcessor, world: str | Path, split: str,
     """
     loader = ClipLoader(processor)
     clips: dict[tuple[str, ...], int] = {}
-    frames: list[torch.Tensor] = []
-    masks: list[torch.Tensor] = []
+    frames, masks = list[torch.Tensor](), list[torch.Tensor]()
     places: list[tuple[int, int]] = []
     for row in load_refavs(world, split):
         key = tuple(row["frames"])

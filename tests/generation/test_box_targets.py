@@ -11,7 +11,7 @@ from aurora_trl.box_text import read_boxes
 from aurora_trl.data.masks import encode_rle
 from aurora_trl.generation.box_targets import BoxTargets, place_of
 from aurora_trl.generation.clip_loader import ClipLoader
-from aurora_trl.models.box_prompts import FrameView, object_prompt
+from aurora_trl.models.box_prompts import object_prompt
 from aurora_trl.prompts import NULL_ANSWER
 from aurora_trl.training.target_texts import longest_answer
 
@@ -122,20 +122,17 @@ def test_qwens_own_coordinates(kind, num_frames, qwen_checkpoints, clip_row):
         assert value == pytest.approx(expected, abs=0.51 / side)
 
 
-def test_a_small_object_has_an_inside_in_coarse_coordinates(processor):
-    view, row = FrameView((2000, 2000), (32, 32)), {"class_name": "fly", "is_null": False, "target": "It is [SEG]."}
-
-    class Coarse(BoxTargets):
-        """Of a policy whose picture is small."""
-
-        def _find_places(self, row):
-            return [[place_of(np.pad(np.ones((3, 3), np.uint8), (700, 1297)))]]
-
-    processor = processor.with_num_frames(1).with_mask_source("box")
-    processor.frame_view = lambda clip: view
-    text = Coarse(processor)(row, {})["target"]
-    assert json.loads(text)[0]["bbox_2d"] == [11, 11, 12, 12]
-    assert read_boxes(text) is not None
+def test_a_small_object_has_an_inside_in_coarse_coordinates(qwen_checkpoints, clip_row):
+    """One pixel of a frame that the policy sees at half its size."""
+    processor = AuroraProcessor.from_pretrained(qwen_checkpoints[False]).with_num_frames(1)
+    row = {**clip_row, "frames": clip_row["frames"][:1], "masks": [encode_rle(mask_of(3, 3, 4, 4))]}
+    text, processor = learn(processor, row)
+    height, width = processor.frame_view(ClipLoader(processor).clip(row)).coordinate_size
+    assert round(3 * width / WIDTH) == round(4 * width / WIDTH), "its edges would be one number"
+    ((entry,),) = read_boxes(text)
+    left, top, right, bottom = entry.box
+    assert (right - left, bottom - top) == (1.0, 1.0)
+    assert (left, top) == (round(3 * width / WIDTH), round(3 * height / HEIGHT))
 
 
 def test_the_longest_answer_is_measured_without_masks(processor, cot_rows):

@@ -18,7 +18,7 @@ from aurora_trl.data.schema import FEATURES
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.generation.answers import answer_rows
 from aurora_trl.generation.pipeline import AuroraPipeline
-from aurora_trl.prompts import box_instruction
+from aurora_trl.prompts import box_instruction, is_null_answer
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe
 from aurora_trl.training.lora import lora_config
 
@@ -88,7 +88,7 @@ def test_saved_loaded_and_scored_it_draws_the_same(learnt, world, tmp_path):
     records = [json.loads(line) for line in (tmp_path / "scores" / "answers.jsonl").read_text().splitlines()]
     for record, answer in zip(records, after, strict=True):
         drawn = np.stack([decode_rle(json.dumps(mask)) for mask in map(as_json, record["masks"])])
-        assert record["format_correct"] == (answer.prompts is not None or record["null_correct"])
+        assert record["format_correct"] == (answer.prompts is not None or is_null_answer(answer.completion))
         assert record["completion"] == answer.completion
         assert drawn.any() == (answer.mask_logits is not None and bool((answer.mask_logits > 0).any()))
     mined = list(mine_rows(model, processor, rows, batch_size=8))
