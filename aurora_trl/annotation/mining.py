@@ -59,6 +59,8 @@ def mine_rows(
     *,
     batch_size: int = 16,
     max_new_tokens: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> Iterator[MinedAnswer]:
     """
     Let a model answer its training rows.
@@ -68,14 +70,23 @@ def mine_rows(
         rows (`Sequence[dict]`): dataset rows with masks.
         batch_size (`int`, *optional*, defaults to 16): rows per forward.
         max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
+        temperature (`float`, *optional*, defaults to 0.0): sample with it, by `seed`; 0: the likeliest answers.
 
     Yields:
         [`MinedAnswer`]: one per row, in order.
     """
     rows = list(rows)
+    sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {}
     with ReadAheadLoader(processor, rows, ahead=batch_size, cache_clips=2 * batch_size) as loader:
         answers = answer_rows(
-            model, processor, rows, batch_size=batch_size, max_new_tokens=max_new_tokens, loader=loader
+            model,
+            processor,
+            rows,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            loader=loader,
+            seed=seed,
+            **sampling,
         )
         yield from in_order(partial(score_answer, loader=loader), answers, most_waiting=2 * batch_size)
 
@@ -90,6 +101,8 @@ def mine_file(
     max_iou: float = MAX_IOU,
     batch_size: int = 16,
     max_new_tokens: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> int:
     """
     Write the hard rows to a file, with what the model wrote as `target`. Every answer goes to a journal beside it, row
@@ -106,6 +119,8 @@ def mine_file(
         max_iou (`float`, *optional*, defaults to 0.6): the paper's.
         batch_size (`int`, *optional*, defaults to 16): rows per forward.
         max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
+        temperature (`float`, *optional*, defaults to 0.0), seed (`int`, *optional*, defaults to 0): as for
+            `mine_rows`. What a model samples, and does not hold to be the likeliest, is a mistake that it can notice.
 
     Returns:
         `int`: the number of hard rows, on every process. With none, no output is written: there is nothing to correct.
@@ -124,6 +139,8 @@ def mine_file(
         "max_iou": max_iou,
         "max_new_tokens": processor.answer_limit(max_new_tokens),
     }
+    if temperature > 0:
+        settings |= {"temperature": temperature, "seed": seed, "batch_size": batch_size}
     fields = {"id": str, "completion": str, "hard": bool}
     state = process_state()
     with open_shared_journal(output, settings, fields=fields, sync_seconds=_SYNC_SECONDS) as journal:
@@ -134,7 +151,16 @@ def mine_file(
         todo = [row for batch in own for row in batch]
         progress = Progress(len(todo), quiet=not state.is_main_process)
         hard = sum(record["hard"] for record in known.values())
-        for answer in mine_rows(model, processor, todo, batch_size=batch_size, max_new_tokens=max_new_tokens):
+        answers = mine_rows(
+            model,
+            processor,
+            todo,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+        )
+        for answer in answers:
             record = _describe(answer, max_iou)
             journal.append(record)
             hard += record["hard"]

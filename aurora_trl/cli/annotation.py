@@ -58,6 +58,12 @@ def add_annotation_commands(add: AddCommand) -> None:
         action="store_true",
         help="ask about references that match nothing, too: an answer that names an object and draws it is hard",
     )
+    command.add_argument(
+        "--temperature",
+        type=number(0),
+        default=0.0,
+        help="sample the answers with it: mistakes that the model can notice (default: 0, the likeliest answers)",
+    )
     add_generation(command)
 
     command = add("correct", _correct, "Correct mined rows, and mix reflective paths with plain ones.")
@@ -260,6 +266,8 @@ def _mine(arguments: argparse.Namespace) -> None:
         max_iou=arguments.max_iou,
         batch_size=arguments.batch_size,
         max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
     )
     if not state.is_main_process:
         return

@@ -3,6 +3,7 @@
 import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..models.processing_aurora import AuroraProcessor
 from .answer import Answer
 from .answer_masks import draw_from_boxes, draw_from_states
 from .checking import check_answers
-from .choosing import Choosing, choose_answers
+from .choosing import Choosing, choose_answers, seeded
 from .clip_loader import ClipLoader, pad_ids, stack_clips
 from .engines import choose_engine, gather_seg_states, read_states, recorded_generation
 
@@ -328,6 +329,7 @@ def answer_rows(
     loader: ClipLoader | None = None,
     engine: str = "auto",
     choosing: Choosing | None = None,
+    seed: int | None = None,
     **generate_kwargs: Any,
 ) -> Iterator[Answer]:
     """
@@ -343,6 +345,7 @@ def answer_rows(
         loader (`ClipLoader`, *optional*): shared between calls where clips repeat.
         engine (`str`, *optional*, defaults to `"auto"`): what samples, see [`choose_engine`].
         choosing (`Choosing`, *optional*): how an answer is chosen out of several; there is one by default.
+        seed (`int`, *optional*): where answers are sampled, a batch of rows always gets the same ones.
         **generate_kwargs: for `generate`.
 
     Yields:
@@ -364,7 +367,8 @@ def answer_rows(
         for start in range(0, len(rows), batch_size):
             batch = slice(start, start + batch_size)
             settings = {"max_new_tokens": limit, "engine": engine, "choosing": choosing, **generate_kwargs}
-            answers = answer_batch(model, processor, asked[batch], loader, **settings)
+            with nullcontext() if seed is None else seeded(seed, asked[batch]):
+                answers = answer_batch(model, processor, asked[batch], loader, **settings)
             for row, answer in zip(rows[batch], answers, strict=True):
                 answer.row = row
                 yield answer

@@ -137,7 +137,7 @@ def _warn_of_untaught_score() -> None:
 
 def choose_answers(
     choosing: Choosing, rows: Sequence[Row], write: Write, check: Check, restore: Restore
-) -> list["Answer"]:
+) -> list[Answer]:
     """
     An answer to each row of a batch.
 
@@ -155,7 +155,7 @@ def choose_answers(
     if choosing.num_answers > 1:
         count = choosing.num_answers
         numbers = [number for number in range(len(rows)) for _ in range(count)]
-        with _seeded(choosing.seed, rows):
+        with seeded(choosing.seed, rows):
             answers = write(numbers, **sampling)
         groups = [answers[start : start + count] for start in range(0, len(answers), count)]
         return [vote(group, restore) if choosing.votes else best_of(group) for group in groups]
@@ -164,11 +164,11 @@ def choose_answers(
 
 def _try_again(
     choosing: Choosing, rows: Sequence[Row], write: Write, check: Check, sampling: Mapping[str, Any]
-) -> list["Answer"]:
+) -> list[Answer]:
     # What the policy said of each text: the same answer once more needs no other look.
     verdicts: dict[tuple[int, str], float] = {}
 
-    def judged(numbers: Sequence[int], answers: Sequence["Answer"]) -> list["Answer"]:
+    def judged(numbers: Sequence[int], answers: Sequence[Answer]) -> list[Answer]:
         if choosing.check == "quality":
             return [replace(one, score=one.quality, cost=Cost(1, one.num_tokens)) for one in answers]
         asked = {
@@ -191,24 +191,24 @@ def _try_again(
         numbers = [number for number in numbers if _rank(kept[number]) < choosing.threshold]
         if not numbers:
             break
-        with _seeded(choosing.seed, rows, attempt):
+        with seeded(choosing.seed, rows, attempt):
             answers = write(numbers, **sampling)
         for number, answer in zip(numbers, judged(numbers, answers), strict=True):
             kept[number] = _better((kept[number], answer))
     return kept
 
 
-def best_of(answers: Sequence["Answer"]) -> "Answer":
+def best_of(answers: Sequence[Answer]) -> Answer:
     """The answer whose masks the mask decoder scores highest, the first of equals; one without a mask comes last."""
     return _better([replace(answer, score=answer.quality, cost=Cost(1, answer.num_tokens)) for answer in answers])
 
 
-def _better(answers: Sequence["Answer"]) -> "Answer":
+def _better(answers: Sequence[Answer]) -> Answer:
     best = max(answers, key=_rank)
     return replace(best, cost=_total([answer.cost for answer in answers if answer.cost is not None]))
 
 
-def _rank(answer: "Answer") -> float:
+def _rank(answer: Answer) -> float:
     return -math.inf if answer.score is None else answer.score
 
 
@@ -216,7 +216,7 @@ def _total(costs: Sequence[Cost]) -> Cost:
     return Cost(*(sum(getattr(cost, name) for cost in costs) for name in ("answers", "tokens", "checks")))
 
 
-def vote(answers: Sequence["Answer"], restore: Restore) -> "Answer":
+def vote(answers: Sequence[Answer], restore: Restore) -> Answer:
     """
     Draw what most of the answers draw: at each pixel the median of their logits, so that where as many draw as do not,
     the surer ones decide. An answer without a mask votes for nothing; where half of them or more have none, the first
@@ -253,7 +253,7 @@ def _iou(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 @contextmanager
-def _seeded(seed: int, rows: Sequence[Row], attempt: int = 0) -> Iterator[None]:
+def seeded(seed: int, rows: Sequence[Row], attempt: int = 0) -> Iterator[None]:
     """Draw in the block from random numbers that hang on seed, batch and attempt alone, and leave the others be."""
     named = json.dumps([seed, attempt, [[row.get("id"), row["reference"]] for row in rows]], default=str)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()

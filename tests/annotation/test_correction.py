@@ -138,6 +138,19 @@ def test_null_rows_are_mined_on_request(drawing_checkpoint, cot_rows, tmp_path):
         assert [json.loads(line)["id"] for line in journal[1:]] == [row["id"] for row in taken]
 
 
+def test_mistakes_are_sampled_by_seed(checkpoint, cot_rows, tmp_path):
+    """With a temperature another seed gives other answers, the same one the same, in whatever run."""
+    rows = save_json([row for row in cot_rows if not row["is_null"]][:4], tmp_path / "rows.jsonl")
+    said = {}
+    for name, seed in (("one", "1"), ("again", "1"), ("other", "2")):
+        output = tmp_path / f"{name}.jsonl"
+        command = ["mine", str(checkpoint), str(rows), "--output", str(output), "--max-new-tokens", "8"]
+        main([*command, "--temperature", "1.0", "--seed", seed])  # cut answers are not hard, and none is left
+        lines = [json.loads(line) for line in (tmp_path / f"{name}.journal.jsonl").read_text().splitlines()[1:]]
+        said[name] = {line["id"]: line["completion"] for line in lines}
+    assert said["one"] == said["again"] != said["other"]
+
+
 def test_corrections_alone_among_the_same_plain_rows(hard_rows, cot_rows, world, tmp_path, capsys):
     """Table 4's CT: nobody is asked again, and nothing but the paths differs."""
     hard, plain = save_json(hard_rows, tmp_path / "hard.jsonl"), save_json(cot_rows, tmp_path / "cot.jsonl")
