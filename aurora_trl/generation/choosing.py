@@ -243,7 +243,8 @@ def vote(answers: Sequence[Answer], restore: Restore) -> Answer:
     assert nearest.mask_logits is not None
     height, width = nearest.mask_logits.shape[1:]
     mask_logits = restore(median, (height, width))
-    return replace(nearest, mask_logits=mask_logits, decoded_logits=median, score=max(ious), cost=cost)
+    voted = replace(nearest, mask_logits=mask_logits, decoded_logits=median, object_logits=None)
+    return replace(voted, score=max(ious), cost=cost)
 
 
 def _iou(first: torch.Tensor, second: torch.Tensor) -> float:
