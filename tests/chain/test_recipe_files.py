@@ -73,7 +73,7 @@ def test_own_data_need_no_editing(checkpoint, world, tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("none", {}, "no recipe `none`; there are own, qwen3_omni"),
+        ("none", {}, "no recipe `none`; there are own, qwen3_omni, qwen3_vl, qwen_omni"),
         ("tiny", {"data": "x"}, "--data: the recipe `tiny` takes no such flag"),
         ("videollama2", {"model": "x"}, "--model: the recipe `videollama2` takes --data"),
         ("own", {"data": "my clips"}, "--data 'my clips': has a character that YAML needs quotes for; rename it"),
