@@ -28,6 +28,7 @@ class ClipBank:
             that is learned from.
         hints (`dict[str, torch.Tensor]`): `(B, T, M, M)` each, see [`~aurora_trl.generation.ClipLoader.hints`].
         views (`list[FrameView]`): how the policy speaks of places in each completion's clip.
+        frames_taken (`list[int]`): how many frames the model takes of each completion's clip; the others are padding.
     """
 
     policy_inputs: dict[str, torch.Tensor]
@@ -40,6 +41,7 @@ class ClipBank:
     relations: torch.Tensor | None = None
     hints: dict[str, torch.Tensor] = field(default_factory=dict)
     views: list[FrameView] = field(default_factory=list)
+    frames_taken: list[int] = field(default_factory=list)
 
     def of_samples(self, samples: list[int]) -> "ClipBank":
         """The same media, for some of the completions only."""
@@ -54,6 +56,7 @@ class ClipBank:
             relations=None if relations is None else relations[samples][:, samples],
             hints={name: value[samples] for name, value in self.hints.items()},
             views=[self.views[i] for i in samples],
+            frames_taken=[self.frames_taken[i] for i in samples],
         )
 
     @property

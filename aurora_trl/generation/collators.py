@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..data.media.loading import taken_frames
 from ..data.mixture import SOURCE_COLUMN
 from ..data.relations import relate_objects
 from ..data.schema import Row, view_key, with_target
@@ -140,12 +141,14 @@ class RowMedia:
     Attributes:
         clip (`dict[str, torch.Tensor]`): see [`ClipLoader.clip`]; rows of a batch that show one clip share it.
         masks (`torch.Tensor` of shape `(T, M, M)`): the row's target masks.
+        frames_taken (`int`): how many frames the model takes of the clip; the others are padding.
         object_masks (`torch.Tensor` of shape `(K, T, M, M)`, *optional*): where answers may have several.
         hints (`dict[str, torch.Tensor]`): see [`ClipLoader.hints`].
     """
 
     clip: dict[str, torch.Tensor]
     masks: torch.Tensor
+    frames_taken: int
     object_masks: torch.Tensor | None = None
     hints: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -176,7 +179,9 @@ class RolloutCollator:
                 if key not in clips:
                     clips[key] = self.loader.clip(row)
                 objects = self.loader.object_masks(row) if several else None
-                media[row["id"]] = RowMedia(clips[key], self.loader.masks(row), objects, self.loader.hints(row))
+                taken = len(taken_frames(row, self.loader.processor.num_frames))
+                masks, hints = self.loader.masks(row), self.loader.hints(row)
+                media[row["id"]] = RowMedia(clips[key], masks, taken, objects, hints)
             prompt = build_prompt(row, self.loader.processor.instruction)
             out.append({**row, "prompt": prompt, "media": media[row["id"]]})
         return out

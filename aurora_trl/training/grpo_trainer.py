@@ -304,6 +304,7 @@ class AuroraGRPOTrainer(
             relations=relate_objects(rows).to(device) if self.args.alignment_loss_weight > 0 else None,
             hints={name: value.to(device) for name, value in stack_hints([m.hints for m in read], masks).items()},
             views=[self.processing_class.frame_view(media.clip) for media in read],
+            frames_taken=[media.frames_taken for media in read],
         )
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:

@@ -7,7 +7,6 @@ import torch
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..data.media.loading import taken_frames
 from ..generation.box_answers import draw_box_answers
 from ..generation.clip_loader import pad_ids
 from ..generation.engines import gather_seg_states, read_states
@@ -89,8 +88,8 @@ class RolloutStates(ClipForwards):
         if not self.aurora.mask_decoder.gives_quality:
             return self.aurora.decode_masks(seg_states, embeddings, self._bank.clip_index)
         mask_logits, quality = self.aurora.decode_masks_with_quality(seg_states, embeddings, self._bank.clip_index)
-        taken = [len(taken_frames(row, self.processing_class.num_frames)) for row in rows]
-        for row, score in zip(rows, mean_quality(quality, has_seg, taken), strict=True):
+        scores = mean_quality(quality, has_seg, self._bank.frames_taken)
+        for row, score in zip(rows, scores, strict=True):
             row["mask_quality"] = score
         return mask_logits
 
