@@ -1,7 +1,7 @@
 """
 Takes the pictures of `docs/app.md` with a chain's output: two checkpoints, their evaluations, and the world.
 
-    python tests/app/screenshots.py outputs/tiny docs/images
+    python tests/app/screenshots.py outputs/tiny docs/images 4 teacher grpo  # the example to ask about, the models
 """
 
 import shutil
@@ -51,7 +51,7 @@ def browse(page: Page) -> None:
     page.evaluate("window.scrollTo(0, 0)")
 
 
-def main(root: str, output: str, *phases: str) -> None:
+def main(root: str, output: str, example: str, *phases: str) -> None:
     models = [str(Path(root, phase)) for phase in phases or ("sft", "grpo")]
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     settings = AppSettings(models=models, answers=root)
@@ -61,7 +61,7 @@ def main(root: str, output: str, *phases: str) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.goto(address)
         page.wait_for_selector("#examples button")
-        ask(page, 1)
+        ask(page, int(example))
         take(page, Path(output, "app_ask.png"))
         browse(page)
         take(page, Path(output, "app_answers.png"), {"x": 0, "y": 0, "width": WIDTH, "height": 1500})
