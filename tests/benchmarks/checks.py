@@ -14,7 +14,7 @@ from aurora_trl.data.validation import find_problems
 def run(rows: Dataset, *, repeats: int = 3) -> list[Ratio]:
     """Read a dataset with frames as large as those of Ref-AVS; `rows` are too few and small to tell."""
     with tempfile.TemporaryDirectory() as folder:
-        world = write_world(Path(folder) / "world", clips=24, seed=1, image_size=960)  # as many pixels as 1280x720
+        world = write_world(Path(folder) / "world", clips=12, seed=1, image_size=960)  # as many pixels as 1280x720
         large = load_refavs(world, "train")
 
         def check(workers: int) -> None:
