@@ -294,3 +294,16 @@ class QwenPolicy(CausalPolicy):
         names = (*self.media_inputs, *self.media_embeds)
         media = {name: model_kwargs[name] for name in names if model_kwargs.get(name) is not None}
         return self.position_ids(inputs_tensor, model_kwargs.get("attention_mask"), **media)
+
+
+def omni_media_tokens(config: Any) -> tuple[int, ...]:
+    """Of a policy that sees and hears, the tokens of places and of what stands around them: no answer needs these."""
+    return (
+        config.image_token_id,
+        config.video_token_id,
+        config.audio_token_id,
+        config.vision_start_token_id,
+        config.vision_end_token_id,
+        config.audio_start_token_id,
+        config.audio_end_token_id,
+    )

@@ -1,7 +1,5 @@
 """Qwen3-Omni's thinker, a mixture of experts: clips with and without sound. Its talker has no part here."""
 
-from typing import Any
-
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin
@@ -12,7 +10,7 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import (
 )
 
 from .configuration_qwen import Qwen3OmniPolicyConfig
-from .modeling_qwen import QwenBackbone, QwenPolicy
+from .modeling_qwen import QwenBackbone, QwenPolicy, omni_media_tokens
 
 
 class Qwen3OmniModel(QwenBackbone, Qwen3OmniMoeThinkerModel):
@@ -92,16 +90,7 @@ class Qwen3OmniPolicy(QwenPolicy, Qwen3OmniMoePreTrainedModel, GenerationMixin):
     @property
     def media_token_ids(self) -> tuple[int, ...]:
         """The tokens of places and of what stands around them, which an answer has no use for."""
-        config: Any = self.config
-        return (
-            config.image_token_id,
-            config.video_token_id,
-            config.audio_token_id,
-            config.vision_start_token_id,
-            config.vision_end_token_id,
-            config.audio_start_token_id,
-            config.audio_end_token_id,
-        )
+        return omni_media_tokens(self.config)
 
     def trainable_modules(self) -> dict[str, nn.Module]:
         """

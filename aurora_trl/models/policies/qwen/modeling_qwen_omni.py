@@ -6,7 +6,7 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, Qwen2
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniPreTrainedModel
 
 from .configuration_qwen import QwenOmniPolicyConfig
-from .modeling_qwen import QwenBackbone, QwenPolicy
+from .modeling_qwen import QwenBackbone, QwenPolicy, omni_media_tokens
 
 
 class QwenOmniModel(QwenBackbone, Qwen2_5OmniThinkerModel):
@@ -60,16 +60,7 @@ class QwenOmniPolicy(QwenPolicy, Qwen2_5OmniPreTrainedModel, GenerationMixin):
     @property
     def media_token_ids(self) -> tuple[int, ...]:
         """The tokens of places and of what stands around them, which an answer has no use for."""
-        config = self.config
-        return (
-            config.image_token_id,
-            config.video_token_id,
-            config.audio_token_id,
-            config.vision_start_token_id,
-            config.vision_end_token_id,
-            config.audio_start_token_id,
-            config.audio_end_token_id,
-        )
+        return omni_media_tokens(self.config)
 
     def trainable_modules(self) -> dict[str, nn.Module]:
         """The groups of parameters that a recipe trains or freezes, without those that are never run."""
