@@ -278,15 +278,14 @@ class SegHead:
             `tuple` or `None`: mask logits `(B, K, T, 4h, 4w)`, whose union is what `decode_masks` gives, and which of
             the K objects there are `(B, K)`.
         """
+        if not self.mask_decoder.finds_objects:
+            return None
         prompts = self.project(seg_states).to(mask_embeddings.dtype)[:, None]
         found = []
         for row, clip in enumerate(range(len(prompts)) if clip_index is None else clip_index.tolist()):
             shown, prompt = mask_embeddings[clip : clip + 1], prompts[row : row + 1]
             marked = shown if self.seg_spatial is None else self.seg_spatial(shown, prompt)
-            objects = self.mask_decoder.decode_objects(marked, prompt)
-            if objects is None:
-                return None
-            found.append(objects)
+            found.append(self.mask_decoder.decode_objects(marked, prompt))
         mask_logits, there = (torch.cat(parts) for parts in zip(*found, strict=True))
         if self.seg_existence is None:
             return mask_logits, there

@@ -52,6 +52,8 @@ class MaskDecoderBase(nn.Module, ABC):
     image_encoder: nn.Module
     # Whether it scores its masks: whoever says so has `decode_with_quality`.
     gives_quality = False
+    # Whether one prompt may name several objects: whoever says so has `decode_objects`.
+    finds_objects = False
 
     def __init__(self, config: Any):
         super().__init__()
@@ -108,7 +110,7 @@ class MaskDecoderBase(nn.Module, ABC):
         Raises:
             `ValueError`: where it has no such score.
         """
-        raise ValueError(f"{type(self).__name__} does not score its masks; SAM 1 and SAM 2 do")
+        raise ValueError(f"{type(self).__name__} does not score its masks; SAM 1, SAM 2 and SAM 3's tracker do")
 
     def decode_clips(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         """
@@ -194,21 +196,19 @@ class MaskDecoderBase(nn.Module, ABC):
             prompts = prompts[:, [min(frames, key=lambda named: abs(named - t)) for t in range(total)]]
         return self.decode(embeddings.flatten(0, 1), prompts.flatten(0, 1)).unflatten(0, embeddings.shape[:2])
 
-    def decode_objects(
-        self, embeddings: torch.Tensor, prompts: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def decode_objects(self, embeddings: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        What one prompt names, as separate objects; None where a decoder draws one object per prompt.
+        What one prompt names, as separate objects.
 
         Args:
             embeddings (`torch.Tensor` of shape `(B, T, E, h, w)`): from `encode`, the frames of a clip in order.
             prompts (`torch.Tensor` of shape `(B, P, prompt_dim)`): P prompt embeddings per clip.
 
         Returns:
-            `tuple` or `None`: mask logits `(B, K, T, 4h, 4w)`, whose union is what `decode_clips` draws, and which of
-            the K objects there are `(B, K)`.
+            `tuple`: mask logits `(B, K, T, 4h, 4w)`, whose union is what `decode_clips` draws, and which of the K
+            objects there are `(B, K)`.
         """
-        return None
+        raise NotImplementedError(f"{type(self).__name__} draws one object per prompt")
 
     def decode_stream(
         self, chunks: Iterable[torch.Tensor], prompts: torch.Tensor, num_frames: int

@@ -173,6 +173,8 @@ class Sam3ConceptMaskDecoder(ExactPositions, MaskDecoderBase):
         sam (`Sam3ConceptModel`, *optional*): a model to take in, with the levels of the config; a new one by default.
     """
 
+    finds_objects = True
+
     def __init__(self, config: Sam3ConceptConfig, sam: Any = None):
         super().__init__(config)
         self.sam = Sam3ConceptModel(config.sam3_config) if sam is None else sam
