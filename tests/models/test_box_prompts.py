@@ -163,6 +163,21 @@ def test_a_frame_that_is_named_is_tracked_both_ways(video_sam, tmp_path, monkeyp
 
 
 @torch.no_grad()
+def test_sam3_with_memory_tracks_from_the_frame_that_is_named(tmp_path):
+    """From the first frame as its tracker does, see test_sam3.py; the last one named, the clip backwards."""
+    write_sam3(tmp_path, multimask_output_in_sam=False)
+    decoder = load_mask_decoder(tmp_path, memory=ClipMemory(3, "first"))
+    frames = torch.randn(4, 3, 112, 112, generator=torch.Generator().manual_seed(2))
+    masks = draw(decoder, frames, (WrittenBox(BOX, frame=0),))[0]
+    scale = torch.tensor([112 / 120, 112 / 90]).repeat(2)
+    prompts = decoder.sam.prompt_encoder(None, None, (torch.tensor(BOX) * scale).view(1, 1, 4), None)[0][:, 0]
+    expected = decoder.decode_clips(decoder.encode_clips(frames[None]), prompts)[0]
+    torch.testing.assert_close(masks, expected, atol=1e-5, rtol=1e-5)
+    back = draw(decoder, frames.flip(0), (WrittenBox(BOX, frame=3),))[0]
+    torch.testing.assert_close(back.flip(0), masks, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 def test_without_a_memory_a_frame_gets_the_nearest_prompt(tmp_path):
     small_sam2().save_pretrained(tmp_path)
     decoder = load_mask_decoder(tmp_path)
