@@ -4,10 +4,17 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each of those that test beside each other
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A core for each of those that test beside each other: a recipe takes as many threads as there are cores that it
+    # may use, and threads that share a core wait for each other most of the time.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"][2:]) % len(cores)]})
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from datasets import Dataset
@@ -23,6 +30,9 @@ from aurora_trl.tiny.qwen import create_tiny_qwen_checkpoint
 from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
 from aurora_trl.tiny.videollama3 import create_tiny_videollama3_checkpoint
 
+if TYPE_CHECKING:
+    from launching import ForkedCommands
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 # They take longest. Of several workers each takes a file at a time, whose tests share fixtures: what is left for the
 # end is short.
@@ -31,6 +41,15 @@ FIRST = ("test_distributed", "test_runner", "test_zero3", "test_benchmarks", "te
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator["ForkedCommands"]:
+    """The project's commands and the launchers, in forks of one process: it imports everything once."""
+    from launching import forked_commands
+
+    with forked_commands(tmp_path_factory.mktemp("commands")) as commands:
+        yield commands
 
 
 @pytest.fixture(scope="session")

@@ -42,9 +42,7 @@ def prepare_run(args: TrainingArguments) -> str | None:
             ones, where another run is writing it, or the checkpoint can not be resumed from.
     """
     if args.device.type == "cpu":
-        # `accelerate launch` allows each process one thread where it finds no GPU (OMP_NUM_THREADS, accelerate 1.15).
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // args.world_size))
+        torch.set_num_threads(_num_threads())
     output_dir = Path(str(args.output_dir))
     file = next((path for path in (output_dir, *output_dir.parents) if path.exists() and not path.is_dir()), None)
     if file is not None:
@@ -97,6 +95,19 @@ def _end_trained(output_dir: Path, state: dict[str, Any], args: TrainingArgument
     if args.process_index == 0:
         sys.stderr.write(f"{output_dir}: all steps are taken already, there is nothing to do\n")
     raise SystemExit(0)
+
+
+def _num_threads() -> int:
+    """
+    As many threads as `OMP_NUM_THREADS` says, else a process's share of the cores that it may use.
+
+    `accelerate launch` sets one thread where nobody has set any (1.15), so one thread is had by `taskset -c 0`.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 1:
+        return int(given)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _hold_for_all(output_dir: Path, args: TrainingArguments) -> None:

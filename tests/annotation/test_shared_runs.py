@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from annotate_step import MINING, OwnAnnotator
-from launching import BIN, launch_environment
 
 from aurora_trl.annotation import RunLimits, WorldAnnotator, annotate_file, mine_file
 from aurora_trl.annotation.cot import _own_share, _require_sharable
@@ -83,14 +81,12 @@ def test_more_processes_than_gpus_are_one_line(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_equal_one(world, cot_rows, drawing_checkpoint, tmp_path):
+def test_two_processes_equal_one(forked, world, cot_rows, drawing_checkpoint, tmp_path):
     rows = cot_rows.to_list()[:14]
     data = save_json(rows, tmp_path / "rows.jsonl")
 
     def two(folder, *more):
-        command = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2", SCRIPT, str(world), str(data)]
-        command += [str(drawing_checkpoint), str(folder), *more]
-        return subprocess.run(command, env=launch_environment(), capture_output=True, text=True)
+        return forked.run(forked.two(forked.script(SCRIPT, world, data, drawing_checkpoint, folder, *more)))
 
     result = two(tmp_path / "two", rows[-1]["id"])
     assert result.returncode != 0

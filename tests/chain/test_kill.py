@@ -10,7 +10,7 @@ import time
 import pytest
 import yaml
 from conftest import REPOSITORY
-from launching import forked_commands, run_with
+from launching import run_with
 from small_chain import write_small_recipe
 
 from aurora_trl.chain.definition import load_pipeline
@@ -21,17 +21,8 @@ LEFT_OUT = ("evaluate-teacher", "evaluate-sft", "evaluate-reflective", "report")
 SEED = 24
 
 
-@pytest.fixture
-def commands(tmp_path):
-    """A folder with a Python and the project's commands beside it, which start without importing anything."""
-    folder = tmp_path / "bin"
-    with forked_commands(folder) as environment:
-        yield folder, environment
-
-
 @pytest.mark.slow
-def test_killed_at_every_step_it_ends_the_same(commands, tmp_path):
-    folder, environment = commands
+def test_killed_at_every_step_it_ends_the_same(forked, tmp_path):
     chain = write_small_recipe(tmp_path)
     chain["steps"] = [step for step in chain["steps"] if step["name"] not in LEFT_OUT]
     for step in chain["steps"]:
@@ -41,9 +32,9 @@ def test_killed_at_every_step_it_ends_the_same(commands, tmp_path):
     file.write_text(yaml.safe_dump(chain, sort_keys=False))
 
     def run(name):
-        command = [*run_with(folder), str(file), "--output_dir", str(tmp_path / name)]
+        command = [*run_with(forked.folder), str(file), "--output_dir", str(tmp_path / name)]
         log = open(tmp_path / f"{name}.log", "a")  # noqa: SIM115  (a child's)
-        return subprocess.Popen(command, env=environment, stderr=log, stdout=log, process_group=0)
+        return subprocess.Popen(command, env=forked.environment, stderr=log, stdout=log, process_group=0)
 
     assert run("whole").wait(timeout=300) == 0, (tmp_path / "whole.log").read_text()[-3000:]
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 from conftest import REPOSITORY
-from launching import forked_commands, run_with
+from launching import run_with
 from small_chain import write_small_recipe
 
 from aurora_trl import locks
@@ -281,12 +281,11 @@ def small_chain(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_four_phases_end_to_end(small_chain, tmp_path):
+def test_the_four_phases_end_to_end(forked, small_chain, tmp_path):
     """The real commands, the real trainers: data to report; then again, and nothing is run."""
     output = tmp_path / "run"
-    command = [*run_with(tmp_path / "bin"), str(small_chain), "--output_dir", str(output), "--seed", "2"]
-    with forked_commands(tmp_path / "bin") as environment:
-        first = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [*run_with(forked.folder), str(small_chain), "--output_dir", str(output), "--seed", "2"]
+    first = forked.run(command)
     assert first.returncode == 0, first.stderr[-3000:]
     assert "accelerate launch" in first.stderr
     assert "min left" in first.stderr

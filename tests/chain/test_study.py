@@ -1,13 +1,12 @@
 """`recipes/study`: every row's YAML is parsed, and runs for a few steps in one chain, shared phases once."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPOSITORY
-from launching import forked_commands, run_with
+from launching import run_with
 from small_chain import SMALL_FLAGS, write_small_recipe
 
 from aurora_trl.chain.definition import load_pipeline
@@ -59,7 +58,7 @@ def names_of(pipeline):
 
 
 @pytest.mark.slow
-def test_every_row_runs_for_a_few_steps(tmp_path):
+def test_every_row_runs_for_a_few_steps(forked, tmp_path):
     """The study's own file, on small numbers of the demo's: one chain, in which each phase is trained once."""
     for name in ("tiny", "study"):
         (tmp_path / name).mkdir()
@@ -81,12 +80,9 @@ def test_every_row_runs_for_a_few_steps(tmp_path):
     for name, content in (("tiny/pipeline.yaml", chain), ("study/tiny.yaml", study)):
         (tmp_path / name).write_text(yaml.safe_dump(content, sort_keys=False))
     output = tmp_path / "out"
-    commands = tmp_path / "bin"
-    with forked_commands(commands) as environment:
-        command = [*run_with(commands), str(tmp_path / "study" / "tiny.yaml")]
-        command += ["--output_dir", str(output), "--set", "s4.max_steps=2"]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY)
-        assert result.returncode == 0, result.stderr[-4000:]
+    command = [*run_with(forked.folder), str(tmp_path / "study" / "tiny.yaml")]
+    result = forked.run([*command, "--output_dir", str(output), "--set", "s4.max_steps=2"])
+    assert result.returncode == 0, result.stderr[-4000:]
     trained = [line for line in result.stderr.splitlines() if line.startswith("    accelerate launch")]
     assert len(trained) == len(set(trained)) == 5 + 9
     for phase in [step["makes"] for step in study["steps"] if "train" in step]:

@@ -1,10 +1,7 @@
 """Two processes share an evaluation, which is cut and continued: the scores and the answers of one."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +11,10 @@ from aurora_trl.cli import main
 from aurora_trl.data import load_refavs, save_json
 from aurora_trl.data.schema import clip_key
 
-TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
-
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_equal_one(checkpoint, world, tmp_path):
+def test_two_processes_equal_one(forked, checkpoint, world, tmp_path):
     data = Path(shutil.copytree(world, tmp_path / "world"))
     rows = {clip_key(row): row for row in load_refavs(data, "train")}
     save_json(list(rows.values())[:7], tmp_path / "data" / "train.jsonl")
@@ -38,8 +33,7 @@ def test_two_processes_equal_one(checkpoint, world, tmp_path):
         ]
 
     def two():
-        command = [*TORCHRUN, "-m", "aurora_trl.cli", *arguments("two")]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return forked.run(forked.two(forked.aurora(*arguments("two"))))
 
     # The third batch, which is the first process's second, shows a frame that is whole at both ends alone.
     frame = Path(list(rows.values())[4]["frames"][0])

@@ -1,9 +1,9 @@
 """Runs the project's commands in forks of one process that has imported everything: a command starts in no time.
 
-    python fork_server.py SOCKET        # and commands, as links to this file called `aurora` and `accelerate`
+    python fork_server.py SOCKET        # and commands: copies of this file called `aurora`, `accelerate`, `torchrun`
 
-A command is in the process group of whoever called it, or watches it, and is killed with it. For tests that start
-many.
+A command is in the process group of whoever called it, or watches it, and is killed with it. The launchers are the
+real ones. What they start is another such command; `accelerate launch SCRIPT` without options runs the script itself.
 """
 
 import atexit
@@ -23,6 +23,8 @@ SOCKET_VARIABLE = "FORK_SERVER_SOCKET"
 def serve(path: str) -> None:
     import deepspeed  # noqa: F401
     import torch
+    import torch.distributed.run
+    from accelerate.commands import accelerate_cli  # noqa: F401
     from trl import GRPOTrainer, SFTTrainer  # noqa: F401
 
     from aurora_trl import AuroraGRPOTrainer, AuroraPipeline, AuroraSFTTrainer  # noqa: F401
@@ -31,11 +33,8 @@ def serve(path: str) -> None:
     from aurora_trl.evaluation.evaluate import evaluate_model  # noqa: F401
     from aurora_trl.tiny.videollama2 import create_tiny_checkpoint  # noqa: F401
 
-    # On several threads sums come in any order. A recipe takes as many as there are cores that it may use. Tests that
-    # run beside each other take one each.
-    cores = sorted(os.sched_getaffinity(0))
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    os.sched_setaffinity(0, {cores[worker % len(cores)]})
+    # On several threads sums come in any order, and a recipe takes as many as there are cores that it may use.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
@@ -95,15 +94,7 @@ def run(
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
-        if Path(argv[0]).name == "accelerate":
-            sys.argv = argv[2:]  # accelerate launch SCRIPT …
-            runpy.run_path(sys.argv[0], run_name="__main__")
-            code = 0
-        else:
-            from aurora_trl.cli import main
-
-            sys.argv = argv
-            code = main(argv[1:])
+        code = main(argv)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
@@ -113,6 +104,28 @@ def run(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def main(argv: list[str]) -> int:
+    sys.argv = argv
+    match Path(argv[0]).name:
+        case "torchrun":
+            from torch.distributed.run import main as launch
+
+            launch()
+        case "accelerate" if argv[2].startswith("--"):
+            from accelerate.commands.accelerate_cli import main as launch
+
+            launch()
+        case "accelerate":
+            sys.argv = argv[2:]
+            sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))  # as Python does for a script
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        case _:
+            from aurora_trl.cli import main as command
+
+            return command(argv[1:])
+    return 0
 
 
 def call() -> int:

@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fork_server
 from conftest import REPOSITORY
@@ -42,16 +44,48 @@ def run_with(folder: Path) -> list[str]:
     return [sys.executable, "-c", start, "run"]
 
 
-@contextmanager
-def forked_commands(folder: Path) -> Iterator[dict[str, str]]:
+@dataclass(frozen=True)
+class ForkedCommands:
     """
-    Make `aurora` and `accelerate` in a folder, which start without importing anything: see `fork_server.py`.
+    The project's commands and the launchers, which start without importing anything: see `fork_server.py`.
 
-    Yields:
-        `dict[str, str]`: the environment in which they start.
+    Attributes:
+        folder (`Path`): where they are.
+        environment (`dict[str, str]`): in which they start.
+    """
+
+    folder: Path
+    environment: dict[str, str]
+
+    def aurora(self, *words: object) -> list[str]:
+        return [str(self.folder / "aurora"), *map(str, words)]
+
+    def script(self, path: str | Path, *words: object) -> list[str]:
+        return [str(self.folder / "accelerate"), "launch", str(path), *map(str, words)]
+
+    def two(self, command: list[str]) -> list[str]:
+        """A command on two processes, by Python's launcher: accelerate's starts one on CPUs (1.15)."""
+        return [str(self.folder / "torchrun"), "--standalone", "--nproc_per_node", "2", "--no-python", *command]
+
+    def accelerate(self, config: str, command: list[str]) -> list[str]:
+        """A command as `accelerate launch` starts it with a config of `recipes/accelerate`."""
+        return [str(self.folder / "accelerate"), *accelerate_launch(config)[1:], "--no_python", *command]
+
+    def run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        options = {"cwd": REPOSITORY, "env": self.environment, **options}
+        return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+@contextmanager
+def forked_commands(folder: Path) -> Iterator[ForkedCommands]:
+    """
+    Serve forks for as long as the block lasts.
+
+    Args:
+        folder (`Path`): gets the commands.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("aurora", "accelerate"):
+    for name in ("aurora", "accelerate", "torchrun"):
         script = folder / name
         script.write_text(f"#!{sys.executable} -S\n" + Path(fork_server.__file__).read_text())
         script.chmod(0o755)
@@ -62,7 +96,7 @@ def forked_commands(folder: Path) -> Iterator[dict[str, str]]:
         while not Path(path).exists():
             assert server.poll() is None
             time.sleep(0.1)
-        yield environment
+        yield ForkedCommands(folder, environment)
     finally:
         server.kill()
         server.wait()

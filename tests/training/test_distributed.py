@@ -1,14 +1,11 @@
 """Two processes: the same losses as one with the same global batch, and nobody waits for ever."""
 
 import json
-import os
-import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
-from launching import BIN, accelerate_launch, forked_commands, launch_environment
 from published_sams import small_sam2_video
 
 from aurora_trl import AuroraConfig, AuroraModel, AuroraProcessor
@@ -20,18 +17,6 @@ from aurora_trl.tiny.videollama2 import create_tiny_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 SCRIPT = str(Path(__file__).with_name("distributed_step.py"))
-# Python's own launcher for DDP: accelerate's starts one CPU process where two are asked for (1.15).
-STARTED = {}
-DDP = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def workers(tmp_path_factory):
-    """The launchers are real; the processes that they start have imported everything already."""
-    folder = tmp_path_factory.mktemp("workers")
-    with forked_commands(folder) as environment:
-        STARTED.update(folder=folder, environment=environment)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +24,25 @@ def rows_file(cot_rows, tmp_path_factory):
     return str(save_json(cot_rows, tmp_path_factory.mktemp("rows") / "rows.jsonl"))
 
 
-def launch(how, phase, checkpoint, rows_file, output, *options, steps=3):
+@pytest.fixture(scope="module")
+def launch(forked):
     """Run the step script; a hang is a failure."""
-    launchers = {"one": [], "ddp": [*DDP, "--no-python"]}
-    launcher = launchers[how] if how in launchers else [*accelerate_launch(how), "--no_python"]
-    worker = [str(STARTED["folder"] / "accelerate"), "launch", SCRIPT]
-    result = subprocess.run(
-        [*launcher, *worker, phase, str(checkpoint), rows_file, str(output), *options],
-        cwd=REPOSITORY,
-        env=STARTED["environment"],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    world_size, losses = json.loads((output / "losses.json").read_text())
-    assert world_size == (1 if how == "one" else 2)
-    assert len(losses) == steps
-    return torch.tensor(losses)
+
+    def run(how, phase, checkpoint, rows_file, output, *options, steps=3):
+        command = forked.script(SCRIPT, phase, checkpoint, rows_file, output, *options)
+        launched = {"one": lambda _: command, "ddp": forked.two}.get(how, partial(forked.accelerate, how))(command)
+        result = forked.run(launched)
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+        world_size, losses = json.loads((output / "losses.json").read_text())
+        assert world_size == (1 if how == "one" else 2)
+        assert len(losses) == steps
+        return torch.tensor(losses)
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def one_process(checkpoint, rows_file, tmp_path_factory):
+def one_process(launch, checkpoint, rows_file, tmp_path_factory):
     """The losses of one process, by phase."""
     return {
         phase: launch(
@@ -76,15 +59,16 @@ def one_process(checkpoint, rows_file, tmp_path_factory):
 
 @pytest.mark.parametrize("phase", ["sft", "grpo"])
 @pytest.mark.parametrize("how", ["ddp", "zero2"])
-def test_two_processes_equal_one(how, phase, checkpoint, rows_file, one_process, tmp_path):
+def test_two_processes_equal_one(launch, how, phase, checkpoint, rows_file, one_process, tmp_path):
     losses = launch(how, phase, checkpoint, rows_file, tmp_path, "per_device_train_batch_size=2")
     torch.testing.assert_close(losses, one_process[phase], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("options", [["sft", "teacher"], ["grpo"], ["grpo", "rollouts"]], ids="-".join)
-def test_zero3_trains_and_its_checkpoint_loads(options, checkpoint, rows_file, tmp_path):
+def test_zero3_trains_and_its_checkpoint_loads(launch, options, checkpoint, rows_file, tmp_path):
     phase, *options = options
-    losses = launch("zero3", phase, checkpoint, rows_file, tmp_path, "per_device_train_batch_size=2", *options)
+    options += ["per_device_train_batch_size=2", "max_steps=1"]
+    losses = launch("zero3", phase, checkpoint, rows_file, tmp_path, *options, steps=1)
     assert torch.isfinite(losses).all()
     before, after = AuroraModel.from_pretrained(checkpoint), AuroraModel.from_pretrained(tmp_path)
     assert not torch.equal(before.get_output_embeddings().weight, after.get_output_embeddings().weight)
@@ -96,20 +80,20 @@ def test_zero3_trains_and_its_checkpoint_loads(options, checkpoint, rows_file, t
 
 @pytest.mark.parametrize("phase", ["sft", "grpo"])
 @pytest.mark.parametrize("how", ["ddp", "zero3"])
-def test_a_rank_without_seg_does_not_hang(how, phase, checkpoint, rows_file, tmp_path):
+def test_a_rank_without_seg_does_not_hang(launch, how, phase, checkpoint, rows_file, tmp_path):
     options = ["no_seg", "per_device_train_batch_size=2", "max_steps=2"]
     losses = launch(how, phase, checkpoint, rows_file, tmp_path, *options, steps=2)
     assert torch.isfinite(losses).all()
 
 
-def test_a_rank_without_seg_does_not_hang_with_several_objects(checkpoint, rows_file, tmp_path):
+def test_a_rank_without_seg_does_not_hang_with_several_objects(launch, checkpoint, rows_file, tmp_path):
     options = ["no_seg", "per_device_train_batch_size=2", "max_objects=2", "max_steps=2"]
     losses = launch("ddp", "grpo", checkpoint, rows_file, tmp_path, *options, steps=2)
     assert torch.isfinite(losses).all()
 
 
 @pytest.mark.parametrize("policy", ["videollama2", True, "omni3"], ids=["videollama2", "omni", "omni3"])
-def test_a_rank_without_sound_does_not_hang(policy, checkpoint, qwen_checkpoints, rows_file, tmp_path):
+def test_a_rank_without_sound_does_not_hang(launch, policy, checkpoint, qwen_checkpoints, rows_file, tmp_path):
     """ZeRO-3 gathers the audio tower on both processes, also where one's clips are silent, and all of the experts."""
     folder = checkpoint if policy == "videollama2" else qwen_checkpoints[policy]
     options = ["no_sound", "per_device_train_batch_size=2", "max_steps=2"]
@@ -118,7 +102,7 @@ def test_a_rank_without_sound_does_not_hang(policy, checkpoint, qwen_checkpoints
 
 
 @pytest.mark.parametrize(("how", "option"), [("ddp", "mask_frames_per_step=1"), ("zero3", "no_seg")])
-def test_a_memory_across_frames_does_not_hang(how, option, checkpoint, rows_file, tmp_path):
+def test_a_memory_across_frames_does_not_hang(launch, how, option, checkpoint, rows_file, tmp_path):
     """What reads and writes it runs on both processes, also where nothing is drawn, or there is one frame alone."""
     small_sam2_video().save_pretrained(tmp_path / "sam2")
     decoder = load_mask_decoder(tmp_path / "sam2", image_size=32, memory=ClipMemory(3, "first", True))
@@ -133,14 +117,10 @@ def test_a_memory_across_frames_does_not_hang(how, option, checkpoint, rows_file
     assert torch.isfinite(losses).all()
 
 
-def test_a_mixture_is_shared_and_goes_on_where_it_was(checkpoint, rows_file, tmp_path):
+def test_a_mixture_is_shared_and_goes_on_where_it_was(forked, checkpoint, rows_file, tmp_path):
     """Cut in the second epoch: both processes draw the rows that they would have drawn, 3 of 4 of the first source."""
     script = str(Path(__file__).with_name("distributed_mixture.py"))
-    environment = launch_environment()
-    environment["PYTHONPATH"] += os.pathsep + str(REPOSITORY / "tests" / "helpers")
-    result = subprocess.run(
-        [*DDP, script, str(checkpoint), rows_file, str(tmp_path)], env=environment, capture_output=True, text=True
-    )
+    result = forked.run(forked.two(forked.script(script, checkpoint, rows_file, tmp_path)))
     assert result.returncode == 0, result.stderr[-4000:]
     runs = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     for whole, again in runs:
@@ -159,7 +139,7 @@ def feature_files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_teacher_is_asked_by_all_or_none(rows_file, tmp_path):
+def test_a_teacher_is_asked_by_all_or_none(launch, rows_file, tmp_path):
     """
     In a second epoch one process has rows that it has not seen, and another none. ZeRO-3 makes them wait for the parts
     of weights that are wide enough to be split.
@@ -171,7 +151,7 @@ def test_a_teacher_is_asked_by_all_or_none(rows_file, tmp_path):
     torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
 
 
-def test_processes_share_a_feature_cache(checkpoint, rows_file, processor, one_process, tmp_path):
+def test_processes_share_a_feature_cache(launch, checkpoint, rows_file, processor, one_process, tmp_path):
     """Two fill a folder, each with its share of the clips, and train as one does without it; GRPO finds all there."""
     cache, files = tmp_path / "cache", []
     for phase in ("sft", "grpo"):
@@ -184,20 +164,20 @@ def test_processes_share_a_feature_cache(checkpoint, rows_file, processor, one_p
     assert files[0] == files[1]
 
 
-def test_zero3_shares_a_feature_cache(checkpoint, rows_file, tmp_path):
+def test_zero3_shares_a_feature_cache(launch, checkpoint, rows_file, tmp_path):
     """The weights of teacher and mask encoder are split, and each process runs them on clips of its own."""
-    settings = ["per_device_train_batch_size=2", "learning_rate=1e-4"]
-    plain = launch("zero3", "sft", checkpoint, rows_file, tmp_path / "plain", "teacher", *settings)
+    settings = ["per_device_train_batch_size=2", "learning_rate=1e-4", "max_steps=2"]
+    plain = launch("zero3", "sft", checkpoint, rows_file, tmp_path / "plain", "teacher", *settings, steps=2)
     settings.append(f'feature_cache="{tmp_path / "cache"}"')
-    kept = launch("zero3", "sft", checkpoint, rows_file, tmp_path / "kept", "teacher", *settings)
+    kept = launch("zero3", "sft", checkpoint, rows_file, tmp_path / "kept", "teacher", *settings, steps=2)
     torch.testing.assert_close(kept, plain, atol=1e-4, rtol=0)
     files = feature_files(tmp_path / "cache")
-    losses = launch("zero3", "grpo", checkpoint, rows_file, tmp_path / "grpo", *settings)
+    losses = launch("zero3", "grpo", checkpoint, rows_file, tmp_path / "grpo", *settings, steps=2)
     assert torch.isfinite(losses).all()
     assert feature_files(tmp_path / "cache") == files
 
 
-def test_small_steps_arrive_however_it_is_launched(checkpoint, processor, rows_file, tmp_path):
+def test_small_steps_arrive_however_it_is_launched(launch, checkpoint, processor, rows_file, tmp_path):
     """From a bfloat16 checkpoint: of steps that bfloat16 would lose, master weights add up what all of them make."""
     AuroraModel.from_pretrained(checkpoint).to(torch.bfloat16).save_pretrained(tmp_path / "base")
     processor.save_pretrained(tmp_path / "base")

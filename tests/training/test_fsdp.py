@@ -1,24 +1,20 @@
 """Why a launch with FSDP is refused (see `test_options.py`): the whole forward runs, and no part of it by itself."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
-from launching import BIN, launch_environment
 
 from aurora_trl.data import save_json
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_whole_forward_is_ddp_and_a_part_is_an_error(checkpoint, cot_rows, tmp_path):
+def test_a_whole_forward_is_ddp_and_a_part_is_an_error(forked, checkpoint, cot_rows, tmp_path):
     script = str(Path(__file__).with_name("fsdp_step.py"))
     rows = save_json(cot_rows.select(range(4)), tmp_path / "rows.jsonl")
-    command = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2", script, str(checkpoint), str(rows)]
-    result = subprocess.run(
-        [*command, str(tmp_path / "found.json")], env=launch_environment(), capture_output=True, text=True
-    )
+    command = forked.script(script, checkpoint, rows, tmp_path / "found.json")
+    result = forked.run(forked.two(command))
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["losses"][0] == pytest.approx(found["losses"][1], abs=1e-5)

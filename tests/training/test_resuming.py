@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from aurora_trl import AuroraModel
 from aurora_trl.data import DataError
 from aurora_trl.training.checkpoints import MANIFEST, find_checkpoints, find_fault, list_files, write_manifest
-from aurora_trl.training.launch import finish, prepare_run
+from aurora_trl.training.launch import _num_threads, finish, prepare_run
 
 SETTINGS = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2}
 
@@ -127,3 +127,23 @@ def test_a_rollout_is_not_cut(settings, checkpoint, cot_rows, processor, tmp_pat
     assert grpo_helpers.logged(resumed, *names) == grpo_helpers.logged(whole, *names)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("variables", "cores", "threads"),
+    [
+        ({}, 6, 6),
+        ({"OMP_NUM_THREADS": "1"}, 6, 6),  # what `accelerate launch` sets
+        ({"OMP_NUM_THREADS": "4"}, 6, 4),
+        ({"LOCAL_WORLD_SIZE": "2"}, 6, 3),
+        ({"LOCAL_WORLD_SIZE": "8"}, 6, 1),
+    ],
+    ids=str,
+)
+def test_a_phase_on_cpus_takes_its_share_of_the_cores(variables, cores, threads, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert _num_threads() == threads

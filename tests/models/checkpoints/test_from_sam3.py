@@ -57,7 +57,7 @@ def parts(tmp_path_factory):
 def test_a_lora_run_merged_saved_and_loaded(kind, parts, world, cot_rows, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     arguments = ["init", str(parts / "policy"), "--mask-decoder", str(parts / "sam3"), "--output", "base"]
-    arguments += ["--audio-seconds", "1", "--num-frames", "3", *FLAGS[kind]]
+    arguments += ["--audio-seconds", "1", "--num-frames", "2", *FLAGS[kind]]
     assert main(arguments) == 0
     used = "detector draws what [SEG] names" if kind is Sam3ConceptMaskDecoder else "tracker draws, "
     assert f"sam3: its {used}" in caplog.text
@@ -88,9 +88,9 @@ def test_a_lora_run_merged_saved_and_loaded(kind, parts, world, cot_rows, tmp_pa
         "output_dir": "lora",
         "targets": "answer",
         "use_lora": True,
-        "max_steps": 2,
+        "max_steps": 1,
         "learning_rate": 1.0e-2,
-        "per_device_train_batch_size": 2,
+        "per_device_train_batch_size": 1,
         "report_to": "none",
         "use_cpu": True,
         "bf16": False,
@@ -101,7 +101,7 @@ def test_a_lora_run_merged_saved_and_loaded(kind, parts, world, cot_rows, tmp_pa
     importlib.import_module("sft").main()
     assert main(["merge", "lora", "--output", "merged"]) == 0
 
-    batch = SFTCollator(ClipLoader(processor))(cot_rows.to_list()[:2])
+    batch = SFTCollator(ClipLoader(processor))(cot_rows.to_list()[:1])
     batch = {name: value for name, value in batch.items() if name not in ("labels", "masks")}
     with torch.no_grad():
         untrained, merged, loaded, unmerged = (
@@ -113,7 +113,7 @@ def test_a_lora_run_merged_saved_and_loaded(kind, parts, world, cot_rows, tmp_pa
                 load_adapter("lora").get_base_model(),
             )
         )
-    assert merged.shape == (2, 3, 32, 32)
+    assert merged.shape == (1, 2, 32, 32)
     assert (merged - untrained).abs().max() > 1e-3
     for other in (loaded, unmerged):
         torch.testing.assert_close(merged, other, atol=1e-5, rtol=1e-5)

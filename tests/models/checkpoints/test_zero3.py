@@ -2,13 +2,10 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
-from launching import accelerate_launch, launch_environment
 from published_checkpoints import write_videollama2
 from published_sams import small_sam
 from safetensors.torch import load_file, save_file
@@ -66,18 +63,12 @@ def root(checkpoint, cot_rows, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def launched(root, checkpoint):
+def launched(forked, root, checkpoint):
     """What two processes wrote."""
     output = root / "output"
     output.mkdir()
-    launch = [*accelerate_launch("zero3"), str(SCRIPT)]
-    inputs = [
-        checkpoint,
-        *(root / name for name in ("unexpected", "adapter", "policy", "sam.pth", "rows.jsonl")),
-        output,
-    ]
-    command = [*launch, *map(str, inputs)]
-    result = subprocess.run(command, cwd=REPOSITORY, env=launch_environment(), capture_output=True, text=True)
+    inputs = [checkpoint, *(root / name for name in ("unexpected", "adapter", "policy", "sam.pth", "rows.jsonl"))]
+    result = forked.run(forked.accelerate("zero3", forked.script(SCRIPT, *inputs, output)))
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return output
 
