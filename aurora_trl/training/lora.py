@@ -54,7 +54,8 @@ def lora_config(model: AuroraModel, arguments: LoraArguments, groups: set[str]) 
 def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
     """
     An adapter's config of one's own, with what a composite model needs beside it: adapters stay in the language model,
-    and `[SEG]`'s rows, the projector and whatever else is not frozen train in full.
+    and `[SEG]`'s rows, the projector and whatever else is not frozen train in full. With learned queries the tables of
+    tokens stay as they are, whatever the config names.
 
     Args:
         model (`AuroraModel`): what the adapter is for.
@@ -87,8 +88,9 @@ def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
             kept.update(inside)
         config.target_modules = kept
     tables = () if getattr(config, "trainable_token_indices", None) else _token_tables(model)
-    # `lora_config` may have seen a projector that the phase has let go since.
+    # `lora_config` may have seen a projector that the phase has let go since, or a `[SEG]` that nobody writes now.
     gone = {"seg_projector"} if model.seg_projector is None else set()
+    gone |= set(_TOKEN_TABLES) if model.seg_queries is not None else set()
     given = [name for name in getattr(config, "modules_to_save", None) or () if name not in gone]
     config.modules_to_save = list(dict.fromkeys([*given, *tables, *_trained_in_full(model, groups)]))
     config.task_type = config.task_type or "CAUSAL_LM"
@@ -96,8 +98,9 @@ def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
 
 
 def _token_tables(model: AuroraModel) -> tuple[str, ...]:
-    """The tables in which a new token has a row; a policy that writes boxes needs none."""
-    return () if model.config.mask_source == "box" else _TOKEN_TABLES
+    """The tables in which a new token has a row; a policy that writes boxes, or no `[SEG]`, needs none."""
+    writes_seg = model.config.mask_source == "seg" and model.config.seg_source == "token"
+    return _TOKEN_TABLES if writes_seg else ()
 
 
 def _trained_in_full(model: AuroraModel, groups: set[str]) -> list[str]:
