@@ -19,6 +19,7 @@ from aurora_trl.models.checkpoints.adapters import load_adapter
 from aurora_trl.prompts import SEG_TOKEN
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe
 from aurora_trl.training.lora import lora_config, unwrap_aurora
+from aurora_trl.training.sample_log import SampleLog
 
 QUERIES = {"seg_source": "queries", "num_queries": NUM_QUERIES}
 TEXT_ALONE = {
@@ -95,6 +96,14 @@ def test_saved_loaded_and_scored_it_draws_the_same(learnt, world, tmp_path):
     assert all(record["has_seg"] and not record["cut"] for record in records)
     mined = list(mine_rows(model, processor, rows, batch_size=6))
     assert not any(SEG_TOKEN in answer.row["target"] for answer in mined)
+
+
+def test_samples_of_an_evaluation_have_no_format(learnt, world):
+    """What the trackers show of a text that asks for no mask."""
+    trainer = learnt[0]
+    trainer.eval_dataset = load_refavs(world, "val")
+    (sample,) = SampleLog(trainer, 1)._answer()
+    assert set(sample.rewards) == {"class_reward", "iou_reward"}
 
 
 def test_reasoning_first_leaves_the_queries_to_the_next_phase(checkpoint, cot_rows, processor, tmp_path):
