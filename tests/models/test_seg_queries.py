@@ -25,10 +25,13 @@ from aurora_trl.tiny.text_encoder import create_tiny_text_checkpoint
 FEATURES = ("seg_states", "seg_features", "mask_logits")
 
 
-@pytest.fixture(params=["videollama2", True, "qwen3"], ids=["videollama2", "omni", "qwen3"])
-def parts(request, checkpoint, qwen_checkpoints):
+@pytest.fixture(
+    params=["videollama2", "videollama3", True, "qwen3"], ids=["videollama2", "videollama3", "omni", "qwen3"]
+)
+def parts(request, checkpoint, videollama3_checkpoint, qwen_checkpoints):
     """A model with three queries, and its processor."""
-    return model_with_queries(checkpoint if request.param == "videollama2" else qwen_checkpoints[request.param])
+    folders = {"videollama2": checkpoint, "videollama3": videollama3_checkpoint, **qwen_checkpoints}
+    return model_with_queries(folders[request.param])
 
 
 def collate(rows, processor, **collating):
