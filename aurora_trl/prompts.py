@@ -148,6 +148,15 @@ def box_target(target: str, answer: str) -> str:
     return f"{strip_answer(target)} {answer}".strip()
 
 
+def queries_target(target: str) -> str:
+    """
+    A text to learn for a model whose queries are read behind its answer: without `It is [SEG].`, which nobody writes.
+
+    The question stays what it is: that the model reasons, then segments. An answer that nothing fits stays, too.
+    """
+    return target if is_null_answer(target) else strip_answer(target)
+
+
 def escape_tokens(text: str, tokens: Iterable[str]) -> str:
     """
     A text in which no token's name stands as a whole: `<video>` in a reference is a word, `< video>`, and no place.

@@ -274,7 +274,7 @@ class _Checker:
         if model is None:
             self.plan.lines.append("model: its sizes are known once the first step has made it")
             return
-        model = model.with_num_frames(config.num_frames)
+        model = model.with_num_frames(config.num_frames).with_seg_source(getattr(config, "seg_source", None))
         short = describe_short_clips(rows, model.num_frames, max_videos=_MEASURED_VIDEOS)
         self.plan.lines += [] if short is None else [f"data: {short}"]
         prompt, answer = _prompt_tokens(model, rows), _answer_tokens(config, recipe, model)
@@ -303,7 +303,7 @@ class _Checker:
         self.plan.memory = memory
         self.plan.lines += [
             f"model: {model.what}, {count_text(sum(memory.parameters.values()))} parameters",
-            *parameter_lines(memory, lora),
+            *parameter_lines(memory, lora, model.config),
             f"tokens per sample: {model.media_tokens} of the clip, about {prompt - model.media_tokens} of the "
             f"question, up to {answer} of the answer",
             memory_line(memory, setup),

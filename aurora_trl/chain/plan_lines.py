@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable
 
+from ..models.configuration_aurora import AuroraConfig
 from ..training.arguments import LoraArguments
+from ..training.lora import token_tables
 from .memory_estimate import GIGABYTE, MemoryEstimate, TrainingSetup
 
 
-def parameter_lines(memory: MemoryEstimate, lora: LoraArguments) -> Iterable[str]:
+def parameter_lines(memory: MemoryEstimate, lora: LoraArguments, config: AuroraConfig) -> Iterable[str]:
     """What a phase trains, and what it leaves frozen."""
     trained = {group: count for group, count in memory.trainable.items() if count}
     what = ", ".join(f"{group} {count_text(count)}" for group, count in trained.items())
-    adapter = f" (LoRA of rank {lora.lora_r}, embeddings and head)" if lora.use_lora else ""
+    tables = ", embeddings and head" if token_tables(config) else ""
+    adapter = f" (LoRA of rank {lora.lora_r}{tables})" if lora.use_lora else ""
     yield f"trains {count_text(sum(trained.values()))}{adapter}: {what}"
     frozen = [f"{group} {count_text(memory.parameters[group])}" for group in memory.parameters if group not in trained]
     if frozen:

@@ -1,5 +1,6 @@
 """The sizes of the model that a chain's step starts from, also where the step that makes it has not run yet."""
 
+import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -57,6 +58,14 @@ class ModelPlan:
         processor = self.processor.with_num_frames(num_frames)
         return replace(self, num_frames=num_frames, processor=processor, media_tokens=_media_tokens(processor))
 
+    def with_seg_source(self, seg_source: str | None) -> "ModelPlan":
+        """As a phase with this `seg_source` has it, whatever the number of queries; None leaves it as it is."""
+        if seg_source in (None, self.config.seg_source):
+            return self
+        config = copy.deepcopy(self.config)
+        config.seg_source = seg_source
+        return replace(self, config=config)
+
     def answer_limit(self, given: int | None) -> int:
         """As [`AuroraProcessor.answer_limit`] will say once the model is trained."""
         if self.processor is None or self.answer_tokens is None:
@@ -92,7 +101,7 @@ def plan_model(pipeline: Pipeline, name: str) -> ModelPlan | None:
             return None
         # A phase that sets it hands it on with its checkpoint.
         model = replace(model, max_objects=settings.get("max_objects") or model.max_objects)
-        model = model.with_num_frames(settings.get("num_frames"))
+        model = model.with_num_frames(settings.get("num_frames")).with_seg_source(settings.get("seg_source"))
         supervised = any(Path(word).stem == "sft" for word in maker.command)
         return replace(model, answer_tokens=learnt_tokens(settings, model.processor)) if supervised else model
     return _from_command(maker)

@@ -169,7 +169,9 @@ def _score(
     """The record of an answer, counted and written down."""
     (run, split, swap), (number, row, answer) = place, answered
     answer.row = row
-    record = describe_answer(answer, processor.num_frames, processor.max_objects, processor.mask_source)
+    record = describe_answer(
+        answer, processor.num_frames, processor.max_objects, processor.mask_source, processor.seg_source
+    )
     record["scores"] = scorer.add(answer, number, processor.num_frames)
     record["j"] = next(iter(record["scores"].values()))["J"]
     record.update(clip=clip_names[clip_key(row)], split=split, swap=swap, row=number)

@@ -29,7 +29,9 @@ from .metrics.distributed import gather_shares
 _NO_MASK_LOGIT = -50.0
 
 
-def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1, mask_source: str = "seg") -> dict[str, Any]:
+def describe_answer(
+    answer: Answer, num_frames: int, max_objects: int = 1, mask_source: str = "seg", seg_source: str = "token"
+) -> dict[str, Any]:
     """
     What there is to say about an answer whatever the protocol.
 
@@ -39,6 +41,8 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1, mask_
         max_objects (`int`, *optional*, defaults to 1): how many `[SEG]` an answer may have.
         mask_source (`str`, *optional*, defaults to `"seg"`): what an answer asks for a mask with; with `"box"` it is
             well formed where its boxes could be read.
+        seg_source (`str`, *optional*, defaults to `"token"`): with `"queries"` it asks for nothing, and is well formed
+            where it came to its end.
 
     Returns:
         `dict`: the beginning of a line of `answers.jsonl`, with the drawn masks in the frame's size, one for each of
@@ -50,7 +54,10 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1, mask_
     if answer.mask_logits is not None:
         planes = F.interpolate(answer.mask_logits[:count, None], size, mode="bilinear", align_corners=False)
         drawn = (planes[:, 0] > 0).to(torch.uint8)
-    asks = answer.prompts is not None if mask_source == "box" else ends_with_answer(answer.completion, max_objects)
+    if mask_source == "box":
+        well_formed = answer.prompts is not None
+    else:
+        well_formed = not answer.cut if seg_source == "queries" else ends_with_answer(answer.completion, max_objects)
     class_name, said = row.get("class_name"), extract_class(answer.completion)
     chosen: dict[str, Any] = {}
     if answer.cost is not None:
@@ -65,7 +72,7 @@ def describe_answer(answer: Answer, num_frames: int, max_objects: int = 1, mask_
         "cut": answer.cut,
         # None where the dataset names no class.
         "class_correct": None if class_name is None else said == normalize_class(class_name),
-        "format_correct": asks or is_null_answer(answer.completion),
+        "format_correct": well_formed or is_null_answer(answer.completion),
         # Of a null row, whether the answer says that nothing fits; of any other, whether it does not.
         "null_correct": says_nothing_fits(answer.completion) == bool(row.get("is_null")),
         "has_seg": answer.mask_logits is not None,

@@ -40,7 +40,7 @@ class Answer:
         object_logits (`torch.Tensor` of shape `(N, T, H', W')`, *optional*): where several `[SEG]` count, each one's;
             where the decoder finds several instances of what one `[SEG]` names, each instance's.
         seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): the projected states at the `[SEG]` that count, on
-            the CPU: what prompts the mask decoder, in other frames too. None where there is none.
+            the CPU, or at its queries: what prompts the mask decoder, in other frames too. None where there is none.
         decoded_logits (`torch.Tensor` of shape `(T, h, w)`, *optional*): what `mask_logits` were made of, as they came
             from the decoder; on the CPU.
         quality (`float`, *optional*): the IoU that the mask decoder believes to have reached, in the mean over the

@@ -25,7 +25,7 @@ def draw_from_states(
     with_quality: bool = False,
 ) -> None:
     """
-    Put into answers what their `[SEG]` draw.
+    Put into answers what their `[SEG]`, or the queries behind them, draw.
 
     Args:
         model, processor: which wrote them.
@@ -34,7 +34,7 @@ def draw_from_states(
         mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): of distinct clips.
         clip_index (`torch.Tensor` of shape `(B,)`): the clip of each answer.
         seg_states (`torch.Tensor` of shape `(B, H)` or `(B, K, H)`), has_seg (`torch.Tensor` of shape `(B,)` or
-            `(B, K)`, bool): the states, and which of them there are.
+            `(B, K)`, bool): the states, and which of them there are; of queries, which answers have theirs.
         with_quality (`bool`, *optional*, defaults to `False`): let the decoder score the masks.
     """
     named = model.decode_objects(seg_states, mask_embeddings, clip_index) if seg_states.dim() == 2 else None
@@ -80,9 +80,9 @@ def draw_from_boxes(
 
 
 def _features_of_answers(seg_features: torch.Tensor, there: torch.Tensor) -> list[torch.Tensor | None]:
-    """Of features `(B, E)` or `(B, K, E)`, those of the objects that are there, `(N, E)`; None for none."""
+    """Of features `(B, E)` or `(B, K, E)`, those that are there, `(N, E)`; None for none."""
     each = seg_features.unsqueeze(1) if seg_features.dim() == 2 else seg_features
-    kept = there.reshape(len(there), -1)
+    kept = there.reshape(len(there), -1).expand(each.shape[:2])  # an answer has all of its queries, or none
     return [features[own].cpu() if bool(own.any()) else None for features, own in zip(each, kept, strict=True)]
 
 

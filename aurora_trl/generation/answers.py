@@ -16,6 +16,7 @@ from ..models.box_prompts import FrameView
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows
 from ..models.processing_aurora import AuroraProcessor
+from ..prompts import is_null_answer
 from .answer import Answer
 from .answer_masks import draw_from_boxes, draw_from_states
 from .checking import check_answers
@@ -285,6 +286,11 @@ def _write_answers(
         return answers
     completions = (prompts, completion_ids, completion_mask)
     repeated = {name: value[clip_index] for name, value in questions.embeds.items()}
+    if model.config.seg_source == "queries":
+        drawn = [not answer.cut and not is_null_answer(answer.completion) for answer in answers]
+        seg_states = _states_at_queries(model, processor, drawn, completions, repeated)
+    else:
+        seg_states = _states_of_answers(model, processor, states, completions, repeated)
     draw_from_states(
         model,
         processor,
@@ -292,7 +298,7 @@ def _write_answers(
         [view.frame_size for view in views],
         questions.mask_embeddings,
         clip_index,
-        *_states_of_answers(model, processor, states, completions, repeated),
+        *seg_states,
         with_quality=with_quality,
     )
     return answers
@@ -316,6 +322,21 @@ def _states_of_answers(
         late = read_states(model, written, positions, processor.tokenizer.pad_token_id, **media)
         seg_states = torch.where(known[..., None], seg_states, late)
     return seg_states, has_seg
+
+
+def _states_at_queries(
+    model: AuroraModel,
+    processor: AuroraProcessor,
+    drawn: Sequence[bool],
+    completions: tuple[list[list[int]], torch.Tensor, torch.Tensor],
+    media: dict[str, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states at the queries behind answers, and of which they draw: the answers are read once more with them."""
+    written = [ids + own[mask].tolist() for ids, own, mask in zip(*completions, strict=True)]
+    has_queries = torch.tensor(drawn, device=completions[1].device)
+    positions = torch.tensor([len(ids) for ids in written], device=has_queries.device)
+    written = [ids + processor.query_ids for ids in written]
+    return read_states(model, written, positions, processor.tokenizer.pad_token_id, **media), has_queries
 
 
 def answer_rows(

@@ -12,7 +12,7 @@ from ..data.mixture import SOURCE_COLUMN
 from ..data.relations import relate_objects
 from ..data.schema import Row, view_key, with_target
 from ..models.shared_prefix import IGNORE_INDEX
-from ..prompts import build_prompt, teacher_target
+from ..prompts import build_prompt, is_null_answer, teacher_target
 from .box_targets import BoxTargets
 from .clip_loader import ClipLoader, pad_ids, stack_clips, stack_hints
 
@@ -24,8 +24,9 @@ class SFTCollator:
     A call with rows returns `input_ids`, `attention_mask`, `labels` `(B, L)`, the media inputs of the C distinct
     clips, `clip_index` `(B,)` that says which clip a row shows, `masks` `(B, T, M, M)` uint8 and `seg_positions`
     `(B,)`, and what [`ClipLoader.hints`] finds. With the processor's `max_objects` K above 1 `seg_positions` are
-    `(B, K)`, and there are `object_masks` `(B, K, T, M, M)`, see [`ClipLoader.object_masks`]. Rows of
-    a mixture have the name of each one's source in `sources`.
+    `(B, K)`, and there are `object_masks` `(B, K, T, M, M)`, see [`ClipLoader.object_masks`]. For a model with
+    queries their places come behind each answer, and `seg_positions` are those of the first ones. Rows of a mixture
+    have the name of each one's source in `sources`.
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -60,11 +61,12 @@ class SFTCollator:
         prompts = [processor.prompt_ids(row, clips[i]) for row, i in zip(rows, clip_index, strict=True)]
         if self.boxes is not None:
             rows = [self.boxes(row, clips[i]) for row, i in zip(rows, clip_index, strict=True)]
+        queries = processor.query_ids
         input_ids, labels = [], []
         for prompt, row in zip(prompts, rows, strict=True):
             prefill, target = processor.answer_ids(row)
-            input_ids.append(prompt + prefill + target)
-            labels.append([IGNORE_INDEX] * len(prompt + prefill) + target)
+            input_ids.append(prompt + prefill + target + queries)
+            labels.append([IGNORE_INDEX] * len(prompt + prefill) + target + [IGNORE_INDEX] * len(queries))
         batch: dict[str, Any] = {
             "input_ids": pad_ids(input_ids, processor.tokenizer.pad_token_id),
             "attention_mask": pad_ids([[1] * len(ids) for ids in input_ids], 0),
@@ -72,7 +74,13 @@ class SFTCollator:
             "clip_index": torch.tensor(clip_index),
             **stack_clips(clips),
         }
-        batch["seg_positions"] = processor.find_seg_positions(batch["input_ids"], batch["labels"] != IGNORE_INDEX)
+        if queries:
+            answered = zip(rows, input_ids, strict=True)
+            first = [-1 if is_null_answer(row["target"]) else len(ids) - len(queries) for row, ids in answered]
+            batch["seg_positions"] = torch.tensor(first)
+        else:
+            learnt = batch["labels"] != IGNORE_INDEX
+            batch["seg_positions"] = processor.find_seg_positions(batch["input_ids"], learnt)
         if self.share_prefix and len(clips) < len(rows):
             lengths = _prefix_lengths(prompts, clip_index)
             # As many segments for each clip as the largest has: where clips have few, or little in common, plain rows

@@ -72,7 +72,8 @@ def draw_frames(
         model (`AuroraModel`): in eval mode; see `require_streamable`.
         processor (`AuroraProcessor`): the model's.
         row (`dict`): the clip.
-        seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): projected states at the `[SEG]` of the answer,
+        seg_features (`torch.Tensor` of shape `(N, E)`, *optional*): projected states at the `[SEG]` of the answer, or
+            at its queries,
             see [`~aurora_trl.generation.answers.Answer`]; without any all masks are empty.
         numbers (`Sequence[int]`): which frames, in rising order, see `choose_frames`.
         seconds (`Sequence[float]`, *optional*): when each is shown.
@@ -102,7 +103,7 @@ def draw_frames(
     def drawn(logits: torch.Tensor) -> np.ndarray:
         return masks_of_frame_size(processor.restore_masks(logits, (height, width)), (height, width))
 
-    prompts = seg_features.to(next(model.mask_decoder.parameters()).device)[:, None]
+    prompts = model.prompts_of_objects(seg_features.to(next(model.mask_decoder.parameters()).device))
     place, counts = 0, torch.ones(1, len(prompts), dtype=torch.bool, device=prompts.device)
     for logits in model.mask_decoder.decode_stream(encode(), prompts, len(numbers)):  # (N, t, h, w)
         part = held.popleft()

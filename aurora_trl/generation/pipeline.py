@@ -244,14 +244,15 @@ class AuroraPipeline:
         self, result: Segmentation, fps: float | None, start: float, end: float | None
     ) -> Segmentation:
         numbers, seconds = choose_frames(result.row, fps=fps, start=start, end=end)
-        objects = 1 if result.seg_features is None else len(result.seg_features)
+        features = result.seg_features
+        objects = 1 if features is None else len(self.model.prompts_of_objects(features))
         size = objects * len(numbers) * result.masks[0].size
         if size > _MOST_MASK_BYTES:
             raise ValueError(
                 f"the masks of {len(numbers)} frames take {size / 1024**3:.0f} GB: iterate over "
                 "`every_frame(result)`, or use `aurora segment --every-frame`"
             )
-        drawn = draw_frames(self.model, self.processor, result.row, result.seg_features, numbers, seconds)
+        drawn = draw_frames(self.model, self.processor, result.row, features, numbers, seconds)
         planes = [(frame.mask, frame.masks) for frame in drawn]
         return replace(
             result,

@@ -63,6 +63,10 @@ class SamConfig(PretrainedConfig):
 
 # What asks for a mask: the state at `[SEG]`, or boxes and points that the policy writes.
 MASK_SOURCES = ("seg", "box")
+# Whose states prompt the mask decoder: those of a `[SEG]` that the policy writes, or of learned embeddings behind its
+# answer. Of the latter there are as many as SAM's prompt encoder makes of a box and a point: 3, and SAM 2's makes 4.
+SEG_SOURCES = ("token", "queries")
+NUM_QUERIES = 4
 
 
 class AuroraConfig(PretrainedConfig):
@@ -83,10 +87,15 @@ class AuroraConfig(PretrainedConfig):
             score of quality to judge the masks of `[SEG]`. Published decoders have learnt to judge those of clicks.
         mask_source (`str`, *optional*, defaults to `"seg"`): what prompts the mask decoder. With `"box"` the policy
             writes boxes and points as text, which the decoder's own prompt encoder reads; there is no projector.
+        seg_source (`str`, *optional*, defaults to `"token"`): whose states prompt the mask decoder. With `"queries"`
+            it is those of learned embeddings that are read behind a complete answer (AURORA, Table 7); the policy
+            never writes `[SEG]`, whose id marks their places.
+        num_queries (`int`, *optional*, defaults to 4): how many of them there are, K; together they prompt for one
+            object.
 
     Raises:
-        `ValueError`: where `seg_layers` is no number of the language model's layers, or `mask_source` is not one of
-            these, or does not go with what strengthens `[SEG]`.
+        `ValueError`: where `seg_layers` is no number of the language model's layers, or `mask_source` or `seg_source`
+            is not one of these, or does not go with what strengthens `[SEG]`.
     """
 
     model_type = "aurora"
@@ -105,6 +114,8 @@ class AuroraConfig(PretrainedConfig):
         existence_output: bool = False,
         quality_trained: bool = False,
         mask_source: str = "seg",
+        seg_source: str = "token",
+        num_queries: int = NUM_QUERIES,
         **kwargs: Any,
     ):
         if isinstance(policy_config, dict):
@@ -119,11 +130,14 @@ class AuroraConfig(PretrainedConfig):
         self.existence_output = existence_output
         self.quality_trained = quality_trained
         self.mask_source = mask_source
+        self.seg_source = seg_source
+        self.num_queries = num_queries
         # The policy owns the embeddings: tying is its affair, and the composite's flag only mirrors it.
         kwargs["tie_word_embeddings"] = bool(getattr(policy_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
         self.check_seg_layers()
         self.check_mask_source()
+        self.check_seg_source()
 
     def check_mask_source(self) -> None:
         """Raise `ValueError` where `mask_source` is none, or `[SEG]` has parts that a model without it lacks."""
@@ -134,6 +148,23 @@ class AuroraConfig(PretrainedConfig):
                 "`mask_source: box` reads no state at [SEG]: leave out `seg_layers`, `spatial_prompt` and "
                 "`existence_output`, or start from a checkpoint without them"
             )
+
+    def check_seg_source(self) -> None:
+        """Raise `ValueError` where `seg_source` is none, or does not go with what else is set."""
+        require_seg_source(self.seg_source, self.num_queries)
+        if self.seg_source != "queries":
+            return
+        if self.mask_source == "box":
+            raise ValueError(
+                "`mask_source: box` reads no states behind an answer, and `seg_source: queries` no boxes in it: leave "
+                "one of them out, or start from a checkpoint without it"
+            )
+        for name in ("spatial_prompt", "existence_output"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"`{name}` looks at the one state at [SEG], and `seg_source: queries` gives {self.num_queries}: "
+                    "leave one of them out, or start from a checkpoint without it"
+                )
 
     def check_seg_layers(self) -> None:
         """Raise `ValueError` where `seg_layers` is no number of the language model's layers."""
@@ -151,6 +182,14 @@ class AuroraConfig(PretrainedConfig):
     def image_token_id(self) -> int:
         """The policy's video place, which TRL keeps from being sampled."""
         return self.policy_config.video_token_id
+
+
+def require_seg_source(seg_source: str, num_queries: int) -> None:
+    """Raise `ValueError` where these are no values of `seg_source` and `num_queries`."""
+    if seg_source not in SEG_SOURCES:
+        raise ValueError(f"`seg_source` must be one of {', '.join(SEG_SOURCES)}, got {seg_source!r}")
+    if not isinstance(num_queries, int) or num_queries < 1:
+        raise ValueError(f"`num_queries` must be at least 1, got {num_queries!r}")
 
 
 def model_class() -> Any:

@@ -26,6 +26,8 @@ def require_fit(processor: Any, model: Any) -> None:
         "pixel_mean": (processor.pixel_mean, getattr(decoder, "pixel_mean", None)),
         "pixel_std": (processor.pixel_std, getattr(decoder, "pixel_std", None)),
         "mask_source": (processor.mask_source, config.mask_source),
+        "seg_source": (processor.seg_source, config.seg_source),
+        "num_queries": (processor.num_queries, config.num_queries if config.seg_source == "queries" else None),
         "seg_token_id": (processor.seg_token_id, config.seg_token_id),
     }
     where = model.name_or_path or "the model"

@@ -12,6 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from .seg_queries import place_queries
+
 
 class AuroraOutput(ModelOutput):
     """
@@ -41,7 +43,7 @@ LayerStates = tuple[torch.Tensor, ...]
 def capture_layers(model: Any, states_from: int = 0) -> Iterator[list[LayerStates]]:
     """
     Collect what the head reads of each forward of the backbone inside the block: its `last_hidden_state`, and the
-    states of the layers before where the model mixes several.
+    states of the layers before where the model mixes several. A model's queries are read at their places.
 
     Args:
         model (`AuroraModel`): the model.
@@ -65,7 +67,8 @@ def capture_layers(model: Any, states_from: int = 0) -> Iterator[list[LayerState
     if others:
         handles.append(model.base_model.register_forward_pre_hook(ask, with_kwargs=True))
     try:
-        yield captured
+        with place_queries(model):
+            yield captured
     finally:
         for handle in handles:
             handle.remove()

@@ -162,7 +162,8 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
             input_ids, attention_mask, labels (`torch.Tensor` of shape `(B, L)`): as in any causal language model.
             seg_positions (`torch.Tensor` of shape `(N,)`, long): where `[SEG]` stands; -1 where there is none. Its
                 state is then a dummy: the same modules run on every rank, and the loss gives the mask no weight.
-                `(N, K)` where answers may have several; the outputs then have that dimension, too.
+                `(N, K)` where answers may have several; the outputs then have that dimension, too. Of a model's
+                queries, where the first one stands.
             seg_rows (`torch.Tensor` of shape `(N,)`): the row of each of them, where `clip_index` is given; None: one
                 per row, in order.
             states_from (`int`): the head and `seg_positions` know the places from this one on; what stands before,
@@ -178,9 +179,10 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
             **kwargs: the policy's own inputs.
 
         Returns:
-            `ModelOutput`: the policy's, with `seg_states` `(N, H)`, `seg_features` `(N, E)` and `mask_logits`
-            `(N, T, 4h, 4w)` where masks were asked for; `existence_logits` `(N,)` where the model has such an output,
-            which the masks do not know of; `mask_quality` `(N, T)` where the head that scores masks trains.
+            `ModelOutput`: the policy's, with `seg_states` `(N, H)`, `seg_features` `(N, E)`, of K queries
+            `(N, K, ...)`, and `mask_logits` `(N, T, 4h, 4w)` where masks were asked for; `existence_logits` `(N,)`
+            where the model has such an output, which the masks do not know of; `mask_quality` `(N, T)` where the head
+            that scores masks trains.
         """
         return self._forward_with_masks(
             self.policy, (), {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **kwargs}
@@ -272,7 +274,7 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> Any:
         """
-        As the policy's, which never says a place of sound or video: no features would belong to it.
+        As the policy's, which never says a place of sound or video, or of queries: nothing would belong to it.
 
         Args:
             clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row, where the media are those
@@ -283,7 +285,8 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
         """
         settings = kwargs.get("generation_config")
         given = kwargs.pop("suppress_tokens", None) or getattr(settings, "suppress_tokens", None) or ()
-        suppressed = sorted({*given, *self.policy.media_token_ids})
+        places = {self.config.seg_token_id} if self.seg_queries is not None else set()
+        suppressed = sorted({*given, *self.policy.media_token_ids, *places})
         if settings is None:
             kwargs["suppress_tokens"] = suppressed
         else:

@@ -15,17 +15,18 @@ from transformers.models.auto.processing_auto import processor_class_from_name
 from ..data.media.loading import NO_FRAME, frame_indices
 from ..data.schema import Row, require_text_references, with_current_names
 from ..errors import DataError
-from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens
+from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens, queries_target
 from ..text_files import read_json
 from .box_prompts import FrameView
 from .checkpoints.own_files import CONFIG_FILE, HUB_ARGUMENTS, find_file, read_own_config
 from .checkpoints.policy_processor import check_template, load_policy_processor
-from .configuration_aurora import MASK_SOURCES, AuroraConfig, SamConfig
+from .configuration_aurora import NUM_QUERIES, AuroraConfig, SamConfig
 from .fit import require_fit
 from .mask_geometry import MaskGeometry
 from .objects import find_object_positions, find_seg_positions
 from .policies.base import RELATIVE_SIZE
 from .processor_copies import ProcessorCopies
+from .processor_settings import check_settings
 
 SETTINGS_FILE = "aurora_processor.json"
 # A limit cuts what a model writes in its own words; what it learnt from is the measure, and some more.
@@ -59,6 +60,8 @@ class AuroraProcessor(ProcessorCopies, ProcessorMixin):
         max_answer_tokens (`int`, *optional*): the longest answer that the model was trained to write, in tokens; each
             supervised phase keeps its own here. See `answer_limit`.
         mask_source (`str`, *optional*, defaults to `"seg"`): what asks for a mask, see [`AuroraConfig`].
+        seg_source (`str`, *optional*, defaults to `"token"`), num_queries (`int`, *optional*, defaults to 4): whose
+            states prompt the mask decoder, see [`AuroraConfig`].
 
     Raises:
         `ValueError`: where the tokenizer has no `[SEG]` token, or a setting is out of range.
@@ -78,6 +81,8 @@ class AuroraProcessor(ProcessorCopies, ProcessorMixin):
         max_objects: int = 1,
         max_answer_tokens: int | None = None,
         mask_source: str = "seg",
+        seg_source: str = "token",
+        num_queries: int = NUM_QUERIES,
     ):
         defaults = SamConfig()
         self.policy_processor = policy_processor
@@ -93,32 +98,15 @@ class AuroraProcessor(ProcessorCopies, ProcessorMixin):
         self.max_objects = max_objects
         self.max_answer_tokens = max_answer_tokens
         self.mask_source = mask_source
-        self._check_settings()
+        self.seg_source = seg_source
+        self.num_queries = num_queries
+        check_settings(self)
         self._sentence_end_ids: torch.Tensor | None = None
         if SEG_TOKEN not in self.tokenizer.get_vocab():
             raise ValueError(
                 f"the tokenizer has no {SEG_TOKEN} token: add it with `tokenizer.add_tokens('{SEG_TOKEN}')`, resize "
                 "the policy's embeddings and save both"
             )
-
-    def _check_settings(self) -> None:
-        needed = ("mask_image_size", "mask_target_size", "num_frames", "max_objects")
-        for name in (*needed, "policy_frames", "max_answer_tokens"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1) and (name in needed or value is not None):
-                raise ValueError(f"`{name}` must be at least 1, got {value!r}")
-        for name, lowest in (("pixel_mean", float("-inf")), ("pixel_std", 0.0)):
-            values = getattr(self, name)
-            if len(values) != 3 or not all(isinstance(value, (int, float)) and value > lowest for value in values):
-                raise ValueError(f"`{name}` must be 3 numbers{' above 0' * (lowest == 0)}, got {values}")
-        if self.mask_source not in MASK_SOURCES:
-            raise ValueError(f"`mask_source` must be one of {', '.join(MASK_SOURCES)}, got {self.mask_source!r}")
-        try:
-            shown = self.instruction.format(reference=SEG_TOKEN)
-        except (AttributeError, LookupError, ValueError):
-            shown = ""
-        if SEG_TOKEN not in shown:
-            raise ValueError(f"`instruction` must be a text with the place {{reference}}, got {self.instruction!r}")
 
     def __repr__(self) -> str:
         return f"AuroraProcessor({self.settings()}, policy_processor={self.policy_processor!r})"
@@ -162,6 +150,11 @@ class AuroraProcessor(ProcessorCopies, ProcessorMixin):
         if self.max_objects == 1:
             return find_seg_positions(token_ids, mask, self.seg_token_id)
         return find_object_positions(token_ids, mask, self.seg_token_id, self.sentence_end_ids, self.max_objects)
+
+    @property
+    def query_ids(self) -> list[int]:
+        """What stands behind a complete answer, where a model's queries are read: places; none for other models."""
+        return [self.seg_token_id] * self.num_queries if self.seg_source == "queries" else []
 
     def require_fit(self, model: Any) -> None:
         """Raise `DataError` where this is the processor of another model, see `models/fit.py`."""
@@ -222,8 +215,13 @@ class AuroraProcessor(ProcessorCopies, ProcessorMixin):
         return self.tokenizer(target, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
 
     def answer_ids(self, row: Row) -> tuple[list[int], list[int]]:
-        """The ids of a row's `prefill`, which is read only, and of its `target` with the end-of-turn token."""
+        """
+        The ids of a row's `prefill`, which is read only, and of its `target` with the end-of-turn token. For a model
+        with queries they are without `It is [SEG].`
+        """
         prefill, target = (row.get("prefill") or "").strip(), row["target"]
+        if self.seg_source == "queries":
+            prefill, target = queries_target(prefill), queries_target(target)
         if not prefill:
             return [], self.completion_ids(target)
         ids = self.tokenizer(prefill, add_special_tokens=False)["input_ids"]
@@ -348,6 +346,8 @@ class AuroraProcessor(ProcessorCopies, ProcessorMixin):
             "max_objects": self.max_objects,
             "max_answer_tokens": self.max_answer_tokens,
             "mask_source": self.mask_source,
+            "seg_source": self.seg_source,
+            "num_queries": self.num_queries,
         }
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:

@@ -4,6 +4,7 @@ import copy
 from typing import Self
 
 from ..prompts import INSTRUCTION, box_instruction
+from .processor_settings import check_settings
 
 
 class ProcessorCopies:
@@ -15,6 +16,8 @@ class ProcessorCopies:
     max_objects: int
     max_answer_tokens: int | None
     mask_source: str
+    seg_source: str
+    num_queries: int
 
     def with_max_objects(self, max_objects: int | None) -> Self:
         """This processor, or a copy that differs in `max_objects`; None leaves it as it is."""
@@ -22,6 +25,7 @@ class ProcessorCopies:
             return self
         changed = copy.copy(self)
         changed.max_objects = max_objects
+        check_settings(changed)
         return changed
 
     def with_num_frames(self, num_frames: int | None, *, for_masks_alone: bool = False) -> Self:
@@ -52,6 +56,18 @@ class ProcessorCopies:
         changed.mask_source = mask_source
         if self.instruction == INSTRUCTION:
             changed.instruction = box_instruction(self.num_frames)
+        return changed
+
+    def with_seg_source(self, seg_source: str, num_queries: int) -> Self:
+        """
+        This processor, or a copy for a model with other states at `[SEG]`, see [`AuroraConfig`]. It asks as before:
+        that the model reasons, then segments.
+        """
+        if seg_source == self.seg_source and num_queries == self.num_queries:
+            return self
+        changed = copy.copy(self)
+        changed.seg_source, changed.num_queries = seg_source, num_queries
+        check_settings(changed)
         return changed
 
     def with_answer_tokens(self, max_answer_tokens: int) -> Self:

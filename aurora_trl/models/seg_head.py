@@ -11,9 +11,12 @@ from transformers import initialization as init
 from .checkpoints.zero3 import split_the_rest
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase
-from .mask_decoders.base import ABSENT_LOGIT
 from .objects import along_rows
-from .seg_parts import Existence, LayerMix, SpatialPrompt
+from .seg_parts import Existence, LayerMix, SpatialPrompt, empty_absent
+from .seg_queries import SegQueries, query_places, require_queries_possible
+
+# What language models draw their embeddings with, where a config does not say.
+_EMBEDDING_STD = 0.02
 
 
 class SegHead:
@@ -31,6 +34,7 @@ class SegHead:
     seg_layer_mix: LayerMix | None
     seg_spatial: SpatialPrompt | None
     seg_existence: Existence | None
+    seg_queries: SegQueries | None
 
     def _build_seg_head(self) -> None:
         """
@@ -41,7 +45,7 @@ class SegHead:
         Raises:
             `ValueError`: where the mask decoder could not draw from these.
         """
-        self.seg_projector = self.seg_layer_mix = self.seg_spatial = self.seg_existence = None
+        self.seg_projector = self.seg_layer_mix = self.seg_spatial = self.seg_existence = self.seg_queries = None
         if self.config.mask_source == "box":
             self._require_prompt_encoder()
             return
@@ -80,14 +84,55 @@ class SegHead:
         self.config.mask_source = mask_source
         try:
             self.config.check_mask_source()
+            self.config.check_seg_source()
             self._require_prompt_encoder()
         except ValueError:
             self.config.mask_source = before
             raise
         self.seg_projector = None
 
+    def set_seg_source(self, seg_source: str | None = None, num_queries: int | None = None) -> bool:
+        """
+        Let learned embeddings behind an answer prompt the mask decoder, in place of a `[SEG]` that is written.
+
+        Args:
+            seg_source (`str`, *optional*), num_queries (`int`, *optional*): see [`AuroraConfig`]; the model's own by
+                default.
+
+        Returns:
+            `bool`: whether they were not there before.
+
+        Raises:
+            `ValueError`: where these are none, the model has learned something else, which would be thrown away, or
+                its parts do not go with them.
+        """
+        config = self.config
+        before = config.seg_source, config.num_queries
+        source = before[0] if seg_source is None else seg_source
+        count = before[1] if num_queries is None else num_queries
+        if (source, count) == before or source == before[0] == "token":
+            return False
+        if before[0] == "queries":
+            raise ValueError(
+                f"`seg_source: {source}` with `num_queries: {count}` is asked for, and the model was trained with "
+                f"{before[1]} queries: leave it out, or start from a checkpoint without"
+            )
+        config.seg_source, config.num_queries = source, count
+        try:
+            config.check_seg_source()
+            require_queries_possible(self)
+        except ValueError:
+            config.seg_source, config.num_queries = before
+            raise
+        self._add_missing_parts()
+        return True
+
     def _build_missing_parts(self) -> None:
         hidden_size, config = self.config.get_text_config().hidden_size, self.config
+        if config.seg_source == "queries" and self.seg_queries is None:
+            require_queries_possible(self)
+            std = getattr(config.get_text_config(), "initializer_range", _EMBEDDING_STD)
+            self.seg_queries = SegQueries(config.num_queries, hidden_size, std)
         if config.seg_layers > 1 and self.seg_layer_mix is None:
             self.seg_layer_mix = LayerMix(config.seg_layers, hidden_size)
         if config.spatial_prompt and self.seg_spatial is None:
@@ -107,7 +152,7 @@ class SegHead:
     @property
     def seg_modules(self) -> list[nn.Module]:
         """The projector and the parts that there are: they train together."""
-        parts = (self.seg_projector, self.seg_layer_mix, self.seg_spatial, self.seg_existence)
+        parts = (self.seg_projector, self.seg_queries, self.seg_layer_mix, self.seg_spatial, self.seg_existence)
         return [part for part in parts if part is not None]
 
     def add_seg_parts(
@@ -141,6 +186,11 @@ class SegHead:
                 f"`mask_source: box` reads no state at [SEG], which {', '.join(f'`{name}`' for name in asked)} would "
                 "strengthen: leave them out"
             )
+        if self.seg_queries is not None and (spatial_prompt or existence_output):
+            raise ValueError(
+                "`spatial_prompt` and `existence_output` look at the one state at [SEG], and `seg_source: queries` "
+                f"gives {self.config.num_queries}: leave them out"
+            )
         for name, (value, none) in asked.items():
             own = getattr(self.config, name)
             if value is None or value == own:
@@ -155,6 +205,11 @@ class SegHead:
         if not changed:
             return False
         self.config.check_seg_layers()
+        self._add_missing_parts()
+        return True
+
+    def _add_missing_parts(self) -> None:
+        """Build them in a model that runs already: in its dtype, where it is."""
         weight = next(self.seg_modules[0].parameters())
         had = {id(module) for module in self.seg_modules}
         self._build_missing_parts()
@@ -163,7 +218,6 @@ class SegHead:
                 module.to(weight.device, weight.dtype).train(self.training)
         model: Any = self
         split_the_rest(model)  # as the others are under ZeRO-3
-        return True
 
     def seg_state(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """
@@ -186,13 +240,16 @@ class SegHead:
 
         Args:
             layers (`list[torch.Tensor]` of shape `(B, L, H)`): as in `seg_state`.
-            rows (`torch.Tensor` of shape `(N,)`), positions (`torch.Tensor` of shape `(N,)` or `(N, K)`): the places;
-                a negative position gives a dummy.
+            rows (`torch.Tensor` of shape `(N,)`), positions (`torch.Tensor` of shape `(N,)` or `(N, K)`): the places,
+                of a model's queries `(N,)` the first one's; a negative position gives a dummy.
 
         Returns:
             `torch.Tensor` of shape `(N, H)` or `(N, K, H)`.
         """
-        rows, positions = along_rows(rows, positions), positions.clamp(min=0)
+        positions = positions.clamp(min=0)
+        if self.seg_queries is not None:
+            positions = query_places(positions, self.config.num_queries)
+        rows = along_rows(rows, positions)
         return self.seg_state([layer[rows, positions] for layer in layers])
 
     def encode_masks(self, mask_frames: torch.Tensor) -> torch.Tensor:
@@ -213,7 +270,8 @@ class SegHead:
 
     def project(self, seg_states: torch.Tensor) -> torch.Tensor:
         """
-        States at `[SEG]` `(N, H)` to the features that prompt the decoder `(N, E)`.
+        States at `[SEG]` `(N, H)` to the features that prompt the decoder `(N, E)`; those at queries `(N, K, H)` to
+        `(N, K, E)`.
 
         Raises:
             `ValueError`: for a model that writes boxes, which has no projector.
@@ -230,12 +288,13 @@ class SegHead:
         empty.
 
         Args:
-            seg_states (`torch.Tensor` of shape `(B, H)`, or `(B, K, H)` for several `[SEG]`): from `seg_state`.
+            seg_states (`torch.Tensor` of shape `(B, H)`, or `(B, K, H)` for several `[SEG]`, or for a model's K
+                queries, which draw one mask): from `seg_state`.
             mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): from `encode_masks`.
             clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row; None: row i is clip i.
 
         Returns:
-            `torch.Tensor` of shape `(B, T, 4h, 4w)` or `(B, K, T, 4h, 4w)`: mask logits.
+            `torch.Tensor` of shape `(B, T, 4h, 4w)`, or `(B, K, T, 4h, 4w)` for several `[SEG]`: mask logits.
         """
         mask_logits = self.decode_features(self.project(seg_states), mask_embeddings, clip_index)
         return empty_absent(mask_logits, self._existence_of(seg_states))
@@ -296,7 +355,7 @@ class SegHead:
         self, seg_features: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
     ) -> torch.Tensor:
         """As `decode_masks`, of projected states `(B, E)` or `(B, K, E)`, and whether or not the object is there."""
-        prompts, rows, unflatten = _rows_of_objects(seg_features, clip_index)
+        prompts, rows, unflatten = self._rows_of_objects(seg_features, clip_index)
         prompts = prompts.to(mask_embeddings.dtype)
         return unflatten(self.mask_decoder.decode_rows(mask_embeddings, prompts, rows, self.seg_spatial))
 
@@ -304,48 +363,36 @@ class SegHead:
         self, seg_features: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `decode_features`, with the mask decoder's score of each mask `(B, T)` or `(B, K, T)`."""
-        prompts, rows, unflatten = _rows_of_objects(seg_features, clip_index)
+        prompts, rows, unflatten = self._rows_of_objects(seg_features, clip_index)
         prompts = prompts.to(mask_embeddings.dtype)
         drawn = self.mask_decoder.decode_rows_with_quality(mask_embeddings, prompts, rows, self.seg_spatial)
         return unflatten(drawn[0]), unflatten(drawn[1])
 
+    def prompts_of_objects(self, seg_features: torch.Tensor) -> torch.Tensor:
+        """Features of an answer `(N, E)`, one for each object or all for one, as prompts of objects `(M, P, E)`."""
+        return seg_features[:, None] if self.seg_queries is None else seg_features[None]
 
-def _rows_of_objects(
-    seg_features: torch.Tensor, clip_index: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None, Callable[[torch.Tensor], torch.Tensor]]:
-    """
-    One row per object.
+    def _rows_of_objects(
+        self, seg_features: torch.Tensor, clip_index: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, Callable[[torch.Tensor], torch.Tensor]]:
+        """
+        One row per object.
 
-    Args:
-        seg_features (`torch.Tensor` of shape `(B, E)` or `(B, K, E)`): projected states.
-        clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row.
+        Args:
+            seg_features (`torch.Tensor` of shape `(B, E)` or `(B, K, E)`): projected states.
+            clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row.
 
-    Returns:
-        `tuple`: prompts `(N, 1, E)`, the clip of each of these, and what brings their results back into rows.
-    """
-    if seg_features.dim() == 2:
-        return seg_features[:, None], clip_index, lambda drawn: drawn
-    shape = seg_features.shape[:2]
-    rows = torch.arange(shape[0], device=seg_features.device) if clip_index is None else clip_index
-    return (
-        seg_features.flatten(0, 1)[:, None],
-        rows.repeat_interleave(shape[1]),
-        lambda drawn: drawn.unflatten(0, shape),
-    )
-
-
-def empty_absent(mask_logits: torch.Tensor, existence_logits: torch.Tensor | None) -> torch.Tensor:
-    """
-    Empty the masks of what is said not to be there.
-
-    Args:
-        mask_logits (`torch.Tensor` of shape `(..., T, h, w)`): from the decoder.
-        existence_logits (`torch.Tensor` of shape `(...)`, *optional*): below 0 where the object is not there; None
-            leaves the masks as they are.
-
-    Returns:
-        `torch.Tensor` of shape `(..., T, h, w)`.
-    """
-    if existence_logits is None:
-        return mask_logits
-    return mask_logits.masked_fill((existence_logits < 0)[..., None, None, None], ABSENT_LOGIT)
+        Returns:
+            `tuple`: prompts `(N, P, E)`, the clip of each of these, and what brings their results back into rows.
+        """
+        if self.seg_queries is not None:
+            return seg_features, clip_index, lambda drawn: drawn
+        if seg_features.dim() == 2:
+            return seg_features[:, None], clip_index, lambda drawn: drawn
+        shape = seg_features.shape[:2]
+        rows = torch.arange(shape[0], device=seg_features.device) if clip_index is None else clip_index
+        return (
+            seg_features.flatten(0, 1)[:, None],
+            rows.repeat_interleave(shape[1]),
+            lambda drawn: drawn.unflatten(0, shape),
+        )

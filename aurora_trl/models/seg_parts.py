@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .mask_decoders.base import ABSENT_LOGIT
+
 
 class LayerMix(nn.Module):
     """
@@ -104,3 +106,20 @@ class Existence(nn.Linear):
     def forward(self, seg_states: torch.Tensor) -> torch.Tensor:
         """States `(..., H)` to logits `(...)`."""
         return super().forward(seg_states.to(self.weight.dtype))[..., 0]
+
+
+def empty_absent(mask_logits: torch.Tensor, existence_logits: torch.Tensor | None) -> torch.Tensor:
+    """
+    Empty the masks of what is said not to be there.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(..., T, h, w)`): from the decoder.
+        existence_logits (`torch.Tensor` of shape `(...)`, *optional*): below 0 where the object is not there; None
+            leaves the masks as they are.
+
+    Returns:
+        `torch.Tensor` of shape `(..., T, h, w)`.
+    """
+    if existence_logits is None:
+        return mask_logits
+    return mask_logits.masked_fill((existence_logits < 0)[..., None, None, None], ABSENT_LOGIT)

@@ -8,6 +8,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..models.configuration_aurora import AuroraConfig
 from ..models.modeling_aurora import AuroraModel
 from .arguments import LoraArguments
 
@@ -46,7 +47,7 @@ def lora_config(model: AuroraModel, arguments: LoraArguments, groups: set[str]) 
         lora_dropout=arguments.lora_dropout,
         # A plain list of names would also hit the towers and the mask decoder.
         target_modules=model.policy.lora_target_modules,
-        modules_to_save=[*_token_tables(model), *_trained_in_full(model, groups)],
+        modules_to_save=[*token_tables(model.config), *_trained_in_full(model, groups)],
         task_type="CAUSAL_LM",
     )
 
@@ -54,7 +55,8 @@ def lora_config(model: AuroraModel, arguments: LoraArguments, groups: set[str]) 
 def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
     """
     An adapter's config of one's own, with what a composite model needs beside it: adapters stay in the language model,
-    and `[SEG]`'s rows, the projector and whatever else is not frozen train in full.
+    and `[SEG]`'s rows, the projector and whatever else is not frozen train in full. With learned queries the tables of
+    tokens stay as they are, whatever the config names.
 
     Args:
         model (`AuroraModel`): what the adapter is for.
@@ -86,18 +88,20 @@ def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
                 raise ValueError(f"`target_modules` names {name!r}, which is no layer of the language model")
             kept.update(inside)
         config.target_modules = kept
-    tables = () if getattr(config, "trainable_token_indices", None) else _token_tables(model)
-    # `lora_config` may have seen a projector that the phase has let go since.
+    tables = () if getattr(config, "trainable_token_indices", None) else token_tables(model.config)
+    # `lora_config` may have seen a projector that the phase has let go since, or a `[SEG]` that nobody writes now.
     gone = {"seg_projector"} if model.seg_projector is None else set()
+    gone |= set(_TOKEN_TABLES) if model.seg_queries is not None else set()
     given = [name for name in getattr(config, "modules_to_save", None) or () if name not in gone]
     config.modules_to_save = list(dict.fromkeys([*given, *tables, *_trained_in_full(model, groups)]))
     config.task_type = config.task_type or "CAUSAL_LM"
     return config
 
 
-def _token_tables(model: AuroraModel) -> tuple[str, ...]:
-    """The tables in which a new token has a row; a policy that writes boxes needs none."""
-    return () if model.config.mask_source == "box" else _TOKEN_TABLES
+def token_tables(config: AuroraConfig) -> tuple[str, ...]:
+    """The tables in which a new token has a row; a policy that writes boxes, or no `[SEG]`, needs none."""
+    writes_seg = config.mask_source == "seg" and config.seg_source == "token"
+    return _TOKEN_TABLES if writes_seg else ()
 
 
 def _trained_in_full(model: AuroraModel, groups: set[str]) -> list[str]:

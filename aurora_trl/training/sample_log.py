@@ -124,7 +124,9 @@ class SampleLog(TrainerCallback):
         rewards = self._rewards(answers)
         samples = []
         for number, answer in enumerate(answers):
-            described = describe_answer(answer, processor.num_frames, processor.max_objects, processor.mask_source)
+            described = describe_answer(
+                answer, processor.num_frames, processor.max_objects, processor.mask_source, processor.seg_source
+            )
             parts = {name: values[number] for name, values in rewards.items()}
             title = f"“{answer.row['reference']}”  " + ", ".join(
                 f"{name.removesuffix('_reward')} {value:.2f}" for name, value in parts.items() if value is not None
@@ -138,6 +140,8 @@ class SampleLog(TrainerCallback):
         functions, writes_boxes = _SFT_REWARDS, self._trainer.processing_class.mask_source == "box"
         if writes_boxes:
             functions = {**functions, "format_reward": bbox_format_reward}
+        if self._trainer.processing_class.seg_source == "queries":  # the text asks for no mask
+            functions = {name: function for name, function in functions.items() if name != "format_reward"}
         if hasattr(self._trainer, "reward_funcs"):
             named = zip(self._trainer.reward_func_names, self._trainer.reward_funcs, strict=True)
             # A reward model has a tokenizer of its own, and a function that waits has a loop: they are left out.

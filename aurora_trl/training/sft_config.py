@@ -5,6 +5,7 @@ from typing import Any
 
 from trl import SFTConfig
 
+from ..models.configuration_aurora import SEG_SOURCES, require_seg_source
 from ..prompts import TEACHER_TARGETS
 from .mask_config import MaskTrainingArguments
 from .options import check_options, check_values
@@ -32,6 +33,11 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
             as the authors' code has it.
         box_frames (`int`, *optional*, defaults to 1): with `mask_source: box`, for how many frames of a clip an answer
             gives the place of each object. They are evenly chosen among those that it is in.
+        seg_source (`str`, *optional*): `"queries"` for learned embeddings that are read behind an answer, in place of
+            a `[SEG]` that the model writes, see [`AuroraConfig`]. The phase adds them to the model, trains them with
+            the projector, and learns its rows without `It is [SEG].`; the checkpoint keeps them. By default it is what
+            the checkpoint says, and `"token"` in the paper's main table.
+        num_queries (`int`, *optional*): how many of them, 4 by default; with `seg_source: queries` alone.
         teacher_targets (`str`, *optional*, defaults to `"answer"`): which of the two the teacher was trained on.
     """
 
@@ -45,6 +51,14 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
     targets: str = field(default="row", metadata={"help": "What to learn.", "choices": list(TARGETS)})
 
     box_frames: int = field(default=1, metadata={"help": "Frames of a clip for which an answer gives boxes."})
+    seg_source: str | None = field(
+        default=None,
+        metadata={
+            "help": "What holds the states that prompt; as the checkpoint says by default.",
+            "choices": list(SEG_SOURCES),
+        },
+    )
+    num_queries: int | None = field(default=None, metadata={"help": "Learned embeddings behind an answer, 4."})
     teacher_targets: str = field(
         default="answer", metadata={"help": "What the teacher was trained on.", "choices": list(TEACHER_TARGETS)}
     )
@@ -75,9 +89,49 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
         if self.box_frames < 1:
             raise ValueError(f"`box_frames` must be at least 1, got {self.box_frames}")
+        self._check_seg_source()
         if self.targets not in TARGETS:
             raise ValueError(f"`targets` must be one of {', '.join(TARGETS)}, got {self.targets!r}")
         if self.teacher_targets not in TEACHER_TARGETS:
             raise ValueError(
                 f"`teacher_targets` must be one of {', '.join(TEACHER_TARGETS)}, got {self.teacher_targets!r}"
             )
+
+    def _check_seg_source(self) -> None:
+        """Raise `ValueError` for no value of `seg_source` or `num_queries`, or another setting that needs `[SEG]`."""
+        if self.seg_source is not None or self.num_queries is not None:
+            require_seg_source(self.seg_source or "queries", 1 if self.num_queries is None else self.num_queries)
+        if self.num_queries is not None and self.seg_source != "queries":
+            raise ValueError(
+                "`num_queries` says how many queries there are: set `seg_source: queries`, or leave it out"
+            )
+        if self.seg_source == "queries":
+            self._require_queries_settings()
+
+    def _require_queries_settings(self, teacher: Any = None) -> None:
+        if teacher is not None or self.teacher_model_name_or_path is not None:
+            raise ValueError(
+                "`seg_source: queries` has no feature at [SEG], which is what a teacher gives: leave the teacher out"
+            )
+        if self.alignment_loss_weight > 0:
+            raise ValueError(
+                "`alignment_loss_weight` compares features at [SEG], and `seg_source: queries` has several without an "
+                "order: leave one of them out"
+            )
+
+    def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None) -> Any:
+        """As for every phase; what is read at `[SEG]` may change in supervised ones alone."""
+        processor = super().choose_mask_source(model, processor, teacher)
+        added = model.set_seg_source(self.seg_source, self.num_queries)
+        if model.seg_queries is not None:
+            self._require_queries_settings(teacher)
+        if teacher is not None and teacher.seg_queries is not None:
+            raise ValueError(
+                "a teacher with `seg_source: queries` has no feature at [SEG]: take one that writes [SEG]"
+            )
+        if added and self.freeze_seg_projector and self.uses_mask_losses:
+            raise ValueError(
+                "`seg_source: queries` adds what is trained with the projector: leave `freeze_seg_projector` off, or "
+                "the mask losses until a later phase"
+            )
+        return processor.with_seg_source(model.config.seg_source, model.config.num_queries)

@@ -29,7 +29,7 @@ from ..models.mask_head import add_mask_head, capture_outputs
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import union_logits
 from ..models.processing_aurora import AuroraProcessor
-from ..models.seg_head import empty_absent
+from ..models.seg_parts import empty_absent
 from ..models.shared_prefix import shares_prefix
 from ..prompts import SEG_TOKEN
 from .data_wait import DataWaitLog

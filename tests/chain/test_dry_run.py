@@ -75,6 +75,15 @@ def test_a_phase_hands_on_how_many_targets_there_are(write, tmp_path):
         assert plan_model(pipeline, str(tmp_path / "out" / "sft")).max_objects == expected
 
 
+@pytest.mark.parametrize(("source", "tables"), [(None, True), ("queries", False)])
+def test_queries_train_no_table_of_tokens(source, tables, write, tmp_path, capsys):
+    recipe = {"use_lora": True, **({} if source is None else {"seg_source": source})}
+    assert main(["run", str(write(recipe)), "--dry-run"]) == 0
+    assert ("(LoRA of rank 8, embeddings and head)" in capsys.readouterr().out) == tables
+    plan = plan_model(load_pipeline(write(recipe)), str(tmp_path / "out" / "sft"))
+    assert plan.config.seg_source == (source or "token")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

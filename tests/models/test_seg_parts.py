@@ -11,8 +11,7 @@ from aurora_trl.generation.collators import SFTCollator
 from aurora_trl.generation.engines import compiled, gather_seg_states, read_states, record_last_states
 from aurora_trl.generation.pipeline import AuroraPipeline
 from aurora_trl.models.mask_decoders.base import ABSENT_LOGIT
-from aurora_trl.models.seg_head import empty_absent
-from aurora_trl.models.seg_parts import LayerMix, SpatialPrompt
+from aurora_trl.models.seg_parts import LayerMix, SpatialPrompt, empty_absent
 from aurora_trl.models.shared_prefix import allow_shared_prefix
 
 FEATURES = ("seg_states", "seg_features", "existence_logits", "mask_logits")

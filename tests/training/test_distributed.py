@@ -86,6 +86,30 @@ def test_a_rank_without_seg_does_not_hang(launch, how, phase, checkpoint, rows_f
     assert torch.isfinite(losses).all()
 
 
+def test_queries_behind_answers_train_under_zero3(launch, rows_file, tmp_path):
+    """
+    They are added to a model that is held in parts, train as one process trains them, and are kept. Here they are many
+    and wide enough to be split.
+    """
+    wide = create_tiny_checkpoint(tmp_path / "wide", image_size=32, hidden_size=384, num_layers=1)
+    options = ['seg_source="queries"', "num_queries=300", "max_steps=2", "learning_rate=0.001"]
+    rows = {"one": 4, "ddp": 2, "zero3": 2}
+
+    def losses_of(how, *more):
+        settings = [*options, f"per_device_train_batch_size={rows[how]}", *more]
+        return launch(how, "sft", wide, rows_file, tmp_path / "_".join((how, *more)), *settings, steps=2)
+
+    torch.testing.assert_close(losses_of("zero3"), losses_of("one"), atol=1e-4, rtol=1e-4)
+    start = AuroraModel.from_pretrained(wide)
+    start.set_seg_source("queries", 300)
+    one, both = (AuroraModel.from_pretrained(tmp_path / how).seg_queries.embeddings for how in ("one", "zero3"))
+    torch.testing.assert_close(both, one, atol=1e-4, rtol=0)
+    assert ((one - start.seg_queries.embeddings).abs().sum(dim=1) > 0).all()
+    # Where the answers of one process draw nothing.
+    for how in ("ddp", "zero3"):
+        assert torch.isfinite(losses_of(how, "no_seg")).all()
+
+
 def test_a_rank_without_seg_does_not_hang_with_several_objects(launch, checkpoint, rows_file, tmp_path):
     options = ["no_seg", "per_device_train_batch_size=2", "max_objects=2", "max_steps=2"]
     losses = launch("ddp", "grpo", checkpoint, rows_file, tmp_path, *options, steps=2)

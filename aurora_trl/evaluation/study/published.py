@@ -118,7 +118,7 @@ TABLES: tuple[PublishedTable, ...] = (
     ),
     PublishedTable(
         7,
-        "Learnable tokens and the token [SEG], without chains of thought",
+        "Learnable tokens and the token [SEG]",
         (
             _row("seg+MLLM", "queries-seg-first", (46.5, 55.9, 51.2), (52.3, 59.4, 55.9)),
             _row("MLLM+seg", "queries-seg-last", (15.0, 19.1, 17.1), (33.9, 41.9, 37.9)),

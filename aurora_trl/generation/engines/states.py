@@ -75,7 +75,8 @@ def read_states(
     Args:
         model (`AuroraModel`): the model.
         sequences (`list[list[int]]`): B prompts with their completions.
-        positions (`torch.Tensor` of shape `(B,)` or `(B, K)`): the places to read; a negative one gives a dummy.
+        positions (`torch.Tensor` of shape `(B,)` or `(B, K)`): the places to read, of a model's queries the first one;
+            a negative one gives a dummy.
         pad_token_id (`int`): fills the shorter sequences.
         **media: the policy's media or their features, one entry per row.
 

@@ -188,6 +188,7 @@ def load_adapter(name: str | Path, *, base_model_name_or_path: str | None = None
     if config_file is not None:  # the phase may have added to its base
         own = read_own_config(type(model.config), config_file)
         model.set_mask_source(own.mask_source)
+        model.set_seg_source(own.seg_source, own.num_queries)
         model.add_seg_parts(own.seg_layers, own.spatial_prompt, own.existence_output)
         model.config.quality_trained = own.quality_trained
     replaced_file = find_file(name, REPLACED_FILE, **hub_kwargs)
