@@ -22,7 +22,7 @@ def main() -> None:
     argv = sys.argv[1:] or tiny_phase_arguments("grpo")
     recipe, lora, config = parse_recipe((RecipeArguments, LoraArguments, AuroraGRPOConfig), argv)
     try:
-        resume = prepare_run(config)
+        resume = prepare_run(config, (recipe, lora, config), argv)
         rewards = [get_reward(name) for name in config.reward_functions]
         train_dataset = recipe.load_train(config)
         eval_dataset = recipe.load_eval(config)

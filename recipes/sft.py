@@ -16,7 +16,7 @@ from aurora_trl.training.trainer_inputs import load_model
 def main() -> None:
     recipe, lora, config = parse_recipe((RecipeArguments, LoraArguments, AuroraSFTConfig))
     try:
-        resume = prepare_run(config)
+        resume = prepare_run(config, (recipe, lora, config))
         train_dataset = recipe.load_train(config)
         eval_dataset = recipe.load_eval(config)
         processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)

@@ -324,17 +324,17 @@ def _read_recipe(path: Path, config_classes: tuple[type, ...]) -> dict[str, Any]
     return content
 
 
-def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None:
+def recipe_settings(configs: tuple[Any, ...], argv: list[str] | None = None) -> dict[str, Any]:
     """
-    Write `recipe.yaml` to the output folder: the YAML with the flags that override it, which runs the phase again.
+    What a recipe says: the YAML with the flags that override it; no tokens.
 
     Args:
         configs (`tuple`): what `parse_recipe` returned.
         argv (`list[str]`, *optional*): the arguments that it parsed; those of the process by default.
+
+    Returns:
+        `dict`: by key, as a YAML holds it.
     """
-    training = next(item for item in configs if hasattr(item, "output_dir"))
-    if not training.should_save:
-        return
     argv = list(sys.argv[1:] if argv is None else argv)
     settings = {}
     if "--config" in argv[:-1]:
@@ -346,9 +346,15 @@ def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None
             # Paths, enumerations and the like as the text that a YAML would hold.
             plain = json.dumps(values[flag], default=lambda value: getattr(value, "value", str(value)))
             settings[flag] = json.loads(plain)
-    kept = {name: value for name, value in settings.items() if not name.endswith("_token")}
-    with written_whole(Path(training.output_dir, RECIPE_FILE)) as file:
-        yaml.safe_dump(kept, file, sort_keys=False)
+    return {name: value for name, value in settings.items() if not name.endswith("_token")}
+
+
+def save_recipe(configs: tuple[Any, ...], argv: list[str] | None = None) -> None:
+    """Write `recipe.yaml` to the output folder, which runs the phase again; of what [`recipe_settings`] takes."""
+    training = next(item for item in configs if hasattr(item, "output_dir"))
+    if training.should_save:
+        with written_whole(Path(training.output_dir, RECIPE_FILE)) as file:
+            yaml.safe_dump(recipe_settings(configs, argv), file, sort_keys=False)
 
 
 def load_rows(

@@ -49,7 +49,9 @@ def list_files(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def write_manifest(folder: Path, files: dict[str, int], *, weights_only: bool) -> None:
+def write_manifest(
+    folder: Path, files: dict[str, int], *, weights_only: bool, data: dict[str, int] | None = None
+) -> None:
     """
     Say that a folder is a complete checkpoint.
 
@@ -57,12 +59,15 @@ def write_manifest(folder: Path, files: dict[str, int], *, weights_only: bool) -
         folder (`Path`): the checkpoint, of which nothing is written afterwards.
         files (`dict[str, int]`): what all processes have written, with sizes.
         weights_only (`bool`): whether training can not be continued from it.
+        data (`dict[str, int]`, *optional*): what its place in the data hangs on, see
+            [`~aurora_trl.training.same_run.data_of`].
     """
     files = {name: size for name, size in sorted(files.items()) if name != MANIFEST}
     seen = {name: folder / name for name in files if (folder / name).is_file()}
     digests = {name: _digest(path) for name, path in seen.items()}
     with written_whole(folder / MANIFEST) as file:
-        json.dump({"weights_only": weights_only, "files": files, "digests": digests}, file, indent=2)
+        content = {"weights_only": weights_only, "data": data or {}, "files": files, "digests": digests}
+        json.dump(content, file, indent=2)
 
 
 def _digest(path: Path) -> str:

@@ -22,24 +22,29 @@ from ..errors import DataError
 from ..locks import LOCK_FILE, hold, release
 from ..models.checkpoints.hub import RECIPE_FILE, WEIGHT_FILES
 from ..progress import Progress
-from .arguments import fail
+from .arguments import fail, recipe_settings
 from .checkpoints import find_checkpoints, last_complete, require_usable, state_of_trained
+from .same_run import require_same_settings
 
 
-def prepare_run(args: TrainingArguments) -> str | None:
+def prepare_run(args: TrainingArguments, configs: tuple[Any, ...] = (), argv: list[str] | None = None) -> str | None:
     """
     Decide where training starts, and see to it that nothing is written over, and that nobody else writes there.
 
     Args:
         args (`TrainingArguments`): `output_dir` and `resume_from_checkpoint`: a checkpoint's folder, `"true"` for the
             last complete one in `output_dir`, or None.
+        configs (`tuple`, *optional*), argv (`list[str]`, *optional*): of a recipe, see
+            [`~aurora_trl.training.arguments.recipe_settings`]; a run that goes on is compared with what it was begun
+            with.
 
     Returns:
         `str` or `None`: the checkpoint to resume from.
 
     Raises:
         `DataError`: where the output folder holds a finished model or checkpoints that would be mixed up with new
-            ones, where another run is writing it, or the checkpoint can not be resumed from.
+            ones, where another run is writing it, the checkpoint can not be resumed from, or the recipe is not the one
+            that the run was begun with.
     """
     if args.device.type == "cpu":
         torch.set_num_threads(_num_threads())
@@ -51,7 +56,11 @@ def prepare_run(args: TrainingArguments) -> str | None:
     resume = args.resume_from_checkpoint
     if resume is not None and str(resume).lower() in ("false", "none", ""):
         resume = None
-    if resume is not None and str(resume).lower() == "true":
+    going_on = resume is not None and str(resume).lower() == "true"
+    begun = output_dir if going_on else None if resume is None else Path(resume).parent
+    if configs and begun is not None and (find_checkpoints(begun) or _holds_model(begun)):
+        require_same_settings(begun, recipe_settings(configs, argv), configs)
+    if going_on:
         last = last_complete(output_dir, args)
         if last is None and _holds_model(output_dir):
             _require_own_rest(output_dir, args)

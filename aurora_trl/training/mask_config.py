@@ -71,6 +71,9 @@ class MaskTrainingArguments:
             by boxes or points, see `aurora_trl/data/hints.py`; without effect where there are none.
         allow_unmarked_rows (`bool`, *optional*, defaults to `False`): learn from rows that neither draw nor mark their
             object by their text, and by the rewards that need no mask. Otherwise they are an error.
+        resume_with_changes (`bool`, *optional*, defaults to `False`): go on from a checkpoint though the recipe, the
+            number of rows or of samples for each step is another than the run was begun with, as where the data have
+            moved. Otherwise that is an error: what the checkpoint holds would win over some of the changes.
     """
 
     mask_bce_loss_weight: float = field(default=1.0, metadata={"help": "Weight of the masks' binary cross-entropy."})
@@ -132,6 +135,9 @@ class MaskTrainingArguments:
         default=False, metadata={"help": "Learn from rows without a mask, a box or a point, too."}
     )
 
+    resume_with_changes: bool = field(
+        default=False, metadata={"help": "Go on from a checkpoint of a run with other settings or data."}
+    )
     log_samples: int = field(
         default=0, metadata={"help": "Rows of the evaluation split to show in the trackers at each evaluation."}
     )

@@ -41,6 +41,7 @@ from .checkpoints import (
 )
 from .lora import unwrap_aurora
 from .precision import as_stored, keep_master_weights
+from .same_run import data_of, require_same_data
 
 
 class AuroraCheckpoints(Trainer):
@@ -73,6 +74,8 @@ class AuroraCheckpoints(Trainer):
                 raise DataError(f"{self.args.output_dir}: no complete checkpoint to resume from; train without `True`")
         elif resume_from_checkpoint:
             require_usable(resume_from_checkpoint, self.args)
+        if resume_from_checkpoint:
+            require_same_data(str(resume_from_checkpoint), self)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -123,7 +126,7 @@ class AuroraCheckpoints(Trainer):
             if self.args.should_save:
                 files = {name: max(one.get(name, 0) for one in seen) for name in sorted(set().union(*seen))}
                 bring_to_disk(aside)
-                write_manifest(aside, files, weights_only=self.args.save_only_model)
+                write_manifest(aside, files, weights_only=self.args.save_only_model, data=data_of(self))
                 require_held(run_dir / LOCK_FILE)
                 put_in_place(aside, folder)
         self.accelerator.wait_for_everyone()
