@@ -50,6 +50,7 @@ import yaml
 from ..errors import DataError
 from ..text_files import read_json, read_text, read_yaml
 from .chain_files import Place, read_chain
+from .outside_files import changed_since, digest_outside, words_of
 from .sharing import feature_folder, share_command, share_samples, step_processes
 
 STEP_KEYS = {"name", "run", "train", "config", "set", "accelerate", "most_processes", "makes", "needs", "minutes"}
@@ -70,6 +71,7 @@ class Step:
         config (`Path` or `None`): a training step's YAML, as it is used.
         inputs (`str`): all that decides the result, besides the steps it needs.
         changes (`dict`): a training step's values in place of those of the YAML that it starts from.
+        outside (`dict[str, str]`): digests of what it reads that no step makes, by path.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Step:
     config: Path | None = None
     inputs: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
+    outside: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -123,6 +126,18 @@ class Pipeline:
         parts = [step.inputs, *(self.fingerprint(self.step(name)) for name in step.needs)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
+    def outside(self, step: Step) -> dict[str, str]:
+        """What the step and those that it needs read from outside the chain, as it is now."""
+        found = dict(step.outside)
+        for name in step.needs:
+            found.update(self.outside(self.step(name)))
+        return found
+
+    def changed_files(self, step: Step) -> list[str]:
+        """Which of the files that the step's last run has read, itself or through others, are others now."""
+        record = self.record(step)
+        return changed_since(read_json(record).get("outside", {}), self.outside(step)) if record.exists() else []
+
     def record(self, step: Step) -> Path:
         """Where the step's state is kept."""
         return self.output_dir / ".pipeline" / f"{step.name}.json"
@@ -133,7 +148,7 @@ class Pipeline:
         if not record.exists():
             return "new"
         content = read_json(record)
-        if content.get("fingerprint") != self.fingerprint(step):
+        if content.get("fingerprint") != self.fingerprint(step) or self.changed_files(step):
             return "new"
         return "done" if content.get("finished") and step.makes.exists() else "started"
 
@@ -221,6 +236,7 @@ def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, An
         if entry.get("accelerate"):
             count = step_processes(where, entry, pipeline.num_processes)
             step.command = share_command(where, step.command, entry["accelerate"], count)
+        step.outside = digest_outside(step.command[1:], pipeline.output_dir)
         return step
     _add_training(pipeline, place, entry, used, step)
     return step
@@ -252,6 +268,7 @@ def _add_training(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, 
                 f"{file}: step `{name}`: its `config` {source} and another step's have one name; rename it"
             )
         settings = moved
+    step.outside = digest_outside(words_of(settings), pipeline.output_dir)
     launch = ["accelerate", "launch"]
     if entry.get("accelerate"):
         launch += ["--config_file", entry["accelerate"]]

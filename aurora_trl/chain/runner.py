@@ -94,6 +94,9 @@ def _run_steps(pipeline: Pipeline, only: str | None, before: str | None, *, dry_
         )
         if step not in todo:
             continue
+        changed = pipeline.changed_files(step)
+        if changed:
+            _say(f"    again: {', '.join(changed)} has changed since the last run")
         _say("    " + shlex.join(step.command))
         if not dry_run:
             _run_step(pipeline, step)
@@ -113,7 +116,12 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
         hold(step.makes / LOCK_FILE)
         release(step.makes / LOCK_FILE)
     _clear_place(pipeline, step)
-    state = {"fingerprint": pipeline.fingerprint(step), "finished": False, "seconds": None}
+    state = {
+        "fingerprint": pipeline.fingerprint(step),
+        "outside": pipeline.outside(step),
+        "finished": False,
+        "seconds": None,
+    }
     _write_record(record, state)
     started = time.time()
     chain = lock_id(pipeline.output_dir / ".pipeline" / "lock")

@@ -8,14 +8,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import xxhash
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..disk import written_whole
+from ..disk import digest_of_ends, written_whole
 from ..errors import DataError
 from ..text_files import parse_json
 
@@ -27,7 +26,6 @@ _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 _STATE = "trainer_state.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "latest")
 _OPTIMIZER = ("optimizer.pt", "latest")  # the latter is DeepSpeed's, whose folder holds weights and optimizer
-_END_BYTES = 1 << 20
 
 
 def step_of(folder: Path) -> int:
@@ -64,19 +62,10 @@ def write_manifest(
     """
     files = {name: size for name, size in sorted(files.items()) if name != MANIFEST}
     seen = {name: folder / name for name in files if (folder / name).is_file()}
-    digests = {name: _digest(path) for name, path in seen.items()}
+    digests = {name: digest_of_ends(path) for name, path in seen.items()}
     with written_whole(folder / MANIFEST) as file:
         content = {"weights_only": weights_only, "data": data or {}, "files": files, "digests": digests}
         json.dump(content, file, indent=2)
-
-
-def _digest(path: Path) -> str:
-    """Of a file's content; of a large file its two ends, which a cut or a page that never reached the disk changes."""
-    with path.open("rb") as file:
-        digest = xxhash.xxh3_64(file.read(_END_BYTES))
-        file.seek(max(path.stat().st_size - _END_BYTES, 0))
-        digest.update(file.read(_END_BYTES))
-    return digest.hexdigest()
 
 
 def find_fault(folder: Path) -> str | None:
@@ -118,7 +107,7 @@ def _against_manifest(folder: Path, files: dict[str, int]) -> str | None:
     for name, digest in content.get("digests", {}).items():
         if name in files and (fault := _file_fault(folder, name)) is not None:
             return fault
-        if name in files and _digest(folder / name) != digest:
+        if name in files and digest_of_ends(folder / name) != digest:
             return f"{name} is not what was written"
     return _WEIGHTS_ONLY if content.get("weights_only") else None
 

@@ -1,0 +1,91 @@
+"""What a step reads that no step of its chain makes: data, checkpoints and code of one's own."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from ..disk import digest_of_ends
+
+# Keys of a recipe that name what a run writes, or keeps for its own speed.
+_OWN = frozenset({"output_dir", "feature_cache", "resume_from_checkpoint", "run_name"})
+_CODE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
+# A folder with more files than these is one of media, whose names and sizes alone are looked at.
+_MANY_FILES = 200
+# Larger ones are weights, of which the ends tell a file from another.
+_WHOLE_BYTES = 1 << 28
+
+
+def words_of(settings: Mapping[str, Any] | Iterable[Any]) -> Iterator[str]:
+    """All texts of a recipe that may name what it reads."""
+    if isinstance(settings, str):
+        yield settings
+    elif isinstance(settings, Mapping):
+        for key, value in settings.items():
+            if key not in _OWN:
+                yield from words_of(value)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from words_of(value)
+
+
+def digest_outside(words: Iterable[str], output_dir: Path) -> dict[str, str]:
+    """
+    Digests of the files and folders that words name.
+
+    Args:
+        words (`Iterable[str]`): of a command, or of a recipe: paths, also behind `--flag=` or `name:`, and functions
+            as `package.module:function`.
+        output_dir (`Path`): the chain's; what lies there is made by steps.
+
+    Returns:
+        `dict[str, str]`: by path, of those that exist outside of it. Of a folder the files directly in it count, such
+        as a table of rows or a checkpoint's weights, and not the media below.
+    """
+    found: dict[str, str] = {}
+    output = output_dir.resolve()
+    for word in words:
+        for name in _places(word):
+            path = Path(name)
+            try:
+                place = path.resolve()
+                if not path.exists() or output in (place, *place.parents) or place in output.parents:
+                    continue
+                found[name] = _digest(path)
+            except (OSError, ValueError):  # a text that is too long for a name, a file that others alone may read
+                continue
+    return found
+
+
+def changed_since(files: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The paths whose digests differ; one that is gone has done its part."""
+    return [path for path, digest in files.items() if path in now and now[path] != digest]
+
+
+def _places(word: str) -> Iterator[str]:
+    word = word.partition("=")[2] if word.startswith("--") else word
+    if word.startswith("-") or not word.strip() or "\n" in word:
+        return
+    code = _CODE.fullmatch(word)
+    if code is not None:
+        yield code[1].replace(".", "/") + ".py"
+    yield word
+    if ":" in word:  # an annotator with its data, such as `synthetic:WORLD`
+        yield word.partition(":")[2]
+
+
+def _digest(path: Path) -> str:
+    if path.is_file():
+        return _digest_of_file(path)
+    files = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith((".", "_")))
+    if len(files) > _MANY_FILES:
+        return f"{len(files)} files, {sum(file.stat().st_size for file in files)} bytes"
+    return ",".join(f"{file.name}={_digest_of_file(file)}" for file in files)
+
+
+def _digest_of_file(path: Path) -> str:
+    if path.stat().st_size > _WHOLE_BYTES:
+        return digest_of_ends(path)
+    return xxhash.xxh3_64(path.read_bytes()).hexdigest()

@@ -1,0 +1,97 @@
+"""What a chain reads from outside is an input: where it changes, what was made of it is made again."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from aurora_trl.chain.definition import load_pipeline
+from aurora_trl.chain.outside_files import digest_outside, words_of
+from aurora_trl.chain.runner import run_pipeline
+
+
+@pytest.fixture
+def chain(tmp_path, monkeypatch):
+    """`copy` reads rows and code, `again` what `copy` makes, `other` nothing; each writes to a log."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"id": "1"}\n')
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "rewards.py").write_text("def short(): ...\n")
+    script = "import pathlib, sys; pathlib.Path(sys.argv[2]).write_text('x'); open('log', 'a').write(sys.argv[1])"
+    python = f'{sys.executable} -c "{script}"'
+    steps = [
+        {"name": "copy", "run": f"{python} c {{output_dir}}/c.txt rows.jsonl own.rewards:short", "makes": "c.txt"},
+        {"name": "again", "run": f"{python} a {{output_dir}}/a.txt {{output_dir}}/c.txt", "makes": "a.txt"},
+        {"name": "other", "run": f"{python} o {{output_dir}}/o.txt", "makes": "o.txt"},
+    ]
+    steps[1]["needs"] = ["copy"]
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump({"output_dir": "out", "seed": 1, "steps": steps}))
+
+    def run(**options):
+        (tmp_path / "log").write_text("")
+        run_pipeline(load_pipeline("chain.yaml"), **options)
+        return (tmp_path / "log").read_text()
+
+    return run
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "own/rewards.py"])
+def test_a_changed_file_runs_what_has_read_it(chain, file, tmp_path, capsys):
+    assert chain() == "cao"
+    assert chain() == ""
+    path = tmp_path / file
+    path.touch()  # no other content
+    assert chain() == ""
+    path.write_text(path.read_text().replace("1", "2").replace("short", "shore"))
+    capsys.readouterr()
+    assert chain(dry_run=True) == ""
+    assert f"again: {file} has changed since the last run" in capsys.readouterr().err
+    # Cut between the two: the second still knows that it is of the old rows.
+    assert chain(only="copy") == "c"
+    assert chain() == "a"
+    assert (tmp_path / "out" / "c.txt.previous").exists()
+    assert chain() == ""
+
+
+def test_what_is_gone_has_done_its_part(chain, tmp_path):
+    assert chain() == "cao"
+    (tmp_path / "rows.jsonl").unlink()
+    assert chain() == ""
+
+
+def test_a_record_of_an_earlier_version_stands(chain, tmp_path):
+    chain()
+    for record in (tmp_path / "out" / ".pipeline").glob("*.json"):
+        content = json.loads(record.read_text())
+        del content["outside"]
+        record.write_text(json.dumps(content))
+    assert chain() == ""
+
+
+def test_what_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data/media", "out/made", "many"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "data" / "metadata.csv").write_text("id\n")
+    (tmp_path / "data" / ".cache").write_text("")
+    (tmp_path / "data" / "media" / "1.wav").write_bytes(b"1")
+    for number in range(201):
+        (tmp_path / "many" / f"{number}.jpg").write_bytes(b"1")
+    recipe = {
+        "dataset_path": "data",
+        "datasets": [{"path": "many", "weight": 1.0}],
+        "model_name_or_path": "org/name",
+        "output_dir": "out",
+        "feature_cache": "data/media",
+        "teacher_model_name_or_path": "out/made",
+        "instruction": "Where is it?\nSay so.",
+        "steps": 3,
+    }
+    found = digest_outside(words_of(recipe), tmp_path / "out")
+    assert set(found) == {"data", "many"}
+    assert found["data"].startswith("metadata.csv=")
+    assert "," not in found["data"]
+    assert found["many"] == "201 files, 201 bytes"
+    words = ["--data=data", "--output", "out/x", ".", "synthetic:data", "x" * 5000, "-n", "no/such"]
+    assert set(digest_outside(words, tmp_path / "out")) == {"data"}
