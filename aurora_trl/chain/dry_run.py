@@ -278,6 +278,10 @@ class _Checker:
         short = describe_short_clips(rows, model.num_frames, max_videos=_MEASURED_VIDEOS)
         self.plan.lines += [] if short is None else [f"data: {short}"]
         prompt, answer = _prompt_tokens(model, rows), _answer_tokens(config, recipe, model)
+        too_long = model.positions_problem(prompt + answer)
+        if too_long is not None:
+            self.plan.problems.append(f"{config.output_dir}: {too_long}")
+            return
         setup = TrainingSetup(
             groups=config.trainable_groups(),
             lora=lora,

@@ -13,6 +13,7 @@ from ..data.schema import Row
 from ..errors import DataError
 from ..models.configuration_aurora import AuroraConfig
 from ..models.mask_decoders import ClipMemory, ConceptPrompts
+from ..models.positions import counts_tokens, max_positions
 from ..models.processing_aurora import AuroraProcessor
 from ..text_files import parse_yaml, read_text
 from ..training.arguments import load_rows
@@ -57,6 +58,16 @@ class ModelPlan:
             return replace(self, num_frames=num_frames)
         processor = self.processor.with_num_frames(num_frames)
         return replace(self, num_frames=num_frames, processor=processor, media_tokens=_media_tokens(processor))
+
+    def positions_problem(self, tokens: int) -> str | None:
+        """What is wrong with a prompt and its answer of so many tokens; None where nothing is, or it is not known."""
+        known = max_positions(self.config)
+        if known is None or tokens <= known or not counts_tokens(self.config):
+            return None
+        return (
+            f"a prompt with its answer takes {tokens:,} tokens, and the language model has {known:,} positions: take "
+            "fewer frames (`num_frames`), or a lower limit for answers"
+        )
 
     def with_seg_source(self, seg_source: str | None) -> "ModelPlan":
         """As a phase with this `seg_source` has it, whatever the number of queries; None leaves it as it is."""

@@ -18,6 +18,7 @@ from .mask_decoders import MaskDecoderBase, build_mask_decoder
 from .mask_head import AuroraOutput, capture_layers
 from .objects import along_rows
 from .policies.base import require_policy
+from .positions import require_positions
 from .prefill import read_prompts_once
 from .seg_head import SegHead
 from .shared_prefix import rows_of_clips
@@ -199,6 +200,8 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
             kwargs = self._rows_of_clips(kwargs, seg_inputs)
         elif clip_index is not None:
             kwargs = self.media_of_rows(kwargs, clip_index)
+        if kwargs.get("position_ids") is None:
+            require_positions(self.policy, kwargs)
         positions = seg_inputs["seg_positions"]
         with capture_layers(self, seg_inputs["states_from"] or 0) as layers:
             output = inner(*args, **kwargs)
@@ -234,11 +237,9 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
         tokens: dict[str, torch.Tensor] = {
             name: kwargs.pop(name) for name in ("input_ids", "attention_mask", "labels") if name in kwargs
         }
-        position_ids = self.policy.position_ids(
-            tokens["input_ids"],
-            tokens["attention_mask"],
-            **{name: value[clip_index] for name, value in media.items()},
-        )
+        media_of_rows = {name: value[clip_index] for name, value in media.items()}
+        require_positions(self.policy, {**tokens, **media_of_rows})
+        position_ids = self.policy.position_ids(tokens["input_ids"], tokens["attention_mask"], **media_of_rows)
         rows, shared = rows_of_clips(tokens, position_ids, clip_index, lengths)
         seg_inputs["states_from"] = rows.layout.prefix_length
         positions = seg_inputs["seg_positions"]
@@ -293,9 +294,10 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
             kwargs["generation_config"] = copy.deepcopy(settings)
             kwargs["generation_config"].suppress_tokens = suppressed
         if prompt_index is not None:
-            kwargs = read_prompts_once(self, kwargs, clip_index, prompt_index)
-        elif clip_index is not None:
-            kwargs = self.media_of_rows(kwargs, clip_index)
+            kwargs = read_prompts_once(self, kwargs, clip_index, prompt_index, _new_tokens(kwargs))
+        else:
+            kwargs = kwargs if clip_index is None else self.media_of_rows(kwargs, clip_index)
+            require_positions(self.policy, kwargs, _new_tokens(kwargs))
         if self.decoding_method is not None:
             # `generate` keeps the streamer from a method that is not its own (transformers 5.24).
             kwargs["custom_generate"] = partial(self.decoding_method, streamer=kwargs.get("streamer"))
@@ -340,6 +342,12 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
         for module in getattr(self, "_frozen_modules", ()):
             module.eval()
         return self
+
+
+def _new_tokens(settings: dict[str, Any]) -> int:
+    """The longest answer that `generate` is asked for."""
+    given = settings.get("max_new_tokens") or getattr(settings.get("generation_config"), "max_new_tokens", None)
+    return given or 0
 
 
 AutoModel.register(AuroraConfig, AuroraModel)

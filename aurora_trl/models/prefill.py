@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from .positions import require_positions
 from .shared_prefix import attends_to_all, first_of_each
 
 # Of all tokens of the prompts; a pass more, and copies of keys and values, cost something, too.
@@ -63,7 +64,11 @@ class _Prompts:
 
 @torch.no_grad()
 def read_prompts_once(
-    model: PreTrainedModel, inputs: dict[str, Any], clip_index: torch.Tensor | None, prompt_index: torch.Tensor
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    clip_index: torch.Tensor | None,
+    prompt_index: torch.Tensor,
+    new_tokens: int = 0,
 ) -> dict[str, Any]:
     """
     Read each distinct prompt but its last token, a few prompts at a time.
@@ -76,6 +81,7 @@ def read_prompts_once(
         inputs (`dict`): of `generate`; the media are those of distinct clips where `clip_index` is given.
         clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row.
         prompt_index (`torch.Tensor` of shape `(B,)`): rows with the same number have the same prompt.
+        new_tokens (`int`, *optional*, defaults to 0): that may follow.
 
     Returns:
         `dict`: the inputs with the cache of each row in the place of the media.
@@ -87,6 +93,7 @@ def read_prompts_once(
     clips = first if clip_index is None else clip_index[first]
     input_ids, attention_mask = inputs["input_ids"][first], inputs["attention_mask"][first]
     media = model.media_of_rows(media, clips)
+    require_positions(model.policy, {"input_ids": input_ids, "attention_mask": attention_mask, **media}, new_tokens)
     # The last token's may depend on the media before it, which are not given again.
     position_ids = model.policy.position_ids(input_ids, attention_mask, **media)
     prompts = _Prompts(input_ids[:, :-1], attention_mask[:, :-1], position_ids[..., :-1], media)

@@ -1,5 +1,8 @@
 """`aurora run --dry-run`: what is wrong with a chain, and the numbers of its phases."""
 
+import json
+import shutil
+
 import pytest
 import yaml
 from conftest import REPOSITORY
@@ -107,6 +110,17 @@ def test_what_is_wrong_is_named(changes, message, write, capsys):
     captured = capsys.readouterr()
     assert message in captured.out
     assert captured.err.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_a_text_longer_than_the_model_reads_is_a_problem(write, checkpoint, tmp_path, capsys):
+    short = tmp_path / "short"
+    shutil.copytree(checkpoint, short)
+    config = json.loads((short / "config.json").read_text())
+    config["policy_config"]["text_config"]["max_position_embeddings"] = 60
+    (short / "config.json").write_text(json.dumps(config))
+    assert main(["run", str(write({"model_name_or_path": str(short)})), "--dry-run"]) == 1
+    said = capsys.readouterr()
+    assert "tokens, and the language model has 60 positions: take fewer frames" in said.out + said.err
 
 
 def test_a_teacher_whose_features_are_kept_takes_no_memory(write, checkpoint, tmp_path):
