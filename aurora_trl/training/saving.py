@@ -1,5 +1,6 @@
 """How both trainers save and resume: a checkpoint is complete or not there, and says what base it belongs to."""
 
+import math
 import os
 import pickle
 import shutil
@@ -84,6 +85,22 @@ class AuroraCheckpoints(Trainer):
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """
+        The Trainer's, which only logs it, and leaves a loss that is no number out of the mean that it logs: one step
+        later no weight would be a number, and a checkpoint of these would take the place of the last good one.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not math.isfinite(norm):
+            last = next((path for path in find_checkpoints(self.args.output_dir) if find_fault(path) is None), None)
+            kept = f"{last} is as it was" if last else "no checkpoint was saved yet"
+            raise DataError(
+                f"{self.args.output_dir}: the gradient of step {self.state.global_step + 1} is {float(norm)}, and the "
+                f"weights would be; {kept}: lower `learning_rate`, or look for rows out of the ordinary with `aurora "
+                "check-data`"
+            )
+        return norm
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         with _resuming(resume_from_checkpoint):

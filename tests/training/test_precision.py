@@ -9,7 +9,9 @@ from transformers import TrainerCallback
 
 from aurora_trl import AuroraModel
 from aurora_trl.chain.memory_estimate import TrainingSetup, estimate_memory
+from aurora_trl.data import DataError
 from aurora_trl.training.arguments import LoraArguments
+from aurora_trl.training.checkpoints import find_fault
 from aurora_trl.training.lora import lora_config, unwrap_aurora
 
 
@@ -116,3 +118,18 @@ def test_the_estimate_counts_them(model):
     trained, total = sum(memory.trainable.values()), sum(p.numel() for p in model.parameters())
     assert memory.weights == 2 * total + 4 * trained
     assert memory.gradients + memory.optimizer == 12 * trained
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_gradient_that_is_no_number_ends_a_run(max_grad_norm, checkpoint, cot_rows, processor, tmp_path):
+    """Before its step, and before a checkpoint of such weights takes a good one's place; the log hides the loss."""
+    model = AuroraModel.from_pretrained(checkpoint)
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    trainer = build_sft(model, cot_rows, processor, tmp_path, max_grad_norm=max_grad_norm, **settings)
+    weight = model.seg_projector[0].weight
+    weight.register_hook(lambda gradient: gradient * (float("nan") if trainer.state.global_step == 2 else 1.0))
+    with pytest.raises(DataError, match=r"gradient of step 3 is nan, and the weights would be; .*checkpoint-2 is as"):
+        trainer.train()
+    assert weight.isfinite().all()
+    assert find_fault(tmp_path / "checkpoint-2") is None
+    assert not (tmp_path / "checkpoint-3").exists()
