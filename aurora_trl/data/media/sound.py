@@ -8,6 +8,7 @@ from typing import Any
 import av
 import numpy as np
 import soundfile
+from av.stream import Disposition
 
 from ...errors import DataError
 from .video import REENCODE, find_pictures, open_video, require_pictures
@@ -105,16 +106,22 @@ def open_track(path: str) -> Iterator[tuple[Iterator[np.ndarray], int] | None]:
     """What `read_track` returns, with the samples in pieces, which are decoded as they are asked for in the block."""
     try:
         with av.open(path, metadata_errors="replace") as container:
-            if not container.streams.audio:
+            track = _heard_track(container)
+            if track is None:
                 yield None
                 return
             start = _first_picture_seconds(path) if find_pictures(container) is not None else None
-            rate = container.streams.audio[0].rate
-            yield _place_sound(container.decode(audio=0), start, rate, path), rate
+            yield _place_sound(container.decode(track), start, track.rate, path), track.rate
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (av.FFmpegError, EOFError) as error:
         raise DataError(f"{path}: its sound can not be read: {error}") from None
+
+
+def _heard_track(container: Any) -> Any | None:
+    """The track that a player plays: of several the first that is marked as the default, such as not a comment's."""
+    tracks = container.streams.audio
+    return next((track for track in tracks if track.disposition & Disposition.default), next(iter(tracks), None))
 
 
 def _first_picture_seconds(path: str) -> float | None:

@@ -1,8 +1,10 @@
 """Sound: where it stands against the pictures, what its channels make, and what is wrong with it."""
 
+import av
 import numpy as np
 import pytest
 import soundfile
+from av.stream import Disposition
 from sounds import tone, write_clip_with_sound
 
 from aurora_trl.data import DataError
@@ -51,6 +53,24 @@ def test_sound_stands_against_the_pictures(suffix, codecs, tmp_path):
         heard = np.abs(wave).reshape(-1)[: 3 * RATE]
         assert heard[int(1.2 * RATE) : int(2.2 * RATE)].max() < 0.02
         assert heard[int(2.5 * RATE) : int(2.9 * RATE)].max() > 0.4
+
+
+@pytest.mark.parametrize(("defaults", "heard"), [((0, 1), 1), ((1, 0), 0), ((1, 1), 0), ((0, 0), 0)], ids=str)
+def test_of_several_tracks_that_is_heard_which_players_play(defaults, heard, tmp_path):
+    """As of a film whose first track is a comment; the tracks differ in their level."""
+    path = str(tmp_path / "tracks.mkv")
+    with av.open(path, "w") as container:
+        tracks = [container.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in defaults]
+        for track, default in zip(tracks, defaults, strict=True):
+            track.disposition = Disposition.default if default else Disposition.comment
+        for track, level in zip(tracks, (0.2, 0.6), strict=True):
+            samples = (tone(1, RATE, level=level).reshape(1, -1) * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate = RATE
+            container.mux(track.encode(frame))
+            container.mux(track.encode(None))
+    wave = load_audio({"audio": path}, sampling_rate=RATE)
+    assert np.abs(wave).max() == pytest.approx((0.2, 0.6)[heard], abs=0.02)
 
 
 def test_a_sound_without_pictures_begins_where_it_begins(tmp_path):
