@@ -48,7 +48,7 @@ def list_files(folder: Path) -> dict[str, int]:
 
 
 def write_manifest(
-    folder: Path, files: dict[str, int], *, weights_only: bool, data: dict[str, int] | None = None
+    folder: Path, files: dict[str, int], *, weights_only: bool, data: dict[str, int | str] | None = None
 ) -> None:
     """
     Say that a folder is a complete checkpoint.
@@ -57,7 +57,7 @@ def write_manifest(
         folder (`Path`): the checkpoint, of which nothing is written afterwards.
         files (`dict[str, int]`): what all processes have written, with sizes.
         weights_only (`bool`): whether training can not be continued from it.
-        data (`dict[str, int]`, *optional*): what its place in the data hangs on, see
+        data (`dict`, *optional*): what its place in the data hangs on, see
             [`~aurora_trl.training.same_run.data_of`].
     """
     files = {name: size for name, size in sorted(files.items()) if name != MANIFEST}

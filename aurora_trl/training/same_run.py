@@ -6,6 +6,9 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
+import xxhash
+from datasets import Dataset
+
 from ..data.schema import with_current_names
 from ..errors import DataError
 from ..models.checkpoints.hub import RECIPE_FILE
@@ -137,7 +140,7 @@ def _short(value: Any) -> str:
     return f"`{text if len(text) <= 60 else text[:57] + '...'}`"
 
 
-def data_of(trainer: Any) -> dict[str, int]:
+def data_of(trainer: Any) -> dict[str, int | str]:
     """
     What a place in the data hangs on.
 
@@ -145,13 +148,18 @@ def data_of(trainer: Any) -> dict[str, int]:
         trainer (`Trainer`): of the run.
 
     Returns:
-        `dict[str, int]`: `samples` of a step, unless their number is found by trying, and `rows`, unless they stream.
+        `dict`: `samples` of a step, unless their number is found by trying; unless they stream, the number of `rows`
+        and a digest of their `texts`.
     """
-    args, found = trainer.args, {}
+    args, rows = trainer.args, trainer.train_dataset
+    found: dict[str, int | str] = {}
     if not args.auto_find_batch_size:
         found["samples"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    if hasattr(trainer.train_dataset, "__len__"):
-        found["rows"] = len(trainer.train_dataset)
+    if isinstance(rows, Dataset):
+        digest = xxhash.xxh3_64()
+        for name in sorted({"id", "reference", "target"} & set(rows.column_names)):
+            digest.update(json.dumps([name, rows[name][:]]).encode())
+        found.update(rows=len(rows), texts=digest.hexdigest())
     return found
 
 
@@ -168,10 +176,15 @@ def require_same_data(checkpoint: str | Path, trainer: Any) -> None:
     if not file.is_file() or trainer.args.resume_with_changes or trainer.args.ignore_data_skip:
         return
     before, now = parse_json(file.read_text(encoding="utf-8")).get("data", {}), data_of(trainer)
-    for name, what in _DATA.items():
-        if name in before and name in now and before[name] != now[name]:
-            hint = "; change `gradient_accumulation_steps` with the processes" if name == "samples" else ""
-            raise DataError(
-                f"{checkpoint}: was saved by a run with {before[name]:,} {what}, and this one has {now[name]:,}: it "
-                f"would see some rows twice and others never{hint}; {_WAYS_OUT}"
-            )
+    changed = next((name for name in now if name in before and before[name] != now[name]), None)
+    if changed == "texts":
+        told = "a run whose rows had other ids, references or targets than this one's"
+    elif changed is not None:
+        hint = "; change `gradient_accumulation_steps` with the processes" if changed == "samples" else ""
+        told = (
+            f"a run with {before[changed]:,} {_DATA[changed]}, and this one has {now[changed]:,}: it would see some "
+            f"rows twice and others never{hint}"
+        )
+    else:
+        return
+    raise DataError(f"{checkpoint}: was saved by {told}; {_WAYS_OUT}")

@@ -101,9 +101,11 @@ def test_a_run_with_other_data_does_not_go_on(checkpoint, cot_rows, processor, t
         return build(AuroraModel.from_pretrained(checkpoint), rows, processor, tmp_path / "run", **settings)
 
     start(per_device_train_batch_size=4).train()
+    mended = cot_rows.map(lambda row: {"reference": row["reference"].replace("the", "a")})
     for changes, message in (
         ({"per_device_train_batch_size": 2}, "checkpoint-2: was saved by a run with 4 samples for each step, of all"),
         ({"rows": cot_rows.select(range(9))}, f"with {len(cot_rows)} rows to train on, and this one has 9"),
+        ({"rows": mended}, "a run whose rows had other ids, references or targets than this one's; set it back"),
     ):
         trainer = start(**{"per_device_train_batch_size": 4, "max_steps": 3, **changes})
         with pytest.raises(DataError, match=message):
