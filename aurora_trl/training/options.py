@@ -222,8 +222,7 @@ def check_values(config: Any) -> None:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(config, name)}")
     if getattr(config, "temperature", 1.0) == 0:
         raise ValueError("`temperature: 0` gives every answer of a group the same: there is nothing to compare")
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
-        raise ValueError(f"the launch asks for FSDP, and {REFUSED['both']['fsdp']}")
+    _check_launch(config)
     dispatching = config.accelerator_config
     if isinstance(dispatching, dict) and dispatching.get("dispatch_batches"):
         raise ValueError("`accelerator_config: dispatch_batches` is refused: each process reads its own clips")
@@ -247,6 +246,30 @@ def check_values(config: Any) -> None:
         known = isinstance(tracker, str) and tracker not in _NO_TRACKERS
         if known and not any(importlib.util.find_spec(package) for package in packages):
             raise ValueError(f"`report_to: {tracker}` needs the package {packages[0]}: install it, or set `none`")
+
+
+# What an accelerate config asks for, by the variable that its launcher sets, and the option that says the same.
+_LAUNCHES = {
+    "ACCELERATE_USE_FSDP": ("FSDP", "fsdp"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("a `parallelism_config`", "parallelism_config"),
+    "ACCELERATE_USE_MEGATRON_LM": ("Megatron-LM", "parallelism_config"),
+}
+
+
+def _check_launch(config: Any) -> None:
+    """Raise for what is refused in a recipe, where the launcher asks for it: it would be done without a word."""
+    for variable, (what, option) in _LAUNCHES.items():
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            raise ValueError(f"the launch asks for {what}, and {REFUSED['both'][option]}")
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        raise ValueError(f"the launch asks for `dynamo_backend: {backend}`, and {_COMPILED}")
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if config.bf16 is False and precision != "no":  # by default, and with `bf16: true`, the recipe wins
+        raise ValueError(
+            f"the launch asks for `mixed_precision: {precision}`, and the recipe for `bf16: false`; set both to the "
+            "same: the towers of the policies overflow in float16"
+        )
 
 
 def options_page() -> str:

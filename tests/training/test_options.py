@@ -1,6 +1,7 @@
 """Every option of TRL and transformers works, is refused with the reason, or is said to have no effect."""
 
 import logging
+from contextlib import nullcontext
 from dataclasses import fields
 
 import pytest
@@ -186,10 +187,41 @@ def test_what_is_asked_for_is_no_default(given, said, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_fsdp_of_a_launch(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="the launch asks for FSDP, and rollouts and rewards call parts of the model"):
-        make("sft", tmp_path)
+@pytest.mark.parametrize(
+    ("variable", "value", "settings", "said"),
+    [
+        ("USE_FSDP", "true", {}, "the launch asks for FSDP, and rollouts and rewards call parts of the model"),
+        (
+            "USE_PARALLELISM_CONFIG",
+            "true",
+            {},
+            "the launch asks for a `parallelism_config`, and the model",
+        ),
+        ("USE_MEGATRON_LM", "true", {}, "the launch asks for Megatron-LM, and the model is not split"),
+        ("DYNAMO_BACKEND", "INDUCTOR", {}, "the launch asks for `dynamo_backend: INDUCTOR`, and it was not tried"),
+        ("DYNAMO_BACKEND", "NO", {}, None),
+        (
+            "MIXED_PRECISION",
+            "fp16",
+            {"bf16": False},
+            "asks for `mixed_precision: fp16`, and the recipe for `bf16",
+        ),
+        (
+            "MIXED_PRECISION",
+            "bf16",
+            {"bf16": False},
+            "asks for `mixed_precision: bf16`, and the recipe for `bf16",
+        ),
+        ("MIXED_PRECISION", "fp16", {"bf16": True, "use_cpu": True}, None),
+        ("MIXED_PRECISION", "no", {"bf16": False}, None),
+    ],
+)
+def test_what_a_launch_asks_for(variable, value, settings, said, tmp_path, monkeypatch):
+    """`accelerate config` writes what the Trainer takes over, whatever the recipe says."""
+    monkeypatch.setenv(f"ACCELERATE_{variable}", value)
+    with nullcontext() if said is None else pytest.raises(ValueError, match=said):
+        made = make("sft", tmp_path, **settings)
+        assert made.mixed_precision == ("bf16" if made.bf16 else "no")
 
 
 @pytest.mark.parametrize("name", ["revision", "subfolder"])
