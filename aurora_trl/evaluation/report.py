@@ -72,7 +72,8 @@ def write_report(
         `Path`: `report.html`.
 
     Raises:
-        `ValueError`: where the evaluations follow different protocols, or a file is not what a command wrote.
+        `ValueError`: where the evaluations follow different protocols or are of different rows, or a file is not what
+            a command wrote.
     """
     from .page.render import render_page
 
@@ -121,7 +122,7 @@ def write_report(
 
 
 def _comparable_metrics(evaluations: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """The scores of each evaluation; `ValueError` where they follow different protocols."""
+    """The scores of each evaluation; `ValueError` where they follow different protocols, or are of different rows."""
     metrics = {name: read_metrics(folder) for name, folder in evaluations.items()}
     last = list(metrics)[-1]
     protocol = metrics[last]["protocol"]
@@ -131,6 +132,14 @@ def _comparable_metrics(evaluations: Mapping[str, Path]) -> dict[str, dict[str, 
             f"{evaluations[other]} is scored by `{metrics[other]['protocol']}`, {evaluations[last]} by "
             f"`{protocol}`: they can not be compared; evaluate one of them again"
         )
+    for name, content in metrics.items():
+        for split, scores in content["splits"].items():
+            theirs = metrics[last]["splits"].get(split, scores)["rows"]
+            if scores["rows"] != theirs:
+                raise ValueError(
+                    f"{evaluations[name]} has the scores of {scores['rows']:,} rows of {split}, {evaluations[last]} "
+                    f"of {theirs:,}: they can not be compared; evaluate one of them again with the same `--max-rows`"
+                )
     return metrics
 
 

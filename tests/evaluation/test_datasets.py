@@ -73,11 +73,28 @@ def test_unknown_protocol_is_one_line(checkpoint, world, tmp_path, capsys):
     assert "error: unknown protocol 'davos'; use one of refavs, aurora" in capsys.readouterr().err
 
 
-def test_a_report_does_not_mix_protocols(tmp_path):
-    for name in ("refavs", "davis"):
+@pytest.mark.parametrize(
+    ("protocols", "rows", "message"),
+    [
+        (("refavs", "davis"), (1, 1), "is scored by `refavs`.*they can not be compared"),
+        (
+            ("refavs", "refavs"),
+            (600, 1200),
+            "has the scores of 600 rows of test, .* of 1,200: they can not",
+        ),
+    ],
+    ids=["protocols", "rows"],
+)
+def test_a_report_does_not_mix(protocols, rows, message, tmp_path):
+    for name, protocol, count in zip("ab", protocols, rows, strict=True):
         (tmp_path / name).mkdir()
-        scores = {**dict.fromkeys(get_protocol(name).scores, 0.5), "rows": 1, "mean_tokens": 3.0, "by_kind": {}}
-        content = {"protocol": name, "splits": {"test": scores}, "swaps": {}}
+        scores = {
+            **dict.fromkeys(get_protocol(protocol).scores, 0.5),
+            "rows": count,
+            "mean_tokens": 3.0,
+            "by_kind": {},
+        }
+        content = {"protocol": protocol, "splits": {"test": scores}, "swaps": {}}
         (tmp_path / name / "metrics.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="they can not be compared"):
-        write_report(tmp_path, {name: tmp_path / name for name in ("refavs", "davis")}, {}, {})
+    with pytest.raises(ValueError, match=message):
+        write_report(tmp_path, {name: tmp_path / name for name in "ab"}, {}, {})

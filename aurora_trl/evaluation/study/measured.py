@@ -26,10 +26,14 @@ class Measured:
         seeds (`dict[int, dict[str, tuple]]`): by the number of the seed's folder, J, F and J&F by split.
         rows (`dict[int, dict[str, dict]]`): likewise, by split and by the row's number: its clip, J, F and J&F by
             itself; empty where the evaluation has not kept them.
+        name (`str`): of the evaluation.
+        sizes (`dict[int, dict[str, int]]`): likewise, how many rows of a split were scored.
     """
 
     seeds: dict[int, dict[str, tuple[float, ...]]]
     rows: dict[int, dict[str, dict[int, tuple[str, tuple[float, ...]]]]] = field(default_factory=dict)
+    name: str = ""
+    sizes: dict[int, dict[str, int]] = field(default_factory=dict)
 
     def mean(self, split: str) -> tuple[float, ...]:
         """J, F and J&F of a split over all seeds."""
@@ -74,7 +78,7 @@ def read_measured(roots: Sequence[Path], name: str, protocol: str) -> Measured |
     """
     from ..report import read_metrics  # what it checks, the tables need
 
-    found = Measured({})
+    found = Measured({}, name=name)
     for number, root in enumerate(roots):
         folder = root / "eval" / name
         file = metrics_file(folder, protocol)
@@ -86,6 +90,7 @@ def read_measured(roots: Sequence[Path], name: str, protocol: str) -> Measured |
         found.seeds[number] = {
             split: tuple(100 * scores[key] for key in SCORES) for split, scores in metrics["splits"].items()
         }
+        found.sizes[number] = {split: scores["rows"] for split, scores in metrics["splits"].items()}
         found.rows[number] = _read_rows(scores_file(folder, protocol))
     return found if found.seeds else None
 
@@ -120,6 +125,9 @@ def difference(
 
     Returns:
         `Difference` or `None`: None where the two share no seed.
+
+    Raises:
+        `DataError`: where the two were scored on different rows.
     """
     # A seed that one of the two lacks has no partner.
     shared = [number for number in ours.seeds if other is None or number in other.seeds]
@@ -127,6 +135,7 @@ def difference(
         return None
     by_seed = []
     for number in shared:
+        _require_same_rows(ours, other, number, splits)
         own = [ours.seeds[number][split][place] for split in splits]
         theirs = [published if other is None else other.seeds[number][split][place] for split in splits]
         by_seed.append(float(np.mean(own) - np.mean(theirs)))
@@ -137,6 +146,21 @@ def difference(
         math.hypot(*known) / len(known) if len(known) == len(splits) else None,  # splits share no clip
         None if len(shared) < 2 else float(np.std(by_seed, ddof=1)) / math.sqrt(len(shared)),
     )
+
+
+def _require_same_rows(ours: Measured, other: Measured | None, seed: int, splits: Sequence[str]) -> None:
+    """Raise `DataError` where two evaluations of a seed have other rows, or one is of more."""
+    for split in () if other is None else splits:
+        assert other is not None
+        sizes = [one.sizes.get(seed, {}).get(split) for one in (ours, other)]
+        clips = [one.rows.get(seed, {}).get(split, {}) for one in (ours, other)]
+        unlike = any(clips[1][row][0] != clip for row, (clip, _) in clips[0].items() if row in clips[1])
+        if unlike or (None not in sizes and sizes[0] != sizes[1]):
+            told = "other clips of" if unlike else f"{sizes[0]:,} and {sizes[1]:,} rows of"
+            raise DataError(
+                f"eval/{ours.name} and eval/{other.name} are scores of {told} {split}: they can not be compared; "
+                "evaluate one of them again on the same data, with the same `--max-rows`"
+            )
 
 
 def _error_over_clips(

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from aurora_trl.cli import main
+from aurora_trl.data import DataError
 from aurora_trl.evaluation.metrics import get_protocol
 from aurora_trl.evaluation.study.measured import Difference, Measured, difference
 from aurora_trl.evaluation.study.published import TABLES, find_misprints
@@ -102,6 +103,23 @@ def test_errors_by_hand(tmp_path):
     found = difference(seeds, others, ("test_s",), 0)
     assert (found.value, found.over_seeds) == (4.0, pytest.approx(1.0))  # 62 - 59 and 63 - 58
     assert difference(seeds, Measured({7: {"test_s": (60.0,)}}), ("test_s",), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "clips", "message"),
+    [
+        ((600, 1200), "aa", "eval/x and eval/y are scores of 600 and 1,200 rows of test_s: they can not be compared"),
+        ((600, 600), "ab", "eval/x and eval/y are scores of other clips of test_s: they can not be compared"),
+    ],
+    ids=["rows", "clips"],
+)
+def test_other_rows_are_not_compared(sizes, clips, message):
+    ours, other = (
+        Measured({0: {"test_s": (60.0,)}}, {0: {"test_s": {0: (clip, (60.0,))}}}, name, {0: {"test_s": size}})
+        for name, clip, size in zip("xy", clips, sizes, strict=True)
+    )
+    with pytest.raises(DataError, match=message):
+        difference(ours, other, ("test_s",), 0)
 
 
 @pytest.mark.parametrize(
