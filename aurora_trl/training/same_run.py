@@ -54,8 +54,10 @@ _MAY_CHANGE = frozenset(
         "use_cpu",
         # Of these the product counts, with the number of processes: see `require_same_data`.
         "auto_find_batch_size",
+        "generation_batch_size",
         "gradient_accumulation_steps",
         "per_device_train_batch_size",
+        "steps_per_generation",
     }
 )
 _MAY_CHANGE_FROM = (
@@ -75,7 +77,11 @@ _MAY_CHANGE_FROM = (
     "vllm_gpu_",
     "vllm_server_",
 )
-_DATA = {"samples": "samples for each step, of all processes and accumulated", "rows": "rows to train on"}
+_DATA = {
+    "samples": "samples for each step, of all processes and accumulated",
+    "rollout": "completions for each rollout, of all processes",
+    "rows": "rows to train on",
+}
 _WAYS_OUT = "set it back, choose another `output_dir`, or say `resume_with_changes: true`"
 
 
@@ -148,13 +154,15 @@ def data_of(trainer: Any) -> dict[str, int | str]:
         trainer (`Trainer`): of the run.
 
     Returns:
-        `dict`: `samples` of a step, unless their number is found by trying; unless they stream, the number of `rows`
-        and a digest of their `texts`.
+        `dict`: `samples` of a step and of a `rollout`, unless their number is found by trying; unless they stream, the
+        number of `rows` and a digest of their `texts`.
     """
     args, rows = trainer.args, trainer.train_dataset
     found: dict[str, int | str] = {}
     if not args.auto_find_batch_size:
         found["samples"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        if getattr(args, "generation_batch_size", None) is not None:
+            found["rollout"] = args.generation_batch_size
     if isinstance(rows, Dataset):
         digest = xxhash.xxh3_64()
         for name in sorted({"id", "reference", "target"} & set(rows.column_names)):
@@ -180,7 +188,10 @@ def require_same_data(checkpoint: str | Path, trainer: Any) -> None:
     if changed == "texts":
         told = "a run whose rows had other ids, references or targets than this one's"
     elif changed is not None:
-        hint = "; change `gradient_accumulation_steps` with the processes" if changed == "samples" else ""
+        hint = {
+            "samples": "; change `gradient_accumulation_steps` with the processes",
+            "rollout": "; change `steps_per_generation` with the processes",
+        }.get(changed, "")
         told = (
             f"a run with {before[changed]:,} {_DATA[changed]}, and this one has {now[changed]:,}: it would see some "
             f"rows twice and others never{hint}"

@@ -6,6 +6,7 @@ import sys
 import pytest
 import yaml
 from conftest import REPOSITORY
+from grpo_helpers import build as build_grpo
 from sft_helpers import build
 
 from aurora_trl import AuroraModel, AuroraSFTConfig
@@ -118,3 +119,20 @@ def test_a_run_with_other_data_does_not_go_on(checkpoint, cot_rows, processor, t
     trainer = start(cot_rows.select(range(9)), per_device_train_batch_size=4, max_steps=4, resume_with_changes=True)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 4
+
+
+def test_rollouts_are_shared_by_other_processes_or_refused(checkpoint, cot_rows, processor, tmp_path):
+    """As `aurora run --num-processes` shares them: fewer at a time, in more steps of a rollout."""
+
+    def start(**settings):
+        settings = {"save_strategy": "steps", "save_steps": 2, **settings}
+        return build_grpo(AuroraModel.from_pretrained(checkpoint), cot_rows, processor, tmp_path, **settings)
+
+    whole = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "steps_per_generation": 1}
+    start(max_steps=2, **whole).train()
+    halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    with pytest.raises(DataError, match="with 8 completions for each rollout, of all processes, and this one has 16"):
+        start(max_steps=3, **halves, steps_per_generation=4).train(resume_from_checkpoint=True)
+    trainer = start(max_steps=3, **halves, steps_per_generation=2)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 3
