@@ -36,7 +36,19 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 # They take longest. Of several workers each takes a file at a time, whose tests share fixtures: what is left for the
 # end is short.
-FIRST = ("test_distributed", "test_runner", "test_zero3", "test_benchmarks", "test_kill", "test_object_training")
+FIRST = (
+    "test_distributed",
+    "test_runner",
+    "test_zero3",
+    "test_study",
+    "test_benchmarks",
+    "test_kill",
+    "test_object_training",
+    "test_stock_options",
+    "test_qwen_training",
+    "test_blocks",
+    "test_from_sam3",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
