@@ -36,6 +36,7 @@ from .data_wait import DataWaitLog
 from .epoch_order import EpochOrder
 from .features.cache import FeatureCaching
 from .features.maker import teacher_row_key
+from .fitting_teacher import require_fitting_teacher
 from .lora import complete_adapter, unwrap_aurora
 from .losses import seg_distillation_loss
 from .mask_losses import draw_mask_frames
@@ -157,6 +158,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
                 if not isinstance(dataset, IterableDataset):
                     require_marked(dataset)
         if teacher is not None and self._distils:
+            require_fitting_teacher(teacher, processing_class, args.teacher_targets)
             if (
                 max_objects > 1
                 and not is_stream

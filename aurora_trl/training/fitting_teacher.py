@@ -1,0 +1,48 @@
+"""Whether a teacher is asked what it was taught, with what it was taught on."""
+
+from pathlib import Path
+from typing import Any
+
+from ..models.checkpoints.hub import RECIPE_FILE
+from ..models.processing_aurora import SETTINGS_FILE, AuroraProcessor
+from ..prompts import TEACHER_TARGETS
+from ..text_files import read_json, read_yaml
+
+# What decides the prompt that leads to the state at `[SEG]`, and what the mask decoder is shown.
+_SEEN = ("instruction", "policy_frames", "keep_aspect_ratio", "pixel_mean", "pixel_std")
+
+
+def require_fitting_teacher(teacher: Any, processor: AuroraProcessor, teacher_targets: str) -> None:
+    """
+    Compare what a teacher's folder says of its training with what it will be shown.
+
+    Its feature at `[SEG]` is taken after a text, and from frames, that the student's processor makes. Of others than
+    it has learnt from it would be a feature of no meaning, and nothing else says so.
+
+    Args:
+        teacher (`AuroraModel`): loaded from a folder; of another nothing is known.
+        processor (`AuroraProcessor`): the student's.
+        teacher_targets (`str`): the text that the teacher will read.
+
+    Raises:
+        `ValueError`: names the setting, and both values.
+    """
+    folder = Path(str(getattr(teacher, "name_or_path", "") or ""))
+    if not str(folder) or not folder.is_dir():
+        return
+    recipe, settings = folder / RECIPE_FILE, folder / SETTINGS_FILE
+    taught = read_yaml(recipe).get("targets") if recipe.is_file() else None
+    if taught in TEACHER_TARGETS and taught != teacher_targets:
+        raise ValueError(
+            f"the teacher {folder} was trained with `targets: {taught}`, and would be asked with `teacher_targets: "
+            f"{teacher_targets}`: set `teacher_targets: {taught}`"
+        )
+    theirs, own = read_json(settings) if settings.is_file() else {}, processor.settings()
+    for one in (theirs, own):
+        one["policy_frames"] = one.get("policy_frames") or one.get("num_frames")
+    for name in _SEEN if theirs else ():
+        if name in theirs and theirs[name] not in (None, own[name]):
+            raise ValueError(
+                f"the teacher {folder} was trained with `{name}` {theirs[name]!r}, and the student has {own[name]!r}: "
+                "train both with the same"
+            )
