@@ -34,7 +34,8 @@ _PART = 0.1  # of the steps, at either end
 
 def figure_parts(roots: Sequence[Path]) -> list[str]:
     """
-    Draw both figures of the first seed, and put the ends of the curves of all seeds into a table.
+    Draw both figures of the first seed, and put the ends of the curves into a table: of the seeds that have both
+    phases, where some have.
 
     Args:
         roots (`Sequence[Path]`): the study's output folders, one for each seed.
@@ -42,12 +43,11 @@ def figure_parts(roots: Sequence[Path]) -> list[str]:
     Returns:
         `list[str]`: parts of the report; none where no GRPO phase was trained.
     """
-    states = {
-        phase: [
-            root / phase / "trainer_state.json" for root in roots if (root / phase / "trainer_state.json").is_file()
-        ]
-        for phase in PHASES
-    }
+    states = {phase: [root / phase / "trainer_state.json" for root in roots] for phase in PHASES}
+    # Seeds have worlds of their own: where some have both, these alone compare.
+    both = [i for i in range(len(roots)) if all(files[i].is_file() for files in states.values())]
+    kept = both or range(len(roots))
+    states = {phase: [files[i] for i in kept if files[i].is_file()] for phase, files in states.items()}
     first = [(PHASES[phase], found[0]) for phase, found in states.items() if found]
     if not first:
         return []

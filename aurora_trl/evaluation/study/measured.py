@@ -28,12 +28,20 @@ class Measured:
             itself; empty where the evaluation has not kept them.
         name (`str`): of the evaluation.
         sizes (`dict[int, dict[str, int]]`): likewise, how many rows of a split were scored.
+        num_folders (`int`): of seeds, in which it was looked for.
     """
 
     seeds: dict[int, dict[str, tuple[float, ...]]]
     rows: dict[int, dict[str, dict[int, tuple[str, tuple[float, ...]]]]] = field(default_factory=dict)
     name: str = ""
     sizes: dict[int, dict[str, int]] = field(default_factory=dict)
+    num_folders: int = 0
+
+    @property
+    def label(self) -> str:
+        """Ours, and of how many seeds where others have more: worlds differ, and such means do not compare."""
+        complete = len(self.seeds) >= self.num_folders
+        return "ours" if complete else f"ours, {len(self.seeds)} of {self.num_folders} seeds"
 
     def mean(self, split: str) -> tuple[float, ...]:
         """J, F and J&F of a split over all seeds."""
@@ -78,7 +86,7 @@ def read_measured(roots: Sequence[Path], name: str, protocol: str) -> Measured |
     """
     from ..report import read_metrics  # what it checks, the tables need
 
-    found = Measured({}, name=name)
+    found = Measured({}, name=name, num_folders=len(roots))
     for number, root in enumerate(roots):
         folder = root / "eval" / name
         file = metrics_file(folder, protocol)

@@ -101,7 +101,7 @@ def _row_lines(row: PublishedRow, ours: Measured | None, splits: Sequence[str], 
         both = (SEEN, UNSEEN)
         differences += [_shown(difference(ours, None, both, place, row.mix[place])) for place in range(width)]
     return [
-        [row.label, "ours", *(f"{value:.1f}" for value in own)],
+        [row.label, ours.label, *(f"{value:.1f}" for value in own)],
         ["", *lines[0][1:]],
         ["", "difference", *differences],
     ]

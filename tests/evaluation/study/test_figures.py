@@ -22,9 +22,14 @@ def test_curves_with_and_without_the_reflective_phase(tmp_path):
     roots = [tmp_path / "1", tmp_path / "2"]
     for root, shift in zip(roots, (0.0, 1.0), strict=True):
         write_state(root, "grpo", [shift + i for i in range(20)])
-    write_state(roots[0], "grpo-no-reflective", [5.0] * 20)
     text = "\n".join(figure_parts(roots))
     # The first and the last two of twenty steps, over two seeds.
+    assert "| reward | 1.00 to 19.00 |" in text
+    write_state(roots[0], "grpo-no-reflective", [5.0] * 20)
+    # Of the seed that has both.
+    assert "| reward | 0.50 to 18.50 | 5.00 to 5.00 |" in "\n".join(figure_parts(roots))
+    write_state(roots[1], "grpo-no-reflective", [5.0] * 20)
+    text = "\n".join(figure_parts(roots))
     assert "| reward | 1.00 to 19.00 | 5.00 to 5.00 |" in text
     assert "| deviation within a group | 0.50 to 9.50 | 2.50 to 2.50 |" in text
     assert "cut answers" not in text  # it was not logged

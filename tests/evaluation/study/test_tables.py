@@ -148,6 +148,13 @@ def test_by_the_command_with_two_seeds(tmp_path, capsys):
     assert "Seeds of ours: 2" in text
     assert "| without chains of thought - chains of thought | **-15.5** (± 0.0 clips, 0.5 seeds) | -6.9 |" in text
     assert "| without the language model | ours | not run |" in text
+    # A row of one seed alone says so: its mean does not compare with that of both.
+    write_evaluation(tmp_path / "2", "sft-no-distillation", dict.fromkeys(scores, (70, 70, 70)), rows=rows)
+    assert main(["report", *folders, "--tables"]) == 0
+    text = (tmp_path / "1" / "tables.md").read_text()
+    assert "| without distillation | ours, 1 of 2 seeds | 70.0 |" in text
+    assert "| with distillation | ours | 65.5 |" in text
+    assert "| without distillation - with distillation | **+4.0** (± 0.0 clips) | -0.8 |" in text
     assert main(["report", *folders, "--tables", "--protocol", "davis"]) == 1
     assert "holds no row of the study that is scored by `davis`" in capsys.readouterr().err
     assert main(["report", folders[0]]) == 1
