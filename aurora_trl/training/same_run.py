@@ -171,19 +171,19 @@ def data_of(trainer: Any) -> dict[str, int | str]:
     return found
 
 
-def require_same_data(checkpoint: str | Path, trainer: Any) -> None:
+def require_same_data(checkpoint: str | Path, args: Any, now: Mapping[str, int | str]) -> None:
     """
     Raise `DataError` where a run that goes on would draw other rows than it has left to see.
 
     Args:
         checkpoint (`str` or `Path`): it says what it was saved with; one of an earlier version, or of another library,
             does not.
-        trainer (`Trainer`): of the run that goes on.
+        args (`AuroraSFTConfig` or `AuroraGRPOConfig`), now (`dict`): of the run that goes on, see `data_of`.
     """
     file = Path(checkpoint, MANIFEST)
-    if not file.is_file() or trainer.args.resume_with_changes or trainer.args.ignore_data_skip:
+    if not file.is_file() or args.resume_with_changes or args.ignore_data_skip:
         return
-    before, now = parse_json(file.read_text(encoding="utf-8")).get("data", {}), data_of(trainer)
+    before = parse_json(file.read_text(encoding="utf-8")).get("data", {})
     changed = next((name for name in now if name in before and before[name] != now[name]), None)
     if changed == "texts":
         told = "a run whose rows had other ids, references or targets than this one's"

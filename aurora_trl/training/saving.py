@@ -6,6 +6,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ class AuroraCheckpoints(Trainer):
                     f"{self.args.output_dir}: `push_to_hub`", self._adapter_record.base_model_name_or_path
                 )
 
+    @cached_property
+    def _data(self) -> dict[str, int | str]:
+        """What checkpoints say of the data; the rows are gone through once."""
+        return data_of(self)
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """TRL's, from a checkpoint that is complete: with `True` from the last of them."""
         if resume_from_checkpoint is True:
@@ -76,7 +82,7 @@ class AuroraCheckpoints(Trainer):
         elif resume_from_checkpoint:
             require_usable(resume_from_checkpoint, self.args)
         if resume_from_checkpoint:
-            require_same_data(str(resume_from_checkpoint), self)
+            require_same_data(str(resume_from_checkpoint), self.args, self._data)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -143,7 +149,7 @@ class AuroraCheckpoints(Trainer):
             if self.args.should_save:
                 files = {name: max(one.get(name, 0) for one in seen) for name in sorted(set().union(*seen))}
                 bring_to_disk(aside)
-                write_manifest(aside, files, weights_only=self.args.save_only_model, data=data_of(self))
+                write_manifest(aside, files, weights_only=self.args.save_only_model, data=self._data)
                 require_held(run_dir / LOCK_FILE)
                 put_in_place(aside, folder)
         self.accelerator.wait_for_everyone()
