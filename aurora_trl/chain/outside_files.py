@@ -1,5 +1,6 @@
 """What a step reads that no step of its chain makes: data, checkpoints and code of one's own."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ _OWN = frozenset({"output_dir", "feature_cache", "resume_from_checkpoint", "run_
 _CODE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 # A folder with more files than these is one of media, whose names and sizes alone are looked at.
 _MANY_FILES = 200
-# Larger ones are weights, of which the ends tell a file from another.
+# Of more than this the sizes and the ends are looked at: every run of a chain begins with reading it.
 _WHOLE_BYTES = 1 << 28
 
 
@@ -78,14 +79,12 @@ def _places(word: str) -> Iterator[str]:
 
 def _digest(path: Path) -> str:
     if path.is_file():
-        return _digest_of_file(path)
-    files = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith((".", "_")))
+        files = [path]
+    else:
+        files = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith((".", "_")))
+    sizes = {file.name: file.stat().st_size for file in files}
     if len(files) > _MANY_FILES:
-        return f"{len(files)} files, {sum(file.stat().st_size for file in files)} bytes"
-    return ",".join(f"{file.name}={_digest_of_file(file)}" for file in files)
-
-
-def _digest_of_file(path: Path) -> str:
-    if path.stat().st_size > _WHOLE_BYTES:
-        return digest_of_ends(path)
-    return xxhash.xxh3_64(path.read_bytes()).hexdigest()
+        return f"{len(files)} files, {xxhash.xxh3_64_hexdigest(json.dumps(sizes).encode())}"
+    whole = sum(sizes.values()) <= _WHOLE_BYTES
+    digests = (xxhash.xxh3_64_hexdigest(file.read_bytes()) if whole else digest_of_ends(file) for file in files)
+    return ",".join(f"{name}={size}:{digest}" for (name, size), digest in zip(sizes.items(), digests, strict=True))

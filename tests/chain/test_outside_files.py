@@ -92,6 +92,8 @@ def test_what_counts(tmp_path, monkeypatch):
     assert set(found) == {"data", "many"}
     assert found["data"].startswith("metadata.csv=")
     assert "," not in found["data"]
-    assert found["many"] == "201 files, 201 bytes"
+    assert found["many"].startswith("201 files, ")
+    (tmp_path / "many" / "0.jpg").rename(tmp_path / "many" / "x.jpg")
+    assert digest_outside(["many"], tmp_path / "out")["many"] != found["many"]
     words = ["--data=data", "--output", "out/x", ".", "synthetic:data", "x" * 5000, "-n", "no/such"]
     assert set(digest_outside(words, tmp_path / "out")) == {"data"}
