@@ -116,7 +116,9 @@ def test_changed_weights_and_files_are_made_anew(checkpoint, few_rows, filled, p
     assert passes["encoder"] == 3
     larger = type(processor).from_pretrained(checkpoint)
     larger.instruction += " Look closely."
-    _, passes = run_sft(checkpoint, few_rows, larger, tmp_path / "words", **settings)
+    longer = shutil.copytree(checkpoint, tmp_path / "longer")  # a teacher is asked what it was taught
+    larger.save_pretrained(longer)
+    _, passes = run_sft(longer, few_rows, larger, tmp_path / "words", **settings)
     assert dict(passes) == {"teacher": 3}  # the encoder does not read
 
 
