@@ -40,7 +40,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -301,10 +301,17 @@ def _changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
 
 def _filled(changes: dict[str, Any], output_dir: str) -> dict[str, Any]:
     """Values with `{output_dir}` in their texts filled in."""
-    return {
-        key: value.replace("{output_dir}", output_dir) if isinstance(value, str) else value
-        for key, value in changes.items()
-    }
+    filled: dict[str, Any] = _in_texts(changes, lambda text: text.replace("{output_dir}", output_dir))
+    return filled
+
+
+def _in_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A value of a YAML with all its texts changed, those of its lists and mappings too; keys stay."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _in_texts(entry, change) for key, entry in value.items()}
+    return [_in_texts(entry, change) for entry in value] if isinstance(value, list) else value
 
 
 def _check_entry(file: Path, entry: Any) -> str:
@@ -339,8 +346,10 @@ def _check_entry(file: Path, entry: Any) -> str:
 
 def _moved(settings: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
     """A training step's settings for another output folder."""
-    moved = {}
-    for key, value in settings.items():
-        inside = isinstance(value, str) and (value + "/").startswith(own["output_dir"] + "/")
-        moved[key] = used["output_dir"] + value[len(own["output_dir"]) :] if inside else value
+
+    def move(text: str) -> str:
+        inside = (text + "/").startswith(own["output_dir"] + "/")
+        return used["output_dir"] + text[len(own["output_dir"]) :] if inside else text
+
+    moved: dict[str, Any] = _in_texts(settings, move)
     return moved

@@ -70,7 +70,7 @@ def add_chain_commands(add: AddCommand) -> None:
         "root",
         nargs="+",
         metavar="DIR",
-        help="the chain's output folder, with eval/PHASE and PHASE in it; for --tables one for each seed",
+        help="the chain's output folder, with eval/PHASE and PHASE in it; of --tables, --compare one for each seed",
     )
     command.add_argument("--phases", nargs="+", help="the phases to show, in order")
     command.add_argument("--data", help="the dataset that was evaluated on")
@@ -81,7 +81,13 @@ def add_chain_commands(add: AddCommand) -> None:
     command.add_argument(
         "--tables", action="store_true", help="the paper's Tables 1 to 8 instead: ours, published, difference"
     )
-    command.add_argument("--protocol", default="refavs", help="of --tables (default: refavs)")
+    command.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="NAME",
+        help="these evaluations of eval/ instead, the first with each of the others: differences with their errors",
+    )
+    command.add_argument("--protocol", default="refavs", help="of --tables and --compare (default: refavs)")
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
@@ -185,8 +191,15 @@ def _report(arguments: argparse.Namespace) -> None:
 
         say(f"{write_tables(arguments.root, arguments.protocol)}")
         return
+    if arguments.compare:
+        from ..evaluation.study.compare import write_comparison
+
+        say(f"{write_comparison(arguments.root, arguments.compare, arguments.protocol)}")
+        return
     if not arguments.phases or not arguments.data or len(arguments.root) > 1:
-        raise ValueError("a report of phases is of one DIR and needs --phases and --data; or ask for --tables")
+        raise ValueError(
+            "a report of phases is of one DIR and needs --phases and --data; or ask for --tables, or --compare"
+        )
     from ..chain.runner import CHAIN_COPY
     from ..data import find_source
     from ..evaluation.report import read_metrics, write_report

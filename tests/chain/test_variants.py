@@ -58,6 +58,22 @@ def test_a_step_sets_values_and_its_yaml_stays_as_it_is(chains):
     assert fingerprints(load_pipeline(chains / "study" / "study.yaml", "elsewhere")) == fingerprints(pipeline)
 
 
+def test_the_datasets_of_a_mixture_move_with_the_chain(chains):
+    """Else another seed's chain, in a folder of its own, trains on the first one's data without a word."""
+    mixture = {"datasets": [{"path": "out/data", "weight": 2}, {"path": "elsewhere.jsonl"}], "output_dir": "out/sft"}
+    write(chains / "base" / "sft.yaml", mixture)
+    own, second = (load_pipeline(chains / "base" / "chain.yaml", folder) for folder in ("out", "outputs/2"))
+    assert yaml.safe_load(own.step("sft").config.read_text()) == mixture
+    moved = [{"path": "outputs/2/data", "weight": 2}, {"path": "elsewhere.jsonl"}]
+    assert config(second, "sft")["datasets"] == moved
+    assert fingerprints(own) == fingerprints(second)
+    rows = read_yaml(chains / "study" / "study.yaml")
+    rows["steps"][0]["set"] = {"datasets": [{"path": "{output_dir}/data"}]}
+    write(chains / "study" / "study.yaml", rows)
+    pipeline = load_pipeline(chains / "study" / "study.yaml", "outputs/2")
+    assert config(pipeline, "short")["datasets"] == [{"path": "outputs/2/data"}]
+
+
 def test_an_included_chain_shares_its_steps_and_outputs(chains):
     """What the chain itself has done is done for the study, which has the same folder and the same fingerprints."""
     own, study = load_pipeline(chains / "base" / "chain.yaml"), load_pipeline(chains / "study" / "study.yaml")

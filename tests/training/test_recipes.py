@@ -42,7 +42,9 @@ def config_class(path: Path) -> type:
 
 def test_every_yaml_is_known():
     known = {*PHASES, *PIPELINES, *BOX_PIPELINES, *(RECIPES / "accelerate").glob("*.yaml")}
-    known |= {RECIPES / "study" / f"{name}.yaml" for name in ("tiny", "videollama2")}  # tests/chain/test_study.py
+    known |= {
+        RECIPES / "study" / f"{name}.yaml" for name in ("tiny", "videollama2", "beyond")
+    }  # tests/chain/test_study.py
     assert set(RECIPES.rglob("*.yaml")) == known
 
 

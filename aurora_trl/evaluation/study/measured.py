@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ..metrics import get_protocol
 from ..metrics.errors import standard_error
 from ..score_files import metrics_file, read_lines, scores_file
 
 SCORES = ("J", "F", "J&F")
+# What was printed is known to half of its last digit.
+_HALF_DIGIT = 0.05 + 1e-9
 
 
 @dataclass
@@ -23,8 +24,8 @@ class Measured:
     The scores of an evaluation, in per cent.
 
     Attributes:
-        seeds (`dict[int, dict[str, tuple]]`): by the number of the seed's folder, J, F and J&F by split.
-        rows (`dict[int, dict[str, dict]]`): likewise, by split and by the row's number: its clip, J, F and J&F by
+        seeds (`dict[int, dict[str, tuple]]`): by the number of the seed's folder, the scores by split.
+        rows (`dict[int, dict[str, dict]]`): likewise, by split and by the row's number: its clip, and its scores by
             itself; empty where the evaluation has not kept them.
         name (`str`): of the evaluation.
         sizes (`dict[int, dict[str, int]]`): likewise, how many rows of a split were scored.
@@ -44,7 +45,7 @@ class Measured:
         return "ours" if complete else f"ours, {len(self.seeds)} of {self.num_folders} seeds"
 
     def mean(self, split: str) -> tuple[float, ...]:
-        """J, F and J&F of a split over all seeds."""
+        """The scores of a split over all seeds."""
         return tuple(
             float(np.mean(values)) for values in zip(*(seed[split] for seed in self.seeds.values()), strict=True)
         )
@@ -71,8 +72,25 @@ class Difference:
         errors = [error for error in (self.over_clips, self.over_seeds) if error is not None]
         return bool(errors) and abs(self.value) > 2 * max(errors)
 
+    def __str__(self) -> str:
+        """With its errors, bold where it is one; what is within the rounding of a printed number is 0."""
+        value = 0.0 if abs(self.value) <= _HALF_DIGIT else self.value
+        errors = [
+            f"{error:.1f} {what}"
+            for error, what in ((self.over_clips, "clips"), (self.over_seeds, "seeds"))
+            if error is not None
+        ]
+        text = f"{value:+.1f}" if value else "0.0"
+        text = f"**{text}**" if self.is_one and value else text
+        return text + (f" (± {', '.join(errors)})" if errors else "")
 
-def read_measured(roots: Sequence[Path], name: str, protocol: str) -> Measured | None:
+
+def show(found: Difference | None) -> str:
+    """A difference as a table has it; None is that of two that share no seed."""
+    return "no seed in common" if found is None else str(found)
+
+
+def read_measured(roots: Sequence[Path], name: str, protocol: str, scores: Sequence[str] = SCORES) -> Measured | None:
     """
     Read what `aurora evaluate` found.
 
@@ -80,6 +98,7 @@ def read_measured(roots: Sequence[Path], name: str, protocol: str) -> Measured |
         roots (`Sequence[Path]`): the study's output folders, one for each seed.
         name (`str`): of the evaluation, `eval/NAME`.
         protocol (`str`): by which.
+        scores (`Sequence[str]`, *optional*, defaults to J, F and J&F): which; a split that lacks one is left out.
 
     Returns:
         `Measured` or `None`: None where it was not run in any of the folders, or not scored by the protocol.
@@ -93,22 +112,28 @@ def read_measured(roots: Sequence[Path], name: str, protocol: str) -> Measured |
         if not file.is_file():
             continue
         metrics = read_metrics(folder, file.name)
-        if metrics["protocol"] != protocol or not set(SCORES) <= set(get_protocol(protocol).scores):
-            continue
-        found.seeds[number] = {
-            split: tuple(100 * scores[key] for key in SCORES) for split, scores in metrics["splits"].items()
+        splits = {
+            split: values
+            for split, values in metrics["splits"].items()
+            if all(values.get(key) is not None for key in scores)
         }
-        found.sizes[number] = {split: scores["rows"] for split, scores in metrics["splits"].items()}
-        found.rows[number] = _read_rows(scores_file(folder, protocol))
+        if metrics["protocol"] != protocol or not splits:
+            continue
+        found.seeds[number] = {split: tuple(100 * values[key] for key in scores) for split, values in splits.items()}
+        found.sizes[number] = {split: values["rows"] for split, values in splits.items()}
+        found.rows[number] = _read_rows(scores_file(folder, protocol), scores)
     return found if found.seeds else None
 
 
-def _read_rows(file: Path) -> dict[str, dict[int, tuple[str, tuple[float, ...]]]]:
+def _read_rows(file: Path, scores: Sequence[str]) -> dict[str, dict[int, tuple[str, tuple[float, ...]]]]:
+    """What each answer of a file scores by itself, where it has all the scores; J&F is the mean of the two."""
     rows: dict[str, dict[int, tuple[str, tuple[float, ...]]]] = defaultdict(dict)
+    parts = sorted({part for score in scores for part in score.split("&")})
     for entry in read_lines(file, ("clip", "split", "swap", "row", "J")) if file.is_file() else ():
-        if entry["swap"] is None and "F" in entry:
-            j, f = (_percent(file, entry, name) for name in ("J", "F"))
-            rows[entry["split"]][entry["row"]] = (str(entry["clip"]), (j, f, (j + f) / 2))
+        if entry["swap"] is None and all(part in entry for part in parts):
+            known = {part: _percent(file, entry, part) for part in parts}
+            values = tuple(float(np.mean([known[part] for part in score.split("&")])) for score in scores)
+            rows[entry["split"]][entry["row"]] = (str(entry["clip"]), values)
     return rows
 
 
@@ -128,7 +153,7 @@ def difference(
         ours (`Measured`): in per cent.
         other (`Measured` or `None`): on the same rows; None: `published`, whose own error is not known.
         splits (`Sequence[str]`): one, or several whose mean counts.
-        place (`int`): which score: J, F or J&F.
+        place (`int`): which of the scores that were read.
         published (`float`, *optional*, defaults to 0.0): in per cent.
 
     Returns:

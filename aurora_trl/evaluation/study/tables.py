@@ -5,15 +5,14 @@ from pathlib import Path
 
 from ...disk import written_whole
 from ..metrics import get_protocol
+from ..tables import Table
 from .failures import failure_parts
 from .figures import figure_parts
-from .measured import SCORES, Difference, Measured, difference, read_measured
+from .measured import SCORES, Measured, difference, read_measured, show
 from .published import LATER, PAPER, S4, SEEN, TABLES, UNSEEN, PublishedRow, PublishedTable, find_misprints, mix_of
 
 TABLES_FILE = "tables.md"
 _NAMES = {SEEN: "seen", UNSEEN: "unseen", S4: "S4"}
-# What was printed is known to half of its last digit.
-_HALF_DIGIT = 0.05 + 1e-9
 
 
 def write_tables(roots: Sequence[str | Path], protocol: str = "refavs") -> Path:
@@ -73,7 +72,7 @@ def _table_parts(table: PublishedTable, measured: dict[str | None, Measured | No
     lines: list[list[str]] = []
     for row in table.rows:
         lines += _row_lines(row, measured.get(row.evaluation) if row.evaluation else None, splits, width)
-    parts = [title, _markdown(header, lines)]
+    parts = [title, Table(header, lines).markdown()]
     if has_mix:
         parts += [_misprints()]
     if table.baseline is not None:
@@ -91,7 +90,7 @@ def _row_lines(row: PublishedRow, ours: Measured | None, splits: Sequence[str], 
         return [[row.label, "ours", "not run", *[""] * (len(published) - 1)], ["", *lines[0][1:]]]
     own = [value for split in splits for value in ours.mean(split)[:width]]
     differences = [
-        _shown(difference(ours, None, (split,), place, row.scores[split][place]))
+        show(difference(ours, None, (split,), place, row.scores[split][place]))
         for split in splits
         for place in range(width)
     ]
@@ -99,7 +98,7 @@ def _row_lines(row: PublishedRow, ours: Measured | None, splits: Sequence[str], 
         mix = mix_of(ours.mean(SEEN), ours.mean(UNSEEN))
         own += mix
         both = (SEEN, UNSEEN)
-        differences += [_shown(difference(ours, None, both, place, row.mix[place])) for place in range(width)]
+        differences += [show(difference(ours, None, both, place, row.mix[place])) for place in range(width)]
     return [
         [row.label, ours.label, *(f"{value:.1f}" for value in own)],
         ["", *lines[0][1:]],
@@ -120,11 +119,11 @@ def _compared(table: PublishedTable, measured: dict[str | None, Measured | None]
         for split in splits:
             known = [] if ours is None or base is None else [*ours.seeds.values(), *base.seeds.values()]
             run = ours is not None and bool(known) and all(split in seed for seed in known)
-            cells += [_shown(difference(ours, base, (split,), 2)) if run and ours is not None else "not run"]
+            cells += [show(difference(ours, base, (split,), 2)) if run and ours is not None else "not run"]
             cells += [f"{row.scores[split][2] - baseline.scores[split][2]:+.1f}"]
         lines.append([f"{row.label} - {baseline.label}", *cells])
     header = ["J&F", *(f"{_NAMES[split]}, {who}" for split in splits for who in ("ours", "published"))]
-    return "Row by row, on the same clips and seeds:\n\n" + _markdown(header, lines)
+    return "Row by row, on the same clips and seeds:\n\n" + Table(header, lines).markdown()
 
 
 def _misprints() -> str:
@@ -144,25 +143,5 @@ def _later_table() -> str:
     ]
     return (
         "As their authors report it. Numbers of two protocols can not be compared. What was not read at its source is "
-        "hearsay.\n\n" + _markdown(["system", "per cent", "protocol", "source", "read there"], lines)
+        "hearsay.\n\n" + Table(["system", "per cent", "protocol", "source", "read there"], lines).markdown()
     )
-
-
-def _shown(found: Difference | None) -> str:
-    """A difference with its errors; what is within the rounding of a printed number is 0."""
-    if found is None:
-        return "no seed in common"
-    value = 0.0 if abs(found.value) <= _HALF_DIGIT else found.value
-    errors = [
-        f"{error:.1f} {what}"
-        for error, what in ((found.over_clips, "clips"), (found.over_seeds, "seeds"))
-        if error is not None
-    ]
-    text = f"{value:+.1f}" if value else "0.0"
-    text = f"**{text}**" if found.is_one and value else text
-    return text + (f" (± {', '.join(errors)})" if errors else "")
-
-
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines]) + "\n"

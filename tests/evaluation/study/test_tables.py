@@ -159,3 +159,46 @@ def test_by_the_command_with_two_seeds(tmp_path, capsys):
     assert "holds no row of the study that is scored by `davis`" in capsys.readouterr().err
     assert main(["report", folders[0]]) == 1
     assert "needs --phases and --data" in capsys.readouterr().err
+
+
+def write_null_split(folder, shares):
+    """Give an evaluation the split in which nothing matches: S of each row, and of the split."""
+    file = folder / "metrics.json"
+    metrics = json.loads(file.read_text())
+    scores = {"S": sum(shares) / len(shares), "rows": len(shares), "J": 1, "F": 1, "J&F": 1}
+    metrics["splits"]["test_n"] = {**metrics["splits"]["test_s"], **scores}
+    file.write_text(json.dumps(metrics))
+    with (folder / "scores.refavs.jsonl").open("a") as lines:
+        for row, share in enumerate(shares):
+            entry = {"id": f"n{row}", "clip": f"n{row}", "split": "test_n", "swap": None, "row": row, "J": 1, "F": 1}
+            lines.write(json.dumps({**entry, "S": share}) + "\n")
+
+
+def test_variants_of_ones_own_beside_the_first(tmp_path, capsys):
+    """Row differences of 4 and 6 in one seed and 8 and 10 in the other: by clip 6 and 8, about 7."""
+    for seed, by in ((1, 4), (2, 8)):
+        base = {"test_s": [("a", 60), ("b", 70)]}
+        other = {"test_s": [("a", 60 + by), ("b", 72 + by)]}
+        for name, rows in (("sft", base), ("sft-wide", other)):
+            j = sum(value for _, value in rows["test_s"]) / 2
+            write_evaluation(tmp_path / str(seed), name, {"test_s": (j, j, j)}, rows=rows)
+    for name, shares in (("sft", (0.5, 0.3)), ("sft-wide", (0.2, 0.2))):
+        write_null_split(tmp_path / "1" / "eval" / name, shares)
+        write_null_split(tmp_path / "2" / "eval" / name, shares)
+    folders = [str(tmp_path / "1"), str(tmp_path / "2")]
+    assert main(["report", *folders, "--compare", "sft", "sft-wide"]) == 0
+    file = tmp_path / "1" / "comparison.md"
+    assert capsys.readouterr().out.strip() == str(file)
+    lines = file.read_text().splitlines()
+    assert lines[2] == "| evaluation | seeds | test_s J&F | difference | test_n S | difference |"
+    assert lines[4] == "| sft | 2 | 65.0 |  | 40.0 |  |"
+    # S: -30 and -10 about -20, over seeds the same.
+    assert (
+        lines[5]
+        == "| sft-wide | 2 | 72.0 | **+7.0** (± 1.0 clips, 2.0 seeds) | 20.0 | -20.0 (± 10.0 clips, 0.0 seeds) |"
+    )
+    write_evaluation(tmp_path / "2", "new", {"test_s": (60, 60, 60)}, rows={"test_s": [("a", 60), ("b", 60)]})
+    assert main(["report", *folders, "--compare", "sft", "new"]) == 0
+    assert file.read_text().splitlines()[5] == "| new | 1 | 60.0 | -5.0 (± 5.0 clips) | not run |  |"
+    assert main(["report", *folders, "--compare", "sft", "old"]) == 1
+    assert "eval/old: no evaluation that is scored by `refavs`" in capsys.readouterr().err
