@@ -22,7 +22,7 @@ HOLDER = """import sys, time
 from aurora_trl.locks import hold
 hold(sys.argv[1])
 print("held", flush=True)
-time.sleep(100)
+time.sleep(3000)
 """
 
 

@@ -88,14 +88,15 @@ def test_a_rate_limit_holds_back_all_requests(backend, some_rows, tmp_path):
     def behave(request, number):
         arrivals.append(time.monotonic())
         if number == 0:
-            return Action(status=429, headers={"Retry-After": "1"})
-        return Action(request.good_answer, delay=0.3 if number == 1 else 0.0)
+            return Action(status=429, headers={"Retry-After": "2"})
+        # Long enough for the first thread to have read that it shall wait, on a busy machine, too.
+        return Action(request.good_answer, delay=1.0 if number == 1 else 0.0)
 
     with serve(behave) as server:
         run(backend, server, some_rows, tmp_path / "cot.jsonl", concurrency=2)
     assert len(server.requests) == 7
     # One request was under way already; all others wait as long as the server asked, on both threads.
-    assert min(arrivals[2:]) - arrivals[0] >= 1.0
+    assert min(arrivals[2:]) - arrivals[0] >= 2.0
     assert_all_written(some_rows, tmp_path / "cot.jsonl")
 
 

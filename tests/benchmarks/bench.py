@@ -1,6 +1,6 @@
 """What the speed-ups are worth, as ratios taken in one run: `make bench`.
 
-    python tests/benchmarks/bench.py [--only grpo sft decode parts checks memory growth] [--repeats 3]
+    python tests/benchmarks/bench.py [--only grpo costs sft decode parts checks memory growth] [--repeats 3]
 
 Each pair does the same work twice, the plain way and ours, in turn; a ratio is that of the medians. The table at the
 end goes into `docs/speed.md`, and the seconds beside it into a JSON file.
@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import checks
+import costs
 import decode
 import grpo
 import scale
@@ -26,6 +27,7 @@ from setting import Ratio, bench_rows
 
 SUITES = {
     "grpo": grpo.run,
+    "costs": costs.run,
     "sft": sft.run,
     "decode": decode.run,
     "parts": single_parts.run,

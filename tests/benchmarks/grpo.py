@@ -1,6 +1,7 @@
 """A GRPO step with masks against TRL's own without, and against a plain version of itself."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,13 @@ def our_trainer(
     folder: Path,
     num_generations: int,
     new_tokens: int,
+    more_rewards: Sequence[str] = (),
     **overrides: Any,
 ) -> AuroraGRPOTrainer:
     processor = bench_processor()
     return trainer_class(
         model=bench_model(processor),
-        reward_funcs=[format_reward, iou_reward, class_reward, letter_reward],
+        reward_funcs=[format_reward, iou_reward, class_reward, letter_reward, *more_rewards],
         args=AuroraGRPOConfig(
             output_dir=str(folder),
             media_cache_clips=100,

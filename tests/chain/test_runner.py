@@ -140,7 +140,7 @@ def test_one_chain_at_a_time_in_a_folder(tmp_path):
         "import os, pathlib, subprocess, sys, time\n"
         "pid, quick, target = map(pathlib.Path, sys.argv[1:])\n"
         "if not quick.exists():\n"
-        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3000)'])\n"
         "    pid.write_text(f'{os.getpid()} {child.pid} .')\n"
         "    child.wait()\n"
         "target.write_text('made')\n"
@@ -152,7 +152,7 @@ def test_one_chain_at_a_time_in_a_folder(tmp_path):
     while not (pid.is_file() and pid.read_text().endswith(".")):
         assert first.poll() is None
         time.sleep(0.05)
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert second.returncode == 1
     assert f"another run is writing it: process {first.pid} on " in second.stderr
     assert second.stderr.count("\n") == 1
@@ -160,7 +160,7 @@ def test_one_chain_at_a_time_in_a_folder(tmp_path):
     left = [int(word) for word in pid.read_text().split()[:2]]
     assert all(map(is_running, left))
     quick.touch()
-    third = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    third = subprocess.run(command, capture_output=True, text=True, timeout=500)
     first.wait()
     assert third.returncode == 0, third.stderr
     assert f"had left running: {left}" in third.stderr
