@@ -1,6 +1,8 @@
 """Text, JSON and YAML as editors and spreadsheets write them, or as a copy that was cut short left them."""
 
+import csv
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,27 @@ def read_text(path: str | Path, limit: int | None = None) -> str:
         raise DataError(f"{path}: not text in UTF-8; save it again with that encoding") from None
     except OSError as error:
         raise DataError(f"{path}: can not be read: {error.strerror}") from None
+
+
+def read_table(path: str | Path) -> list[tuple[int, list[str]]]:
+    """
+    The lines of a CSV file that hold anything, each with its number, the header first.
+
+    Raises:
+        `DataError`: as `read_text`; names the line with a cell that does not end in it, since its quote takes all
+            lines up to the next one.
+    """
+    reader = csv.reader(StringIO(read_text(path)), strict=True)
+    lines, number = [], 1
+    try:
+        for cells in reader:
+            if any("\n" in cell for cell in cells):
+                raise csv.Error("a quote opens there and does not close in its line")
+            lines += [(number, cells)] if cells else []
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f'{path}, line {number}: {error}; write a quote inside a cell as `""`') from None
+    return lines
 
 
 def parse_json(text: str | bytes) -> Any:

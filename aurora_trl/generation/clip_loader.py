@@ -113,8 +113,7 @@ class ClipLoader:
         null = row.get("is_null")
         if not null and not any(row.get("masks") or ()):
             return self._load_unmasked(row)
-        key = ("null", *view_key(row)) if null else (row.get("mask_value"), *(row["masks"] or ()))
-        return self._masks.get(key, lambda: self._load_masks(row))
+        return self._masks.get(_masks_key(row), lambda: self._load_masks(row))
 
     def _load_unmasked(self, row: Row) -> torch.Tensor:
         """The masks of a row that has none: empty where its object is known not to be in a frame, else unknown."""
@@ -165,8 +164,7 @@ class ClipLoader:
         Raises:
             `DataError`: where the row is about more objects than an answer may have.
         """
-        key = ("objects", row.get("is_null"), row.get("mask_value"), *(row["masks"] or ()))
-        return self._masks.get(key, lambda: self._load_object_masks(row))
+        return self._masks.get(("objects", *_masks_key(row)), lambda: self._load_object_masks(row))
 
     def _load_object_masks(self, row: Row) -> torch.Tensor:
         indices = mask_indices(row, self.processor.num_frames)
@@ -185,6 +183,15 @@ class ClipLoader:
         masks = self.processor.process_masks(load_masks(row, indices=indices))
         masks[torch.tensor(indices) == NO_FRAME] = NO_TARGET
         return masks
+
+
+def _masks_key(row: Row) -> tuple[Any, ...]:
+    """
+    What a row's target masks depend on: its clip, too, whose frames give their size. Equal polygons are other masks in
+    frames of another size.
+    """
+    null = row.get("is_null")
+    return (null, *view_key(row), *(() if null else (row.get("mask_value"), *(row["masks"] or ()))))
 
 
 def stack_clips(clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -1,10 +1,13 @@
 """Batches."""
 
+import json
+
 import torch
 from datasets import Dataset
 from layouts import write_s4
+from PIL import Image
 
-from aurora_trl.data import load_avsbench
+from aurora_trl.data import load_avsbench, load_json
 from aurora_trl.data.masks import NO_TARGET, has_target
 from aurora_trl.data.schema import clip_key
 from aurora_trl.generation.clip_loader import ClipLoader
@@ -59,6 +62,20 @@ def test_null_rows_have_empty_masks(rows, processor, world):
     assert not masks.any()
     full = next(row for row in rows if not row["is_null"])
     assert ClipLoader(processor).masks(full).any()
+
+
+def test_equal_polygons_in_frames_of_another_size_are_other_masks(processor, tmp_path):
+    """Also where masks are kept, which rows about one clip share."""
+    masks, rows = [{"polygons": [[8, 8, 40, 8, 40, 40, 8, 40]]}], []
+    for name, size in (("wide", (96, 48)), ("tall", (48, 96)), ("big", (400, 400))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+        rows.append(json.dumps({"id": name, "reference": "x", "frames": [f"{name}.png"], "masks": masks}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    read, kept = ClipLoader(processor), ClipLoader(processor, cache_clips=10)
+    for row in load_json(tmp_path / "rows.jsonl"):
+        assert torch.equal(kept.masks(row), read.masks(row))
+        assert torch.equal(kept.object_masks(row), read.object_masks(row))
+    assert kept.masks(row) is kept.masks(row)
 
 
 def test_teacher_reads_its_own_answer(cot_rows, processor):

@@ -12,8 +12,9 @@ from PIL import Image
 
 from ...errors import DataError
 from ...prompts import SOUNDING_REFERENCE, display_class, normalize_class
-from ...text_files import parse_json, read_text
+from ...text_files import parse_json, read_table, read_text
 from ..schema import COLUMNS, Row, as_dataset
+from .refavs import require_plain_split
 
 SUBSETS = ("s4", "ms3", "avss")
 SPLITS = ("train", "val", "test")
@@ -77,17 +78,18 @@ def load_avsbench(root: str | Path, subset: str, split: str) -> Dataset:
     table = find_table(root, subset)
     if table is None:
         raise DataError(f"{Path(root) / TABLES[subset]}: no such file; give the folder that holds it")
-    header, *lines = [line for line in csv.reader(StringIO(read_text(table))) if line] or [[]]
+    (_, header), *lines = read_table(table) or [(1, [])]
     if "split" not in header:
         raise DataError(f"{table}: it has no column `split`")
     if subset == "s4" and len(header) < 4:
         raise DataError(f"{table}: its columns must be name, start, category and split, and it has {len(header)}")
     column = header.index("split")
-    short = next((number for number, line in enumerate(lines, 2) if len(line) < len(header)), None)
-    if short is not None:
-        raise DataError(f"{table}, line {short}: fewer values than the header has columns")
+    for number, line in lines:
+        if len(line) < len(header):
+            raise DataError(f"{table}, line {number}: fewer values than the header has columns")
+        require_plain_split(f"{table}, line {number}", line[column], SPLITS)
     build = _BUILDERS[subset]
-    rows = [build(table.parent, header, line, split) for line in lines if line[column] == split]
+    rows = [build(table.parent, header, line, split) for _, line in lines if line[column] == split]
     if not rows:
         raise DataError(f"{table}: no row of split {split!r}")
     return as_dataset(rows, table)

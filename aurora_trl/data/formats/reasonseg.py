@@ -88,17 +88,29 @@ def _area(points: list[list[float]]) -> float:
     return abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairs)) / 2
 
 
+def list_file_splits(path: Path) -> list[str]:
+    """The splits that a file's entries name; `train` where none names any."""
+    named = {entry.get("split") for _, entry in _read_entries(path) if isinstance(entry, dict)}
+    return sorted(str(split) for split in named if split) or ["train"]
+
+
 def _read_file(path: Path, split: str) -> list[dict[str, Any]]:
-    text = read_text(path)
+    rows = (_read_entry(f"{path}, entry {n}", entry, path, split, n) for n, entry in _read_entries(path))
+    return [row for row in rows if row["split"] == split]
+
+
+def _read_entries(path: Path) -> list[tuple[int, Any]]:
+    """What a file's list holds, or its lines, from 1."""
+    text, number = read_text(path), 0
     try:
         if text.lstrip().startswith("["):
-            entries = list(enumerate(parse_json(text), 1))
-        else:
-            entries = [(n, parse_json(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+            return list(enumerate(parse_json(text), 1))
+        entries = []
+        for number, line in enumerate(text.split("\n"), 1):
+            entries += [(number, parse_json(line))] if line.strip() else []
+        return entries
     except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from None
-    rows = (_read_entry(f"{path}, entry {number}", entry, path, split, number) for number, entry in entries)
-    return [row for row in rows if row["split"] == split]
+        raise DataError(f"{path}{f', line {number}' if number else ''}: not valid JSON: {error}") from None
 
 
 def _read_entry(where: str, entry: Any, path: Path, split: str, number: int) -> dict[str, Any]:

@@ -1,17 +1,16 @@
 """Ref-AVS in its official layout, and R2-AVSBench, a table of other references to its clips."""
 
-import csv
 import os
 import warnings
 from collections import Counter
-from io import StringIO
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from ...errors import DataError
-from ...text_files import read_text
+from ...text_files import read_table
 from ..schema import as_dataset
 
 SPLITS = ("train", "val", "test_s", "test_u", "test_n")
@@ -82,7 +81,7 @@ def list_r2avsbench_splits(root: str | Path) -> list[str]:
     table = Path(root) / R2_TABLE
     if not table.is_file():
         return []
-    found = {entry.get("split") for entry in csv.DictReader(StringIO(read_text(table)))}
+    found = {entry["split"] for _, entry in _read_entries(table, R2_COLUMNS)}
     return [split for split in SPLITS if split in found]
 
 
@@ -92,17 +91,7 @@ def _load_table(root: Path, split: str, name: str, columns: set[str]) -> Dataset
     table = root / name
     if not table.is_file():
         raise DataError(f"{table}: no such file; give the folder that holds Ref-AVS's {name}, media and gt_mask")
-    reader = csv.DictReader(StringIO(read_text(table)))
-    missing = sorted(columns - set(reader.fieldnames or ()))
-    if missing:
-        shown = "vid,uid,split,fid,exp" if name == TABLE else ",".join(sorted(columns))
-        raise DataError(f"{table}: it has no column `{missing[0]}`; the official one has {shown}")
-    entries = []
-    for line, entry in enumerate(reader, 2):
-        if None in entry or None in entry.values():  # fewer cells, or more
-            raise DataError(f"{table}, line {line}: it has not as many cells as columns; restore the table")
-        if entry["split"] == split:
-            entries.append((line, entry))
+    entries = [(line, entry) for line, entry in _read_entries(table, columns) if entry["split"] == split]
     if not entries:
         raise DataError(f"{table}: no row of split {split!r}")
     seen: Counter[str] = Counter()
@@ -114,6 +103,29 @@ def _load_table(root: Path, split: str, name: str, columns: set[str]) -> Dataset
             f"download, but under that of their video (first: {elsewhere[0]})"
         )
     return as_dataset(rows, table)
+
+
+def _read_entries(table: Path, columns: set[str]) -> list[tuple[int, dict[str, str]]]:
+    """The entries of a table, of all splits, each with its line."""
+    (_, header), *lines = read_table(table) or [(1, [])]
+    missing = sorted(columns - set(header))
+    if missing:
+        shown = "vid,uid,split,fid,exp" if table.name == TABLE else ",".join(sorted(columns))
+        raise DataError(f"{table}: it has no column `{missing[0]}`; the official one has {shown}")
+    entries = []
+    for line, cells in lines:
+        if len(cells) != len(header):
+            raise DataError(f"{table}, line {line}: it has not as many cells as columns; restore the table")
+        entry = dict(zip(header, cells, strict=True))
+        require_plain_split(f"{table}, line {line}", entry["split"], SPLITS)
+        entries.append((line, entry))
+    return entries
+
+
+def require_plain_split(where: str, split: str, splits: Sequence[str]) -> None:
+    """Raise `DataError` for `Train` and its like: such a row would belong to no split, and be left out."""
+    if split not in splits and split.strip().lower() in splits:
+        raise DataError(f"{where}: its split is {split!r}; write `{split.strip().lower()}`")
 
 
 def _build_row(

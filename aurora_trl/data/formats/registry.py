@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from ...errors import DataError
 from ...text_files import read_text
-from . import avsbench, mevis, omniavs, refavs, refcoco, refytvos
+from . import avsbench, mevis, omniavs, reasonseg, refavs, refcoco, refytvos
 from .avsbench import load_avsbench
 from .expressions import OBJECTS
 from .jsonl import load_json
@@ -207,7 +207,7 @@ def _json_splits(source: Source) -> list[str]:
 
 def _reasonseg_splits(source: Source) -> list[str]:
     path = Path(source.path)
-    return _folder_splits(path) if path.is_dir() else ["train"]
+    return _folder_splits(path) if path.is_dir() else _ordered(reasonseg.list_file_splits(path))
 
 
 def _refcoco_splits(source: Source) -> list[str]:

@@ -115,6 +115,9 @@ def test_avsbench_names_what_is_wrong(tmp_path):
     (tmp_path / "s4_meta_data.csv").write_text("name,start,category,split\na,1,cat,val\n")
     with pytest.raises(DataError, match="no row of split 'train'"):
         load_avsbench(tmp_path, "s4", "train")
+    (tmp_path / "s4_meta_data.csv").write_text("name,start,category,split\na,1,cat,train\nb,1,cat,Train\n")
+    with pytest.raises(DataError, match="line 3: its split is 'Train'; write `train`"):
+        load_avsbench(tmp_path, "s4", "train")
     (tmp_path / "metadata.csv").write_text("uid,label,split\na,v3,val\n")
     with pytest.raises(DataError, match="label 'v3' of 'a'"):
         load_avsbench(tmp_path, "avss", "val")
@@ -160,6 +163,13 @@ def test_reasonseg_file(tmp_path):
     assert not load_masks(source.load("test")[-1]).any()
     (root / "lines.jsonl").write_text("\n".join(json.dumps(entry) for entry in entries))
     assert find_source(root / "lines.jsonl").load("train").to_list()[0]["masks"] == rows[0]["masks"]
+    assert source.splits() == ["test"]  # what its entries name
+    named = [{**entry, "split": split} for entry, split in zip(entries, ("val", "train", "val"), strict=True)]
+    (root / "lines.jsonl").write_text(
+        "\n".join(json.dumps({**entry, "query": "a\u2028b"}, ensure_ascii=False) for entry in named)
+    )
+    assert find_source(root / "lines.jsonl").splits() == ["train", "val"]
+    assert find_source(root / "lines.jsonl").load("val")["reference"] == ["a\u2028b"] * 2
     for entry, message in (
         ({"image": "a.jpg"}, "entry 1: `query` is missing"),
         ({"image": "a.jpg", "query": "x"}, "give one of `polygons`, `rle` and `is_null"),

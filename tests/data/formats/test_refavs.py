@@ -110,6 +110,26 @@ def test_what_is_wrong_is_named(copy, tmp_path):
         load_refavs(copy, "val")
 
 
+def test_no_row_of_a_table_is_lost(copy):
+    """An open quote takes the rows up to the next one into its cell; `Train` is no split."""
+    table = copy / "metadata.csv"
+    whole = table.read_text()
+    header, first, second, *rest = whole.splitlines()
+    cells = first.split(",")
+    opened = ",".join([*cells[:4], '"' + ",".join(cells[4:]).strip('"')])
+    table.write_text("\n".join([header, opened, opened, second, *rest]))
+    with pytest.raises(DataError, match=r"metadata.csv, line 2: .*write a quote inside a cell as"):
+        load_refavs(copy, "val")
+    table.write_text("\n".join([header, first, second, opened]))  # no quote comes after it
+    with pytest.raises(DataError, match=r"metadata.csv, line 4: .*write a quote inside a cell as"):
+        load_refavs(copy, "val")
+    table.write_text("\n".join([header, first, ",".join([*second.split(",")[:2], "Train ", *second.split(",")[3:]])]))
+    with pytest.raises(DataError, match=r"metadata.csv, line 3: its split is 'Train '; write `train`"):
+        load_refavs(copy, "val")
+    table.write_text(whole.replace("\n", "\n\n", 1))  # an empty line is none
+    assert len(load_refavs(copy, "val")) == whole.count(",val,")
+
+
 def test_official_mask_size():
     """A mask of one pixel grows as OpenCV's bilinear resize on uint8 grows it: every touched pixel counts."""
     from aurora_trl.data.masks import resize_masks_official
