@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ...data.schema import Row, view_key
+from ...data.schema import HINTS, Row, view_key
 from ...errors import DataError
 from ...generation.clip_loader import ClipLoader
 from ...generation.collators import TeacherCollator
@@ -34,7 +34,8 @@ from ...prompts import build_prompt, teacher_target
 _ROWS_PER_CALL = 8
 # Threads that read and check files before anything is computed.
 _THREADS = 8
-_COLUMNS = ("id", "reference", "class_name", "is_null", "frames", "video", "audio")
+# What decides which frames are taken of a clip, too: those that are annotated.
+_COLUMNS = ("id", "reference", "class_name", "is_null", "frames", "video", "audio", "masks", *HINTS)
 # Entries of a config that change nothing about what a model computes.
 _INCIDENTAL = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
@@ -180,6 +181,8 @@ class FeatureMaker:
         clips: NewClips = {}
         for dataset in datasets:
             for row in dataset.select_columns([name for name in _COLUMNS if name in dataset.column_names]):
+                if row.get("masks"):  # which frames have one is enough: run lengths of all rows take gigabytes
+                    row["masks"] = [None if mask is None else "" for mask in row["masks"]]
                 clip = view_key(row)
                 key = None if self.teacher is None else teacher_row_key(row, self.teacher_targets)
                 new_clip = self.model is not None and clip not in kept.mask_keys

@@ -122,6 +122,23 @@ def test_changed_weights_and_files_are_made_anew(checkpoint, few_rows, filled, p
     assert dict(passes) == {"teacher": 3}  # the encoder does not read
 
 
+@pytest.mark.parametrize("marks", ["masks", "points"])
+def test_rows_that_are_annotated_in_some_frames_alone(marks, checkpoint, few_rows, processor, tmp_path):
+    """Which frames are taken of a clip is up to these, so its features are those of other frames."""
+    rows = few_rows.to_list()
+    for number, row in enumerate(rows[:6]):
+        given = row["masks"] if marks == "masks" else [[[5, 5]]] * len(row["frames"])
+        row["masks"], row[marks] = None, [mark if i % 3 == number % 3 else None for i, mark in enumerate(given)]
+        row["frames"] = [*row["frames"], *row["frames"]]  # twice as many as the model takes
+        row[marks] += row[marks]
+    rows = Dataset.from_list(rows)
+    settings = {"max_steps": 4, "per_device_train_batch_size": 3, "learning_rate": 1e-4}
+    plain, _ = run_sft(checkpoint, rows, processor, tmp_path / "plain", **settings)
+    settings["feature_cache"] = str(tmp_path / "cache")
+    kept, _ = run_sft(checkpoint, rows, processor, tmp_path / "kept", **settings)
+    torch.testing.assert_close(torch.tensor(losses(kept)), torch.tensor(losses(plain)), atol=1e-5, rtol=0)
+
+
 def test_a_damaged_file_is_made_anew(checkpoint, few_rows, filled, processor, tmp_path, caplog):
     cache = shutil.copytree(filled, tmp_path / "cache")
     whole = {path: path.read_bytes() for path in sorted(cache.rglob("*.safetensors"))}
