@@ -113,7 +113,7 @@ class ClipLoader:
         null = row.get("is_null")
         if not null and not any(row.get("masks") or ()):
             return self._load_unmasked(row)
-        return self._masks.get(_masks_key(row), lambda: self._load_masks(row))
+        return self._masks.get(target_key(row), lambda: self._load_masks(row))
 
     def _load_unmasked(self, row: Row) -> torch.Tensor:
         """The masks of a row that has none: empty where its object is known not to be in a frame, else unknown."""
@@ -164,7 +164,7 @@ class ClipLoader:
         Raises:
             `DataError`: where the row is about more objects than an answer may have.
         """
-        return self._masks.get(("objects", *_masks_key(row)), lambda: self._load_object_masks(row))
+        return self._masks.get(("objects", *target_key(row)), lambda: self._load_object_masks(row))
 
     def _load_object_masks(self, row: Row) -> torch.Tensor:
         indices = mask_indices(row, self.processor.num_frames)
@@ -185,13 +185,14 @@ class ClipLoader:
         return masks
 
 
-def _masks_key(row: Row) -> tuple[Any, ...]:
+def target_key(row: Row) -> tuple[Any, ...]:
     """
-    What a row's target masks depend on: its clip, too, whose frames give their size. Equal polygons are other masks in
-    frames of another size.
+    What a row's clip and its target depend on. Ids do not tell: two datasets in one may both count from 0. Nor do
+    masks: equal polygons are other masks in frames of another size.
     """
     null = row.get("is_null")
-    return (null, *view_key(row), *(() if null else (row.get("mask_value"), *(row["masks"] or ()))))
+    marks = () if null else (row.get("mask_value"), *(row.get("masks") or ()))
+    return (null, *view_key(row), *marks, *(repr(row.get(name)) for name in HINTS))
 
 
 def stack_clips(clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from ..data.schema import Row, view_key, with_target
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, is_null_answer, teacher_target
 from .box_targets import BoxTargets
-from .clip_loader import ClipLoader, pad_ids, stack_clips, stack_hints
+from .clip_loader import ClipLoader, pad_ids, stack_clips, stack_hints, target_key
 
 
 class SFTCollator:
@@ -176,20 +176,21 @@ class RolloutCollator:
     def __call__(self, rows: list[Row]) -> list[dict[str, Any]]:
         clips: dict[tuple[Any, ...], dict[str, torch.Tensor]] = {}
         several = self.loader.processor.max_objects > 1
-        media: dict[str, RowMedia | None] = {}
+        media: dict[tuple[Any, ...], RowMedia | None] = {}
         out = []
         for row in rows:
             row = dict(row)
+            target = target_key(row)
             if row.pop(AGAIN, False):
-                media[row["id"]] = None
-            elif row["id"] not in media:
+                media[target] = None
+            elif target not in media:
                 key = view_key(row)
                 if key not in clips:
                     clips[key] = self.loader.clip(row)
                 objects = self.loader.object_masks(row) if several else None
                 taken = len(taken_frames(row, self.loader.processor.num_frames))
                 masks, hints = self.loader.masks(row), self.loader.hints(row)
-                media[row["id"]] = RowMedia(clips[key], masks, taken, objects, hints)
+                media[target] = RowMedia(clips[key], masks, taken, objects, hints)
             prompt = build_prompt(row, self.loader.processor.instruction)
-            out.append({**row, "prompt": prompt, "media": media[row["id"]]})
+            out.append({**row, "prompt": prompt, "media": media[target]})
         return out

@@ -102,15 +102,16 @@ def length_reward(
     An answer is right where its masks reach an IoU of 0.5. The answers of a question are those of one process.
 
     Args:
-        prompts (`Sequence`), completions (`Sequence`): equal prompts are one question where the rows have no `id`.
+        prompts (`Sequence`), completions (`Sequence`): equal prompts about one clip are one question.
         completion_ids (`Sequence[Sequence[int]]`): tokens of each.
         pred_masks, masks: as for `boundary_reward`.
-        **columns: `id` tells the questions apart.
+        **columns: `id`, `frames` and `video` tell the questions apart, where the rows have them.
 
     Returns:
         `list[float]`: one per completion, in [-1, 0].
     """
-    names = columns.get("id") or [repr(prompt) for prompt in prompts]
+    asked = [columns[name] for name in ("id", "frames", "video") if columns.get(name) is not None]
+    names = [repr(parts) for parts in zip(prompts, *asked, strict=True)]
     right = [
         drawn is not None and float(mask_iou(drawn, target)) >= _SOLVED_IOU
         for drawn, target in zip(pred_masks, masks, strict=True)

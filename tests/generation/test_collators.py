@@ -89,6 +89,17 @@ def test_teacher_reads_its_own_answer(cot_rows, processor):
         assert ("target is" in text) == (targets == "class")
 
 
+def test_rows_of_two_datasets_with_one_id_have_their_own_target(cot_rows, processor):
+    first, second = [row for row in cot_rows if not row["is_null"]][:6:5]
+    assert clip_key(first) != clip_key(second)
+    loader = ClipLoader(processor)
+    for row, read in zip(
+        (first, second), RolloutCollator(loader)([first, {**second, "id": first["id"]}]), strict=True
+    ):
+        assert torch.equal(read["media"].masks, loader.masks(row))
+        assert torch.equal(read["media"].clip["mask_frames"], loader.clip(row)["mask_frames"])
+
+
 def test_rollout_rows_share_a_clips_tensors(cot_rows, processor):
     row = cot_rows[0]
     out = RolloutCollator(ClipLoader(processor))([row, row])
