@@ -96,7 +96,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from ..evaluation.evaluate import evaluate_model, process_state
     from ..evaluation.metrics import get_protocol
     from ..evaluation.report import write_report
-    from ..generation.answers import MODALITIES, load
+    from ..generation.answers import load
+    from ..generation.swaps import MODALITIES
 
     unknown = sorted(set(arguments.swaps) - set(MODALITIES))
     if unknown:

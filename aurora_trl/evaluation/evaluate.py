@@ -15,9 +15,10 @@ from accelerate.utils import gather_object
 from ..data.schema import Row, clip_key
 from ..errors import DataError
 from ..generation.answer import Answer
-from ..generation.answers import answer_rows, swap_modality, warn_of_cut_answers
+from ..generation.answers import answer_rows, warn_of_cut_answers
 from ..generation.choosing import Choosing
 from ..generation.read_ahead import ReadAheadLoader
+from ..generation.swaps import swap_modality
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..overlap import in_order
@@ -78,6 +79,7 @@ def evaluate_model(
     Raises:
         `DataError`: before anything is answered, for a row that has no mask in any frame and is no null row, or that
             the protocol can not score.
+        `ValueError`: likewise, for a modality that can not be swapped.
     """
     protocols = [protocol] if isinstance(protocol, str) else list(dict.fromkeys(protocol))
     for rules in map(get_protocol, protocols):
@@ -89,6 +91,9 @@ def evaluate_model(
     clip_names = name_clips(all_rows)
     runs: list[tuple[str, str | None]] = [(split, None) for split in splits]
     runs += [(next(iter(splits)), swap) for swap in swaps]
+    if "audio" in swaps and processor.policy_processor.sampling_rate is None:
+        raise ValueError("audio can not be swapped: the policy does not hear; leave `audio` out of `--swaps`")
+    asked_rows = [all_rows[split] if swap is None else swap_modality(all_rows[split], swap) for split, swap in runs]
     shares = [process_share(len(splits[split]), batch_size) for split, _ in runs]
     progress = Progress(sum(map(len, shares)), quiet=not state.is_main_process)
     chosen_by = None
@@ -108,7 +113,6 @@ def evaluate_model(
     with log or nullcontext():
         for run, ((split, swap), share) in enumerate(zip(runs, shares, strict=True)):
             rows = all_rows[split]
-            asked = rows if swap is None else swap_modality(rows, swap)
             scorer = Scorers(protocols)
             records: list[tuple[int, dict[str, Any]]] = []
             what = split if swap is None else f"{split}, {swap} swapped"
@@ -118,7 +122,7 @@ def evaluate_model(
                 records.append((number, record))
                 progress.step(what)
             todo = [number for number in share if number not in before]
-            todo_rows = [asked[number] for number in todo]
+            todo_rows = [asked_rows[run][number] for number in todo]
             # In a thread, while the model is at the next answers; `scorer` and `log` are that thread's meanwhile.
             place = (run, split, swap)
             score = partial(_score, processor, place, scorer, log, kept_logits, clip_names, kind_of)

@@ -196,6 +196,9 @@ def require_scorable(rows: Iterable[Row], rules: Protocol) -> None:
     """
     require_annotated(rows, "a score compares")
     require_text_references(rows, "a model")
+    if rules.by_class:
+        for row in rows:
+            _require_class_maps(row, rules)
     if rules.needs_foreground:
         row = next((row for row in rows if not row.get("foreground_masks")), None)
         if row is not None:
@@ -209,6 +212,11 @@ def require_scorable(rows: Iterable[Row], rules: Protocol) -> None:
             f"the protocol `{rules.name}` averages over {', '.join(rules.kinds)}, and no row says in `reference_kind` "
             "that it is of one of these; score by another protocol"
         )
+
+
+def _require_class_maps(row: Row, rules: Protocol) -> None:
+    if not row.get("masks") or Path(row["masks"][0] or "").parent.name != "labels_rgb":
+        raise DataError(f"row {row['id']!r}: the protocol `{rules.name}` needs rows of AVSBench's `avss`")
 
 
 class ClassScorer:
@@ -248,8 +256,7 @@ class ClassScorer:
         self.metrics.restore(number, kept)
 
     def _read_names(self, row: Row) -> list[str]:
-        if not row.get("masks") or Path(row["masks"][0]).parent.name != "labels_rgb":
-            raise DataError(f"row {row['id']!r}: the protocol `{self.rules.name}` needs rows of AVSBench's `avss`")
+        _require_class_maps(row, self.rules)
         self.class_names = _class_names(str(Path(row["masks"][0]).parents[3]))
         return self.class_names
 

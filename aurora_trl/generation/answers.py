@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from ..data.schema import Row, clip_key
+from ..data.schema import Row
 from ..models.box_prompts import FrameView
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import along_rows
@@ -23,12 +23,12 @@ from .checking import check_answers
 from .choosing import Choosing, choose_answers, seeded
 from .clip_loader import ClipLoader, pad_ids, stack_clips
 from .engines import choose_engine, gather_seg_states, read_states, recorded_generation
+from .swaps import swap_modality
 
 logger = logging.getLogger(__name__)
 
 # From this share of cut answers on a line says so.
 MUCH_CUT = 0.03
-MODALITIES = ("audio", "video", "reference")
 
 
 @dataclass(frozen=True)
@@ -109,39 +109,6 @@ def warn_of_cut_answers(cut: Sequence[bool], what_follows: str = "") -> float:
             "`--max-new-tokens`, or train the model to end its answers"
         )
     return share
-
-
-def swap_modality(rows: Sequence[Row], modality: str) -> list[dict[str, Any]]:
-    """
-    The rows with one modality taken from another row's clip: what a model does not use, it does not miss.
-
-    Args:
-        rows (`list[dict]`): dataset rows of at least two clips.
-        modality (`str`): `"audio"`, `"video"` or `"reference"`.
-
-    Returns:
-        `list[dict]`: new rows; row i has the modality of the next row, half the list further on, with another clip.
-
-    Raises:
-        `ValueError`: for an unknown modality, or where all rows show one clip.
-    """
-    if modality not in MODALITIES:
-        raise ValueError(f"unknown modality {modality!r}; use one of {', '.join(MODALITIES)}")
-    keys = [clip_key(row) for row in rows]
-    if len(set(keys)) < 2:
-        raise ValueError(f"{modality} can not be swapped: all {len(rows)} rows show one clip")
-    columns = {"audio": ("audio",), "video": ("frames", "video", "masks"), "reference": ("reference",)}[modality]
-    swapped = []
-    for i, row in enumerate(rows):
-        candidates = (rows[(i + len(rows) // 2 + j) % len(rows)] for j in range(len(rows)))
-        other = next(
-            candidate
-            for candidate in candidates
-            if clip_key(candidate) != keys[i]
-            and (modality != "reference" or candidate["reference"] != row["reference"])
-        )
-        swapped.append({**row, **{column: other[column] for column in columns}})
-    return swapped
 
 
 _REFUSED = {

@@ -3,16 +3,18 @@
 import json
 
 import pytest
+from sounds import tone, write_clip_with_sound
+from videos import write_clip
 
 from aurora_trl.cli import main
-from aurora_trl.data import load_refavs
+from aurora_trl.data import DataError, load_refavs
 from aurora_trl.data.masks import encode_rle, load_masks
 from aurora_trl.evaluation.evaluate import evaluate_model
 from aurora_trl.evaluation.metrics import SegmentationMetrics
 from aurora_trl.evaluation.report import write_report
 from aurora_trl.evaluation.scoring import describe_answer
 from aurora_trl.generation.answer import Answer
-from aurora_trl.generation.answers import swap_modality
+from aurora_trl.generation.swaps import swap_modality
 
 
 def test_metrics_and_answers(model, processor, world, rows, annotator, tmp_path):
@@ -83,6 +85,44 @@ def test_swaps(rows):
         swap_modality(rows, "smell")
     with pytest.raises(ValueError, match="all 1 rows show one clip"):
         swap_modality(rows[:1], "audio")
+
+
+def test_the_sound_of_a_video_is_swapped_too(tmp_path):
+    """A row whose sound is its video's own track gets another's, and keeps its own where the pictures are swapped."""
+    for number in range(3):
+        write_clip_with_sound(tmp_path / f"{number}.mp4", [(0.0, tone(0.5, 48000))], num_frames=5)
+    write_clip(tmp_path / "silent.mp4", [9, 9, 9])
+    names = ("0", "1", "2", "silent")
+    rows = [{"id": name, "reference": name, "video": str(tmp_path / f"{name}.mp4"), "audio": None} for name in names]
+    swapped = swap_modality(rows, "audio")
+    assert [row["video"] for row in swapped] == [row["video"] for row in rows]
+    heard = [row["audio"] for row in swapped]
+    assert heard[3] is None
+    assert all(
+        sound in {row["video"] for row in rows[:3]} - {own["video"]}
+        for sound, own in zip(heard[:3], rows[:3], strict=True)
+    )
+    swapped = swap_modality(rows[:3], "video")
+    assert all(new["video"] != own["video"] for new, own in zip(swapped, rows[:3], strict=True))
+    assert [row["audio"] for row in swapped] == [row["video"] for row in rows[:3]]
+    with pytest.raises(ValueError, match="row 'silent' has no sound, and each other clip is a video with a sound"):
+        swap_modality(rows, "video")
+    with pytest.raises(ValueError, match="no clip but that of row '0' has sound"):
+        swap_modality([rows[0], rows[3]], "audio")
+    with pytest.raises(ValueError, match="none of the 2 rows has sound"):
+        swap_modality([rows[3], {**rows[3], "frames": ["a.png"]}], "audio")
+
+
+def test_a_swap_that_can_not_be_is_found_before_anything_is_answered(model, processor, rows, tmp_path):
+    same = {"test": [{**row, "reference": "The sounding object"} for row in rows]}
+    with pytest.raises(ValueError, match="reference can not be swapped: no row about another clip .* anything else"):
+        evaluate_model(model, processor, same, tmp_path / "eval", swaps=["reference"], checkpoint="x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_protocol_of_classes_refuses_other_rows_first(model, processor, rows, tmp_path):
+    with pytest.raises(DataError, match="the protocol `avss` needs rows of AVSBench's `avss`"):
+        evaluate_model(model, processor, {"test": rows}, tmp_path / "eval", protocol=["refavs", "avss"])
 
 
 def test_perfect_masks_score_one(rows):
