@@ -202,6 +202,8 @@ def get_annotator(
     kind, _, argument = spec.partition(":")
     if not argument or kind not in ("synthetic", "qwen-omni", "openai", "gemini"):
         raise DataError(f"unknown annotator {spec!r}; use {ANNOTATORS}")
+    if base_url is not None and kind not in ("openai", "gemini"):
+        raise DataError(f"{spec} asks no server: use openai:MODEL with the base URL, or leave that out")
     if kind == "synthetic":
         return WorldAnnotator(argument, null_reasons=null_reasons)
     options: dict[str, Any] = {"temperature": temperature}

@@ -21,7 +21,7 @@ from ..models.processing_aurora import AuroraProcessor
 from ..overlap import in_order
 from ..progress import Progress
 from ..prompts import extract_class, normalize_class
-from .run_files import require_distinct_ids, rows_digest, save_keeping_previous
+from .run_files import require_classes, require_distinct_ids, rows_digest, save_keeping_previous, targets_digest
 from .shared_journal import collect_records, open_shared_journal
 
 MAX_IOU = 0.6
@@ -126,16 +126,18 @@ def mine_file(
         `int`: the number of hard rows, on every process. With none, no output is written: there is nothing to correct.
 
     Raises:
-        `DataError`: where the output is another run's, or a row has no mask.
+        `DataError`: where the output is another run's, or a row has no mask or no class.
     """
     rows = [dict(row) for row in rows]
     require_distinct_ids(rows)
+    require_classes(rows, "which an answer is compared with")
     require_annotated(rows, "mining compares")
     require_text_references(rows, "a model")
     settings = {
         "task": "mining",
         "checkpoint": checkpoint_digest(checkpoint),
         "rows": rows_digest(rows),
+        "targets": targets_digest(rows),
         "max_iou": max_iou,
         "max_new_tokens": processor.answer_limit(max_new_tokens),
     }
@@ -198,5 +200,5 @@ def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
     # The logits are the frame's: the decoder's square without its padding, or stretched back.
     iou = 0.0 if answer.mask_logits is None else float(mask_iou(answer.mask_logits[scored], masks[:, :height, :width]))
     named = extract_class(answer.completion)
-    correct = named == normalize_class(answer.row["class_name"])
+    correct = named == normalize_class(answer.row["class_name"] or "")
     return MinedAnswer(with_target(answer.row, answer.completion), iou, named, correct, answer.cut)

@@ -51,11 +51,20 @@ def require_distinct_ids(rows: Iterable[Row]) -> None:
         raise DataError(f"row {twice[0]!r}: the id occurs more than once ({len(twice)} such ids); make ids distinct")
 
 
-def require_classes(rows: Iterable[Row]) -> None:
-    """An annotator has to know the answer. Raises `DataError` where a row that matches something does not say."""
+def targets_digest(rows: Iterable[Row]) -> str:
+    """Changes with the masks that answers are compared with: those in the rows, and names of files, which may move."""
+    digest = hashlib.sha256()
+    for row in rows:
+        inside = [mask if mask is None or mask[:1] in "{[" else mask.rsplit("/", 1)[-1] for mask in row["masks"] or ()]
+        digest.update(json.dumps([row.get("mask_value"), inside]).encode())
+    return digest.hexdigest()[:16]
+
+
+def require_classes(rows: Iterable[Row], what: str = "which the annotator's text must arrive at") -> None:
+    """Raise `DataError` where a row that matches something does not say what; `what` its class is needed for."""
     row = next((row for row in rows if not row.get("class_name") and not row.get("is_null")), None)
     if row is not None:
-        raise DataError(f"row {row['id']!r}: it has no `class_name`, which the annotator's text must arrive at")
+        raise DataError(f"row {row['id']!r}: it has no `class_name`, {what}")
 
 
 def write_failed(output: Path, rows: Sequence[Row], problems: dict[str, list[dict[str, Any]]]) -> Path | None:

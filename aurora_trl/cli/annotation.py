@@ -174,6 +174,11 @@ def _open_annotator(arguments: argparse.Namespace, null_reasons: bool = False) -
         "max_output_tokens": arguments.max_output_tokens,
         "timeout_seconds": arguments.timeout,
     }
+    for name, usual in (("replicas", 1), ("serve_arguments", "")):
+        if arguments.serve is None and getattr(arguments, name) != usual:
+            raise ValueError(f"--{name.replace('_', '-')} is of a server that --serve starts: name its model there")
+    if arguments.serve is not None and arguments.base_url is not None:
+        raise ValueError("--base-url is of a server that runs already, and --serve starts one: leave one of them out")
     if arguments.serve is None:
         yield get_annotator(
             arguments.annotator,

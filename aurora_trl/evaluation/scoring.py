@@ -197,8 +197,8 @@ def require_scorable(rows: Iterable[Row], rules: Protocol) -> None:
     require_annotated(rows, "a score compares")
     require_text_references(rows, "a model")
     if rules.by_class:
-        for row in rows:
-            _require_class_maps(row, rules)
+        for each in rows:
+            _require_class_maps(each, rules)
     if rules.needs_foreground:
         row = next((row for row in rows if not row.get("foreground_masks")), None)
         if row is not None:

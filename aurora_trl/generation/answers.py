@@ -175,7 +175,9 @@ def answer_batch(
     questions = _encode_questions(model, processor, rows, loader)
 
     def write(numbers: Sequence[int], **settings: Any) -> list[Answer]:
-        settings = {"do_sample": False, **generate_kwargs, **settings}
+        # Answers to choose from are sampled from all tokens; transformers' own default is the 50 likeliest.
+        given = {"top_k": 0, **generate_kwargs} if choosing.is_on else generate_kwargs
+        settings = {"do_sample": False, **given, **settings}
         return _write_answers(model, processor, questions, numbers, engine, choosing.needs_quality, settings)
 
     def check(numbers: Sequence[int], answers: Sequence[Answer]) -> list[float]:

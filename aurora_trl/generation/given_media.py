@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from ..data.media.loading import upright
 from ..data.schema import Row
 
 Frames: TypeAlias = Sequence[str | Path | Image.Image | np.ndarray] | np.ndarray
@@ -102,6 +103,8 @@ class _Files:
                     "(H, W, 3) in uint8"
                 )
             frame = Image.fromarray(frame)
+        elif isinstance(frame, Image.Image):
+            frame = upright(frame)  # as from its file
         if not isinstance(frame, Image.Image):
             raise ValueError(
                 f"`frames`: frame {number} is a {type(frame).__name__}; give paths, PIL images or arrays of uint8"
@@ -118,6 +121,8 @@ class _Files:
         samples, rate = sound
         if not isinstance(samples, np.ndarray) or samples.ndim not in (1, 2) or not samples.size:
             raise ValueError("`audio` takes `(samples, rate)` with an array of shape (N,) or (N, channels)")
+        if samples.dtype not in (np.int16, np.int32) and not np.issubdtype(samples.dtype, np.floating):
+            raise ValueError(f"`audio` takes samples in int16, int32 or floats in [-1, 1], got {samples.dtype}")
         if id(samples) not in self._written:
             path = self._new_file(".wav")
             kept = samples if np.issubdtype(samples.dtype, np.integer) else samples.astype(np.float32)

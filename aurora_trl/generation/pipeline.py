@@ -83,8 +83,9 @@ class AuroraPipeline:
         processor.require_fit(model)
         self.model = model.eval()
         self.processor = processor
-        # Several references about one clip read it once.
+        # Several references about one clip read it once, as long as its files are the same.
         self._loader = ClipLoader(processor, cache_clips=1)
+        self._read_files: tuple[Any, ...] = ()
 
     @classmethod
     def from_pretrained(
@@ -164,7 +165,7 @@ class AuroraPipeline:
         with rows_of_clips(references, video, None if every else frames, audio) as rows:
             for row in rows:
                 check_row(row)
-            loader = self._loader if is_one else ClipLoader(self.processor, cache_clips=batch_size)
+            loader = self._loader_of(rows[0]) if is_one else ClipLoader(self.processor, cache_clips=batch_size)
             answers = answer_rows(
                 self.model,
                 self.processor,
@@ -181,6 +182,16 @@ class AuroraPipeline:
             if every:
                 found = [self._with_all_frames(result, fps, start, end) for result in found]
         return found[0] if is_one else found
+
+    def _loader_of(self, row: Row) -> ClipLoader:
+        """The loader that keeps the clip of the last call, anew where a file of it has changed."""
+        named = (*(row.get("frames") or ()), row.get("video"), row.get("audio"))
+        paths = [Path(name) for name in sorted({split_moment(name)[0] for name in named if name})]
+        found = [path.stat() for path in paths if path.is_file()]
+        files = tuple((one.st_ino, one.st_mtime_ns, one.st_size) for one in found)
+        if files != self._read_files:
+            self._loader, self._read_files = ClipLoader(self.processor, cache_clips=1), files
+        return self._loader
 
     def _segmentation(self, row: Row, answer: Answer, loader: ClipLoader) -> Segmentation:
         """An answer at the size of its clip."""

@@ -149,6 +149,11 @@ def test_mining_continues_where_it_was_cut(drawing_checkpoint, processor, checkp
         mine_file(model, processor, rows, output, **{**options, "max_new_tokens": 11})
     with pytest.raises(DataError, match="has no masks"):
         mine_file(model, processor, [{**rows[0], "masks": None}], tmp_path / "n.jsonl", **options)
+    with pytest.raises(DataError, match="has no `class_name`, which an answer is compared with"):
+        mine_file(model, processor, [{**rows[0], "class_name": None}], tmp_path / "n.jsonl", **options)
+    others = [{**row, "masks": rows[0]["masks"][::-1]} for row in rows]
+    with pytest.raises(DataError, match="belongs to a run with `targets`"):
+        mine_file(model, processor, others, output, **options)
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="`checkpoint`"):
         mine_file(model, processor, rows, output, **{**options, "checkpoint": tmp_path / "other"})

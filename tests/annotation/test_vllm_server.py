@@ -89,8 +89,17 @@ def test_a_server_that_ends_or_hangs_is_named(rows, vllm, tmp_path, capsys):
     assert not psutil.pid_exists(started(vllm)[-1][0])
 
 
-@pytest.mark.parametrize("flags", [[], ["--serve", "m", "--annotator", "a:b"]])
-def test_one_annotator_is_named(flags, rows, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("", "name the annotator with --annotator, or a model"),
+        ("--serve m --annotator a:b", "name the annotator with --annotator, or a model"),
+        ("--annotator qwen-omni:m --replicas 8", "--replicas is of a server that --serve starts"),
+        ("--annotator qwen-omni:m --base-url http://here", "qwen-omni:m asks no server: use openai:MODEL"),
+        ("--serve m --base-url http://here", "--base-url is of a server that runs already"),
+    ],
+)
+def test_one_annotator_is_named(flags, message, rows, tmp_path, capsys):
     data = save_json(rows.select(range(2)), tmp_path / "rows.jsonl")
-    assert main(["annotate", str(data), "--output", str(Path(tmp_path, "cot.jsonl")), *flags]) == 1
-    assert "name the annotator with --annotator, or a model" in capsys.readouterr().err
+    assert main(["annotate", str(data), "--output", str(Path(tmp_path, "cot.jsonl")), *flags.split()]) == 1
+    assert message in capsys.readouterr().err

@@ -156,6 +156,18 @@ def test_without_a_choice_nothing_changes(drawing, processor, rows):
     assert all(each.quality is None and each.cost is None for each in plain)
 
 
+def test_answers_are_sampled_from_all_tokens(drawing, processor, rows, monkeypatch):
+    """And not from the 50 likeliest, which is transformers' own default; unless it is asked for."""
+    generate, asked = drawing.generate, []
+    monkeypatch.setattr(
+        drawing, "generate", lambda **settings: asked.append(settings["top_k"]) or generate(**settings)
+    )
+    some = rows.to_list()[:1]
+    ask(drawing, processor, some, Choosing(2))
+    list(answer_rows(drawing, processor, some, max_new_tokens=4, choosing=Choosing(2), top_k=7))
+    assert asked == [0, 7]
+
+
 def test_samples_that_share_a_prompt_are_those_of_whole_rows(drawing, processor, rows, monkeypatch):
     """The prompt is read once for all of them; read for each they are the same, and the best of them is, too."""
     some, encoded = rows.to_list()[:2], []

@@ -124,6 +124,10 @@ def test_a_bad_clip(clip, message, pipe):
         ),
         ({"video": "a.mp4", "audio": (np.zeros((0,)), 16000)}, r"`audio` takes `\(samples, rate\)` with an array"),
         ({"video": "a.mp4", "audio": {"array": 1}}, "`audio` takes the path of a file, got a dict"),
+        (
+            {"video": "a.mp4", "audio": (np.zeros(9, np.int64), 16000)},
+            "takes samples in int16, int32 or floats .* int64",
+        ),
         ({"frames": [["a.png"], ["b.png"]]}, "`frames` has 2 clips for 1 references"),
     ],
     ids=[
@@ -136,6 +140,7 @@ def test_a_bad_clip(clip, message, pipe):
         "a sound",
         "no samples",
         "a dict",
+        "wide numbers",
         "clips",
     ],
 )
@@ -168,6 +173,30 @@ def test_pixels_and_samples_are_taken(pipe, rows):
         assert result.reference == alone.reference
         assert result.reasoning == alone.reasoning
         assert np.array_equal(result.masks, alone.masks)
+
+
+def test_a_file_that_was_written_anew_is_read_anew(pipe, tmp_path):
+    video = tmp_path / "clip.mp4"
+    reports = []
+    for frames in (6, 9):
+        write_video(video, frames, (48, 64), sound=False)
+        reports.append(pipe("the dog", video=video, max_new_tokens=2).masks)
+        again = pipe._loader
+        pipe("the cat", video=video, max_new_tokens=2)
+        assert pipe._loader is again
+    assert [len(masks) for masks in reports] == [6, 9]
+
+
+def test_a_photograph_stands_upright_as_pixels_too(pipe, tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+    exif = picture.getexif()
+    exif[274] = 6
+    picture.save(tmp_path / "0.png", exif=exif)
+    with Image.open(tmp_path / "0.png") as opened:
+        given = pipe("the dog", frames=[opened], max_new_tokens=2)
+    assert (
+        given.masks.shape == pipe("the dog", frames=[tmp_path / "0.png"], max_new_tokens=2).masks.shape == (1, 64, 48)
+    )
 
 
 def test_an_empty_reference(pipe, rows):
