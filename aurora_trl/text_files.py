@@ -31,6 +31,17 @@ def read_text(path: str | Path, limit: int | None = None) -> str:
         raise DataError(f"{path}: can not be read: {error.strerror}") from None
 
 
+def json_lines(path: str | Path) -> list[tuple[int, str]]:
+    """
+    The lines of a file of JSON lines that hold anything, each with its number, from 1. `str.splitlines` would end one
+    at U+2028 and its like, which JSON leaves as they are inside a text.
+
+    Raises:
+        `DataError`: as `read_text`.
+    """
+    return [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+
+
 def read_table(path: str | Path) -> list[tuple[int, list[str]]]:
     """
     The lines of a CSV file that hold anything, each with its number, the header first.

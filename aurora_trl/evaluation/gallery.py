@@ -11,7 +11,7 @@ from ..data.schema import Row
 from ..errors import DataError
 from ..generation.overlay import overlay_masks
 from ..generation.video_writer import VideoWriter
-from ..text_files import parse_json, read_text
+from ..text_files import json_lines, parse_json
 
 _ANSWER_KEYS = ("id", "split", "swap", "j", "reference", "class_name", "completion", "masks")
 # Of a clip in the report: the height of its frames, the quality of its pictures and sound.
@@ -27,10 +27,10 @@ def read_answers(file: Path) -> list[dict[str, Any]]:
     Raises:
         `DataError`: names the file, and the line that is none of an evaluation's.
     """
-    lines = read_text(file).splitlines() if file.is_file() else []
+    lines = json_lines(file) if file.is_file() else []
     if not lines:
         raise DataError(f"{file}: no such file, or it holds no answer; evaluate that checkpoint again")
-    return [_read_answer(f"{file}, line {number}", line) for number, line in enumerate(lines, 1)]
+    return [_read_answer(f"{file}, line {number}", line) for number, line in lines]
 
 
 def _read_answer(where: str, line: str) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def write_report(
     metrics = _comparable_metrics(evaluations)
     last = list(metrics)[-1]
     answers = {phase: read_answers(folder / ANSWERS_FILE) for phase, folder in evaluations.items()}
+    _require_same_references(answers, evaluations)
     chosen = choose_answers(answers[last], rows, num_pictures)
     curves = _read_curves(trainings, phase_colors([*dict.fromkeys([*evaluations, *trainings])]))
     parts = [
@@ -133,14 +134,36 @@ def _comparable_metrics(evaluations: Mapping[str, Path]) -> dict[str, dict[str, 
             f"`{protocol}`: they can not be compared; evaluate one of them again"
         )
     for name, content in metrics.items():
+        apart = sorted(set(content["splits"]) ^ set(metrics[last]["splits"]))
+        if apart:
+            raise ValueError(
+                f"{evaluations[name]} has scores of {', '.join(content['splits'])}, {evaluations[last]} of "
+                f"{', '.join(metrics[last]['splits'])}: evaluate one of them again with the same `--splits`"
+            )
         for split, scores in content["splits"].items():
-            theirs = metrics[last]["splits"].get(split, scores)["rows"]
+            theirs = metrics[last]["splits"][split]["rows"]
             if scores["rows"] != theirs:
                 raise ValueError(
                     f"{evaluations[name]} has the scores of {scores['rows']:,} rows of {split}, {evaluations[last]} "
                     f"of {theirs:,}: they can not be compared; evaluate one of them again with the same `--max-rows`"
                 )
     return metrics
+
+
+def _require_same_references(answers: Mapping[str, Sequence[dict[str, Any]]], evaluations: Mapping[str, Path]) -> None:
+    """Raise `ValueError` where evaluations have as many rows of a split, and these are others."""
+    asked = {
+        phase: {(answer["split"], answer["id"]) for answer in records if answer["swap"] is None}
+        for phase, records in answers.items()
+    }
+    last = list(asked)[-1]
+    for phase, own in asked.items():
+        strange = next(iter(sorted(own - asked[last])), None)
+        if strange is not None:
+            raise ValueError(
+                f"{evaluations[phase]} answers {strange[1]!r} of {strange[0]}, {evaluations[last]} does not: they are "
+                "of different rows and can not be compared; evaluate one of them again on the same data"
+            )
 
 
 def read_metrics(folder: Path, name: str = METRICS_FILE) -> dict[str, Any]:

@@ -37,12 +37,13 @@ def score_again(
         get_protocol(name)
         if (folder / f"metrics.{name}.json").exists() or read_json(folder / METRICS_FILE).get("protocol") == name:
             raise DataError(f"{folder}: scored by `{name}` already")
-        for rows in splits.values():
-            require_scorable(rows, get_protocol(name))
     reader = AnswerReader(folder)
     runs: dict[tuple[str, str | None], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for record in read_lines(folder / ANSWERS_FILE, _KEYS):
         runs.setdefault((record["split"], record["swap"]), []).append((record, _row_of(record, splits, folder)))
+    for name in protocols:
+        for rows in splits.values():
+            require_scorable(rows, get_protocol(name))
     first = read_json(folder / METRICS_FILE)
     files = ScoreFiles(
         protocols, first["max_new_tokens"], first.get("instruction"), first.get("data"), first.get("choosing")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..disk import written_whole
 from ..errors import DataError
-from ..text_files import parse_json, read_text
+from ..text_files import json_lines, parse_json
 from .metrics import get_protocol
 from .metrics.errors import standard_error
 
@@ -56,7 +56,7 @@ def read_lines(file: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
         `DataError`: names the file, the line and what is wrong with it.
     """
     lines = []
-    for number, text in enumerate(read_text(file).splitlines(), 1):
+    for number, text in json_lines(file):
         where, again = f"{file}, line {number}", "evaluate that checkpoint again"
         try:
             line = parse_json(text)

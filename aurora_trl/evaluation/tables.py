@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data.formats.refavs import NULL_SPLIT
 from ..errors import DataError
-from ..text_files import parse_json, read_text
+from ..text_files import json_lines, parse_json
 from .metrics import get_protocol
 from .metrics.errors import standard_error
 
@@ -200,7 +200,7 @@ def usage_table(journals: Sequence[Path]) -> Table | None:
     lines = []
     for path in journals:
         try:
-            records = [parse_json(line) for line in read_text(path).splitlines() if line]
+            records = [parse_json(line) for _, line in json_lines(path)]
         except ValueError as error:
             raise DataError(f"{path}: no journal of an annotator's run ({error}); move it away") from None
         counts = [

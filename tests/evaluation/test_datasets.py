@@ -74,6 +74,27 @@ def test_unknown_protocol_is_one_line(checkpoint, world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("splits", "ids", "message"),
+    [
+        (("test_s", "test_u"), "xx", "has scores of test_s, .* of test_u: evaluate one of them again with the same"),
+        (("test_s", "test_s"), "xy", "answers 'x' of test_s, .* does not: they are of different rows"),
+    ],
+)
+def test_a_report_is_of_the_same_rows(splits, ids, message, tmp_path):
+    for name, split, row_id in zip("ab", splits, ids, strict=True):
+        (tmp_path / name).mkdir()
+        scores = {**dict.fromkeys(("J", "F", "J&F"), 0.5), "rows": 1, "mean_tokens": 3.0, "by_kind": {}}
+        (tmp_path / name / "metrics.json").write_text(
+            json.dumps({"protocol": "refavs", "splits": {split: scores}, "swaps": {}})
+        )
+        answer = {"id": row_id, "split": split, "swap": None, "j": 0.5, "class_name": None, "masks": []}
+        answer |= {"reference": "a reference of\u2028two lines", "completion": "Nothing fits."}
+        (tmp_path / name / "answers.jsonl").write_text(json.dumps(answer, ensure_ascii=False) + "\n")
+    with pytest.raises(ValueError, match=message):
+        write_report(tmp_path, {name: tmp_path / name for name in "ab"}, {}, {})
+
+
+@pytest.mark.parametrize(
     ("protocols", "rows", "message"),
     [
         (("refavs", "davis"), (1, 1), "is scored by `refavs`.*they can not be compared"),

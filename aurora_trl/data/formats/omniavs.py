@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from ...errors import DataError
-from ...text_files import parse_json, read_text
+from ...text_files import json_lines, parse_json
 from ..json_values import scan_json
 from ..schema import Row, as_dataset
 from .expressions import MasksInFile, Places, build_row, require_split
@@ -109,9 +109,7 @@ def load_omniavs(root: str | Path, split: str, kind: str | None = None, *, objec
 
 def _read_table(path: Path) -> list[tuple[str, dict[str, Any]]]:
     entries = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
+    for number, line in json_lines(path):
         where = f"{path}, line {number}"
         try:
             entry = parse_json(line)

@@ -27,6 +27,7 @@ class Measured:
         seeds (`dict[int, dict[str, tuple]]`): by the number of the seed's folder, the scores by split.
         rows (`dict[int, dict[str, dict]]`): likewise, by split and by the row's number: its clip, and its scores by
             itself; empty where the evaluation has not kept them.
+        ids (`dict[int, dict[str, dict]]`): likewise, the row's id.
         name (`str`): of the evaluation.
         sizes (`dict[int, dict[str, int]]`): likewise, how many rows of a split were scored.
         num_folders (`int`): of seeds, in which it was looked for.
@@ -37,6 +38,7 @@ class Measured:
     name: str = ""
     sizes: dict[int, dict[str, int]] = field(default_factory=dict)
     num_folders: int = 0
+    ids: dict[int, dict[str, dict[int, str]]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -121,20 +123,24 @@ def read_measured(roots: Sequence[Path], name: str, protocol: str, scores: Seque
             continue
         found.seeds[number] = {split: tuple(100 * values[key] for key in scores) for split, values in splits.items()}
         found.sizes[number] = {split: values["rows"] for split, values in splits.items()}
-        found.rows[number] = _read_rows(scores_file(folder, protocol), scores)
+        found.rows[number], found.ids[number] = _read_rows(scores_file(folder, protocol), scores)
     return found if found.seeds else None
 
 
-def _read_rows(file: Path, scores: Sequence[str]) -> dict[str, dict[int, tuple[str, tuple[float, ...]]]]:
-    """What each answer of a file scores by itself, where it has all the scores; J&F is the mean of the two."""
+def _read_rows(
+    file: Path, scores: Sequence[str]
+) -> tuple[dict[str, dict[int, tuple[str, tuple[float, ...]]]], dict[str, dict[int, str]]]:
+    """What each answer scores by itself, where it has all the scores, and its row's id; J&F is the mean of the two."""
+    ids: dict[str, dict[int, str]] = defaultdict(dict)
     rows: dict[str, dict[int, tuple[str, tuple[float, ...]]]] = defaultdict(dict)
     parts = sorted({part for score in scores for part in score.split("&")})
-    for entry in read_lines(file, ("clip", "split", "swap", "row", "J")) if file.is_file() else ():
+    for entry in read_lines(file, ("id", "clip", "split", "swap", "row", "J")) if file.is_file() else ():
         if entry["swap"] is None and all(part in entry for part in parts):
             known = {part: _percent(file, entry, part) for part in parts}
             values = tuple(float(np.mean([known[part] for part in score.split("&")])) for score in scores)
             rows[entry["split"]][entry["row"]] = (str(entry["clip"]), values)
-    return rows
+            ids[entry["split"]][entry["row"]] = str(entry["id"])
+    return rows, ids
 
 
 def _percent(file: Path, entry: dict[str, Any], name: str) -> float:
@@ -187,9 +193,12 @@ def _require_same_rows(ours: Measured, other: Measured | None, seed: int, splits
         assert other is not None
         sizes = [one.sizes.get(seed, {}).get(split) for one in (ours, other)]
         clips = [one.rows.get(seed, {}).get(split, {}) for one in (ours, other)]
+        ids = [one.ids.get(seed, {}).get(split, {}) for one in (ours, other)]
+        # Clips are called by their place in a split, which those of another dataset have, too.
         unlike = any(clips[1][row][0] != clip for row, (clip, _) in clips[0].items() if row in clips[1])
+        unlike = unlike or any(ids[1].get(row, name) != name for row, name in ids[0].items())
         if unlike or (None not in sizes and sizes[0] != sizes[1]):
-            told = "other clips of" if unlike else f"{sizes[0]:,} and {sizes[1]:,} rows of"
+            told = "other rows of" if unlike else f"{sizes[0]:,} and {sizes[1]:,} rows of"
             raise DataError(
                 f"eval/{ours.name} and eval/{other.name} are scores of {told} {split}: they can not be compared; "
                 "evaluate one of them again on the same data, with the same `--max-rows`"

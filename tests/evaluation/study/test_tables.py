@@ -109,7 +109,7 @@ def test_errors_by_hand(tmp_path):
     ("sizes", "clips", "message"),
     [
         ((600, 1200), "aa", "eval/x and eval/y are scores of 600 and 1,200 rows of test_s: they can not be compared"),
-        ((600, 600), "ab", "eval/x and eval/y are scores of other clips of test_s: they can not be compared"),
+        ((600, 600), "ab", "eval/x and eval/y are scores of other rows of test_s: they can not be compared"),
     ],
     ids=["rows", "clips"],
 )
@@ -120,6 +120,17 @@ def test_other_rows_are_not_compared(sizes, clips, message):
     )
     with pytest.raises(DataError, match=message):
         difference(ours, other, ("test_s",), 0)
+
+
+def test_rows_of_another_dataset_are_not_compared(tmp_path, capsys):
+    """Their clips have the same names, which are places in a split; their ids are others."""
+    rows = {"test_s": [("test_s/0", 60), ("test_s/1", 70)]}
+    for name in ("a", "b"):
+        write_evaluation(tmp_path, name, {"test_s": (65, 65, 65)}, rows=rows)
+    file = tmp_path / "eval" / "b" / "scores.refavs.jsonl"
+    file.write_text(file.read_text().replace('"id": "1"', '"id": "7"'))
+    assert main(["report", str(tmp_path), "--compare", "a", "b"]) == 1
+    assert "eval/b and eval/a are scores of other rows of test_s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
