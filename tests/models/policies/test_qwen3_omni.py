@@ -43,6 +43,18 @@ def make_batch(processor: AuroraProcessor, clips, rows=(ROW, OTHER), side: str =
     }
 
 
+def test_a_sound_that_begins_before_its_frames_stands_behind_them(parts):
+    """Frames at 20.5 s would stand among the sound of the first seconds: places count from the begin of both."""
+    processor = parts[1].policy_processor
+    frames, waveform = noise(0, 30.0)
+    tokens = [processor.video_token_id, processor.audio_token_id]
+    for first, among in ((0.0, True), (0.5, True), (20.5, False)):
+        media = processor.process_media(frames, waveform, frame_seconds=[first + i for i in range(4)])
+        ids = [token for token in processor.expand_ids(tokens, media) if token in tokens]
+        assert ids.count(processor.audio_token_id) > 100
+        assert (ids == sorted(ids, key=tokens.index)) is not among
+
+
 def theirs(policy: Qwen3OmniPolicy) -> Qwen3OmniMoeThinkerForConditionalGeneration:
     """Transformers' own class with the same weights."""
     fields = {k: v for k, v in policy.config.to_dict().items() if k != "model_type"}

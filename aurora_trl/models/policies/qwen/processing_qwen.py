@@ -308,8 +308,8 @@ class Qwen3OmniPolicyProcessor(QwenHearingProcessor, Qwen3OmniMoeProcessor):
         image_processor, video_processor, feature_extractor, tokenizer, chat_template, seconds_per_frame,
             audio_seconds: as for [`QwenOmniPolicyProcessor`].
         audio_in_video (`bool`, *optional*, defaults to `True`): a clip's sound stands among its frames, each stretch
-            after the frames in which it begins; else behind the clip. A sound of which pieces are heard, and that of
-            an image, stand behind in any case.
+            after the frames in which it begins; else behind the clip. A sound of which pieces are heard, that of an
+            image, and that of frames which begin later than the sound, stand behind in any case.
     """
 
     def __init__(
@@ -349,7 +349,9 @@ class Qwen3OmniPolicyProcessor(QwenHearingProcessor, Qwen3OmniMoeProcessor):
         """
         media = super().process_media(frames, waveform, frame_seconds)
         whole = waveform is not None and len(waveform) <= self._longest_sound
-        mixed = self.audio_in_video and whole and len(frames) > 1
+        # Places count from the begin of both: frames from later on would stand among a sound that is not theirs.
+        begins = 1000 * frame_seconds[0] < int(media["pixel_grid"][3]) if frame_seconds else True
+        mixed = self.audio_in_video and whole and len(frames) > 1 and begins
         return {**media, "pixel_grid": torch.cat([media["pixel_grid"], torch.tensor([int(mixed)])])}
 
     def expand_ids(self, ids: list[int], media: Mapping[str, torch.Tensor]) -> list[int]:
