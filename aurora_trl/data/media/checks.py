@@ -1,21 +1,21 @@
 """What can be wrong with a single file: an image, a sound, a video."""
 
 import os
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-import soundfile
 from PIL import Image
 
 from ...errors import DataError
+from .ends import CutShort, require_end
 from .loading import split_moment, upright_size
-from .sound import mix_channels, read_sound, read_track, require_finite
-from .video import CutShort, check_frames, index_video, read_frames
+from .sound import mix_channels, open_sound_file, read_sound, read_track, require_finite
+from .video import check_frames, index_video, read_frames
 
 MIN_SOUND_SECONDS = 1.0
 # A sample of 16 bits that is off by three steps: anything quieter than that is no sound.
 _SILENCE = 1e-4
-_TAIL_BYTES = 1 << 16
 _GRACE_SECONDS = 0.5
 
 
@@ -31,6 +31,16 @@ class Fault(DataError):
     def __init__(self, kind: str, text: str):
         super().__init__(text)
         self.kind = kind
+
+
+@contextmanager
+def _as_fault() -> Iterator[None]:
+    try:
+        yield
+    except Fault:
+        raise
+    except DataError as error:
+        raise Fault("cut short" if isinstance(error, CutShort) else "unreadable", str(error)) from None
 
 
 def check_image(path: str, what: str, *, decode: bool = False) -> tuple[int, int]:
@@ -49,12 +59,10 @@ def check_image(path: str, what: str, *, decode: bool = False) -> tuple[int, int
         `Fault`: where it is missing, cut short, or no image.
     """
     try:
+        # The end first: a decoder's own words for a file that ends early are many.
+        with _as_fault():
+            require_end(path, what)
         with Image.open(path) as image:
-            kind = image.format
-            # The end first: a decoder's own words for a file that ends early are many.
-            end = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "")
-            if end is not None and end not in _tail(path):
-                raise Fault("cut short", f"{path}: the {what} is cut short; restore it or remove the rows that use it")
             height, width = upright_size(image)
             if decode:
                 image.load()
@@ -65,13 +73,6 @@ def check_image(path: str, what: str, *, decode: bool = False) -> tuple[int, int
     except (OSError, SyntaxError) as error:
         raise Fault("unreadable", f"{path}: can not be read as an image: {error}") from None
     return width, height
-
-
-def _tail(path: str) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - _TAIL_BYTES))
-        return file.read()
 
 
 def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = False) -> tuple[int, int]:
@@ -93,7 +94,7 @@ def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = Fa
     """
     if not os.path.isfile(path):
         raise Fault("missing", f"{path}: no such file; restore it or remove the rows that use it")
-    try:
+    with _as_fault():
         index = index_video(path)
         # Just past the end it is the last frame that is meant.
         late = next((seconds for seconds in moments if seconds > index.duration + _GRACE_SECONDS), None)
@@ -103,12 +104,6 @@ def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = Fa
             read_frames(path, index, [index.at(seconds) for seconds in moments])
         elif decode:
             check_frames(path, index)
-    except Fault:
-        raise
-    except CutShort as error:
-        raise Fault("cut short", str(error)) from None
-    except DataError as error:
-        raise Fault("unreadable", str(error)) from None
     height, width = index.size
     return width, height
 
@@ -127,21 +122,16 @@ def check_sound(path: str, *, decode: bool = False, min_seconds: float = MIN_SOU
     """
     if not os.path.isfile(path):
         raise Fault("missing", f"{path}: no such file; restore it or remove the rows that use it")
-    _check_declared_size(path)
-    try:
+    with _as_fault():
         seconds, loudest = _listen(path, decode)
-    except DataError as error:
-        raise Fault("unreadable", str(error)) from None
     _check_heard(path, seconds, loudest, min_seconds)
 
 
 def check_track(path: str, *, min_seconds: float = MIN_SOUND_SECONDS) -> None:
     """Listen to the sound track of a video as `check_sound` does to a file; it is no fault to have none."""
-    try:
+    with _as_fault():
         track = read_track(path)
         heard = None if track is None else _measure(path, *track)
-    except DataError as error:
-        raise Fault("unreadable", str(error)) from None
     if heard is not None:
         _check_heard(path, *heard, min_seconds)
 
@@ -155,29 +145,15 @@ def _check_heard(path: str, seconds: float, loudest: float | None, min_seconds: 
         raise Fault("silent sound", f"{path}: it is silent; a clip without sound needs no track and no `audio`")
 
 
-def _check_declared_size(path: str) -> None:
-    """libsndfile reads a WAV file that ends before its header says as a shorter one."""
-    with open(path, "rb") as file:
-        head = file.read(12)
-    if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        declared = struct.unpack("<I", head[4:8])[0] + 8
-        # Streams that were never closed declare 0 or the largest number.
-        if 8 < declared < 2**32 - 1 and os.path.getsize(path) < declared - 1:
-            raise Fault(
-                "cut short",
-                f"{path}: the sound is cut short, {os.path.getsize(path)} of {declared} bytes; restore it or remove "
-                "the rows that use it",
-            )
-
-
 def _listen(path: str, decode: bool) -> tuple[float, float | None]:
     """Seconds of sound, and the loudest sample where the file is decoded."""
     if not decode:
-        try:
-            info = soundfile.info(path)
-            return info.frames / info.samplerate, None
-        except soundfile.LibsndfileError:
-            pass  # not one of libsndfile's formats: FFmpeg has to decode it
+        with open_sound_file(path) as file:
+            if file is not None:
+                if file.format == "FLAC" and file.frames:  # which alone of them does not say where it ends
+                    file.seek(file.frames - 1)
+                    file.read(1)
+                return file.frames / file.samplerate, None
     track = read_sound(path)
     if track is None:
         raise DataError(f"{path}: it has no sound track; remove `audio` where the clip has no sound")

@@ -8,13 +8,12 @@ from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
-import soundfile
 import soxr
 from PIL import ExifTags, Image, ImageOps
 
 from ...errors import DataError
 from ..schema import Row, annotated_frames
-from .sound import mix_channels, read_sound, read_track, require_finite
+from .sound import mix_channels, open_sound_file, read_sound, read_track, require_finite
 from .video import index_video, read_frames
 
 Value = TypeVar("Value")
@@ -148,11 +147,11 @@ def measure_sound_seconds(row: Row) -> float | None:
     """How long the sound file of a row is, from its header where that says it; None where there is none to be read."""
     if not row.get("audio") or not os.path.isfile(row["audio"]):
         return None
-    try:
-        return soundfile.info(row["audio"]).duration
-    except soundfile.LibsndfileError:
-        track = read_track(row["audio"])
-        return None if track is None else len(track[0]) / track[1]
+    with open_sound_file(row["audio"]) as file:
+        if file is not None:
+            return file.frames / file.samplerate
+    track = read_track(row["audio"])
+    return None if track is None else len(track[0]) / track[1]
 
 
 def load_frames(row: Row, *, num_frames: int, pad: bool = True) -> np.ndarray:

@@ -11,11 +11,14 @@ import soundfile
 from av.stream import Disposition
 
 from ...errors import DataError
+from .ends import CutShort, require_end, tells_mp3_length
 from .video import REENCODE, find_pictures, open_video, require_pictures
 
 # A sound that pauses for less, by the clock of its packets, goes on: many containers round to milliseconds and more.
 _PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 3600.0
+_LOST_SECONDS = 0.1  # the last frame of an MP3 that some players leave out is none
+_UNKNOWN_SAMPLES = 1 << 62  # libsndfile's word where a FLAC that was streamed does not say it
 # The power of channels' mean, against what it would be if they had nothing to do with each other: below it they are
 # taken to cancel each other.
 _CANCELLED = 0.05
@@ -37,13 +40,42 @@ def read_sound(path: str) -> tuple[np.ndarray, int] | None:
     """
     if not os.path.isfile(path):
         raise DataError(f"{path}: can not be read as sound: no such file")
+    with open_sound_file(path) as file:
+        if file is not None:
+            wave = file.read(dtype="float32", always_2d=True)
+            if len(wave) < file.frames - _LOST_SECONDS * file.samplerate:
+                raise CutShort(f"{path}: the sound is cut short, {len(wave)} of {file.frames} samples; restore it")
+            return wave, file.samplerate
     try:
-        return soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        try:
-            return read_track(path)
-        except DataError:
-            raise DataError(f"{path}: can not be read as sound: {error.error_string}") from None
+        return read_track(path)
+    except CutShort:
+        raise
+    except DataError as error:
+        reason = str(error).removeprefix(f"{path}: its sound can not be read: ")
+        raise DataError(f"{path}: can not be read as sound: {reason}") from None
+
+
+@contextmanager
+def open_sound_file(path: str) -> Iterator[soundfile.SoundFile | None]:
+    """
+    A file as libsndfile reads it, with its length; None where it does not, or guesses the length, and FFmpeg has to
+    read it. What goes wrong with it inside the block names the file.
+    """
+    require_end(path, "sound")
+    try:
+        file = soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, TypeError):  # the latter where the file is called `.raw`
+        file = None
+    try:
+        if file is None or file.frames >= _UNKNOWN_SAMPLES or (file.format == "MP3" and not tells_mp3_length(path)):
+            yield None
+        else:
+            yield file
+    except (soundfile.LibsndfileError, MemoryError) as error:
+        raise DataError(f"{path}: can not be read as sound: {error}") from None
+    finally:
+        if file is not None:
+            file.close()
 
 
 def require_finite(wave: np.ndarray, path: str) -> None:
@@ -104,17 +136,20 @@ def read_track(path: str) -> tuple[np.ndarray, int] | None:
 @contextmanager
 def open_track(path: str) -> Iterator[tuple[Iterator[np.ndarray], int] | None]:
     """What `read_track` returns, with the samples in pieces, which are decoded as they are asked for in the block."""
+    require_end(path, "sound")
     try:
         with av.open(path, metadata_errors="replace") as container:
             track = _heard_track(container)
             if track is None:
                 yield None
                 return
+            if track.codec_context is None:
+                raise DataError(f"{path}: its sound can not be read: FFmpeg does not know its codec; {REENCODE}")
             start = _first_picture_seconds(path) if find_pictures(container) is not None else None
             yield _place_sound(container.decode(track), start, track.rate, path), track.rate
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (av.FFmpegError, EOFError) as error:
+    except (av.FFmpegError, EOFError, MemoryError) as error:
         raise DataError(f"{path}: its sound can not be read: {error}") from None
 
 

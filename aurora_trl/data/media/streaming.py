@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 
 from ...errors import DataError
 from ..schema import Row
 from .loading import count_frames, frame_seconds, measure_sound_seconds, read_listed, split_moment
-from .sound import mix_channels, open_track, require_finite
+from .sound import mix_channels, open_sound_file, open_track, require_finite
 from .video import (
     VideoIndex,
     decode_through,
@@ -162,15 +161,11 @@ def open_sound(row: Row) -> Iterator[tuple[Iterator[np.ndarray], int] | None]:
         yield None
         return
     if row.get("audio") and Path(path).is_file():
-        try:
-            file = soundfile.SoundFile(path)
-        except soundfile.LibsndfileError:
-            file = None
-        if file is not None:
-            with file:
+        with open_sound_file(path) as file:
+            if file is not None:
                 blocks = file.blocks(blocksize=file.samplerate, dtype="float32", always_2d=True)
                 yield _mono(blocks, path), file.samplerate
-            return
+                return
     with open_track(path) as track:
         if track is None and row.get("audio"):
             raise DataError(f"{path}: it has no sound track; remove `audio` where the clip has no sound")

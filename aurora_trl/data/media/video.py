@@ -21,17 +21,16 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 
 from ...errors import DataError
+from .ends import CutShort, require_end
 
 # Frames' times are rounded to the container's clock: a moment this close before a frame belongs to it.
 _CLOCK_SECONDS = 1e-3
 # Containers whose packets say when each frame is shown, and from which key frames decoding may start. Of all others
 # the frames are known once they are decoded (AVI, MPEG-PS and -TS, FLV, ASF, bare streams).
 _INDEXED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+# Containers whose header says how long they are; that of others is a guess from what there is.
+_TIMED = _INDEXED | {"flv", "asf"}
 REENCODE = "encode it anew, as with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
-
-
-class CutShort(DataError):
-    """A file that ends before its header says."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,7 @@ def index_video(path: str) -> VideoIndex:
 
 @lru_cache(maxsize=64)
 def _index_video(path: str, *version: int) -> VideoIndex:
+    require_end(path, "video")
     listed = None
     with open_video(path) as container:
         if container.format.name in _INDEXED:
@@ -159,7 +159,7 @@ def _list_packets(container: Any, path: str) -> VideoIndex | None:
             packets.append((packet.pts, packet.duration or 0, packet.is_keyframe, packet.is_discard))
         if packet.stream is stream and first is None:
             first = next(iter(packet.decode()), None)
-    _require_end(path, container, end)
+    _require_duration(path, container, end)
     # An edit list cuts frames off: they are decoded, and never shown.
     shown = [packet[:3] for packet in packets if not packet[3]]
     if first is None or not shown:
@@ -187,8 +187,8 @@ def _list_frames(container: Any, path: str) -> VideoIndex:
         for frame in packet.decode() if packet.stream is stream else ():
             first = first or frame
             stamps.append(frame.pts)
-    if container.format.name in (*_INDEXED, "avi"):
-        _require_end(path, container, end)
+    if container.format.name in _TIMED:
+        _require_duration(path, container, end)
     if first is None:
         raise DataError(f"{path}: the video has no frames")
     times = _rising_times(stamps, stream)
@@ -214,11 +214,9 @@ def _end_seconds(packet: Any) -> float:
     return 0.0 if stamp is None else float((stamp + (packet.duration or 0)) * packet.time_base)
 
 
-def _require_end(path: str, container: Any, end: float) -> None:
-    """Raise where a file ends before its header says: the download, or the recording, broke off."""
+def _require_duration(path: str, container: Any, end: float) -> None:
+    """Raise where a file is over long before its header says, as one that was cut between two whole parts."""
     declared = (container.duration or 0) / av.time_base
-    if container.format.name == "avi":  # whose duration is corrected by the file's size
-        declared = max(float(stream.frames / (stream.average_rate or 1)) for stream in container.streams.video)
     if declared > end + max(1.0, 0.05 * declared):
         raise CutShort(
             f"{path}: it ends at {end:.2f} s of {declared:.2f} s; restore it or remove the rows that use it"

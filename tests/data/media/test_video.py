@@ -140,7 +140,7 @@ def test_what_is_wrong_with_a_video_is_found(tmp_path):
     assert "a mask: 8x8 pixels, but the clip's frames have 64x48" in find_problems([small])[0].text
     Path(path).write_bytes(Path(path).read_bytes()[:1500])
     problem = find_problems([row])[0]
-    assert problem.kind == "unreadable"
+    assert problem.kind == "cut short"
     assert problem.text.startswith(path)
     assert find_problems([{**row, "video": str(tmp_path / "none.mp4")}])[0].kind == "missing"
 
