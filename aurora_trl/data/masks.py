@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 from ..errors import DataError
 from ..text_files import parse_json
 from .json_values import names_values, read_named
-from .media.loading import NO_FRAME, count_frames, split_moment, taken_frames, upright, upright_size
+from .media.loading import NO_FRAME, count_frames, open_image, split_moment, taken_frames, upright, upright_size
 from .media.video import index_video
 from .schema import MASK_COLUMNS, Row, count_objects, split_mask
 
@@ -155,11 +155,8 @@ def frame_size(row: Row) -> tuple[int, int]:
     path, seconds = split_moment(row["frames"][0]) if row.get("frames") else (row["video"], 0.0)
     if seconds is not None:
         return index_video(path).size
-    try:
-        with Image.open(path) as image:
-            return upright_size(image)
-    except OSError as error:
-        raise DataError(f"{path}: can not be read as an image: {error}") from None
+    with open_image(path) as image:
+        return upright_size(image)
 
 
 def _read_mask(name: str, row: Row) -> np.ndarray:
@@ -175,13 +172,8 @@ def _read_mask(name: str, row: Row) -> np.ndarray:
         return decode_rle(name) if "polygons" not in name else decode_polygons(name, frame_size(row))
     if names_values(name):
         return _read_annotations(name, row)
-    try:
-        with Image.open(name) as stored:
-            return _drawn(upright(stored), name, row.get("mask_value"), lossy=stored.format in _LOSSY)
-    except FileNotFoundError:
-        raise DataError(f"{name}: no such mask (row {row.get('id')!r})") from None
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{name}: can not be read as a mask: {error}") from None
+    with open_image(name, f"mask (row {row.get('id')!r})") as stored:
+        return _drawn(upright(stored), name, row.get("mask_value"), lossy=stored.format in _LOSSY)
 
 
 def _read_annotations(name: str, row: Row) -> np.ndarray:

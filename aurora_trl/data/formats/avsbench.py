@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from PIL import Image
 
 from ...errors import DataError
 from ...prompts import SOUNDING_REFERENCE, display_class, normalize_class
 from ...text_files import parse_json, read_table, read_text
+from ..media.loading import open_image
 from ..schema import COLUMNS, Row, as_dataset
 from .refavs import require_plain_split
 
@@ -210,11 +210,8 @@ def load_class_maps(row: Row, num_classes: int = _NUM_CLASSES) -> np.ndarray:
     for path in row["masks"]:
         if path is None:
             continue
-        try:
-            with Image.open(path) as image:
-                colours = np.asarray(image.convert("RGB")).astype(np.int64) @ [1 << 16, 1 << 8, 1]
-        except OSError as error:
-            raise DataError(f"{path}: can not be read as a mask: {error}") from None
+        with open_image(path, "mask") as image:
+            colours = np.asarray(image.convert("RGB")).astype(np.int64) @ [1 << 16, 1 << 8, 1]
         found = np.searchsorted(palette[order], colours).clip(max=num_classes - 1)
         if (palette[order][found] != colours).any():
             raise DataError(f"{path}: it has a colour that stands for none of the {num_classes} classes")

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image
 
 from ...errors import DataError
 from .ends import CutShort, require_end
-from .loading import split_moment, upright_size
+from .loading import open_image, split_moment, upright_size
 from .sound import mix_channels, open_sound_file, read_sound, read_track, require_finite
 from .video import check_frames, index_video, read_frames
 
@@ -58,20 +57,17 @@ def check_image(path: str, what: str, *, decode: bool = False) -> tuple[int, int
     Raises:
         `Fault`: where it is missing, cut short, or no image.
     """
-    try:
+    if not os.path.isfile(path):
+        raise Fault("missing", f"{path}: no such {what}; restore it or remove the rows that use it")
+    with _as_fault():
         # The end first: a decoder's own words for a file that ends early are many.
-        with _as_fault():
-            require_end(path, what)
-        with Image.open(path) as image:
+        require_end(path, what)
+        with open_image(path, what) as image:
             height, width = upright_size(image)
             if decode:
                 image.load()
             if what == "frame" and image.mode == "F":
                 raise Fault("unreadable", f"{path}: its pixels are fractions; save it with 8 bits per channel")
-    except FileNotFoundError:
-        raise Fault("missing", f"{path}: no such {what}; restore it or remove the rows that use it") from None
-    except (OSError, SyntaxError) as error:
-        raise Fault("unreadable", f"{path}: can not be read as an image: {error}") from None
     return width, height
 
 

@@ -2,8 +2,10 @@
 
 import os
 import struct
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -18,6 +20,11 @@ from .video import index_video, read_frames
 
 Value = TypeVar("Value")
 NO_FRAME = -1
+# What Pillow's readers of many formats raise where bytes are not those that they expect.
+_REFUSALS = (
+    *(OSError, SyntaxError, EOFError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(RuntimeError, MemoryError, struct.error, zlib.error),
+)
 
 
 class MediaCache:
@@ -248,20 +255,42 @@ def _orientation(image: Image.Image) -> int:
         return 1  # not EXIF, as viewers see it
 
 
-def _read_image(path: str) -> np.ndarray:
+@contextmanager
+def open_image(path: str, what: str = "frame") -> Iterator[Image.Image]:
+    """
+    An image, to be read in the block.
+
+    Args:
+        path (`str`): the file.
+        what (`str`, *optional*, defaults to `"frame"`): what it is, for the message.
+
+    Raises:
+        `DataError`: names the file that is missing, or that Pillow refuses, in the block too: of a damaged file by
+            almost any exception.
+    """
     try:
         with Image.open(path) as image:
-            picture = upright(image)
-            if picture.mode == "F":
-                raise DataError(f"{path}: its pixels are fractions; save it with 8 bits per channel")
-            if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off above 255
-                grey = (np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
-            return np.asarray(picture.convert("RGB"))
+            yield image
+    except DataError:
+        raise
     except FileNotFoundError:
-        raise DataError(f"{path}: no such frame") from None
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{path}: can not be read as an image: {error}") from None
+        raise DataError(f"{path}: no such {what}") from None
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise DataError(f"{path}: it has more than {most:.0f} megapixels; make it smaller") from None
+    except _REFUSALS as error:
+        raise DataError(f"{path}: can not be read as an image: {error or type(error).__name__}") from None
+
+
+def _read_image(path: str) -> np.ndarray:
+    with open_image(path) as image:
+        picture = upright(image)
+        if picture.mode == "F":
+            raise DataError(f"{path}: its pixels are fractions; save it with 8 bits per channel")
+        if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off above 255
+            grey = (np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        return np.asarray(picture.convert("RGB"))
 
 
 def load_audio(row: Row, *, sampling_rate: int) -> np.ndarray | None:

@@ -132,7 +132,7 @@ def open_video(path: str) -> Iterator[Any]:
             yield container
     except FileNotFoundError:
         raise DataError(f"{path}: no such video") from None
-    except (av.FFmpegError, EOFError) as error:
+    except (av.FFmpegError, EOFError, MemoryError) as error:
         raise DataError(f"{path}: can not be read as a video: {error}") from None
 
 
@@ -146,6 +146,8 @@ def require_pictures(container: Any, path: str) -> Any:
     stream = find_pictures(container)
     if stream is None:
         raise DataError(f"{path}: it has no video track")
+    if stream.codec_context is None:
+        raise DataError(f"{path}: can not be read as a video: FFmpeg does not know its codec; {REENCODE}")
     return stream
 
 

@@ -1,17 +1,19 @@
 """Frames, sound, masks and rows in files."""
 
 import json
+import struct
+import zlib
 
 import av
 import numpy as np
 import pytest
 import soundfile
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from aurora_trl.data import DataError, load_json, save_json
 from aurora_trl.data.masks import decode_rle, encode_rle, frame_size, load_masks
 from aurora_trl.data.media.loading import MediaCache, frame_indices, load_audio, load_frames
-from aurora_trl.data.validation import find_problems
+from aurora_trl.data.validation import find_bad_rows, find_problems
 
 
 def write_video(path, frames, with_sound=True):
@@ -88,6 +90,60 @@ def test_media_errors_name_the_file(tmp_path):
     Image.new("RGB", (4, 5)).save(tmp_path / "b.png")
     with pytest.raises(DataError, match=r"b.png: 4x5 pixels, but the clip's first frame has 4x4"):
         load_frames({"frames": [str(tmp_path / "a.png"), str(tmp_path / "b.png")]}, num_frames=2)
+
+
+def too_large(path):
+    """A PNG of 400 megapixels, one bit each: 50 kB."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 20000, 20000, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(2501 * 20000))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+def too_much_text(path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("prompt", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (32, 24)).save(path, pnginfo=info)
+
+
+def damage(place, content):
+    """Of a BMP: what its header says."""
+
+    def spoil(path):
+        Image.new("RGB", (32, 24)).save(path, "BMP")
+        data = path.read_bytes()
+        path.write_bytes(data[:place] + content + data[place + len(content) :])
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (too_large, "more than 179 megapixels"),
+        (too_much_text, "can not be read as an image: Decompressed data too large"),
+        (damage(18, b"\xff\xff\xff\x7f"), "more than 179 megapixels"),
+        (damage(28, b"\7"), "can not be read as an image"),
+    ],
+)
+def test_an_image_that_is_refused_is_named(spoil, said, tmp_path):
+    """Whatever is raised: as a frame and as a mask, and the rows without it can be trained on."""
+    bad, good = tmp_path / "bad.png", tmp_path / "good.png"
+    spoil(bad)
+    Image.new("L", (32, 24), 255).save(good)
+    with pytest.raises(DataError, match=f"bad.png: .*{said}"):
+        load_frames({"frames": [str(bad)]}, num_frames=1)
+    row = {"id": "a", "reference": "x", "frames": [str(good)], "masks": [str(good)]}
+    with pytest.raises(DataError, match=f"bad.png: .*{said}"):
+        load_masks({**row, "masks": [str(bad)]})
+    with pytest.raises(DataError, match=f"bad.png: .*{said}"):
+        frame_size({**row, "frames": [str(bad)]})
+    rows = [row, {**row, "id": "b", "frames": [str(bad)]}, {**row, "id": "c", "masks": [str(bad)]}]
+    assert list(find_bad_rows(rows)) == [1, 2]
+    assert [problem.kind for problem in find_problems(rows, thorough=False)] == ["unreadable"] * 2
 
 
 def test_masks_from_png_and_rle(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 from av.stream import Disposition
+from PIL import Image
 from sounds import tone, write_clip_with_sound
 
 from aurora_trl.data import DataError
@@ -132,3 +133,36 @@ def test_what_check_data_hears_is_what_the_model_hears(tmp_path):
     assert "nan.wav: some of its samples are no numbers" in kinds["unreadable"]
     with pytest.raises(DataError, match=r"nan.wav: some of its samples are no numbers"):
         load_audio(rows[1], sampling_rate=RATE)
+
+
+@pytest.mark.parametrize("name", ["codec.wav", "codec.mkv", "a.raw"])
+def test_a_sound_of_an_unknown_codec_is_named(name, tmp_path):
+    path = tmp_path / name
+    if name == "a.raw":
+        path.write_bytes(tone(2, RATE).tobytes())
+    elif name == "codec.wav":
+        soundfile.write(path, tone(2, RATE), RATE)
+        content = path.read_bytes()
+        path.write_bytes(content[:20] + b"\x77\x77" + content[22:])
+    else:
+        write_clip_with_sound(path, [(0.0, tone(2, 48000))])
+        path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_ZZZ"))
+    picture = str(tmp_path / "0.png")
+    Image.new("RGB", (32, 24)).save(picture)
+    row = {"id": "a", "reference": "x", "frames": [picture], "audio": str(path), "is_null": True}
+    for thorough in (True, False):
+        (problem,) = find_problems([row], thorough=thorough)
+        assert problem.kind == "unreadable"
+        assert problem.text.startswith(str(path))
+    with pytest.raises(DataError, match=name):
+        load_audio(row, sampling_rate=RATE)
+
+
+def test_pictures_of_an_unknown_codec_are_named(tmp_path):
+    path = write_clip_with_sound(tmp_path / "codec.mkv", [(0.0, tone(2, 48000))])
+    content = (tmp_path / "codec.mkv").read_bytes()
+    (tmp_path / "codec.mkv").write_bytes(content.replace(b"V_MPEG4/ISO/AVC", b"V_ZZZZZ/ZZZ/ZZZ"))
+    row = {"id": "a", "reference": "x", "video": path, "is_null": True}
+    for thorough in (True, False):
+        assert [problem.kind for problem in find_problems([row], thorough=thorough)] == ["unreadable"]
+    assert len(load_audio({"audio": path}, sampling_rate=RATE)) / RATE == pytest.approx(2, abs=0.06)
