@@ -74,7 +74,7 @@ BAD = {
         None,
         "notes.jpg: it can not be read as a picture",
     ),
-    "cut short": ([("cut", "clip.mp4")], None, "clip.mp4: it ends at"),
+    "cut short": ([("cut", "clip.mp4")], None, "clip.mp4: the video is cut short"),
     "two videos": ([("video", "a.mp4"), ("video", "b.mp4")], None, "a.mp4: it is no picture; drop one video, or"),
     "a video among pictures": ([("picture", "a.jpg"), ("video", "b.mp4")], None, "b.mp4: it is no picture"),
     "a sound as the clip": ([("sound", "song.wav")], None, "song.wav: it has no video track"),

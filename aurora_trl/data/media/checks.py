@@ -9,7 +9,7 @@ import numpy as np
 from ...errors import DataError
 from .ends import CutShort, require_end
 from .loading import open_image, split_moment, upright_size
-from .sound import mix_channels, open_sound_file, read_sound, read_track, require_finite
+from .sound import glance, mix_channels, open_sound_file, read_sound, read_track, require_samples
 from .video import check_frames, index_video, read_frames
 
 MIN_SOUND_SECONDS = 1.0
@@ -146,9 +146,7 @@ def _listen(path: str, decode: bool) -> tuple[float, float | None]:
     if not decode:
         with open_sound_file(path) as file:
             if file is not None:
-                if file.format == "FLAC" and file.frames:  # which alone of them does not say where it ends
-                    file.seek(file.frames - 1)
-                    file.read(1)
+                glance(file, path)
                 return file.frames / file.samplerate, None
     track = read_sound(path)
     if track is None:
@@ -157,7 +155,7 @@ def _listen(path: str, decode: bool) -> tuple[float, float | None]:
 
 
 def _measure(path: str, wave: np.ndarray, rate: int) -> tuple[float, float]:
-    require_finite(wave, path)
+    require_samples(wave, path)
     return len(wave) / rate, float(np.abs(mix_channels(wave)).max()) if len(wave) else 0.0
 
 

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from ...errors import DataError
 from ..schema import Row, annotated_frames
-from .sound import mix_channels, open_sound_file, read_sound, read_track, require_finite
+from .sound import mix_channels, open_sound_file, read_sound, read_track, require_samples
 from .video import index_video, read_frames
 
 Value = TypeVar("Value")
@@ -302,11 +302,13 @@ def load_audio(row: Row, *, sampling_rate: int) -> np.ndarray | None:
         sampling_rate (`int`): in hertz.
 
     Returns:
-        `np.ndarray` of shape `(samples,)`, float32 in [-1, 1], mono, or `None` where the clip has no sound. A track
-        stands on the clock of its own file's pictures, see `read_track`; channels are mixed by `mix_channels`.
+        `np.ndarray` of shape `(samples,)`, float32, mono, or `None` where the clip has no sound. Samples lie in
+        [-1, 1]; those that an editor saved as floats may exceed it by little, see `require_samples`. A track stands on
+        the clock of its own file's pictures, see `read_track`; channels are mixed by `mix_channels`.
 
     Raises:
-        `DataError`: names the file that is missing, can not be read, has no sound track, or holds no samples.
+        `DataError`: names the file that is missing, can not be read, has no sound track, holds no samples, or holds
+            numbers that were never scaled to 1.
     """
     if row.get("audio"):
         track = read_sound(row["audio"])
@@ -319,6 +321,6 @@ def load_audio(row: Row, *, sampling_rate: int) -> np.ndarray | None:
     wave, rate = track
     if not len(wave):
         raise DataError(f"{row.get('audio') or row['video']}: it holds no samples")
-    require_finite(wave, row.get("audio") or row["video"])
+    require_samples(wave, row.get("audio") or row["video"])
     mono = mix_channels(wave)
     return mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate).astype(np.float32)

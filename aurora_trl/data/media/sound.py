@@ -22,6 +22,9 @@ _UNKNOWN_SAMPLES = 1 << 62  # libsndfile's word where a FLAC that was streamed d
 # The power of channels' mean, against what it would be if they had nothing to do with each other: below it they are
 # taken to cancel each other.
 _CANCELLED = 0.05
+# Editors write samples above 1; numbers of 8 bits or more that nobody scaled are far above that.
+_LOUDEST = 4.0
+_GLANCE, _GLANCES = 4096, 32  # samples in a piece, and pieces
 _MIX_WINDOW = 4096  # samples: a tenth to a quarter of a second
 
 
@@ -48,8 +51,6 @@ def read_sound(path: str) -> tuple[np.ndarray, int] | None:
             return wave, file.samplerate
     try:
         return read_track(path)
-    except CutShort:
-        raise
     except DataError as error:
         reason = str(error).removeprefix(f"{path}: its sound can not be read: ")
         raise DataError(f"{path}: can not be read as sound: {reason}") from None
@@ -78,10 +79,30 @@ def open_sound_file(path: str) -> Iterator[soundfile.SoundFile | None]:
             file.close()
 
 
-def require_finite(wave: np.ndarray, path: str) -> None:
-    """Raise `DataError` where samples of a file are not numbers."""
-    if not np.isfinite(wave).all():
+def require_samples(wave: np.ndarray, path: str) -> None:
+    """Raise `DataError` where samples of a file are not numbers, or so large that they were never scaled to 1."""
+    peak = max(float(wave.max()), -float(wave.min())) if wave.size else 0.0  # NaN where one of them is
+    if not np.isfinite(peak):
         raise DataError(f"{path}: some of its samples are no numbers (NaN or infinite); write the file anew")
+    if peak > _LOUDEST:
+        raise DataError(
+            f"{path}: its samples reach {peak:,.0f}, and those of sounds lie between -1 and 1; divide them by the "
+            "largest number of their kind, as 32,768 of 16 bits, and write the file anew"
+        )
+
+
+def glance(file: soundfile.SoundFile, path: str) -> None:
+    """
+    Look at what the header of a sound file does not tell, in a few milliseconds: the end of a FLAC, and pieces of
+    samples that are saved as floats, which alone may be no numbers or too large.
+    """
+    if file.format == "FLAC" and file.frames:
+        file.seek(file.frames - 1)
+        file.read(1)
+    if file.subtype in ("FLOAT", "DOUBLE"):
+        for start in range(0, file.frames, max(_GLANCE, file.frames // _GLANCES)):
+            file.seek(start)
+            require_samples(file.read(_GLANCE, dtype="float32", always_2d=True), path)
 
 
 def mix_channels(wave: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import soxr
 from ...errors import DataError
 from ..schema import Row
 from .loading import count_frames, frame_seconds, measure_sound_seconds, read_listed, split_moment
-from .sound import mix_channels, open_sound_file, open_track, require_finite
+from .sound import mix_channels, open_sound_file, open_track, require_samples
 from .video import (
     VideoIndex,
     decode_through,
@@ -190,7 +190,7 @@ def _in_blocks(parts: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 def _mono(blocks: Iterator[np.ndarray], path: str) -> Iterator[np.ndarray]:
     for block in blocks:
-        require_finite(block, path)
+        require_samples(block, path)
         yield mix_channels(block)
 
 

@@ -11,6 +11,7 @@ from sounds import tone, write_clip_with_sound
 from aurora_trl.data import DataError
 from aurora_trl.data.media.loading import load_audio
 from aurora_trl.data.media.sound import mix_channels, read_track
+from aurora_trl.data.media.streaming import open_sound
 from aurora_trl.data.validation import find_problems
 
 RATE = 16000
@@ -166,3 +167,28 @@ def test_pictures_of_an_unknown_codec_are_named(tmp_path):
     for thorough in (True, False):
         assert [problem.kind for problem in find_problems([row], thorough=thorough)] == ["unreadable"]
     assert len(load_audio({"audio": path}, sampling_rate=RATE)) / RATE == pytest.approx(2, abs=0.06)
+
+
+@pytest.mark.parametrize(("scale", "fits"), [(1.0, True), (7.0, True), (32768.0, False), (2.0**31, False)])
+@pytest.mark.parametrize("suffix", ["wav", "mka"])
+def test_numbers_that_were_never_scaled_are_no_sound(suffix, scale, fits, tmp_path):
+    """Samples of 16 bits saved as floats; editors write floats that exceed 1 by little."""
+    path, wave = tmp_path / f"a.{suffix}", scale * np.concatenate([np.zeros(RATE, np.float32), tone(2, RATE)])
+    if suffix == "wav":
+        soundfile.write(path, wave, RATE, subtype="FLOAT")
+    else:
+        write_clip_with_sound(path, [(0.0, wave)], codecs=(None, "pcm_f32le"), rate=RATE)
+    Image.new("RGB", (32, 24)).save(tmp_path / "0.png")
+    row = {"id": "a", "reference": "x", "frames": [str(tmp_path / "0.png")], "audio": str(path), "is_null": True}
+    if fits:
+        assert find_problems([row]) == find_problems([row], thorough=False) == []
+        assert np.abs(load_audio(row, sampling_rate=RATE)).max() == pytest.approx(scale / 2, rel=1e-3)
+        return
+    for thorough in (True, False):
+        (problem,) = find_problems([row], thorough=thorough)
+        assert f"a.{suffix}: its samples reach {scale / 2:,.0f}, and" in problem.text
+        assert problem.stops_training
+    with pytest.raises(DataError, match=f"a.{suffix}: its samples reach"):
+        load_audio(row, sampling_rate=RATE)
+    with pytest.raises(DataError, match=f"a.{suffix}: its samples reach"), open_sound(row) as sound:
+        list(sound[0])
