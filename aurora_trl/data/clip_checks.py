@@ -8,13 +8,16 @@ from typing import Any, TypeVar
 from ..errors import DataError
 from .hints import HINTS, require_inside
 from .json_values import names_values
-from .masks import decode_polygons, decode_rle, load_masks, mask_shape, mask_values, require_mask_count
+from .mask_text import decode_rle, read_polygons
+from .masks import load_masks, mask_shape, mask_values, require_mask_count
 from .media.checks import Fault, check_image, check_sound, check_track, check_video, group_frames
 from .media.loading import split_moment
 from .schema import REFERENCE_MEDIA, Row, check_row, split_mask
 
 Value = TypeVar("Value")
 Clip = list[tuple[int, dict[str, Any]]]
+# Kinds of problems that are worth knowing of, and can be trained on.
+_TOLD = ("empty mask", "mask values", "outside", "silent sound", "short sound", "class")
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Problem:
     Something that is wrong with a dataset.
 
     Attributes:
-        kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `mask values`, `empty mask`, `empty
-            sound`, `silent sound`, `short sound`, `duplicate id`, `class` or `row`.
+        kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `mask values`, `empty mask`,
+            `outside`, `empty sound`, `silent sound`, `short sound`, `duplicate id`, `class` or `row`.
         text (`str`): one line that names the file or the row and the way out.
         rows (`tuple[int, ...]`): the numbers of the rows that can not be used for it.
     """
@@ -36,7 +39,7 @@ class Problem:
     @property
     def stops_training(self) -> bool:
         """Whether the rows can not be used; a silent clip is worth knowing of, and can be trained on."""
-        return self.kind not in ("empty mask", "mask values", "silent sound", "short sound", "class")
+        return self.kind not in _TOLD
 
 
 class ClipChecker:
@@ -135,6 +138,9 @@ class ClipChecker:
                     some = ", ".join(map(str, values[:5])) + (" …" if len(values) > 5 else "")
                     text = f"{name}: it holds several numbers ({some}), and all that are not 0 are drawn"
                     return [Fault("mask values", f"{text}; where each is an object, set `mask_value` to the row's")]
+        if frame_size is not None and any(_lies_outside(name, frame_size) for name in names):
+            text = f"row {row['id']!r}: all outlines of a mask lie outside its frame of {_shown(frame_size)} pixels"
+            return [Fault("outside", f"{text}; correct them, or give null where the frame is not annotated")]
         if not drawn and row.get("mask_value") is not None:
             text = f"row {row['id']!r}: no pixel of its masks is {row['mask_value']}, its `mask_value`"
             return [Fault("empty mask", text)]
@@ -206,12 +212,21 @@ class _FileLooks:
                 height, width = mask_shape(name, row)
                 return width, height
             if '"polygons"' in name:
-                decode_polygons(name, (8, 8))
+                read_polygons(name)
                 return frame_size or (0, 0)
             height, width = decode_rle(name).shape
             return width, height
         except DataError as error:
             raise Fault("unreadable", f"row {row['id']!r}: {error}") from None
+
+
+def _lies_outside(mask: str, frame_size: tuple[int, int]) -> bool:
+    """Whether a mask has outlines, and each is left of, right of, above or below the frame of that width, height."""
+    outlines = read_polygons(mask)[0] if '"polygons"' in mask else []
+    return bool(outlines) and all(
+        any(max(places) < 0 or min(places) >= side for places, side in zip((o[::2], o[1::2]), frame_size, strict=True))
+        for o in outlines
+    )
 
 
 def _shown(size: tuple[int, int]) -> str:

@@ -1,4 +1,4 @@
-"""Masks of a row: PNG files, COCO run lengths or polygons; and the official geometry of the score."""
+"""Masks of a row: images, run lengths or outlines; and the official geometry of the score."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,17 +6,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
-from pycocotools import mask as coco
+from PIL import Image
 
 from ..errors import DataError
-from ..text_files import parse_json
 from .json_values import names_values, read_named
+from .mask_text import decode_outlines, decode_polygons, decode_rle, encode_rle
 from .media.loading import NO_FRAME, count_frames, open_image, split_moment, taken_frames, upright, upright_size
 from .media.video import index_video
 from .schema import MASK_COLUMNS, Row, count_objects, split_mask
 
-Polygons = Sequence[Sequence[Sequence[float]]]
 OFFICIAL_SIZE = 256
 # Modes of images that hold one number per pixel; formats whose pixels are not those that were saved.
 _NUMBERS, _LOSSY = ("L", "P", "1", "I;16", "I"), ("JPEG", "MPO", "WEBP")
@@ -169,7 +167,10 @@ def _read_mask(name: str, row: Row) -> np.ndarray:
             raise DataError(f"row {row.get('id')!r}: the masks of its objects differ in size")
         return np.bitwise_or.reduce(drawn)
     if name.startswith("{"):
-        return decode_rle(name) if "polygons" not in name else decode_polygons(name, frame_size(row))
+        try:
+            return decode_rle(name) if "polygons" not in name else decode_polygons(name, frame_size(row))
+        except DataError as error:
+            raise DataError(f"row {row.get('id')!r}: {error}") from None
     if names_values(name):
         return _read_annotations(name, row)
     with open_image(name, f"mask (row {row.get('id')!r})") as stored:
@@ -181,20 +182,16 @@ def _read_annotations(name: str, row: Row) -> np.ndarray:
     drawn = []
     for value in read_named(name):
         value = value["segmentation"] if isinstance(value, dict) and "segmentation" in value else value
-        if isinstance(value, list):
-            drawn.append(_decode_outlines(value, frame_size(row), name))
-        elif value is not None:
-            drawn.append(decode_rle(json.dumps(value)))
+        if value is None:
+            continue
+        size = frame_size(row) if isinstance(value, list) else None
+        try:
+            drawn.append(decode_rle(json.dumps(value)) if size is None else decode_outlines(value, size))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
     if len({mask.shape for mask in drawn}) > 1:
         raise DataError(f"{name}: its masks differ in size")
     return np.bitwise_or.reduce(drawn) if drawn else np.zeros(frame_size(row), np.uint8)
-
-
-def _decode_outlines(outlines: list[list[float]], size: tuple[int, int], name: str) -> np.ndarray:
-    """What COCO's own code fills."""
-    if not all(isinstance(outline, list) and len(outline) >= 6 and len(outline) % 2 == 0 for outline in outlines):
-        raise DataError(f"{name}: not outlines of three or more pairs x, y")
-    return coco.decode(coco.merge(coco.frPyObjects(outlines, *size)))
 
 
 def mask_shape(name: str, row: Row) -> tuple[int, int]:
@@ -252,72 +249,6 @@ def mask_values(path: str) -> list[int]:
 
 def _shown(name: str, row: Row) -> str:
     return f"row {row.get('id')!r}" if name.startswith("{") or split_mask(name) else name
-
-
-def encode_rle(mask: np.ndarray) -> str:
-    """A mask `(H, W)` in {0, 1} as a COCO run-length encoding in JSON."""
-    rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return json.dumps({"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")})
-
-
-def decode_rle(text: str) -> np.ndarray:
-    """
-    The mask `(H, W)` uint8 in {0, 1} of a COCO run-length encoding in JSON.
-
-    Raises:
-        `DataError`: where the text is no such encoding.
-    """
-    try:
-        rle = parse_json(text)
-        size, counts = [int(side) for side in rle["size"]], rle["counts"]
-        if isinstance(counts, list):  # COCO's second form, runs as numbers
-            if sum(counts) != size[0] * size[1] or min(counts, default=0) < 0:
-                raise ValueError(f"its runs add up to {sum(counts)} pixels, not {size[0]} x {size[1]}")
-            return coco.decode(coco.frPyObjects({"size": size, "counts": counts}, *size))
-        return coco.decode({"size": size, "counts": counts.encode("ascii")})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"not a COCO run-length encoding: {text[:60]!r} ({error})") from None
-
-
-def encode_polygons(polygons: Polygons, holes: Polygons = ()) -> str:
-    """
-    A mask that is drawn from outlines, as JSON; its size is that of the frame it belongs to.
-
-    Args:
-        polygons (`Sequence`): of `(x, y)` pairs in pixels, all of them filled.
-        holes (`Sequence`, *optional*): what is cut out again.
-
-    Returns:
-        `str`: `{"polygons": [[x1, y1, x2, y2, ...], ...]}`, and `holes` in the same form where there are any.
-    """
-    content = {"polygons": polygons, **({"holes": holes} if holes else {})}
-    flat = {key: [[float(v) for pair in outline for v in pair] for outline in parts] for key, parts in content.items()}
-    return json.dumps(flat)
-
-
-def decode_polygons(text: str, size: tuple[int, int]) -> np.ndarray:
-    """
-    The mask `(H, W)` uint8 in {0, 1} that outlines enclose.
-
-    Args:
-        text (`str`): from `encode_polygons`.
-        size (`tuple[int, int]`): height and width of the frame, in pixels.
-
-    Raises:
-        `DataError`: where the text is no such JSON.
-    """
-    plane = Image.new("L", (size[1], size[0]))
-    pen = ImageDraw.Draw(plane)
-    try:
-        content = parse_json(text)
-        for value, outlines in ((1, content["polygons"]), (0, content.get("holes", []))):
-            for outline in outlines:
-                if len(outline) < 6 or len(outline) % 2:
-                    raise ValueError("an outline is three or more pairs x, y")
-                pen.polygon([float(v) for v in outline], fill=value, outline=value)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"not polygons: {text[:60]!r} ({error})") from None
-    return np.asarray(plane)
 
 
 def resize_masks_official(masks: np.ndarray, size: int = OFFICIAL_SIZE) -> torch.Tensor:

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from pycocotools import mask as coco
 
 from aurora_trl.cli import main
 from aurora_trl.data import DataError, load_json
-from aurora_trl.data.masks import decode_rle, load_masks
+from aurora_trl.data.masks import decode_rle, encode_rle, load_masks
 
 SIZE = (96, 64)
 
@@ -62,6 +63,11 @@ def write(folder, name, **more):
     return folder / "rows.jsonl"
 
 
+def in_file(folder, size):
+    """A row whose mask is the whole of a JSON file."""
+    return {"id": "1", "frames": [str(folder / "frame.png")], "masks": [f"{folder}/masks.json#json=0-{size}"]}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_the_object_is_drawn(kind, tmp_path):
     suffix, image, settings = KINDS[kind]
@@ -109,3 +115,77 @@ def test_runs_as_numbers():
     assert (decode_rle(json.dumps({"size": [64, 96], "counts": runs})) == TRUE).all()
     with pytest.raises(DataError, match="its runs add up to"):
         decode_rle(json.dumps({"size": [64, 96], "counts": runs[:-1]}))
+
+
+WHOLE = json.loads(encode_rle(TRUE))
+COUNTS = WHOLE["counts"]
+
+
+@pytest.mark.parametrize("density", [0, 0.001, 0.1, 0.5, 1])
+def test_run_lengths_are_what_coco_draws(density):
+    planes = np.random.default_rng(0).random((37, 53)) < density
+    encoded = encode_rle(planes)
+    decoded = decode_rle(encoded)
+    assert (decoded == planes).all()
+    rle = json.loads(encoded)
+    assert (decoded == coco.decode({**rle, "counts": rle["counts"].encode()})).all()
+    assert (decoded.dtype, decoded.flags.f_contiguous) == (np.uint8, True)
+
+
+@pytest.mark.parametrize(
+    ("rle", "said"),
+    [
+        ({"counts": COUNTS[: len(COUNTS) // 2]}, "its runs add up to [0-9]+ pixels, not 64 x 96"),
+        ({"counts": ""}, "`counts` is cut short"),
+        ({"counts": "hello world"}, "`counts` is cut short, or not COCO's text"),
+        ({"counts": "o" * 40}, "`counts` is cut short, or not COCO's text"),
+        ({"counts": [1000.5, 5143.5]}, "`counts` must be whole numbers"),
+        ({"counts": [-1, 6145]}, "`counts` must be whole numbers"),
+        ({"counts": None}, "`counts` must be a list of numbers"),
+        ({"size": [64, 128]}, "its runs add up to 6144 pixels, not 64 x 128"),
+        ({"size": [64, 48]}, "its runs add up to 6144 pixels, not 64 x 48"),
+        ({"size": [-64, 96]}, "`size` must be whole numbers"),
+        ({"size": [64.9, 96.9]}, "`size` must be whole numbers"),
+        ({"size": [10**12, 96]}, "`size` must be whole numbers from 0 to"),
+        ({"size": [2**20, 2**20]}, "`size` must be height and width"),
+        ({"size": [10**40, 96]}, "`size` must be a list of numbers"),
+        ({"size": [64, 96, 1]}, "`size` must be height and width"),
+        ({"size": [0, 0]}, "`size` must be height and width"),
+    ],
+)
+def test_run_lengths_that_do_not_fill_their_size_are_named(rle, said, tmp_path, capsys):
+    rows = write(tmp_path, {**WHOLE, **rle})
+    with pytest.raises(DataError, match=rf"row '1': not a COCO run-length encoding: .*{said}"):
+        load_masks(load_json(rows)[0])
+    assert main(["check-data", str(rows)]) == 1
+    assert "1 problems (1 unreadable)" in capsys.readouterr().out
+    (tmp_path / "masks.json").write_text(text := json.dumps({"segmentation": {**WHOLE, **rle}}))
+    with pytest.raises(DataError, match=rf"masks\.json.*: not a COCO run-length encoding: .*{said}"):
+        load_masks(in_file(tmp_path, len(text)))
+
+
+@pytest.mark.parametrize("corner", ["NaN", "Infinity", "-1e30", "1" + "0" * 400])
+def test_corners_that_are_no_pixels_are_named(corner, tmp_path):
+    outlines = f"[[{corner}, 1, 30, 1, 30, 30]]"
+    with pytest.raises(DataError, match=r"row '1': not polygons"):
+        load_masks(load_json(write(tmp_path, f'{{"polygons": {outlines}}}'))[0])
+    (tmp_path / "masks.json").write_text(outlines)
+    with pytest.raises(DataError, match=r"masks\.json.*: not outlines"):
+        load_masks(in_file(tmp_path, len(outlines)))
+
+
+def test_shares_of_the_frame_and_outlines_outside_it(tmp_path, capsys):
+    rows = write(tmp_path, {"polygons": [[0.2, 0.2, 0.8, 0.2, 0.8, 0.8]]})
+    with pytest.raises(DataError, match=r"row '1': not polygons: .*give them in pixels, not as shares of the frame"):
+        load_masks(load_json(rows)[0])
+    assert main(["check-data", str(rows), "--quick"]) == 1
+    # A part of the frame's corner, and an object that leaves the frame, are honest.
+    for outline, pixels in (([0, 0, 1, 0, 1, 1, 0, 1], 4), ([90, 10, 120, 10, 120, 20, 90, 20], 6 * 11)):
+        rows = write(tmp_path, {"polygons": [outline]})
+        assert load_masks(load_json(rows)[0]).sum() == pixels
+        assert main(["check-data", str(rows)]) == 0
+    capsys.readouterr()
+    for outline in ([96, 10, 120, 10, 120, 20], [10, 64, 40, 64, 40, 90], [-9, 5, -1, 5, -1, 9]):
+        rows = write(tmp_path, {"polygons": [outline]})
+        assert main(["check-data", str(rows)]) == 1
+        assert "all outlines of a mask lie outside its frame of 96x64 pixels" in capsys.readouterr().out

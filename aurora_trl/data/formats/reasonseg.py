@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from ...errors import DataError
 from ...text_files import parse_json, read_text
-from ..masks import encode_polygons
+from ..mask_text import encode_polygons
 from ..schema import COLUMNS, as_dataset
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
