@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 from ..errors import DataError
 from .hints import HINTS, require_inside
 from .json_values import names_values
+from .mask_images import mask_values
 from .mask_text import decode_rle, read_polygons
-from .masks import load_masks, mask_shape, mask_values, require_mask_count
+from .masks import load_masks, mask_shape, require_mask_count
 from .media.checks import Fault, check_image, check_sound, check_track, check_video, group_frames
 from .media.loading import split_moment
 from .schema import REFERENCE_MEDIA, Row, check_row, split_mask

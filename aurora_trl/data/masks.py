@@ -10,15 +10,13 @@ from PIL import Image
 
 from ..errors import DataError
 from .json_values import names_values, read_named
+from .mask_images import read_mask_image
 from .mask_text import decode_outlines, decode_polygons, decode_rle, encode_rle
-from .media.loading import NO_FRAME, count_frames, open_image, split_moment, taken_frames, upright, upright_size
+from .media.loading import NO_FRAME, count_frames, split_moment, taken_frames, upright_size
 from .media.video import index_video
 from .schema import MASK_COLUMNS, Row, count_objects, split_mask
 
 OFFICIAL_SIZE = 256
-# Modes of images that hold one number per pixel; formats whose pixels are not those that were saved.
-_NUMBERS, _LOSSY = ("L", "P", "1", "I;16", "I"), ("JPEG", "MPO", "WEBP")
-_LEAST_LOSSY = 32  # below it there is nothing but noise
 # In a batch's target masks, pixels that nothing is compared with: those outside the frame, in the padding of the
 # decoder's square, and all of a frame that nobody annotated or that stands past the end of a short clip.
 NO_TARGET = 255
@@ -173,8 +171,7 @@ def _read_mask(name: str, row: Row) -> np.ndarray:
             raise DataError(f"row {row.get('id')!r}: {error}") from None
     if names_values(name):
         return _read_annotations(name, row)
-    with open_image(name, f"mask (row {row.get('id')!r})") as stored:
-        return _drawn(upright(stored), name, row.get("mask_value"), lossy=stored.format in _LOSSY)
+    return read_mask_image(name, row.get("mask_value"), f"mask (row {row.get('id')!r})")
 
 
 def _read_annotations(name: str, row: Row) -> np.ndarray:
@@ -211,40 +208,6 @@ def with_masks_inside(row: Row) -> Row:
 
     columns = {column: names for column in MASK_COLUMNS if (names := row.get(column))}
     return {**row, **{column: [name and inside(name) for name in names] for column, names in columns.items()}}
-
-
-def _drawn(image: Image.Image, name: str, value: int | None, *, lossy: bool) -> np.ndarray:
-    """
-    The pixels of an image that are the object: all that are not 0, or those of one number.
-
-    What is transparent is background. A format that loses detail leaves noise around 0: there it is what is nearer to
-    the brightest.
-    """
-    # Some copies hold a class index, not 255; a palette is an index, too.
-    plane = np.asarray(image if image.mode in _NUMBERS else image.convert("L"))
-    if value is not None:
-        if lossy or image.mode not in _NUMBERS:
-            raise DataError(f"{name}: `mask_value` needs an image of one number per pixel, such as a grey PNG")
-        return (plane == value).astype(np.uint8)
-    if lossy:
-        brightest = int(plane.max())
-        return ((plane > brightest // 2) & (brightest >= _LEAST_LOSSY)).astype(np.uint8)
-    drawn = plane > 0
-    if image.mode == "P" and isinstance(image.info.get("transparency"), int):
-        drawn &= plane != image.info["transparency"]
-    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "RGB" and "transparency" in image.info):
-        opaque = np.asarray(image.convert("RGBA"))[..., 3] > 127
-        # Black on nothing is an object, too; black on white is none.
-        drawn = opaque & (drawn if (drawn & opaque).any() or opaque.all() else True)
-    return drawn.astype(np.uint8)
-
-
-def mask_values(path: str) -> list[int]:
-    """The numbers above 0 in a mask's file, where it holds one number per pixel; empty for any other."""
-    with Image.open(path) as image:
-        if image.format in _LOSSY or image.mode not in _NUMBERS:
-            return []
-        return [int(value) for value in np.unique(np.asarray(image)) if value]
 
 
 def _shown(name: str, row: Row) -> str:

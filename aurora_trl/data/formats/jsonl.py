@@ -58,7 +58,7 @@ def load_json(path: str | Path) -> Dataset:
     | `frames` | in order: images, or moments of a video in seconds, as in `clip.mp4#t=1.5`; or |
     | `video` | one video file, of which the model's frames are taken evenly |
     | `audio` | a file with sound, a video too; without it the track of `video`, or no sound |
-    | `masks` | one per frame: a PNG (0 is background), a COCO RLE, polygons, or null for one not annotated |
+    | `masks` | one per frame: an image (0 is background), a COCO RLE, polygons, or null for one not annotated |
     | `mask_value` | the number of the object in masks that hold one per object |
     | `boxes`, `points` | what marks the object in frames that nobody drew, see `aurora_trl/data/hints.py` |
     | `num_objects` | how many objects the reference is about, where they are several |
