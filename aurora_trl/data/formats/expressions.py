@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import DataError
 from ...text_files import read_json
-from ..json_values import Span, name_spans
+from ..json_values import Keys, Span, name_spans
 from ..schema import COLUMNS, Row
 
 EXPRESSIONS_FILE = "meta_expressions.json"
@@ -16,8 +16,8 @@ EXPRESSIONS_FILE = "meta_expressions.json"
 OBJECTS = ("together", "apart")
 # The mask of a frame in which nothing is.
 EMPTY_MASK = '{"polygons": []}'
-# Of an object, where the mask of each frame in which it is stands in a file.
-Places = dict[int, Span]
+# Of an object, where the mask of each frame stands in a file; None for a frame in which it is not.
+Places = list[Span | None]
 
 
 @dataclass(frozen=True)
@@ -123,18 +123,27 @@ class MasksInFile:
         self.path, self.objects = path, objects
         self._known: dict[Hashable, list[str]] = {}
 
-    def of(self, key: Hashable, each: Sequence[Places], count: int) -> list[str]:
+    def of(self, key: Hashable, each: Sequence[Places], count: int, where: str) -> list[str]:
         """
         The mask of each frame, made once for all the rows about the same objects.
 
         Args:
             key (`Hashable`): names the objects.
-            each (`Sequence[dict[int, tuple[int, int]]]`): of each object, the places of its masks by frame; there is
-                none where it is not in the frame.
+            each (`Sequence[list]`): of each object, the places of its masks by frame.
             count (`int`): frames of the video.
+            where (`str`): the row, for the error.
+
+        Raises:
+            `DataError`: where an object has more or fewer masks than the video has frames.
         """
+        other = next((len(places) for places in each if len(places) != count), None)
+        if other is not None:
+            raise DataError(
+                f"{where}: {self.path} has {other} masks for the {count} frames of its video; both must be of one "
+                "download"
+            )
         if key not in self._known:
-            self._known[key] = [self._mask([places.get(frame) for places in each]) for frame in range(count)]
+            self._known[key] = [self._mask(spans) for spans in zip(*each, strict=True)]
         return self._known[key]
 
     def _mask(self, spans: Sequence[Span | None]) -> str:
@@ -142,6 +151,13 @@ class MasksInFile:
             return json.dumps([span and name_spans(self.path, span) for span in spans])
         there = [span for span in spans if span is not None]
         return name_spans(self.path, *there) if there else EMPTY_MASK
+
+
+def add_place(places: dict[str, Places], name: Hashable, keys: Keys, value: Any, span: Span, path: Path) -> None:
+    """Keep where the next mask of a list stands; the last of its keys is the frame's number."""
+    if len(keys) < 2 or not isinstance(keys[-1], int) or not isinstance(value, dict | None):
+        raise DataError(f"{path}: not a list of run lengths for each annotation, at {'/'.join(map(str, keys))!r}")
+    places.setdefault(str(name), []).append(None if value is None else span)
 
 
 def require_split(split: str, known: list[str], path: Path, what: str) -> None:

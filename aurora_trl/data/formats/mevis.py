@@ -15,6 +15,7 @@ from .expressions import (
     FramePaths,
     MasksInFile,
     Places,
+    add_place,
     build_row,
     read_expressions,
     require_split,
@@ -111,7 +112,9 @@ def load_revos(root: str | Path, split: str, *, objects: str = "together") -> Da
             video = expression.video
             if video not in videos:
                 raise DataError(f"{foreground.path}: no masks of {video!r}; restore the official file")
-            columns["foreground_masks"] = foreground.of(video, [videos[video]], len(expression.frames))
+            columns["foreground_masks"] = foreground.of(
+                video, [videos[video]], len(expression.frames), expression.where
+            )
         rows.append(build_row(f"{expression.video}_{expression.name}", split, expression.text, **columns))
     if not rows:
         raise DataError(f"{root / _REVOS_TABLE.format(split)}: it holds no references")
@@ -131,11 +134,7 @@ def _find_masks(path: Path) -> dict[str, Places]:
     """Where the masks of each annotation stand."""
     found: dict[str, Places] = {}
     for keys, value, span in scan_json(path, lambda keys: len(keys) < 2):
-        if len(keys) != 2 or not isinstance(value, dict | None):
-            raise DataError(f"{path}: not a list of run lengths for each annotation, at {'/'.join(map(str, keys))!r}")
-        places = found.setdefault(str(keys[0]), {})
-        if value is not None:
-            places[int(keys[1])] = span
+        add_place(found, keys[0] if keys else "", keys, value, span, path)
     return found
 
 
@@ -147,8 +146,8 @@ def _find_foreground(path: Path) -> dict[str, Places]:
 
     found: dict[str, Places] = {}
     for keys, value, span in scan_json(path, opens):
-        if len(keys) == 3 and value is not None:
-            found.setdefault(str(keys[0]), {})[int(keys[2])] = span
+        if len(keys) == 3:
+            add_place(found, keys[0], keys, value, span, path)
     return found
 
 
@@ -162,4 +161,5 @@ def _mask_columns(masks: MasksInFile, places: dict[str, Places], expression: Exp
     missing = next((number for number in numbers if str(number) not in places), None)
     if missing is not None:
         raise DataError(f"{expression.where}: {masks.path} has no annotation {missing}; both must be of one download")
-    return {"masks": masks.of(tuple(numbers), [places[str(number)] for number in numbers], len(expression.frames))}
+    each = [places[str(number)] for number in numbers]
+    return {"masks": masks.of(tuple(numbers), each, len(expression.frames), expression.where)}

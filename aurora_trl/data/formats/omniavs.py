@@ -10,7 +10,7 @@ from ...errors import DataError
 from ...text_files import json_lines, parse_json
 from ..json_values import scan_json
 from ..schema import Row, as_dataset
-from .expressions import MasksInFile, Places, build_row, require_split
+from .expressions import MasksInFile, Places, add_place, build_row, require_split
 
 VIDEOS_FILE = "video_dict.json"
 # The kinds of references; the published score is the mean over them.
@@ -95,7 +95,7 @@ def load_omniavs(root: str | Path, split: str, kind: str | None = None, *, objec
             )
         if numbers:
             each = [places[video][number] for number in numbers]
-            columns["masks"] = masks.of((video, *numbers), each, len(paths[video]))
+            columns["masks"] = masks.of((video, *numbers), each, len(paths[video]), f"{where}, video {video!r}")
         for key, (column, folder) in _MEDIA.items():
             columns[column] = f"{root}/referrings/{folder}/{entry[key]}" if entry.get(key) else None
         name = f"{video}_{entry['exp_id']}"
@@ -140,7 +140,5 @@ def _find_videos(path: Path) -> tuple[dict[str, list[str]], dict[str, dict[str, 
         if len(keys) == 2 and keys[1] == "file_name":
             frames[video] = [str(name) for name in value]
         elif len(keys) == 4:
-            masks = objects.setdefault(str(keys[2]), {})
-            if value is not None:
-                masks[int(keys[3])] = span
+            add_place(objects, keys[2], keys, value, span, path)
     return frames, places

@@ -175,6 +175,49 @@ def test_a_file_that_changes_after_it_was_loaded_is_named(tmp_path):
     assert any("mask_dict.json" in line for line in check_dataset(rows))
 
 
+def lists_of_masks(content):
+    """Every list of masks in a file of any of the layouts."""
+    values = content.values() if isinstance(content, dict) else ()
+    return [v for v in values if isinstance(v, list) and isinstance(v[0], dict)] + [
+        found for value in values for found in lists_of_masks(value)
+    ]
+
+
+@pytest.mark.parametrize("change", [lambda masks: masks.pop(), lambda masks: masks.append(None)])
+@pytest.mark.parametrize(
+    ("write", "split", "file"),
+    [
+        (write_mevis, "train", "train/mask_dict.json"),
+        (write_revos, "train", "mask_dict.json"),
+        (write_revos, "valid", "mask_dict_foreground.json"),
+        (write_omniavs, "test", "video_dict.json"),
+    ],
+)
+def test_masks_of_another_video_than_the_frames_are_named(write, split, file, change, tmp_path):
+    source = find_source(write(tmp_path))
+    content = json.loads((tmp_path / file).read_text())
+    lists = lists_of_masks(content)
+    assert {len(masks) for masks in lists} == {len(FRAMES)}
+    for masks in lists:
+        change(masks)
+    (tmp_path / file).write_text(json.dumps(content))
+    said = (
+        f"video '.*': .*{file} has {len(lists[0])} masks for the 3 frames of its video; both must be of one download"
+    )
+    with pytest.raises(DataError, match=said):
+        source.load(split)
+
+
+def test_a_mapping_is_no_list_of_masks(tmp_path):
+    path = write_mevis(tmp_path) / "train" / "mask_dict.json"
+    for content, place in (({"0": {"2": None}}, "0/2"), ({"0": None}, "0"), ([None], "0"), (7, "")):
+        path.write_text(json.dumps(content))
+        with pytest.raises(
+            DataError, match=rf"mask_dict.json: not a list of run lengths for each annotation, at '{place}'"
+        ):
+            find_source(tmp_path).load("train")
+
+
 def test_names_of_python_2_are_read(tmp_path):
     """A file as `cPickle` wrote it: its texts are bytes."""
     folder = write_refcoco(tmp_path)
