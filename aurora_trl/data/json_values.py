@@ -2,19 +2,21 @@
 Values inside large JSON files: found once without holding the file, and read when they are needed.
 
 Datasets of videos keep the masks of all clips in one file of hundreds of megabytes. Rows name a mask there by its
-place, as in `mask_dict.json#json=1200-1350`; of several places the mask is the union.
+place and a short digest, as in `mask_dict.json#json=1200-1350:ab12cd`; of several places the mask is the union.
 """
 
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import DataError
 
-# The keys and numbers that lead to a value, and the bytes that it takes.
+# The keys and numbers that lead to a value; its first byte, the one behind its last, and the digest of its bytes, as a
+# name has them.
 Keys = tuple[str | int, ...]
-Span = tuple[int, int]
+Span = str
 
 _MARK = "#json="
 _CHUNK_BYTES = 4 << 20
@@ -31,7 +33,7 @@ def scan_json(path: str | Path, opens: Callable[[Keys], bool]) -> Iterator[tuple
             as one value.
 
     Yields:
-        `tuple[tuple, Any, tuple[int, int]]`: its keys, the value, and its first byte and the one behind its last.
+        `tuple[tuple, Any, str]`: its keys, the value, and its place in the file.
 
     Raises:
         `DataError`: where there is no such file, or it is no JSON: cut short, for example.
@@ -49,7 +51,7 @@ def scan_json(path: str | Path, opens: Callable[[Keys], bool]) -> Iterator[tuple
 
 def name_spans(path: str | Path, *spans: Span) -> str:
     """The name of values in a file by their places, which `read_named` takes."""
-    return f"{path}{_MARK}" + ",".join(f"{start}-{end}" for start, end in spans)
+    return f"{path}{_MARK}" + ",".join(spans)
 
 
 def names_values(name: str) -> bool:
@@ -67,24 +69,35 @@ def read_named(name: str) -> list[Any]:
     path, _, places = name.rpartition(_MARK)
     try:
         with open(path, "rb") as file:
-            return [_read_span(file, *map(int, place.split("-"))) for place in places.split(",")]
+            return [_read_span(file, place) for place in places.split(",")]
     except OSError as error:
         raise DataError(f"{path}: can not be read: {error.strerror}") from None
     except (ValueError, TypeError):
-        raise DataError(f"{path}: no value at {places}: the file has changed since it was loaded") from None
+        raise DataError(
+            f"{path}: no value at {places}: the file has changed since it was loaded; load the dataset again"
+        ) from None
 
 
-def _read_span(file: BinaryIO, start: int, end: int) -> Any:
+def _read_span(file: BinaryIO, place: Span) -> Any:
+    span, _, digest = place.partition(":")
+    start, end = map(int, span.split("-"))
     file.seek(start)
-    return json.loads(file.read(end - start))
+    content = file.read(end - start)
+    if digest and digest != _digest(content):  # names of earlier versions have none
+        raise ValueError
+    return json.loads(content)
+
+
+def _digest(content: bytes) -> str:
+    return f"{zlib.crc32(content) & 0xFFFFFF:06x}"
 
 
 def _walk(reader: "_Reader", keys: Keys, opens: Callable[[Keys], bool]) -> Iterator[tuple[Keys, Any, Span]]:
     first = reader.peek()
     if first not in ("{", "[") or not opens(keys):
         start = reader.place
-        value = reader.value()
-        yield keys, value, (start, reader.place)
+        value, raw = reader.value()
+        yield keys, value, f"{start}-{reader.place}:{_digest(raw)}"
         return
     reader.expect(first)
     closing = "}" if first == "{" else "]"
@@ -94,7 +107,7 @@ def _walk(reader: "_Reader", keys: Keys, opens: Callable[[Keys], bool]) -> Itera
             reader.expect(",")
         key: str | int = number
         if first == "{":
-            key = reader.value()
+            key, _ = reader.value()
             if not isinstance(key, str):
                 raise ValueError(f"a key is no text at byte {reader.place}")
             reader.expect(":")
@@ -145,8 +158,8 @@ class _Reader:
             raise ValueError(f"{wanted} at byte {self.place}")
         self._at += len(character)
 
-    def value(self) -> Any:
-        """The whole value that stands next."""
+    def value(self) -> tuple[Any, bytes]:
+        """The whole value that stands next, and its bytes."""
         self.peek()
         size = _CHUNK_BYTES
         while True:
@@ -161,9 +174,9 @@ class _Reader:
             # So may a number: `3.` and `3e+` are 3 where the file is not read on.
             if len(self._text) - end > 2 or not self._read_on(size):
                 break
-        raw = self._text[self._at : end]
+        raw = self._text[self._at : end].encode("latin-1")
         self._at = end
-        return value if raw.isascii() else json.loads(raw.encode("latin-1"))
+        return value if raw.isascii() else json.loads(raw), raw
 
 
 def _reason(error: Exception) -> str:

@@ -65,10 +65,25 @@ def test_what_is_no_json_is_named(text, tmp_path):
 
 
 def test_names():
-    assert name_spans("a/b.json", (3, 7), (9, 12)) == "a/b.json#json=3-7,9-12"
+    assert name_spans("a/b.json", "3-7:ab12cd", "9-12:00ff00") == "a/b.json#json=3-7:ab12cd,9-12:00ff00"
     assert names_values("a/b.json#json=3-7")
     assert not names_values("clip.mp4#t=1.5")
     with pytest.raises(DataError, match="gone.json: can not be read"):
         read_named("gone.json#json=3-7")
     with pytest.raises(DataError, match="no value at x"):
         read_named(f"{__file__}#json=x")
+
+
+def test_a_value_that_is_another_now_is_named(tmp_path):
+    file = tmp_path / "values.json"
+    file.write_text('{"a": [1, 2], "b": [3, 4]}')
+    places = {keys[0]: place for keys, _, place in scan_json(file, lambda keys: not keys)}
+    earlier = {key: place.partition(":")[0] for key, place in places.items()}
+    file.write_text('{"b": [3, 4], "a": [1, 2]}')
+    with pytest.raises(
+        DataError, match=r"values.json: no value at .*: the file has changed since it was loaded; load"
+    ):
+        read_named(name_spans(file, places["a"]))
+    # Names of earlier versions say nothing of the value.
+    assert earlier["a"] == "6-12"
+    assert read_named(name_spans(file, earlier["a"])) == [[3, 4]]

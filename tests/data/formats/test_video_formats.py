@@ -11,6 +11,7 @@ from pycocotools import mask as coco
 from video_layouts import (
     FRAMES,
     OUTLINES,
+    mask_lists,
     other,
     rle,
     write_mevis,
@@ -166,6 +167,13 @@ def test_a_file_that_changes_after_it_was_loaded_is_named(tmp_path):
     root = write_mevis(tmp_path)
     rows = find_source(root).load("train")
     path = root / "train" / "mask_dict.json"
+    again = load_json(save_json(rows, tmp_path / "rows.jsonl"))
+    assert np.array_equal(load_masks(again[1]), ONE | TWO)
+    # The same masks in another order: where they stood there are others now.
+    path.write_text(json.dumps(dict(reversed(mask_lists().items()))))
+    for row in (rows[0], again[0]):
+        with pytest.raises(DataError, match=r"mask_dict.json: no value at .*: the file has changed since"):
+            load_masks(row)
     path.write_text(json.dumps({"9": [rle(blob(0))] * 3}))
     with pytest.raises(DataError, match=r"mask_dict.json: no value at .*: the file has changed since it was loaded"):
         load_masks(rows[1])
