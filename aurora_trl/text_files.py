@@ -63,17 +63,31 @@ def read_table(path: str | Path) -> list[tuple[int, list[str]]]:
     return lines
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, unique_keys: bool = True) -> Any:
     """
     `json.loads`, whose every fault is a `ValueError`.
 
+    Args:
+        text (`str` or `bytes`): the JSON.
+        unique_keys (`bool`, *optional*, defaults to `True`): refuse a key that stands twice in an object, of which
+            `json.loads` takes the last without a word.
+
     Raises:
-        `ValueError`: where the text is no JSON, or is nested too deep to be read.
+        `ValueError`: where the text is no JSON, or is nested too deep to be read; names the key that stands twice.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique if unique_keys else None)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key `{twice}` stands twice; remove one of them")
+    return found
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -87,7 +101,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not Path(path).exists():
         raise DataError(f"{path}: no such file; {way_out}")
     try:
-        content = parse_json(read_text(path))
+        content = parse_json(read_text(path), unique_keys=False)  # other programs write these, too, and read them so
     except ValueError as error:
         told = str(error) if isinstance(error, DataError) else f"{path}: not valid JSON ({error})"
         raise DataError(f"{told}; {way_out}") from None

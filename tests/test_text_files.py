@@ -4,9 +4,19 @@ import json
 
 import pytest
 from PIL import Image
+from video_layouts import write_omniavs
 
 from aurora_trl.cli import main
-from aurora_trl.data import DataError, find_source, load_json, load_parquet, load_refavs, save_json, save_parquet
+from aurora_trl.data import (
+    DataError,
+    find_source,
+    load_json,
+    load_parquet,
+    load_reasonseg,
+    load_refavs,
+    save_json,
+    save_parquet,
+)
 
 ROW = {"id": "1", "reference": "the dog", "is_null": True, "frames": ["frame.jpg"]}
 
@@ -67,3 +77,28 @@ def test_slips_and_taken_names(columns, message, rows_file):
 def test_a_column_has_values_of_one_kind(rows_file):
     with pytest.raises(DataError, match=r"rows\.jsonl: the values of `weight` are not all of one kind"):
         load_json(rows_file({**ROW, "weight": "much"}, {**ROW, "id": "2", "weight": {"a": 1}}))
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('{"id": "1", "reference": "the drum", "is_null": true, "frames": ["a.png"], "reference": "it"}', "reference"),
+        ('{"id": "1", "reference": "x", "frames": ["a.png"], "masks": [{"size": [1, 1], "size": [2, 2]}]}', "size"),
+    ],
+)
+def test_a_key_that_stands_twice_in_a_row_is_named(line, key, rows_file):
+    path = rows_file(ROW)
+    path.write_text(json.dumps(ROW) + "\n" + line + "\n")
+    with pytest.raises(DataError, match=rf"rows\.jsonl, line 2: .*the key `{key}` stands twice; remove one of them"):
+        load_json(path)
+
+
+def test_a_key_that_stands_twice_in_other_rows_is_named(tmp_path):
+    queries = tmp_path / "queries.json"
+    queries.write_text('[{"image": "a.png", "query": "x", "is_null": true, "query": "y"}]')
+    with pytest.raises(DataError, match=r"queries\.json: .*the key `query` stands twice"):
+        load_reasonseg(queries, "train")
+    table = write_omniavs(tmp_path) / "meta_expressions_train.jsonl"
+    table.write_text(table.read_text().replace('{"video_name"', '{"expr": "who else", "video_name"', 1))
+    with pytest.raises(DataError, match=r"meta_expressions_train\.jsonl, line 1: .*the key `expr` stands twice"):
+        find_source(tmp_path).load("train")

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import DataError
-from .hints import HINTS, require_inside
+from .hints import HINTS, marks_something, require_inside
 from .json_values import names_values
 from .mask_images import mask_values
 from .mask_text import decode_rle, read_polygons
@@ -18,7 +18,7 @@ from .schema import REFERENCE_MEDIA, Row, check_row, split_mask
 Value = TypeVar("Value")
 Clip = list[tuple[int, dict[str, Any]]]
 # Kinds of problems that are worth knowing of, and can be trained on.
-_TOLD = ("empty mask", "mask values", "outside", "silent sound", "short sound", "class")
+_TOLD = ("empty mask", "mask values", "outside", "contradiction", "silent sound", "short sound", "class")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Problem:
 
     Attributes:
         kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `mask values`, `empty mask`,
-            `outside`, `empty sound`, `silent sound`, `short sound`, `duplicate id`, `class` or `row`.
+            `outside`, `contradiction`, `empty sound`, `silent sound`, `short sound`, `duplicate id`, `class` or `row`.
         text (`str`): one line that names the file or the row and the way out.
         rows (`tuple[int, ...]`): the numbers of the rows that can not be used for it.
     """
@@ -100,11 +100,32 @@ class ClipChecker:
                 faults.append(Fault("mask count", str(error)))
         if not faults and first_size is not None:
             faults += _hint_faults(row, first_size)
-        return faults + self._mask_faults(row, first_size)
+        faults += self._mask_faults(row, first_size)
+        return faults + self._contradictions(row) if self.files.thorough else faults
 
     def _faults_of(self, key: tuple[str, ...], look: Callable[[], None]) -> list[Fault]:
         fault = self.files.once(key, look)
         return [fault] if isinstance(fault, Fault) else []
+
+    def _contradictions(self, row: Row) -> list[Fault]:
+        """What a row says twice, in two ways, of which one is taken."""
+        faults = []
+        if row.get("frames") and row.get("video"):
+            text = (
+                f"row {row['id']!r}: it has `frames` and `video`, and only its `frames` are shown; remove one of them"
+            )
+            faults.append(Fault("contradiction", f"{text}, or call the video `audio` where its sound is meant"))
+        if row.get("is_null"):
+            shown = [name for name in HINTS if marks_something(row, name)]
+            masks = [name for name in row.get("masks") or () if name is not None]
+            look = partial(self.files.any_drawn, {**row, "is_null": False})
+            # Files that can not be read draw nothing: of such a row they are never read otherwise.
+            if masks and self.files.once(("null masks", str(row.get("mask_value")), *masks), look) is True:
+                shown.insert(0, "masks")
+            for name in shown:
+                text = f"row {row['id']!r}: `is_null` is true, and its `{name}` show something; remove one of the two"
+                faults.append(Fault("contradiction", text))
+        return faults
 
     def _mask_faults(self, row: Row, frame_size: tuple[int, int] | None) -> list[Fault]:
         if row.get("is_null"):

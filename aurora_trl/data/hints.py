@@ -67,6 +67,12 @@ def is_marked(row: dict[str, Any]) -> bool:
     return drawn or bool(row.get("is_null")) or any(v is not None for name in HINTS for v in row.get(name) or ())
 
 
+def marks_something(row: dict[str, Any], name: str) -> bool:
+    """Whether a row's `boxes` or `points` say that an object is in any frame; a point off it does not."""
+    values = [value for value in row.get(name) or () if value]
+    return any(name == "boxes" or any(point[2:] != [0] for point in value) for value in values)
+
+
 def hinted_frames(row: dict[str, Any]) -> Sequence[Any]:
     """One entry per frame, not None where it has a box or points; empty where no frame has."""
     columns = [row[name] for name in HINTS if row.get(name)]

@@ -137,6 +137,7 @@ KINDS = [
     lines("no rows", "", "no rows"),
     lines("rows of empty lines", "\n\n\n", "no rows"),
     lines("a row cut short", ROWS + "\n" + ROWS[:20], "line 2", "not valid JSON"),
+    lines("a key of a row that stands twice", ROWS[:-1] + ', "id": "b"}', "line 1", "the key `id` stands twice"),
     lines("a row that is a list", "[1]", "line 1", "list"),
     Kind("no such rows", lambda p: export(p, p.root / "gone.jsonl"), ("gone.jsonl: no such",)),
     Kind("a folder of no format", lambda p: export(p, p.write("some/readme.txt").parent), ("some", "format")),

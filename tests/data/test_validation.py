@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from videos import write_clip
 
 from aurora_trl.cli import main
 from aurora_trl.data import DataError, load_refavs
@@ -183,6 +184,32 @@ def test_headers_are_checked_alike_where_files_are_waited_for(waits, rows, tmp_p
     assert all(f"{i}.jpg: no such frame" in problem.text for i, problem in enumerate(found))
     for limit in (3, 80):
         assert find_problems(clips, thorough=False, limit=limit) == found[:limit]
+
+
+def test_a_row_that_says_two_things_is_told(rows, tmp_path):
+    row = next(row for row in rows if row["masks"])
+    null = {**row, "is_null": True}
+    blank = [None] + [encode_rle(np.zeros((48, 48), np.uint8))] * 9
+    gone = [str(tmp_path / "gone.png")] * 10
+    # Masks of a null row may be there and empty; its files are not read, so they may be gone, too.
+    honest = [{**null, "masks": masks} for masks in (None, blank, gone)]
+    honest += [
+        {**null, "masks": None, "boxes": [[]] * 10},
+        {**null, "masks": None, "points": [[[3, 3, 0]]] + [None] * 9},
+    ]
+    for number, changed in enumerate(honest):
+        assert find_problems([changed]) == [], number
+    two = {**row, "video": write_clip(tmp_path / "clip.mp4", [0, 99], size=(48, 48))}
+    for changed, said in (
+        (null, "`is_null` is true, and its `masks` show something; remove one of the two"),
+        ({**null, "masks": None, "boxes": [[1, 1, 9, 9]] + [None] * 9}, "`is_null` is true, and its `boxes` show"),
+        ({**null, "masks": None, "points": [[[3, 3]]] + [None] * 9}, "`is_null` is true, and its `points` show"),
+        (two, "it has `frames` and `video`, and only its `frames` are shown; remove one of them"),
+    ):
+        (problem,) = find_problems([changed])
+        assert problem.text.startswith(f"row {row['id']!r}: {said}")
+        assert (problem.kind, problem.stops_training) == ("contradiction", False)
+        assert check_dataset([changed]) == []
 
 
 def test_classes_of_the_splits():
