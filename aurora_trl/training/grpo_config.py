@@ -104,6 +104,27 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
         if not self.reward_functions:
             raise ValueError("`reward_functions` is empty: GRPO needs at least one")
 
+    def check_reference(self, *, given: bool, asked: bool) -> None:
+        """
+        Raise for a reference model that can not be had with an adapter.
+
+        Args:
+            given (`bool`): whether the model comes with one.
+            asked (`bool`): whether it gets one.
+
+        Raises:
+            `ValueError`: names the setting.
+        """
+        if self.sync_ref_model and (given or asked):
+            raise ValueError(
+                "`sync_ref_model: true` has nothing to move with LoRA: the reference is the model without its adapter"
+            )
+        if self.beta and given:
+            raise ValueError(
+                f"`beta: {self.beta}` compares with the model without its adapter, and `model` has one that is "
+                "trained: give the name of the adapter's folder as `model`, which merges it, and a `peft_config`"
+            )
+
     def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None) -> Any:
         """As for every phase; a model with queries is refused."""
         if model.seg_queries is not None:

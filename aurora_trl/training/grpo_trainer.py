@@ -30,7 +30,7 @@ from .data_wait import DataWaitLog
 from .epoch_order import EpochOrder
 from .features.cache import FeatureCaching
 from .grpo_config import AuroraGRPOConfig
-from .lora import complete_adapter, unwrap_aurora
+from .lora import set_trainable, unwrap_aurora
 from .mask_targets import MaskTargets
 from .resampling import EqualGroups
 from .rewards import REWARDS, completion_text, get_reward, mask_quality_reward, require_fitting_rewards
@@ -58,7 +58,8 @@ class AuroraGRPOTrainer(
     encoded once into a bank, and completions carry their index.
 
     Args:
-        model (`str` or `AuroraModel`): the policy, or where it is; what the config freezes is frozen here.
+        model (`str`, `AuroraModel` or `PeftModel`): the policy, or where it is; what the config freezes is frozen
+            here. Of a `PeftModel`, such as `load_adapter` returns, the adapter goes on training.
         reward_funcs (`list`): TRL reward functions, or names of ours such as `"iou_reward"`; by default the config's.
             Besides the dataset's columns they get `pred_masks`, per completion logits `(T, h, w)` or None, and
             `masks`, per completion binary `(T, h, w)`: those of the frame, whose longer side has the processor's
@@ -138,13 +139,8 @@ class AuroraGRPOTrainer(
                 f"{type(unwrap_aurora(model).mask_decoder).__name__} has none: leave it out"
             )
         args.add_seg_parts(unwrap_aurora(model))
-        if peft_config is not None:
-            peft_config = complete_adapter(unwrap_aurora(model), peft_config, args.trainable_groups())
-        if args.sync_ref_model and (peft_config is not None or isinstance(model, PeftModel)):
-            raise ValueError(
-                "`sync_ref_model: true` has nothing to move with LoRA: the reference is the model without its adapter"
-            )
-        unwrap_aurora(model).set_trainable(args.trainable_groups())
+        args.check_reference(given=isinstance(model, PeftModel), asked=peft_config is not None)
+        peft_config = set_trainable(model, peft_config, args.trainable_groups())
         unwrap_aurora(model).mask_decoder.frames_at_once = args.mask_frames_at_once
         unwrap_aurora(model).prefill_tokens = args.prefill_tokens
         choose_engine(args.generation_engine, unwrap_aurora(model))

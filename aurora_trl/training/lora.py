@@ -5,12 +5,13 @@ from typing import Any
 
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.save_and_load import get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..models.configuration_aurora import AuroraConfig
 from ..models.modeling_aurora import AuroraModel
-from .arguments import LoraArguments
+from .arguments import FREEZE_FLAGS, LoraArguments
 
 # `[SEG]` has a row in each.
 _TOKEN_TABLES = ("lm_head", "embed_tokens")
@@ -19,6 +20,78 @@ _TOKEN_TABLES = ("lm_head", "embed_tokens")
 def unwrap_aurora(model: PreTrainedModel | PeftModel) -> AuroraModel:
     """The AuroraModel inside a PEFT model, or the model itself."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def set_trainable(model: AuroraModel | PeftModel, peft_config: Any, groups: set[str]) -> Any:
+    """
+    Train what is to be trained and freeze everything else, in a model that has an adapter, gets one, or does without.
+
+    In a `PeftModel` the adapter trains, with what PEFT saves beside it, and no weight that would not be saved.
+
+    Args:
+        model (`AuroraModel` or `PeftModel`): to be trained.
+        peft_config (`PeftConfig`, *optional*): of the adapter that it gets.
+        groups (`set[str]`): the groups of `AuroraModel.trainable_modules()` that train.
+
+    Returns:
+        `PeftConfig` or `None`: completed, see `complete_adapter`.
+
+    Raises:
+        `ValueError`: where a `PeftModel` could not be saved as it is trained, or gets a second adapter.
+    """
+    aurora = unwrap_aurora(model)
+    aurora.set_trainable(groups)
+    if not isinstance(model, PeftModel):
+        return None if peft_config is None else complete_adapter(aurora, peft_config, groups)
+    if peft_config is not None:
+        raise ValueError(
+            "`model` has an adapter already, and `peft_config` asks for another: leave it out to train the first, or "
+            "give the name of the first one's folder as `model`, which merges it"
+        )
+    _require_language_model(groups)
+    if list(model.peft_config) != ["default"]:
+        raise ValueError(
+            f"`model` has the adapters {', '.join(model.peft_config)}: it needs a single one, with the name `default`"
+        )
+    config = model.peft_config["default"]
+    _require_lora(config)
+    saved = get_peft_model_state_dict(model, model.state_dict(keep_vars=True), save_embedding_layers=False)
+    kept = {id(value) for value in saved.values()}
+    _require_saved(aurora, config, groups, kept)
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.requires_grad_(False)
+    return None
+
+
+def _require_saved(model: AuroraModel, config: Any, groups: set[str], kept: set[int]) -> None:
+    """Raise for a part that is to be trained in full and is not among what an adapter keeps, given by id."""
+    parts = {group: model.trainable_modules()[group] for group in sorted(groups - {"language_model"})}
+    if token_tables(model.config) and not getattr(config, "trainable_token_indices", None):
+        tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+        parts["language_model"] = nn.ModuleList(tables)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group, part in parts.items():
+        for name, parameter in part.named_parameters():
+            if parameter.requires_grad and id(parameter) not in kept and "original_module" not in name:
+                freeze = group in FREEZE_FLAGS and group != "language_model"
+                raise ValueError(
+                    f"`model` is a PeftModel whose adapter does not hold {names[id(parameter)]}, which is to be "
+                    "trained and would be lost: give the model without its adapter, and the adapter's config as "
+                    "`peft_config`, which is completed" + (f", or set `freeze_{group}: true`" if freeze else "")
+                )
+
+
+def _require_lora(config: Any) -> None:
+    kind = getattr(config, "peft_type", None)
+    if kind != "LORA":
+        name = getattr(kind, "value", type(config).__name__)
+        raise ValueError(f"an adapter of the kind {name} would not be read again: use a `peft.LoraConfig`")
+
+
+def _require_language_model(groups: set[str]) -> None:
+    if "language_model" not in groups:
+        raise ValueError("an adapter is the language model's: leave `freeze_language_model` off")
 
 
 def lora_config(model: AuroraModel, arguments: LoraArguments, groups: set[str]) -> LoraConfig | None:
@@ -67,10 +140,13 @@ def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
         `PeftConfig`: a copy; one that `lora_config` made stays as it is.
 
     Raises:
-        `ValueError`: where the language model is frozen, or names a layer that is not the language model's.
+        `ValueError`: where the language model is frozen, or the config is not of LoRA, or names a layer that is not
+            the language model's, or trains what is frozen.
     """
-    if "language_model" not in groups:
-        raise ValueError("`peft_config` adapts the language model: leave `freeze_language_model` off")
+    _require_language_model(groups)
+    _require_lora(config)
+    if config.bias == "all":
+        raise ValueError("`bias: all` would train biases of what `freeze_*` freezes: use `lora_only` or `none`")
     config = copy.deepcopy(config)
     layers = _language_layers(model)
     wanted = getattr(config, "target_modules", None)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from peft.utils.other import ModulesToSaveWrapper
 from trl import SFTConfig
 
 from ..models.configuration_aurora import SEG_SOURCES, require_seg_source
@@ -122,6 +123,12 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
     def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None) -> Any:
         """As for every phase; what is read at `[SEG]` may change in supervised ones alone."""
         processor = super().choose_mask_source(model, processor, teacher)
+        in_adapter = any(isinstance(module, ModulesToSaveWrapper) for module in model.mask_decoder.modules())
+        if teacher is not None and self.use_teacher_mask_decoder and in_adapter:
+            raise ValueError(
+                "the model's adapter has a mask decoder of its own, which the teacher's would replace: set "
+                "`use_teacher_mask_decoder: false`"
+            )
         added = model.set_seg_source(self.seg_source, self.num_queries)
         if model.seg_queries is not None:
             self._require_queries_settings(teacher)

@@ -37,7 +37,7 @@ from .epoch_order import EpochOrder
 from .features.cache import FeatureCaching
 from .features.maker import teacher_row_key
 from .fitting_teacher import require_fitting_teacher
-from .lora import complete_adapter, unwrap_aurora
+from .lora import set_trainable, unwrap_aurora
 from .losses import seg_distillation_loss
 from .mask_losses import draw_mask_frames
 from .mask_targets import MaskTargets
@@ -70,7 +70,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
     masks. With the mask and distillation weights at 0 it is TRL's loss, to the bit.
 
     Args:
-        model (`str` or `AuroraModel`): the student, or where it is; what the config freezes is frozen here.
+        model (`str`, `AuroraModel` or `PeftModel`): the student, or where it is; what the config freezes is frozen
+            here. Of a `PeftModel`, such as `load_adapter` returns, the adapter goes on training.
         args (`AuroraSFTConfig`, *optional*): settings.
         data_collator (`Callable`, *optional*): in place of `SFTCollator`.
         train_dataset, eval_dataset (`Dataset`): rows with the columns of `aurora_trl.data.schema`; evaluation also of
@@ -144,10 +145,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         if teacher is not None and args.use_teacher_mask_decoder:
             _take_decoder(aurora, teacher)
             aurora.config.quality_trained = teacher.config.quality_trained or args.mask_quality_loss_weight > 0
-        aurora.set_trainable(args.trainable_groups())
+        peft_config = set_trainable(model, peft_config, args.trainable_groups())
         aurora.mask_decoder.frames_at_once = args.mask_frames_at_once
-        if peft_config is not None:
-            peft_config = complete_adapter(aurora, peft_config, args.trainable_groups())
         self.loader = ClipLoader(processing_class, args.media_cache_clips)
         self._distils = teacher is not None and args.distillation_loss_weight > 0
         reads_masks = args.uses_mask_losses or self._distils

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import IterableDataset
 from grpo_helpers import SETTINGS as GRPO_SETTINGS
-from peft import LoraConfig
+from peft import IA3Config, LoHaConfig, LoraConfig, PromptTuningConfig
 from sft_helpers import SETTINGS
 from torch import nn
 from transformers import BitsAndBytesConfig, TrainerCallback
@@ -161,6 +161,20 @@ def test_an_adapter_elsewhere_is_refused(targets, message, model):
         complete_adapter(model, LoraConfig(target_modules=targets), GROUPS)
     with pytest.raises(ValueError, match="leave `freeze_language_model` off"):
         complete_adapter(model, LoraConfig(target_modules=targets), {"mask_decoder"})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LoHaConfig(target_modules=["q_proj"]), "an adapter of the kind LOHA would not be read again: use a `peft.L"),
+        (IA3Config(), "an adapter of the kind IA3 would not be read again"),
+        (PromptTuningConfig(task_type="CAUSAL_LM"), "an adapter of the kind PROMPT_TUNING would not be read again"),
+        (LoraConfig(bias="all"), "`bias: all` would train biases of what `freeze_.*` freezes: use `lora_only`"),
+    ],
+)
+def test_an_adapter_of_another_kind_is_refused(config, message, model):
+    with pytest.raises(ValueError, match=message):
+        complete_adapter(model, config, GROUPS)
 
 
 def test_quantisation_leaves_what_draws_masks_whole():

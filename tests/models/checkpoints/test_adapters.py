@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from grpo_helpers import letter_reward
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
@@ -187,6 +189,81 @@ def test_the_next_phase_starts_from_it(trained, rows, batch, tmp_path):
     (tmp_path / "other" / "aurora_adapter.json").write_text(json.dumps({**record, "base_weights": "0" * 64}))
     with pytest.raises(ValueError, match="the weights of .*other are not those"):
         AuroraModel.from_pretrained(tmp_path / "grpo", base_model_name_or_path=tmp_path / "other")
+
+
+def changed(before, model):
+    return {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+
+
+@pytest.mark.parametrize("method", ["sft", "grpo"])
+def test_an_adapter_goes_on_training_unmerged(method, trained, rows, cot_rows, tmp_path):
+    """What trains is what is saved: no weight of the base, and none of what a flag has frozen since."""
+    folder, _ = trained
+    model, processor = load_adapter(folder), AuroraProcessor.from_pretrained(folder)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    settings = {**SETTINGS, "save_strategy": "no", "freeze_mask_decoder": True, "output_dir": str(tmp_path / "on")}
+    if method == "sft":
+        args = AuroraSFTConfig(**settings)
+        trainer = AuroraSFTTrainer(model, args, None, cot_rows, processing_class=processor)
+    else:
+        args = AuroraGRPOConfig(num_generations=4, max_completion_length=8, **{**settings, "max_steps": 1})
+        trainer = AuroraGRPOTrainer(model, [letter_reward], args, rows, processing_class=processor)
+    trainer.train()
+    trainer.save_model()
+    moved = changed(before, trainer.model)
+    drawn = ("seg_projector.modules_to_save",) if method == "sft" else ()  # no completion has a [SEG]
+    for part in ("lora_B", "lm_head.modules_to_save", *drawn):
+        assert any(part in name for name in moved), part
+    assert all("lora_" in name or ".modules_to_save.default." in name for name in moved)
+    assert not any("mask_decoder" in name for name in moved)
+    weights = trainer.model.merge_and_unload().state_dict()
+    again = AuroraModel.from_pretrained(tmp_path / "on").state_dict()
+    for name, value in weights.items():
+        torch.testing.assert_close(again[name], value, atol=1e-5, rtol=0, msg=name)
+
+
+def test_an_adapter_that_would_lose_what_trains(trained, checkpoint, rows, cot_rows, tmp_path):
+    base, processor = AuroraModel.from_pretrained(checkpoint), AuroraProcessor.from_pretrained(checkpoint)
+    layers = {"target_modules": base.policy.lora_target_modules, "task_type": "CAUSAL_LM"}
+    tables = ["embed_tokens", "lm_head"]
+
+    def start(model, **settings):
+        args = AuroraSFTConfig(output_dir=str(tmp_path), **{**SETTINGS, **settings})
+        return AuroraSFTTrainer(model, args, None, cot_rows, processing_class=processor)
+
+    frozen = {"freeze_mask_decoder": True, "freeze_seg_projector": True}
+    message = "does not hold .*embed_tokens.*, which is to be trained and would be lost: .* as `peft_config`, which is"
+    with pytest.raises(ValueError, match=message) as caught:
+        start(get_peft_model(base, LoraConfig(**layers)), **frozen)
+    assert "\n" not in str(caught.value)
+    assert "freeze_language_model" not in str(caught.value)
+    base = AuroraModel.from_pretrained(checkpoint)
+    adapted = get_peft_model(base, LoraConfig(**layers, modules_to_save=tables, bias="lora_only", use_dora=True))
+    with pytest.raises(ValueError, match=r"does not hold .*seg_projector.*, or set `freeze_seg_projector: true`"):
+        start(adapted, freeze_mask_decoder=True)
+    before = {name: value.detach().clone() for name, value in adapted.named_parameters()}
+    start(adapted, **frozen).train()
+    kinds = ("lora_A", "lora_B", "lora_magnitude_vector", ".base_layer.bias", "modules_to_save.default.")
+    moved = changed(before, adapted)
+    assert all(any(kind in name for name in moved) for kind in kinds)
+    assert all(any(kind in name for kind in kinds) for name in moved)
+    adapted.add_adapter("other", LoraConfig(**layers))
+    with pytest.raises(ValueError, match="has the adapters default, other: it needs a single one, with the name"):
+        start(adapted, **frozen)
+
+
+def test_what_an_adapter_does_not_go_with(trained, checkpoint, rows, cot_rows, tmp_path):
+    folder, _ = trained
+    args = AuroraSFTConfig(output_dir=str(tmp_path), **SETTINGS)
+    for message, given in (
+        ("has an adapter already, and `peft_config` asks for another", {"peft_config": LoraConfig()}),
+        ("set `use_teacher_mask_decoder: false`", {"teacher": AuroraModel.from_pretrained(checkpoint)}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AuroraSFTTrainer(load_adapter(folder), args, None, cot_rows, **given)
+    args = AuroraGRPOConfig(str(tmp_path), num_generations=4, beta=0.1, **SETTINGS)
+    with pytest.raises(ValueError, match="`beta: 0.1` compares with the model without its adapter, and `model` has"):
+        AuroraGRPOTrainer(load_adapter(folder), [iou_reward], args, rows)
 
 
 def test_in_bf16(trained, batch, tmp_path):
