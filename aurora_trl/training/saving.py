@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from peft import PeftModel
 from safetensors import SafetensorError
@@ -44,6 +45,8 @@ from .checkpoints import (
 from .lora import unwrap_aurora
 from .precision import as_stored, keep_master_weights
 from .same_run import data_of, require_same_data
+
+logger = get_logger(__name__)
 
 
 class AuroraCheckpoints(Trainer):
@@ -115,10 +118,36 @@ class AuroraCheckpoints(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _resuming(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:  # the state is loaded by now
+            self._find_best(Path(checkpoint).parent)
+
+    def _find_best(self, run_dir: Path) -> None:
+        """The state names the best checkpoint by the path that it had: the run may have moved, or be named anew."""
+        step, recorded = self.state.best_global_step, self.state.best_model_checkpoint
+        if not step:
+            return
+        best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        if best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+            if recorded is None:  # transformers has said that it is gone
+                logger.warning(f"{best}: stays the best checkpoint")
+        elif self.args.load_best_model_at_end and recorded is None:  # it is gone, or was never saved
+            logger.warning(
+                f"{best}: the best checkpoint so far is not there: `load_best_model_at_end` takes the best of those "
+                "that come"
+            )
+            self.state.best_metric = self.state.best_global_step = None
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _resuming(checkpoint):
             super()._load_rng_state(checkpoint)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """The Trainer's, which ends with a traceback where an evaluation has no such metric."""
+        name = self.args.metric_for_best_model
+        if name is not None and f"eval_{name.removeprefix('eval_')}" not in metrics:
+            raise DataError(f"`metric_for_best_model: {name}` is none of {', '.join(sorted(metrics))}")
+        return super()._determine_best_metric(metrics, trial)
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where the Trainer puts checkpoints: while it writes one, aside."""
@@ -166,8 +195,8 @@ class AuroraCheckpoints(Trainer):
         limit = self.args.save_total_limit
         if limit is None or limit <= 0:
             return
-        kept = {newest, Path(self.state.best_model_checkpoint or newest)}
-        others = [path for path in find_checkpoints(run_dir) if path not in kept]
+        kept = {newest.resolve(), Path(self.state.best_model_checkpoint or newest).resolve()}
+        others = [path for path in find_checkpoints(run_dir) if path.resolve() not in kept]
         others.sort(key=lambda path: (find_fault(path) is None, step_of(path) < step_of(newest), step_of(path)))
         for path in others[: max(0, len(others) + len(kept) - max(limit, len(kept)))]:
             # Out of the way first: what is deleted in part is no checkpoint.

@@ -294,24 +294,58 @@ def test_rotation_takes_what_is_worth_least(cut, checkpoint, cot_rows, processor
     assert find_fault(cut / "checkpoint-5") is None
 
 
-def test_the_best_is_found_again(checkpoint, cot_rows, processor, tmp_path):
-    settings = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "loss", "save_total_limit": 1}
-    settings |= {"load_best_model_at_end": True, "max_steps": 4}
-    args = AuroraSFTConfig(output_dir=str(tmp_path), **{**QUICK, **SETTINGS, **settings})
-    trainer = AuroraSFTTrainer(
+def start_with_best(checkpoint, rows, processor, folder, **settings):
+    """The fewest tokens are best: those of the first checkpoint."""
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "num_tokens", "greater_is_better": False}
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "save_total_limit": 2}
+    args = AuroraSFTConfig(output_dir=str(folder), **{**QUICK, **SETTINGS, **best, **steps, **settings})
+    return AuroraSFTTrainer(
         model=AuroraModel.from_pretrained(checkpoint),
         args=args,
-        train_dataset=cot_rows,
-        eval_dataset=cot_rows.select(range(4)),
+        train_dataset=rows,
+        eval_dataset=rows.select(range(4)),
         processing_class=processor,
     )
+
+
+def test_the_best_is_found_again(checkpoint, cot_rows, processor, tmp_path, monkeypatch, caplog):
+    """Also by a run that goes on in a folder that has moved, or that is named in another way."""
+    trainer = start_with_best(checkpoint, cot_rows, processor, tmp_path / "run", max_steps=2)
     trainer.train()
-    best = Path(trainer.state.best_model_checkpoint)
-    assert best.parent == tmp_path
+    best = tmp_path / "run" / "checkpoint-1"
+    assert Path(trainer.state.best_model_checkpoint) == best
     state = json.loads((best / "trainer_state.json").read_text())
     assert Path(state["best_model_checkpoint"]) == best
     assert_same(weights(best), trainer.model.state_dict())
     assert find_fault(best) is None
+    shutil.copytree(tmp_path / "run", tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone" / "checkpoint-1")
+    shutil.copytree(tmp_path / "run", tmp_path / "moved")
+
+    def go_on(folder):
+        trainer = start_with_best(checkpoint, cot_rows, processor, folder, max_steps=3)
+        trainer.train(resume_from_checkpoint=True)
+        return trainer
+
+    monkeypatch.chdir(tmp_path)
+    trainer = go_on("run")
+    assert [path.name for path in find_checkpoints("run")] == ["checkpoint-3", "checkpoint-1"]
+    assert_same(weights(best), trainer.model.state_dict())
+    shutil.rmtree(tmp_path / "run")
+    trainer = go_on(tmp_path / "moved")
+    assert Path(trainer.state.best_model_checkpoint) == tmp_path / "moved" / "checkpoint-1"
+    assert [path.name for path in find_checkpoints("moved")] == ["checkpoint-3", "checkpoint-1"]
+    assert_same(weights(tmp_path / "moved" / "checkpoint-1"), trainer.model.state_dict())
+    assert "moved/checkpoint-1: stays the best checkpoint" in caplog.text
+    trainer = go_on(tmp_path / "gone")
+    assert "gone/checkpoint-1: the best checkpoint so far is not there" in caplog.text
+    assert Path(trainer.state.best_model_checkpoint) == tmp_path / "gone" / "checkpoint-3"
+
+
+def test_a_best_by_a_metric_that_is_none(checkpoint, cot_rows, processor, tmp_path):
+    trainer = start_with_best(checkpoint, cot_rows, processor, tmp_path, metric_for_best_model="eval_iuo")
+    with pytest.raises(DataError, match="`metric_for_best_model: eval_iuo` is none of .*eval_iou, eval_loss"):
+        trainer.train()
 
 
 def test_a_run_that_lost_its_folder_writes_no_more(checkpoint, cot_rows, processor, tmp_path):

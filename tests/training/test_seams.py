@@ -42,6 +42,7 @@ SEAMS = {
     ),
     (SFTTrainer, "_save_checkpoint"): "self, model, trial",
     (SFTTrainer, "_get_output_dir"): "self, trial",
+    (SFTTrainer, "_determine_best_metric"): "self, metrics, trial",
     (SFTTrainer, "_get_grad_norm"): "self, model, grad_norm",
     (SFTTrainer, "_load_from_checkpoint"): "self, resume_from_checkpoint, model",
     (SFTTrainer, "_load_optimizer_and_scheduler"): "self, checkpoint",
