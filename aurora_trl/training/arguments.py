@@ -28,6 +28,7 @@ from ..models.checkpoints.hub import RECIPE_FILE
 from ..text_files import read_yaml
 from .dataset_entries import ALL_SUBSETS, DatasetEntry, read_entries
 from .field_types import require_types
+from .flags import did_you_mean, given_flags, require_known_flags
 from .options import check_options
 
 ON_BAD_SAMPLE = ("error", "skip")
@@ -270,20 +271,20 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
     try:
         require_types(with_current_names(content, str(config)), config_classes)
         with _with_current_keys(argv, config, content) as current:
-            parser = TrlParser(config_classes)
+            # A part of a name would be taken for the whole, and be in no recipe that is saved.
+            parser = TrlParser(config_classes, allow_abbrev=False)
+            require_known_flags(argv, parser)
             parser.error = _raise  # type: ignore[method-assign]  # argparse lists all flags first, 200 of them
             configs = parser.parse_args_and_config(args=current, fail_with_unknown_args=True)
         for item in configs:
             if isinstance(item, SFTConfig | GRPOConfig):
                 method = "sft" if isinstance(item, SFTConfig) else "grpo"
-                check_options(item, method, given={*_flags(argv), *with_current_names(content, str(config))})
+                names = {entry.name for entry in fields(item)}
+                given = {*given_flags(argv, names), *with_current_names(content, str(config))}
+                check_options(item, method, given=given)
         return configs
     except (ValueError, TypeError) as error:
         fail(f"{config or 'command line'}: {error}")
-
-
-def _flags(argv: list[str]) -> list[str]:
-    return [word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")]
 
 
 def _raise(message: str) -> NoReturn:
@@ -316,11 +317,7 @@ def _read_recipe(path: Path, config_classes: tuple[type, ...]) -> dict[str, Any]
     known = {name for cls in config_classes for name in (item.name for item in fields(cls))}
     unknown = sorted(set(with_current_names(content, path)) - known)
     if unknown:
-        import difflib
-
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"; did you mean `{close[0]}`?" if close else ""
-        fail(f"{path}: unknown key `{unknown[0]}`{hint}")
+        fail(f"{path}: unknown key `{unknown[0]}`{did_you_mean(unknown[0], known)}")
     return content
 
 
@@ -341,7 +338,7 @@ def recipe_settings(configs: tuple[Any, ...], argv: list[str] | None = None) -> 
         config = argv[argv.index("--config") + 1]
         settings = with_current_names(read_yaml(config), config)
     values = {name: getattr(item, name) for item in configs for name in (entry.name for entry in fields(item))}
-    for flag in _flags(argv):
+    for flag in given_flags(argv, values):
         if flag in values:
             # Paths, enumerations and the like as the text that a YAML would hold.
             plain = json.dumps(values[flag], default=lambda value: getattr(value, "value", str(value)))

@@ -234,6 +234,44 @@ def test_the_saved_recipe_runs_the_phase_again(small, tmp_path):
     assert saved[2].targets == "answer"
 
 
+@pytest.mark.parametrize(
+    ("flags", "saved"),
+    [
+        (["--no_freeze_vision_tower"], {"freeze_vision_tower": False}),
+        (["--no-freeze-vision-tower"], {"freeze_vision_tower": False}),
+        (["--freeze-vision-tower", "false"], {"freeze_vision_tower": False}),
+        (["--no_shared_prefix", "--use_lora"], {"shared_prefix": False, "use_lora": True}),
+    ],
+    ids=str,
+)
+def test_a_flag_of_any_form_is_in_the_saved_recipe(flags, saved, small, tmp_path):
+    classes = (RecipeArguments, LoraArguments, AuroraSFTConfig)
+    argv = ["--config", str(small()), *flags]
+    save_recipe(parse_recipe(classes, argv), argv)
+    file = tmp_path / "out" / "recipe.yaml"
+    assert {name: yaml.safe_load(file.read_text()).get(name) for name in saved} == saved
+    values = {
+        name: value for one in parse_recipe(classes, ["--config", str(file)]) for name, value in vars(one).items()
+    }
+    assert {name: values[name] for name in saved} == saved
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning_r", "1e-3"], "unknown flag `--learning_r`; did you mean `--learning_rate`?"),
+        (["--max_grad=0.3"], "unknown flag `--max_grad`; did you mean `--max_grad_norm`?"),
+        (["--no_freeze_vison_tower"], "did you mean `--no_freeze_vision_tower`?"),
+        (["--qqq"], "unknown flag `--qqq`; --help lists what there is"),
+    ],
+    ids=str,
+)
+def test_a_flag_is_written_out(flags, message, small, capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe((RecipeArguments, LoraArguments, AuroraSFTConfig), ["--config", str(small()), *flags])
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize("flags", [["--config", "nowhere.yaml"], ["--config", "README.md"]])
 def test_no_yaml_at_all(flags, capsys):
     with pytest.raises(SystemExit) as error:

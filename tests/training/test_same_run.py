@@ -50,6 +50,7 @@ def test_a_recipe_that_changed_does_not_go_on(recipe, capsys):
         ([], {"learning_rate": 5.0e-4}, "run: the run that is to go on was begun with `learning_rate` `0.001`, and "),
         ([], {"dataset_path": "./other.jsonl"}, '`dataset_path` `"rows.jsonl"`, and is now `"./other.jsonl"`'),
         (["--seed", "7"], {"max_steps": 3}, "`seed` `42`, and is now `7`"),
+        (["--no_freeze_vision_tower"], {}, "`freeze_vision_tower` `true`, and is now `false`"),
         ([], {"use_lora": True, "targets": "answer"}, "`use_lora` `false`, and is now `true`"),
     ):
         with pytest.raises(SystemExit):
