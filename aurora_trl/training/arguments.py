@@ -283,7 +283,7 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
                 given = {*given_flags(argv, names), *with_current_names(content, str(config))}
                 check_options(item, method, given=given)
         return configs
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError, LookupError, ImportError, OSError) as error:
         fail(f"{config or 'command line'}: {error}")
 
 

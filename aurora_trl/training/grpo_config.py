@@ -10,7 +10,9 @@ from ..generation.answers import check_generate_kwargs
 from ..generation.engines import ENGINES
 from ..generation.engines.vllm import check_vllm_options
 from .mask_config import MaskTrainingArguments
-from .options import check_options, check_values
+from .option_values import check_building, check_ranges, check_values
+from .options import check_options
+from .rewards import get_reward
 
 # What decides how completions are sampled and compared: of `generation_kwargs`, `generate` alone would hear.
 _OWN_OPTIONS = {"temperature": "temperature", "max_new_tokens": "max_completion_length"}
@@ -69,11 +71,12 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
     )
 
     def __post_init__(self) -> None:
-        check_values(self)
+        check_values(self, "grpo")
         check_options(self, "grpo")
         # As a flag it is text until TRL reads it.
         given = self.generation_kwargs or {}
         given = json.loads(given) if isinstance(given, str) else given
+        check_ranges(given, "generation_kwargs")
         if self.use_vllm:
             check_vllm_options(self, given)
         else:
@@ -92,6 +95,7 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
         if self.prefill_tokens < 1:
             raise ValueError(f"`prefill_tokens` must be at least 1, got {self.prefill_tokens}")
         super().__post_init__()
+        check_building(self)
         self.check_mask_arguments()
         if self.resample_equal_groups < 0:
             raise ValueError(f"`resample_equal_groups` must not be negative, got {self.resample_equal_groups}")
@@ -103,6 +107,9 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
             )
         if not self.reward_functions:
             raise ValueError("`reward_functions` is empty: GRPO needs at least one")
+        for name in self.reward_functions:
+            if ":" not in name:  # a module of one's own is looked for where it is used
+                get_reward(name)
 
     def check_reference(self, *, given: bool, asked: bool) -> None:
         """

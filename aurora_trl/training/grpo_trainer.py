@@ -33,7 +33,7 @@ from .grpo_config import AuroraGRPOConfig
 from .lora import set_trainable, unwrap_aurora
 from .mask_targets import MaskTargets
 from .resampling import EqualGroups
-from .rewards import REWARDS, completion_text, get_reward, mask_quality_reward, require_fitting_rewards
+from .rewards import completion_text, get_reward, mask_quality_reward, require_fitting_rewards
 from .rollout_sampler import RolloutRows, RolloutSampler
 from .rollout_states import RolloutStates
 from .sample_log import add_sample_log
@@ -130,7 +130,8 @@ class AuroraGRPOTrainer(
             require_few_objects(dataset.select_columns(sorted(about)), processing_class.max_objects)
         rewards = args.reward_functions if reward_funcs is None else reward_funcs
         rewards = rewards if isinstance(rewards, list) else [rewards]
-        reward_funcs = [get_reward(reward) if reward in REWARDS else reward for reward in rewards]
+        # TRL would ask the Hub for a model of a name that it is given; those have a slash.
+        reward_funcs = [get_reward(one) if isinstance(one, str) and "/" not in one else one for one in rewards]
         names = [reward if isinstance(reward, str) else getattr(reward, "__name__", "") for reward in rewards]
         require_fitting_rewards(names, processing_class.mask_source)
         if mask_quality_reward in reward_funcs and not unwrap_aurora(model).mask_decoder.gives_quality:

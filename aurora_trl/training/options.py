@@ -4,16 +4,12 @@ effect on what is trained here. One table for the check, a test and the docs; an
 makes the test fail, as one of a new TRL does.
 """
 
-import importlib.util
 import logging
-import math
 import os
 import re
 from collections.abc import Collection
 from dataclasses import MISSING, fields
 from typing import Any
-
-from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 logger = logging.getLogger(__name__)
 _WORDS = re.compile(r"\w+")
@@ -173,11 +169,6 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "max_length": (None,),
     "train_sampling_strategy": ("random", "sequential"),
 }
-_POSITIVE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-_NUMBERS = ("learning_rate", "num_train_epochs", "max_grad_norm", "weight_decay", "adam_epsilon", "temperature")
-# Packages of the trackers, where they are not called what `report_to` calls them.
-_TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "comet_ml": ("comet_ml",), "azure_ml": ("azureml",)}
-_NO_TRACKERS = {"none", "all", "codecarbon", "flyte", "dagshub"}
 
 
 def check_options(config: Any, method: str, given: Collection[str] | None = None) -> None:
@@ -211,43 +202,6 @@ def check_options(config: Any, method: str, given: Collection[str] | None = None
             logger.warning(f"`{name}: {_shown(value)}` has no effect here: `use_vllm` is off")
 
 
-def check_values(config: Any) -> None:
-    """
-    Raise for numbers with which nothing could be trained, and for a tracker that is not installed.
-
-    They are looked at before TRL's own checks, which divide by some of them.
-    """
-    for name in _POSITIVE:
-        if (getattr(config, name, 1) or 0) < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {getattr(config, name)}")
-    if getattr(config, "temperature", 1.0) == 0:
-        raise ValueError("`temperature: 0` gives every answer of a group the same: there is nothing to compare")
-    _check_launch(config)
-    dispatching = config.accelerator_config
-    if isinstance(dispatching, dict) and dispatching.get("dispatch_batches"):
-        raise ValueError("`accelerator_config: dispatch_batches` is refused: each process reads its own clips")
-    for name in _NUMBERS:
-        value = getattr(config, name, 0.0)
-        if isinstance(value, float | int) and (not math.isfinite(value) or value < 0):
-            raise ValueError(f"`{name}` must be a number from 0 on, got {value}")
-    for item in fields(config):
-        value = getattr(config, item.name, None)
-        if isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"`{item.name}` must be a number, got nan")
-    if config.max_steps < -1 or config.max_steps == 0:
-        raise ValueError(
-            f"`max_steps` must be at least 1, or -1 for all of `num_train_epochs`, got {config.max_steps}"
-        )
-    given = config.report_to if isinstance(config.report_to, list) else [config.report_to]
-    for tracker in given:
-        if isinstance(tracker, str) and tracker not in {*INTEGRATION_TO_CALLBACK, *_NO_TRACKERS}:
-            raise ValueError(f"`report_to: {tracker}` is no tracker; use {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
-        packages = _TRACKERS.get(tracker, (tracker,))
-        known = isinstance(tracker, str) and tracker not in _NO_TRACKERS
-        if known and not any(importlib.util.find_spec(package) for package in packages):
-            raise ValueError(f"`report_to: {tracker}` needs the package {packages[0]}: install it, or set `none`")
-
-
 # What an accelerate config asks for, by the variable that its launcher sets, and the option that says the same.
 _LAUNCHES = {
     "ACCELERATE_USE_FSDP": ("FSDP", "fsdp"),
@@ -256,7 +210,7 @@ _LAUNCHES = {
 }
 
 
-def _check_launch(config: Any) -> None:
+def check_launch(config: Any) -> None:
     """Raise for what is refused in a recipe, where the launcher asks for it: it would be done without a word."""
     for variable, (what, option) in _LAUNCHES.items():
         if os.environ.get(variable, "").lower() in ("1", "true"):

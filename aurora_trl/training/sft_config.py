@@ -9,7 +9,8 @@ from trl import SFTConfig
 from ..models.configuration_aurora import SEG_SOURCES, require_seg_source
 from ..prompts import TEACHER_TARGETS
 from .mask_config import MaskTrainingArguments
-from .options import check_options, check_values
+from .option_values import check_building, check_values
+from .options import check_options
 
 TARGETS = ("row", *TEACHER_TARGETS)
 
@@ -73,9 +74,10 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
     )
 
     def __post_init__(self) -> None:
-        check_values(self)
+        check_values(self, "sft")
         check_options(self, "sft")
         super().__post_init__()
+        check_building(self)
         self.check_mask_arguments()
         for name in ("label_smoothing_factor", "neftune_noise_alpha"):
             if self.group_by_clip and self.shared_prefix and getattr(self, name):

@@ -45,7 +45,12 @@ def load_model(model: Any, init_kwargs: dict[str, Any] | None, quantization_conf
             "download what it names, and give the folder"
         )
     if isinstance(model, str | Path):
-        return AuroraModel.from_pretrained(str(model), **settings)
+        try:
+            return AuroraModel.from_pretrained(str(model), **settings)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise ValueError(f"`model_init_kwargs`: {error}") from error
     if settings:
         name = next(iter(settings))
         raise ValueError(f"`{name}` is for loading, and the model is loaded: give its name, or load it with `{name}`")

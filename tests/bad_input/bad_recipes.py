@@ -155,6 +155,8 @@ KINDS = [
     recipe("a learning rate of no number", "learning_rate: .nan", "recipe.yaml", "`learning_rate`", "nan"),
     recipe("a learning rate that is a text", "", "recipe.yaml", "learning_rate", "fast", learning_rate="fast"),
     recipe("half of a step", "", "recipe.yaml", "`max_steps`", "whole number", "1.5", max_steps=1.5),
+    recipe("no epochs", "", "recipe.yaml", "`num_train_epochs: 0`", num_train_epochs=0, max_steps=-1),
+    recipe("no generations", "", "`num_generations`", "0", script="grpo", **{**GRPO, "num_generations": 0}),
     recipe("a flag that is a number", "", "recipe.yaml", "`bf16`", "true or false", bf16=7),
     recipe("a seed that is a list", "", "recipe.yaml", "`seed`", "whole number", "[1]", seed=[1]),
     recipe(
@@ -269,6 +271,8 @@ KINDS = [
     phase("a phase of no samples at a time", "recipe.yaml", "batch_size", per_device_train_batch_size=0),
     phase("a phase of fewer than no steps", "recipe.yaml", "`max_steps`", "-5", max_steps=-5),
     phase("a phase whose learning rate is no number", "recipe.yaml", "`learning_rate`", text="learning_rate: .nan"),
+    phase("a phase of a choice that is none", "recipe.yaml", "`log_level`", "'loud'", log_level="loud"),
+    phase("a phase whose schedule lacks a number", "recipe.yaml", "min_lr", lr_scheduler_type="cosine_with_min_lr"),
     phase("a phase without its model", "/gone/model", model_name_or_path="/gone/model"),
     phase("a phase without its data", "/gone/rows.jsonl", dataset_path="/gone/rows.jsonl"),
     phase("a phase that writes elsewhere", "`output_dir`", "`makes`", output_dir="elsewhere"),

@@ -1,6 +1,8 @@
 """Every option of TRL and transformers works, is refused with the reason, or is said to have no effect."""
 
+import inspect
 import logging
+import re
 from contextlib import nullcontext
 from dataclasses import fields
 
@@ -12,10 +14,11 @@ from grpo_helpers import SETTINGS as GRPO_SETTINGS
 from grpo_helpers import build as build_grpo
 from sft_helpers import SETTINGS
 from sft_helpers import build as build_sft
-from trl import GRPOConfig, SFTConfig
+from trl import GRPOConfig, GRPOTrainer, SFTConfig
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig
 from aurora_trl.training.arguments import RecipeArguments, parse_recipe
+from aurora_trl.training.option_values import CHOICES
 from aurora_trl.training.options import NO_EFFECT, REFUSED, WORKS, options_page
 from aurora_trl.training.trainer_inputs import load_model
 
@@ -68,7 +71,48 @@ def make(method, folder, **settings):
         ("sft", {"max_steps": -5}, "`max_steps` must be at least 1, or -1 for all of"),
         ("grpo", {"max_steps": -5}, "`max_steps` must be at least 1"),
         ("grpo", {"temperature": 0.0}, "`temperature: 0` gives every answer of a group the same"),
-        ("grpo", {"epsilon_high": float("nan")}, "`epsilon_high` must be a number, got nan"),
+        ("grpo", {"epsilon_high": float("nan")}, "`epsilon_high` must be a number from 0 on, got nan"),
+        ("grpo", {"entropy_coef": float("nan")}, "`entropy_coef` must be a number, got nan"),
+        ("grpo", {"loss_type": "grpoo"}, "`loss_type` must be one of grpo, dapo, .*, got 'grpoo'"),
+        ("sft", {"loss_type": "dapo"}, "`loss_type` must be one of nll, dft, chunked_nll, got 'dapo'"),
+        ("grpo", {"importance_sampling_level": "sequnce"}, "must be one of token, sequence, got 'sequnce'"),
+        ("grpo", {"scale_rewards": "grop"}, "`scale_rewards` must be one of group, batch, none, got 'grop'"),
+        ("grpo", {"multi_objective_aggregation": "sum"}, "must be one of sum_then_normalize, normalize_then_sum"),
+        ("sft", {"log_level": "loud"}, "`log_level` must be one of .*passive, got 'loud'"),
+        ("grpo", {"num_generations": 0}, "`num_generations` must be at least 2, got 0"),
+        ("grpo", {"num_iterations": 0}, "`num_iterations` must be at least 1, got 0"),
+        ("grpo", {"steps_per_generation": 0}, "`steps_per_generation` must be at least 1, got 0"),
+        ("grpo", {"top_k": -3}, "`top_k` must be at least 0, got -3"),
+        ("grpo", {"top_p": 0}, "`top_p` must be a number above 0 and at most 1, got 0"),
+        ("grpo", {"top_p": 1.5}, "`top_p` must be a number above 0 and at most 1, got 1.5"),
+        ("grpo", {"min_p": 2.0}, "`min_p` must be a number from 0 to 1, got 2.0"),
+        ("grpo", {"repetition_penalty": 0.0}, "`repetition_penalty` must be a number above 0, got 0.0"),
+        ("grpo", {"generation_kwargs": {"top_p": 2.0}}, "`generation_kwargs: top_p` must be a number above 0 and"),
+        ("grpo", {"beta": -1.0}, "`beta` must be a number from 0 on, got -1.0"),
+        ("grpo", {"epsilon": -1.0}, "`epsilon` must be a number from 0 on, got -1.0"),
+        ("grpo", {"reward_functions": ["fromat_reward"]}, "unknown reward function `fromat_reward`"),
+        ("sft", {"label_smoothing_factor": 2.0}, "`label_smoothing_factor` must be a number from 0 to 1, got 2.0"),
+        ("sft", {"adam_beta1": 1.5}, "`adam_beta1` must be a number from 0 on and below 1, got 1.5"),
+        ("sft", {"neftune_noise_alpha": -1.0}, "`neftune_noise_alpha` must be a number from 0 on, got -1.0"),
+        ("sft", {"dataloader_num_workers": -1}, "`dataloader_num_workers` must be at least 0, got -1"),
+        ("sft", {"seed": -1}, "`seed` must be a whole number from 0 to 4294967295, got -1"),
+        ("sft", {"num_train_epochs": 0, "max_steps": -1}, "`num_train_epochs: 0` takes no step: set it above 0"),
+        (
+            "sft",
+            {"save_strategy": "steps", "save_steps": 0},
+            '`save_steps` must be above 0, got 0; `save_strategy: "n',
+        ),
+        (
+            "sft",
+            {"optim": "galore_adamw", "optim_target_modules": ["q_proj"]},
+            "`optim: galore_adamw` can not be made",
+        ),
+        ("sft", {"optim_args": "foo"}, "`optim: adamw_torch_fused` with `optim_args: foo` can not be made"),
+        ("sft", {"lr_scheduler_type": "cosine_with_min_lr"}, "`lr_scheduler_type: cosine_with_min_lr` can not be"),
+        ("sft", {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"min_lr": 1e-6}}, "keyword argument 'min_lr'"),
+        ("sft", {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": "x"}}, "`lr_scheduler_kwargs: "),
+        ("sft", {"gradient_checkpointing_kwargs": {"use_reentrantt": False}}, "has no `use_reentrantt`; use "),
+        ("sft", {"model_init_kwargs": {"dtypee": "float32"}}, "has no `dtypee`; did you mean `dtype`"),
         ("sft", {"train_sampling_strategy": "group_by_length"}, "the length of a row is known once its clip is read"),
         ("sft", {"train_sampling_strategy": "sequential", "group_by_clip": True}, "orders the rows itself"),
         ("grpo", {"generation_kwargs": {"temperature": 0.2}}, "the loss would not know; set `temperature`"),
@@ -89,6 +133,47 @@ def test_what_can_not_work_is_one_line(method, settings, message, tmp_path, monk
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
+        ("grpo", {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "epsilon": 0.0, "beta": 0.04, "scale_rewards": False}),
+        ("grpo", {"scale_rewards": True, "loss_type": "dr_grpo", "delta": 1.5, "steps_per_generation": 2}),
+        ("grpo", {"reward_functions": ["my_rewards:small", "iou_reward"], "num_train_epochs": 0.5, "max_steps": -1}),
+        ("sft", {"save_strategy": "no", "save_steps": 0, "logging_strategy": "epoch", "num_train_epochs": 0}),
+        ("sft", {"save_strategy": "steps", "save_steps": 0.25, "eval_strategy": "steps", "eval_steps": 0}),
+        ("sft", {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": '{"min_lr": 1e-6}'}),
+        (
+            "sft",
+            {
+                "lr_scheduler_type": "warmup_stable_decay",
+                "lr_scheduler_kwargs": {"num_decay_steps": 10},
+                "max_steps": -1,
+                "warmup_steps": 0.1,
+            },
+        ),
+        ("sft", {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "warmup_steps": 9}),
+        ("sft", {"lr_scheduler_type": "polynomial", "learning_rate": 0.1, "max_steps": 2}),
+        ("sft", {"optim": "adafactor"}),
+        ("sft", {"optim": "sgd", "optim_args": "momentum=0.9"}),
+        ("sft", {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}),
+        ("sft", {"model_init_kwargs": {"dtype": "float32", "device_map": "cpu", "attn_implementation": "sdpa"}}),
+    ],
+    ids=str,
+)
+def test_what_is_right_is_taken(method, settings, tmp_path):
+    assert make(method, tmp_path, **settings)
+
+
+def test_every_choice_is_one_of_trls():
+    """Where this fails TRL has other choices: see `CHOICES`."""
+    source = inspect.getsource(GRPOTrainer._compute_loss) + inspect.getsource(GRPOTrainer)
+    for choices in CHOICES["grpo"].values():
+        assert all(f'"{choice}"' in source for choice in choices if isinstance(choice, str))
+    compared = re.findall(r'self\.loss_type (?:==|in) (\[[^]]*\]|"\w+")', source)
+    assert set(re.findall(r'"(\w+)"', "".join(compared))) == set(CHOICES["grpo"]["loss_type"])
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("sft", {"optim_args": "foo=1"}),
         ("sft", {"truncation_mode": "keep_end"}),
         ("sft", {"do_predict": True}),
         ("grpo", {"vllm_mode": "server"}),
@@ -228,6 +313,11 @@ def test_what_a_launch_asks_for(variable, value, settings, said, tmp_path, monke
 def test_what_names_other_weights_than_the_processors(name, checkpoint):
     with pytest.raises(ValueError, match=f"`model_init_kwargs: {name}` is refused"):
         load_model(str(checkpoint), {name: "v2"}, None)
+
+
+def test_a_loading_argument_that_is_none(checkpoint):
+    with pytest.raises(ValueError, match="`model_init_kwargs`: .* unexpected keyword argument 'qqq'"):
+        load_model(str(checkpoint), {"qqq": 1}, None)
 
 
 def test_rows_in_their_order(checkpoint, cot_rows, processor, tmp_path):

@@ -109,6 +109,23 @@ def test_what_clips_can_not_have_is_one_line(trainer, given, message, model, pro
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("reward", ["fromat_reward", ["iou_reward", "no_module_of_mine:small"]])
+def test_a_reward_by_a_name_that_is_none(reward, model, processor, cot_rows, tmp_path):
+    """TRL would ask the Hub for a model of that name."""
+    with pytest.raises(ValueError, match=r"reward function `(fromat_reward|no_module_of_mine:small)`"):
+        AuroraGRPOTrainer(model, reward, grpo_args(tmp_path), cot_rows, processing_class=processor)
+
+
+def test_a_reward_of_a_module_of_ones_own(model, processor, cot_rows, tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text(
+        "def small(completions, **columns):\n    return [0.5] * len(completions)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    args = grpo_args(tmp_path / "out", reward_functions=["my_rewards:small"])
+    trainer = AuroraGRPOTrainer(model, args=args, train_dataset=cot_rows, processing_class=processor)
+    assert [function.__name__ for function in trainer.reward_funcs] == ["small"]
+
+
 def adapter_parts(trainer):
     """Names of the adapted layers, and of what trains in full."""
     named = [name for name, p in trainer.model.named_parameters() if p.requires_grad]
