@@ -91,7 +91,13 @@ def score_again(name: str, *named: str, words: str = "--protocol aurora", metric
 
 KINDS = [
     tables("scores of a row cut short", "eval/sft/scores.refavs.jsonl", '{"id', "scores.refavs.jsonl, line 1"),
-    tables("scores of a row without its clip", "eval/sft/scores.refavs.jsonl", {"id": "a", "row": 1}, "line 1", "no `clip`"),
+    tables(
+        "scores of a row without its clip",
+        "eval/sft/scores.refavs.jsonl",
+        {"id": "a", "row": 1},
+        "line 1",
+        "no `clip`",
+    ),
     tables("answers of a phase cut short", "eval/sft/answers.jsonl", '{"id', "answers.jsonl, line 1"),
     tables("failures without numbers", "reflective.report.json", {"kinds": {"temporal": 3}}, "`temporal`", "`count`"),
     tables("a log of GRPO without steps", "grpo/trainer_state.json", {"log_history": 3}, "`log_history`"),
