@@ -119,9 +119,9 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
                 "order: leave one of them out"
             )
 
-    def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None) -> Any:
+    def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None, rows: Any = None) -> Any:
         """As for every phase; what is read at `[SEG]` may change in supervised ones alone."""
-        processor = super().choose_mask_source(model, processor, teacher)
+        processor = super().choose_mask_source(model, processor, teacher, rows)
         added = model.set_seg_source(self.seg_source, self.num_queries)
         if model.seg_queries is not None:
             self._require_queries_settings(teacher)

@@ -126,7 +126,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
         aurora = unwrap_aurora(model)
-        processing_class = args.choose_mask_source(aurora, processing_class, teacher)
+        processing_class = args.choose_mask_source(aurora, processing_class, teacher, train_dataset)
         boxes = None
         if processing_class.mask_source == "box":
             boxes = BoxTargets(processing_class, args.box_frames, 8 * args.media_cache_clips)
