@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import release_all
 from ..models.checkpoints.hub import RECIPE_FILE
 from ..text_files import read_yaml
-from .dataset_entries import ALL_SUBSETS, DatasetEntry, read_entries
+from .dataset_entries import ALL_SUBSETS, DatasetEntry, read_entries, say_idle_evaluation
 from .field_types import require_types
 from .options import check_options
 
@@ -41,13 +41,8 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 
 # The parameter groups of `AuroraModel.trainable_modules()`, by the flag that freezes them.
 FREEZE_FLAGS = (
-    "vision_tower",
-    "audio_tower",
-    "connector",
-    "language_model",
-    "seg_projector",
-    "mask_encoder",
-    "mask_decoder",
+    *("vision_tower", "audio_tower", "connector", "language_model"),
+    *("seg_projector", "mask_encoder", "mask_decoder"),
 )
 
 
@@ -176,9 +171,11 @@ class RecipeArguments:
         The rows to evaluate on during training, as `load_train` has them, by the dataset's name where there are
         several; None where `eval_split` names none.
         """
+        entries = self.entries()
+        say_idle_evaluation(entries, config, eval_dataset_path=self.eval_dataset_path)
         if self.datasets is not None:
             splits = {}
-            for entry in self.entries():
+            for entry in entries:
                 if entry.eval_split is not None:
                     record = f"skipped_eval_{entry.name}.jsonl"
                     rows = self._load(entry, entry.eval_split, entry.max_eval_samples, config, record)
@@ -186,7 +183,7 @@ class RecipeArguments:
             return splits or None
         if self.eval_split is None:
             return None
-        entry = self.entries()[0]
+        entry = entries[0]
         if self.eval_dataset_path is not None and self.eval_dataset_path != entry.path:
             entry = DatasetEntry(self.eval_dataset_path)  # another dataset shows its own format
         return self._load(entry, self.eval_split, self.max_eval_samples, config, "skipped_eval.jsonl")
@@ -237,6 +234,12 @@ class LoraArguments:
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}")
 
+    def require_none(self, given: Collection[str]) -> None:
+        """Raise `ValueError` where a recipe names a setting of LoRA and does not say whether it is on."""
+        name = next((item.name for item in fields(self) if item.name in given), None)
+        if name is not None:
+            raise ValueError(f"`{name}: {getattr(self, name)}` would train no adapter: set `use_lora: true`")
+
 
 def fail(message: object, *, after_progress: bool = False) -> NoReturn:
     """One line on stderr, exit code 1; `after_progress`: below a bar that is not through."""
@@ -273,10 +276,12 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
             parser = TrlParser(config_classes)
             parser.error = _raise  # type: ignore[method-assign]  # argparse lists all flags first, 200 of them
             configs = parser.parse_args_and_config(args=current, fail_with_unknown_args=True)
+        given = {*_flags(argv), *with_current_names(content, str(config))}
         for item in configs:
             if isinstance(item, SFTConfig | GRPOConfig):
-                method = "sft" if isinstance(item, SFTConfig) else "grpo"
-                check_options(item, method, given={*_flags(argv), *with_current_names(content, str(config))})
+                check_options(item, "sft" if isinstance(item, SFTConfig) else "grpo", given=given)
+            if isinstance(item, LoraArguments) and "use_lora" not in given:
+                item.require_none(given)
         return configs
     except (ValueError, TypeError) as error:
         fail(f"{config or 'command line'}: {error}")

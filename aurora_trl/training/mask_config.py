@@ -8,6 +8,7 @@ from ..data.hints import has_hints
 from ..models.configuration_aurora import MASK_SOURCES
 from ..models.mask_decoders.base import FRAMES_AT_ONCE
 from .arguments import FREEZE_FLAGS
+from .options import say_idle
 
 # Those that can show samples.
 TRACKERS = ("trackio", "wandb", "tensorboard")
@@ -173,6 +174,8 @@ class MaskTrainingArguments:
             self.require_box_settings()
         if self.alignment_temperature <= 0:
             raise ValueError(f"`alignment_temperature` must be above 0, got {self.alignment_temperature}")
+        if self.alignment_loss_weight == 0 and self.alignment_temperature != type(self).alignment_temperature:
+            say_idle("alignment_temperature", self.alignment_temperature, "`alignment_loss_weight` is 0")
         if self.alignment_loss_weight > 0 and getattr(self, "per_device_train_batch_size", None) == 1:
             raise ValueError(
                 "`alignment_loss_weight` compares the references of a batch, and `per_device_train_batch_size` is 1: "

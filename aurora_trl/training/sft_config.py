@@ -8,7 +8,7 @@ from trl import SFTConfig
 from ..models.configuration_aurora import SEG_SOURCES, require_seg_source
 from ..prompts import TEACHER_TARGETS
 from .mask_config import MaskTrainingArguments
-from .options import check_options, check_values
+from .options import check_options, check_values, say_idle
 
 TARGETS = ("row", *TEACHER_TARGETS)
 
@@ -125,6 +125,10 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
         added = model.set_seg_source(self.seg_source, self.num_queries)
         if model.seg_queries is not None:
             self._require_queries_settings(teacher)
+        if teacher is None and self.teacher_targets != "answer":
+            say_idle("teacher_targets", self.teacher_targets, "there is no teacher")
+        if processor.mask_source != "box" and self.box_frames != 1:
+            say_idle("box_frames", self.box_frames, "`mask_source` is not `box`")
         if teacher is not None and teacher.seg_queries is not None:
             raise ValueError(
                 "a teacher with `seg_source: queries` has no feature at [SEG]: take one that writes [SEG]"
