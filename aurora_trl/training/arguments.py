@@ -69,7 +69,8 @@ class RecipeArguments:
             says which.
         train_split (`str`, *optional*, defaults to `"train"`): split to train on.
         eval_split (`str`, *optional*): split to evaluate on during training; none by default.
-        eval_dataset_path (`str`, *optional*): where the evaluation split is, if not in `dataset_path`.
+        eval_dataset_path (`str`, *optional*): where the evaluation split is, if not in `dataset_path`. Its format is
+            what its files show; `dataset_format`, `dataset_subset` and `dataset_objects` hold for it where they fit.
         max_train_samples, max_eval_samples (`int`, *optional*): use the first rows of a seeded shuffle only.
         repeat_null_rows (`int`, *optional*, defaults to 1): how often a reference that matches nothing comes in an
             epoch of training. They are rare (4 % in Ref-AVS), and few of them are outvoted: a model that may answer
@@ -185,7 +186,7 @@ class RecipeArguments:
             return None
         entry = entries[0]
         if self.eval_dataset_path is not None and self.eval_dataset_path != entry.path:
-            entry = DatasetEntry(self.eval_dataset_path)  # another dataset shows its own format
+            entry = entry.beside(self.eval_dataset_path)
         return self._load(entry, self.eval_split, self.max_eval_samples, config, "skipped_eval.jsonl")
 
     def _load(

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..data.formats.expressions import OBJECTS
-from ..data.formats.registry import FORMATS, SUBSETS
+from ..data.formats.registry import FORMATS, SUBSETS, find_beside
 from .options import say_idle
 
 ALL_SUBSETS = tuple(dict.fromkeys(name for known in SUBSETS.values() for name in known))
@@ -41,6 +41,11 @@ class DatasetEntry:
     eval_split: str | None = None
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
+
+    def beside(self, path: str) -> "DatasetEntry":
+        """What is said here, about the dataset at another path, as far as it fits."""
+        source = find_beside(path, self.format, self.subset, self.objects)
+        return replace(self, path=path, format=source.format, subset=source.subset, objects=source.objects)
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
