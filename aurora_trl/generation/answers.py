@@ -209,7 +209,8 @@ def answer_batch(
 
     def write(numbers: Sequence[int], **settings: Any) -> list[Answer]:
         settings = {"do_sample": False, **generate_kwargs, **settings}
-        return _write_answers(model, processor, questions, numbers, engine, choosing.needs_quality, settings)
+        scored = choosing.scored or choosing.needs_quality
+        return _write_answers(model, processor, questions, numbers, engine, scored, settings)
 
     def check(numbers: Sequence[int], answers: Sequence[Answer]) -> list[float]:
         return check_answers(model, processor, loader, [rows[number] for number in numbers], answers)
