@@ -33,7 +33,8 @@ class MaskTrainingArguments:
             connector and the mask decoder's image encoder.
         shared_prefix (`bool`, *optional*, defaults to `True`): read once what rows begin with in common, where the
             policy supports it: a prompt for all its completions in GRPO, a clip for all its references in a supervised
-            batch (see `group_by_clip`). The results are those of reading it each time.
+            batch (see `group_by_clip`). The results are those of reading it each time. With `label_smoothing_factor`
+            or `neftune_noise_alpha`, which look at whole rows, a supervised batch reads it each time.
         media_cache_clips (`int`, *optional*, defaults to 0): clips kept in memory by each loading process.
         feature_cache (`str`, *optional*): a folder, the same for all processes, in which what frozen models make of
             clips is kept between epochs, runs and phases: the mask encoder's image features, and in SFT the teacher's

@@ -97,6 +97,11 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
                 f"`teacher_targets` must be one of {', '.join(TEACHER_TARGETS)}, got {self.teacher_targets!r}"
             )
 
+    @property
+    def reads_prefix_once(self) -> bool:
+        """`shared_prefix`, unless something looks at whole rows: at all their labels, or at how long they are."""
+        return self.shared_prefix and not self.label_smoothing_factor and not self.neftune_noise_alpha
+
     def _check_seg_source(self) -> None:
         """Raise `ValueError` for no value of `seg_source` or `num_queries`, or another setting that needs `[SEG]`."""
         if self.seg_source is not None or self.num_queries is not None:

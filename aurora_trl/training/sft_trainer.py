@@ -178,7 +178,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
             or SFTCollator(
                 self.loader,
                 keep_rows=self._distils,
-                share_prefix=shares_prefix([aurora], args.shared_prefix),
+                share_prefix=shares_prefix([aurora], args.reads_prefix_once),
                 with_masks=reads_masks,
                 relate=args.alignment_loss_weight > 0,
                 boxes=boxes,
