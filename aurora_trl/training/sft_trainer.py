@@ -153,12 +153,13 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         reads_masks = args.uses_mask_losses or self._distils
         self.loader.mask_inputs = reads_masks
         self.loader.allow_unmarked = args.allow_unmarked_rows
+        datasets = (train_dataset, *listed(eval_dataset))
         if (reads_masks or boxes is not None) and not args.allow_unmarked_rows:
-            for dataset in (train_dataset, *listed(eval_dataset)):
+            for dataset in datasets:
                 if not isinstance(dataset, IterableDataset):
                     require_marked(dataset)
         if teacher is not None and self._distils:
-            require_fitting_teacher(teacher, processing_class, args.teacher_targets)
+            require_fitting_teacher(teacher, processing_class, args.teacher_targets, datasets)
             if (
                 max_objects > 1
                 and not is_stream
@@ -379,10 +380,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         if checkpoint is None:
             return
         # A checkpoint of an earlier version, or of fewer processes, has no such files.
-        tokens, features = (
-            Path(checkpoint, _TOKENS_FILE),
-            Path(checkpoint, _TEACHER_FILE.format(self.args.process_index)),
-        )
+        tokens = Path(checkpoint, _TOKENS_FILE)
+        features = Path(checkpoint, _TEACHER_FILE.format(self.args.process_index))
         if tokens.is_file():
             self._total_train_tokens = json.loads(tokens.read_text())
         if features.is_file() and self._distils and self.args.feature_cache is None:
