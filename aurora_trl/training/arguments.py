@@ -28,7 +28,7 @@ from ..models.checkpoints.hub import RECIPE_FILE
 from ..text_files import read_yaml
 from .dataset_entries import ALL_SUBSETS, DatasetEntry, read_entries, say_idle_evaluation
 from .field_types import require_types
-from .options import check_options
+from .options import check_options, say_idle
 
 ON_BAD_SAMPLE = ("error", "skip")
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -235,11 +235,10 @@ class LoraArguments:
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}")
 
-    def require_none(self, given: Collection[str]) -> None:
-        """Raise `ValueError` where a recipe names a setting of LoRA and does not say whether it is on."""
-        name = next((item.name for item in fields(self) if item.name in given), None)
-        if name is not None:
-            raise ValueError(f"`{name}: {getattr(self, name)}` would train no adapter: set `use_lora: true`")
+    def say_idle(self, given: Collection[str]) -> None:
+        """Say which of the settings that a recipe names do nothing, where it does not say whether LoRA is on."""
+        for name in (item.name for item in fields(self) if item.name in given):
+            say_idle(name, getattr(self, name), "`use_lora` is off, and all weights train that are not frozen")
 
 
 def fail(message: object, *, after_progress: bool = False) -> NoReturn:
@@ -282,7 +281,7 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
             if isinstance(item, SFTConfig | GRPOConfig):
                 check_options(item, "sft" if isinstance(item, SFTConfig) else "grpo", given=given)
             if isinstance(item, LoraArguments) and "use_lora" not in given:
-                item.require_none(given)
+                item.say_idle(given)
         return configs
     except (ValueError, TypeError) as error:
         fail(f"{config or 'command line'}: {error}")

@@ -115,8 +115,8 @@ def test_what_is_done_anyway_is_taken_without_a_word(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("settings", "flags", "said"),
     [
-        ({"lora_r": 64}, [], "`lora_r: 64` would train no adapter: set `use_lora: true`"),
-        ({}, ["--lora_alpha", "32"], "`lora_alpha: 32` would train no adapter"),
+        ({"lora_r": 64}, [], "`lora_r: 64` has no effect here: `use_lora` is off"),
+        ({}, ["--lora_alpha", "32"], "`lora_alpha: 32` has no effect here: `use_lora` is off"),
         ({"lora_r": 64, "use_lora": True}, [], ""),
         ({"lora_r": 64, "use_lora": True}, ["--use_lora", "false"], ""),
         ({"eval_split": "val"}, [], "`eval_split: val` has no effect here: `eval_strategy` is `no`"),
