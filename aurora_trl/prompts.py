@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .box_text import strip_boxes
+from .errors import DataError
 
 SEG_TOKEN = "[SEG]"
 VIDEO_TOKEN = "<video>"
@@ -198,12 +199,15 @@ def teacher_target(row: dict[str, Any], targets: str = "answer", num_objects: in
         `str`: the text of the assistant turn.
 
     Raises:
-        `ValueError`: where the class sentence is asked for and the row has no class.
+        `DataError`: where the class sentence is asked for and the row has no class.
     """
     if targets == "answer":
         return answer_sentence(num_objects)
     if row.get("class_name") is None:
-        raise ValueError("`class` targets need the class of every row; use `answer` where the dataset names none")
+        raise DataError(
+            f"row {row.get('id')!r}: it has no `class_name`, and `targets: class` and `teacher_targets: class` need "
+            "the class of every row; use `answer` where the dataset names none"
+        )
     name = display_class(row["class_name"])
     sentence = CLASS_SENTENCE.format(class_name=name if row.get("is_null") else f"the {name}")
     return f"So {sentence} {answer_sentence(num_objects)}"

@@ -73,6 +73,20 @@ def marks_something(row: dict[str, Any], name: str) -> bool:
     return any(name == "boxes" or any(point[2:] != [0] for point in value) for value in values)
 
 
+def has_hints(dataset: Any, names: Sequence[str]) -> bool:
+    """
+    Whether any row is marked in any frame.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): rows; of a stream the first one alone is looked at, for its columns.
+        names (`Sequence[str]`): of `HINTS`, those that count.
+    """
+    if not hasattr(dataset, "__len__"):
+        return any(name in row for row in dataset.take(1) for name in names)
+    known = [name for name in names if name in dataset.column_names]
+    return any(value for name in known for values in dataset[name] for value in values or ())
+
+
 def hinted_frames(row: dict[str, Any]) -> Sequence[Any]:
     """One entry per frame, not None where it has a box or points; empty where no frame has."""
     columns = [row[name] for name in HINTS if row.get(name)]

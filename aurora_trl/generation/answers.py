@@ -178,7 +178,8 @@ def answer_batch(
         # Answers to choose from are sampled from all tokens; transformers' own default is the 50 likeliest.
         given = {"top_k": 0, **generate_kwargs} if choosing.is_on else generate_kwargs
         settings = {"do_sample": False, **given, **settings}
-        return _write_answers(model, processor, questions, numbers, engine, choosing.needs_quality, settings)
+        scored = choosing.scored or choosing.needs_quality
+        return _write_answers(model, processor, questions, numbers, engine, scored, settings)
 
     def check(numbers: Sequence[int], answers: Sequence[Answer]) -> list[float]:
         return check_answers(model, processor, loader, [rows[number] for number in numbers], answers)

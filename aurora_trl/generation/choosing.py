@@ -50,6 +50,8 @@ class Choosing:
         threshold (`float`, *optional*, defaults to 0.5): a score below it is a no.
         temperature (`float`, *optional*, defaults to 1.0): of what is sampled.
         seed (`int`, *optional*, defaults to 0): the same seed, rows and batches give the same answers.
+        scored (`bool`, *optional*, defaults to `False`): give answers the mask decoder's score of their masks where
+            nothing is chosen by it, too.
 
     Raises:
         `ValueError`: for a value out of range, and where several answers and retries are asked for at once.
@@ -62,6 +64,7 @@ class Choosing:
     threshold: float = 0.5
     temperature: float = 1.0
     seed: int = 0
+    scored: bool = False
 
     def __post_init__(self) -> None:
         for name, lowest in (("num_answers", 1), ("retries", 0), ("seed", 0)):

@@ -1,5 +1,6 @@
 """What the completions of a rollout share, and how they stay together when it is shuffled and split."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,11 +63,7 @@ class ClipBank:
     @property
     def framed(self) -> torch.Tensor:
         """Targets `(B, T, M, M)` that show how much of the decoder's square a completion's frames take."""
-        boxes = self.hints.get("box_masks")
-        if boxes is None:
-            return self.masks
-        unknown = ~has_target(self.masks).any(dim=1)
-        return torch.where(unknown[:, None, None, None], boxes, self.masks)
+        return framed_targets(self.masks, self.hints)
 
     def targets(self, samples: torch.Tensor) -> dict[str, Any]:
         """What the masks of completions are compared with, by the names that a supervised batch has for it."""
@@ -120,3 +117,12 @@ def regroup(batches: list[dict[str, Any]], prompt_index: torch.Tensor) -> list[d
 
     columns = {name: ordered([batch[name] for batch in batches]) for name in batches[0]}
     return [{name: parts[i] for name, parts in columns.items()} for i in range(len(batches))]
+
+
+def framed_targets(masks: torch.Tensor, hints: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Masks `(B, T, M, M)`, and filled boxes where nobody has drawn any: both end where the frame ends."""
+    boxes = hints.get("box_masks")
+    if boxes is None:
+        return masks
+    unknown = ~has_target(masks).any(dim=1)
+    return torch.where(unknown[:, None, None, None], boxes, masks)

@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,10 +26,10 @@ from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import release_all
 from ..models.checkpoints.hub import RECIPE_FILE
 from ..text_files import read_yaml
-from .dataset_entries import ALL_SUBSETS, DatasetEntry, read_entries
+from .dataset_entries import ALL_SUBSETS, DatasetEntry, read_entries, say_idle_evaluation
 from .field_types import require_types
 from .flags import did_you_mean, given_flags, require_known_flags
-from .options import check_options
+from .options import check_options, say_idle
 
 ON_BAD_SAMPLE = ("error", "skip")
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -42,13 +42,8 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 
 # The parameter groups of `AuroraModel.trainable_modules()`, by the flag that freezes them.
 FREEZE_FLAGS = (
-    "vision_tower",
-    "audio_tower",
-    "connector",
-    "language_model",
-    "seg_projector",
-    "mask_encoder",
-    "mask_decoder",
+    *("vision_tower", "audio_tower", "connector", "language_model"),
+    *("seg_projector", "mask_encoder", "mask_decoder"),
 )
 
 
@@ -75,7 +70,8 @@ class RecipeArguments:
             says which.
         train_split (`str`, *optional*, defaults to `"train"`): split to train on.
         eval_split (`str`, *optional*): split to evaluate on during training; none by default.
-        eval_dataset_path (`str`, *optional*): where the evaluation split is, if not in `dataset_path`.
+        eval_dataset_path (`str`, *optional*): where the evaluation split is, if not in `dataset_path`. Its format is
+            what its files show; `dataset_format`, `dataset_subset` and `dataset_objects` hold for it where they fit.
         max_train_samples, max_eval_samples (`int`, *optional*): use the first rows of a seeded shuffle only.
         repeat_null_rows (`int`, *optional*, defaults to 1): how often a reference that matches nothing comes in an
             epoch of training. They are rare (4 % in Ref-AVS), and few of them are outvoted: a model that may answer
@@ -177,9 +173,11 @@ class RecipeArguments:
         The rows to evaluate on during training, as `load_train` has them, by the dataset's name where there are
         several; None where `eval_split` names none.
         """
+        entries = self.entries()
+        say_idle_evaluation(entries, config, eval_dataset_path=self.eval_dataset_path)
         if self.datasets is not None:
             splits = {}
-            for entry in self.entries():
+            for entry in entries:
                 if entry.eval_split is not None:
                     record = f"skipped_eval_{entry.name}.jsonl"
                     rows = self._load(entry, entry.eval_split, entry.max_eval_samples, config, record)
@@ -187,9 +185,9 @@ class RecipeArguments:
             return splits or None
         if self.eval_split is None:
             return None
-        entry = self.entries()[0]
+        entry = entries[0]
         if self.eval_dataset_path is not None and self.eval_dataset_path != entry.path:
-            entry = DatasetEntry(self.eval_dataset_path)  # another dataset shows its own format
+            entry = entry.beside(self.eval_dataset_path)
         return self._load(entry, self.eval_split, self.max_eval_samples, config, "skipped_eval.jsonl")
 
     def _load(
@@ -238,6 +236,11 @@ class LoraArguments:
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}")
 
+    def say_idle(self, given: Collection[str]) -> None:
+        """Say which of the settings that a recipe names do nothing, where it does not say whether LoRA is on."""
+        for name in (item.name for item in fields(self) if item.name in given):
+            say_idle(name, getattr(self, name), "`use_lora` is off, and all weights train that are not frozen")
+
 
 def fail(message: object, *, after_progress: bool = False) -> NoReturn:
     """One line on stderr, exit code 1; `after_progress`: below a bar that is not through."""
@@ -276,12 +279,13 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
             require_known_flags(argv, parser)
             parser.error = _raise  # type: ignore[method-assign]  # argparse lists all flags first, 200 of them
             configs = parser.parse_args_and_config(args=current, fail_with_unknown_args=True)
+        names = {entry.name for item in configs for entry in fields(item)}
+        given = {*given_flags(argv, names), *with_current_names(content, str(config))}
         for item in configs:
             if isinstance(item, SFTConfig | GRPOConfig):
-                method = "sft" if isinstance(item, SFTConfig) else "grpo"
-                names = {entry.name for entry in fields(item)}
-                given = {*given_flags(argv, names), *with_current_names(content, str(config))}
-                check_options(item, method, given=given)
+                check_options(item, "sft" if isinstance(item, SFTConfig) else "grpo", given=given)
+            if isinstance(item, LoraArguments) and "use_lora" not in given:
+                item.say_idle(given)
         return configs
     except (ValueError, TypeError, ArithmeticError, LookupError, ImportError, OSError) as error:
         fail(f"{config or 'command line'}: {error}")

@@ -7,8 +7,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
+
 from ..data.formats.expressions import OBJECTS
-from ..data.formats.registry import FORMATS, SUBSETS
+from ..data.formats.registry import FORMATS, SUBSETS, find_beside
+from .options import say_idle
 
 ALL_SUBSETS = tuple(dict.fromkeys(name for known in SUBSETS.values() for name in known))
 CHOICES: dict[str, tuple[str, ...]] = {"format": FORMATS, "subset": ALL_SUBSETS, "objects": OBJECTS}
@@ -38,6 +41,11 @@ class DatasetEntry:
     eval_split: str | None = None
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
+
+    def beside(self, path: str) -> "DatasetEntry":
+        """What is said here, about the dataset at another path, as far as it fits."""
+        source = find_beside(path, self.format, self.subset, self.objects)
+        return replace(self, path=path, format=source.format, subset=source.subset, objects=source.objects)
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -71,6 +79,25 @@ def read_entries(given: Sequence[Any], defaults: Mapping[str, Any]) -> list[Data
     if twice is not None:
         raise ValueError(f"`datasets`: two entries are called {twice!r}; give each a `name` of its own")
     return entries
+
+
+def say_idle_evaluation(entries: Sequence[DatasetEntry], config: TrainingArguments, **settings: Any) -> None:
+    """
+    Say which settings of the evaluation do nothing, since another one is missing.
+
+    Args:
+        entries (`Sequence[DatasetEntry]`): of the recipe.
+        config (`TrainingArguments`): says whether there is an evaluation.
+        **settings: others of the recipe that need an `eval_split`; None where they are not set.
+    """
+    split = next((entry.eval_split for entry in entries if entry.eval_split is not None), None)
+    evaluates = getattr(config, "eval_strategy", "no") != "no" or getattr(config, "eval_on_start", False)
+    if split is not None and not evaluates:
+        say_idle("eval_split", split, "`eval_strategy` is `no`")
+    settings["max_eval_samples"] = next((n for n in (entry.max_eval_samples for entry in entries) if n), None)
+    for name, value in settings.items():
+        if split is None and value is not None:
+            say_idle(name, value, "`eval_split` is missing")
 
 
 def _read_entry(where: str, values: Any, defaults: Mapping[str, Any]) -> DatasetEntry:

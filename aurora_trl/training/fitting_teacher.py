@@ -1,18 +1,23 @@
 """Whether a teacher is asked what it was taught, with what it was taught on."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from ..models.checkpoints.hub import RECIPE_FILE
 from ..models.processing_aurora import SETTINGS_FILE, AuroraProcessor
-from ..prompts import TEACHER_TARGETS
+from ..prompts import TEACHER_TARGETS, teacher_target
 from ..text_files import read_json, read_yaml
 
 # What decides the prompt that leads to the state at `[SEG]`, and what the mask decoder is shown.
 _SEEN = ("instruction", "policy_frames", "keep_aspect_ratio", "pixel_mean", "pixel_std")
 
 
-def require_fitting_teacher(teacher: Any, processor: AuroraProcessor, teacher_targets: str) -> None:
+def require_fitting_teacher(
+    teacher: Any, processor: AuroraProcessor, teacher_targets: str, datasets: Iterable[Any] = ()
+) -> None:
     """
     Compare what a teacher's folder says of its training with what it will be shown.
 
@@ -23,10 +28,17 @@ def require_fitting_teacher(teacher: Any, processor: AuroraProcessor, teacher_ta
         teacher (`AuroraModel`): loaded from a folder; of another nothing is known.
         processor (`AuroraProcessor`): the student's.
         teacher_targets (`str`): the text that the teacher will read.
+        datasets (`Iterable`, *optional*): rows that it will be asked about; those of a stream when they come.
 
     Raises:
+        `DataError`: names the first row about which there is no such text.
         `ValueError`: names the setting, and both values.
     """
+    known = [rows for rows in datasets if isinstance(rows, Dataset)] if teacher_targets == "class" else []
+    for rows in known:
+        columns = [name for name in ("id", "class_name", "is_null") if name in rows.column_names]
+        for row in rows.select_columns(columns):
+            teacher_target(row, teacher_targets)
     folder = Path(str(getattr(teacher, "name_or_path", "") or ""))
     if not str(folder) or not folder.is_dir():
         return

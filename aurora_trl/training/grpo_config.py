@@ -132,11 +132,11 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
                 "trained: give the name of the adapter's folder as `model`, which merges it, and a `peft_config`"
             )
 
-    def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None) -> Any:
+    def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None, rows: Any = None) -> Any:
         """As for every phase; a model with queries is refused."""
         if model.seg_queries is not None:
             raise ValueError(
                 "GRPO needs a model that writes [SEG], and this one has `seg_source: queries`, which supervised "
                 "phases alone train: start from a checkpoint without"
             )
-        return super().choose_mask_source(model, processor, teacher)
+        return super().choose_mask_source(model, processor, teacher, rows)

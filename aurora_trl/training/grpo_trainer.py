@@ -113,7 +113,7 @@ class AuroraGRPOTrainer(
             require_language_model(unwrap_aurora(model))
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
-        processing_class = args.choose_mask_source(unwrap_aurora(model), processing_class)
+        processing_class = args.choose_mask_source(unwrap_aurora(model), processing_class, rows=rows)
         warn_of_short_clips(train_dataset, processing_class.num_frames)
         warn_of_unheard_sound(train_dataset, processing_class.policy_processor)
         learnt, given = processing_class.max_answer_tokens, args.max_completion_length

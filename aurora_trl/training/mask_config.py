@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.hints import has_hints
 from ..models.configuration_aurora import MASK_SOURCES
 from ..models.mask_decoders.base import FRAMES_AT_ONCE
 from .arguments import FREEZE_FLAGS
+from .options import say_idle
 
 # Those that can show samples.
 TRACKERS = ("trackio", "wandb", "tensorboard")
@@ -31,7 +33,8 @@ class MaskTrainingArguments:
             connector and the mask decoder's image encoder.
         shared_prefix (`bool`, *optional*, defaults to `True`): read once what rows begin with in common, where the
             policy supports it: a prompt for all its completions in GRPO, a clip for all its references in a supervised
-            batch (see `group_by_clip`). The results are those of reading it each time.
+            batch (see `group_by_clip`). The results are those of reading it each time. With `label_smoothing_factor`
+            or `neftune_noise_alpha`, which look at whole rows, a supervised batch reads it each time.
         media_cache_clips (`int`, *optional*, defaults to 0): clips kept in memory by each loading process.
         feature_cache (`str`, *optional*): a folder, the same for all processes, in which what frozen models make of
             clips is kept between epochs, runs and phases: the mask encoder's image features, and in SFT the teacher's
@@ -68,7 +71,8 @@ class MaskTrainingArguments:
             where it is 1.0). Above 0 the score's head trains; published decoders have learnt to judge masks of clicks.
         box_loss_weight (`float`, *optional*, defaults to 1.0) and
         point_loss_weight (`float`, *optional*, defaults to 1.0): weights of the losses of rows that mark their object
-            by boxes or points, see `aurora_trl/data/hints.py`; without effect where there are none.
+            by boxes or points, see `aurora_trl/data/hints.py`; without effect where there are none. With both mask
+            losses at 0 they are learnt from alone.
         allow_unmarked_rows (`bool`, *optional*, defaults to `False`): learn from rows that neither draw nor mark their
             object by their text, and by the rewards that need no mask. Otherwise they are an error.
         resume_with_changes (`bool`, *optional*, defaults to `False`): go on from a checkpoint though the recipe, the
@@ -142,6 +146,9 @@ class MaskTrainingArguments:
         default=0, metadata={"help": "Rows of the evaluation split to show in the trackers at each evaluation."}
     )
 
+    # Whether the losses of boxes and points alone ask for masks: in rows without such they cost nothing.
+    _learns_hints = False
+
     def check_mask_arguments(self) -> None:
         """Raise `ValueError` for a value out of range; the configs' `__post_init__` calls it."""
         self._check_log_samples()
@@ -168,6 +175,8 @@ class MaskTrainingArguments:
             self.require_box_settings()
         if self.alignment_temperature <= 0:
             raise ValueError(f"`alignment_temperature` must be above 0, got {self.alignment_temperature}")
+        if self.alignment_loss_weight == 0 and self.alignment_temperature != type(self).alignment_temperature:
+            say_idle("alignment_temperature", self.alignment_temperature, "`alignment_loss_weight` is 0")
         if self.alignment_loss_weight > 0 and getattr(self, "per_device_train_batch_size", None) == 1:
             raise ValueError(
                 "`alignment_loss_weight` compares the references of a batch, and `per_device_train_batch_size` is 1: "
@@ -201,14 +210,15 @@ class MaskTrainingArguments:
         if getattr(self, "teacher_model_name_or_path", None) is not None:
             raise ValueError(_NO_TEACHER)
 
-    def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None) -> Any:
+    def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None, rows: Any = None) -> Any:
         """
-        Let a model take its masks from where these settings say.
+        Let a model take its masks from where these settings say, and see whether rows mark what it is to draw.
 
         Args:
             model (`AuroraModel`): to be trained.
             processor (`AuroraProcessor`): the model's.
             teacher (`AuroraModel`, *optional*): to distil from.
+            rows (`Dataset` or `IterableDataset`, *optional*): to train on.
 
         Returns:
             `AuroraProcessor`: that goes with it.
@@ -221,6 +231,10 @@ class MaskTrainingArguments:
             self.require_box_settings()
             if teacher is not None:
                 raise ValueError(_NO_TEACHER)
+        self._learns_hints = False
+        if source != "box" and rows is not None and not self.uses_mask_losses:
+            weights = {"boxes": self.box_loss_weight, "points": self.point_loss_weight}
+            self._learns_hints = has_hints(rows, [name for name, weight in weights.items() if weight > 0])
         model.set_mask_source(source)
         return processor.with_mask_source(source)
 
@@ -257,4 +271,4 @@ class MaskTrainingArguments:
     def uses_mask_losses(self) -> bool:
         """Whether masks, or the features that prompt them, take part in the loss."""
         losses = ("mask_bce", "mask_dice", "mask_quality", "alignment")
-        return any(getattr(self, f"{loss}_loss_weight") > 0 for loss in losses)
+        return self._learns_hints or any(getattr(self, f"{loss}_loss_weight") > 0 for loss in losses)

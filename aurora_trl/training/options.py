@@ -91,6 +91,7 @@ NO_EFFECT: dict[str, dict[str, str]] = {
     "sft": {
         "packing_strategy": "rows are not packed",
         "pad_to_multiple_of": "a batch is as long as its longest row",
+        "shuffle_dataset": "rows are drawn anew in each epoch, see `train_sampling_strategy`",
         "truncation_mode": "rows are not cut",
     },
     "grpo": {
@@ -125,7 +126,7 @@ WORKS: dict[str, frozenset[str]] = {
             per_device_train_batch_size prediction_loss_only project push_to_hub report_to
             restore_callback_states_from_checkpoint resume_from_checkpoint run_name
             save_only_model save_steps save_strategy save_total_limit seed
-            shuffle_dataset skip_memory_metrics tf32 torch_empty_cache_steps trackio_bucket_id
+            skip_memory_metrics tf32 torch_empty_cache_steps trackio_bucket_id
             trackio_space_id trackio_static_space_id use_cpu warmup_steps weight_decay
             """
         )
@@ -149,7 +150,7 @@ WORKS: dict[str, frozenset[str]] = {
             num_generations num_generations_eval num_iterations off_policy_mask_threshold
             pad_to_multiple_of ref_model_mixup_alpha ref_model_sync_steps repetition_penalty
             reward_weights sapo_temperature_neg sapo_temperature_pos scale_rewards
-            steps_per_generation sync_ref_model temperature top_entropy_quantile top_k top_p
+            shuffle_dataset steps_per_generation sync_ref_model temperature top_entropy_quantile top_k top_p
             use_adaptive_entropy use_bias_correction_kl use_vllm vespo_k_neg vespo_k_pos
             vespo_lambda_neg vespo_lambda_pos vllm_gpu_memory_utilization
             vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min
@@ -161,13 +162,17 @@ WORKS: dict[str, frozenset[str]] = {
     ),
 }
 
-# Values beside the default that ask for what is done anyway.
-_HARMLESS: dict[str, tuple[Any, ...]] = {
-    "completion_only_loss": (True,),
-    "dataset_kwargs": ({"skip_prepare_dataset": True},),
-    "include_num_input_tokens_seen": (False,),  # what transformers makes of its own default
-    "max_length": (None,),
-    "train_sampling_strategy": ("random", "sequential"),
+# Values beside the default that work, or ask for what is done anyway.
+_HARMLESS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "sft": {
+        "completion_only_loss": (True,),
+        "dataset_kwargs": ({"skip_prepare_dataset": True},),
+        "max_length": (None,),
+        "train_sampling_strategy": ("sequential",),
+    },
+    "grpo": {
+        "include_num_input_tokens_seen": (False,),  # what transformers makes of its own default
+    },
 }
 
 
@@ -184,22 +189,26 @@ def check_options(config: Any, method: str, given: Collection[str] | None = None
     Raises:
         `ValueError`: names the option and the reason.
     """
-    for table, said in ((REFUSED, "is refused"), (NO_EFFECT, "has no effect here")):
+    for table in (REFUSED, NO_EFFECT):
         for name, reason in {**table["both"], **table[method]}.items():
             value = getattr(config, name, None)
             usual = value == _default(config, name)
             asked = not usual if given is None else usual and value and name in given
-            if not asked or any(value == harmless for harmless in _HARMLESS.get(name, ())):
+            if not asked or any(value == harmless for harmless in _HARMLESS[method].get(name, ())):
                 continue
             if table is REFUSED:
-                raise ValueError(f"`{name}: {_shown(value)}` {said}: {reason}")
-            if os.environ.get("RANK", "0") == "0":
-                logger.warning(f"`{name}: {_shown(value)}` {said}: {reason}")
+                raise ValueError(f"`{name}: {_shown(value)}` is refused: {reason}")
+            say_idle(name, value, reason)
     for name in sorted(WORKS[method]):
         value = getattr(config, name, None)
-        idle = name.startswith("vllm_") and not config.use_vllm and value != _default(config, name)
-        if idle and os.environ.get("RANK", "0") == "0":
-            logger.warning(f"`{name}: {_shown(value)}` has no effect here: `use_vllm` is off")
+        if name.startswith("vllm_") and not config.use_vllm and value != _default(config, name):
+            say_idle(name, value, "`use_vllm` is off")
+
+
+def say_idle(name: str, value: Any, reason: str) -> None:
+    """Say in the log, on one process, that an option which somebody has set does nothing, and why."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(f"`{name}: {_shown(value)}` has no effect here: {reason}")
 
 
 # What an accelerate config asks for, by the variable that its launcher sets, and the option that says the same.

@@ -93,7 +93,7 @@ def length_reward(
     pred_masks: Masks,
     masks: Sequence[torch.Tensor],
     **columns: Any,
-) -> list[float]:
+) -> list[float | None]:
     """
     A price on length that adapts to the difficulty of a question: minus the share of its answers that are right,
     times the answer's length over that of the longest one (ALP, Xiang et al., 2025). Where all are right
@@ -108,7 +108,7 @@ def length_reward(
         **columns: `id`, `frames` and `video` tell the questions apart, where the rows have them.
 
     Returns:
-        `list[float]`: one per completion, in [-1, 0].
+        `list[float]`: one per completion, in [-1, 0]; None where no frame is annotated.
     """
     asked = [columns[name] for name in ("id", "frames", "video") if columns.get(name) is not None]
     names = [repr(parts) for parts in zip(prompts, *asked, strict=True)]
@@ -119,8 +119,10 @@ def length_reward(
     questions: dict[Any, list[int]] = {}
     for number, name in enumerate(names):
         questions.setdefault(name, []).append(number)
-    rewards = [0.0] * len(completions)
+    rewards: list[float | None] = [None] * len(completions)
     for numbers in questions.values():
+        if not bool(has_target(masks[numbers[0]]).any()):
+            continue
         # As many as one right answer, where there is none: length is never free (ALP).
         rate = max(sum(right[i] for i in numbers), 1) / len(numbers)
         longest = max(len(completion_ids[i]) for i in numbers)
@@ -130,8 +132,8 @@ def length_reward(
 
 
 def synonym_class_reward(
-    prompts: Sequence[Any], completions: Sequence[Any], class_name: Sequence[str], **columns: Any
-) -> list[float]:
+    prompts: Sequence[Any], completions: Sequence[Any], class_name: Sequence[str | None], **columns: Any
+) -> list[float | None]:
     """
     `class_reward` that takes another name of the same thing, too, by the table of `evaluation/class_synonyms.py`,
     which the report names.
@@ -143,10 +145,10 @@ def synonym_class_reward(
         **columns: not used.
 
     Returns:
-        `list[float]`: one per completion, 1 or 0.
+        `list[float]`: one per completion, 1 or 0; None where the row names no class.
     """
     return [
-        float(same_thing(extract_class(completion_text(completion)), normalize_class(name or "")))
+        float(same_thing(extract_class(completion_text(completion)), normalize_class(name))) if name else None
         for completion, name in zip(completions, class_name, strict=True)
     ]
 

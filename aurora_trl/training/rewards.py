@@ -102,8 +102,8 @@ def format_reward(
 
 
 def class_reward(
-    prompts: Sequence[Any], completions: Sequence[Any], class_name: Sequence[str], **columns: Any
-) -> list[float]:
+    prompts: Sequence[Any], completions: Sequence[Any], class_name: Sequence[str | None], **columns: Any
+) -> list[float | None]:
     """
     1 where the class named by `the target is [the] …` equals the true one, else 0 (AURORA, section 3.3).
 
@@ -114,10 +114,10 @@ def class_reward(
         **columns: not used.
 
     Returns:
-        `list[float]`: one per completion.
+        `list[float]`: one per completion; None where the row names no class, which TRL leaves out.
     """
     return [
-        float(extract_class(completion_text(completion)) == normalize_class(name or ""))
+        float(extract_class(completion_text(completion)) == normalize_class(name)) if name else None
         for completion, name in zip(completions, class_name, strict=True)
     ]
 

@@ -1,7 +1,9 @@
 """What the model answers about some rows at each evaluation, and how rewards and lengths are distributed."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,17 @@ from ..evaluation.scoring import describe_answer
 from ..evaluation.visualize import load_answer
 from ..generation.answer import Answer
 from ..generation.answers import answer_rows
-from ..generation.clip_loader import ClipLoader
+from ..generation.choosing import Choosing
+from ..generation.clip_bank import framed_targets
+from ..generation.clip_loader import ClipLoader, stack_hints
 from ..generation.picture import draw_clip
 from ..models.box_prompts import stack_prompts
 from ..prompts import build_prompt
 from .lora import unwrap_aurora
 from .rewards import bbox_format_reward, class_reward, completion_text, format_reward, iou_reward
 from .trackers import Sample, find_trackers
+
+logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 4
 _SFT_REWARDS: dict[str, Callable[..., Any]] = {
@@ -66,6 +72,7 @@ class SampleLog(TrainerCallback):
         chosen = np.unique(np.linspace(0, len(rows) - 1, min(num_rows, len(rows))).round().astype(int))
         self._rows: list[Row] = [dict(rows[int(number)]) for number in chosen]
         self._loader = ClipLoader(trainer.processing_class, cache_clips=len(self._rows))
+        self._loader.allow_unmarked = True  # what a row lacks is not shown
         self._shown_step: int | None = None
 
     def on_evaluate(
@@ -81,9 +88,12 @@ class SampleLog(TrainerCallback):
             trackers = find_trackers(trainer)
             if not trackers:
                 return
-            samples = self._answer()
-        for tracker in trackers:
-            tracker.show_samples(samples, state.global_step)
+            try:
+                samples = self._answer()
+                for tracker in trackers:
+                    tracker.show_samples(samples, state.global_step)
+            except Exception as error:  # what is shown is not worth a run
+                _say_once("no row is shown", repr(error))
 
     def on_log(
         self,
@@ -110,15 +120,18 @@ class SampleLog(TrainerCallback):
 
     def _answer(self) -> list[Sample]:
         trainer, processor = self._trainer, self._trainer.processing_class
+        aurora = unwrap_aurora(trainer.model)
+        scored = aurora.mask_decoder.gives_quality and aurora.config.mask_source == "seg"
         with trainer.accelerator.autocast():
             answers = list(
                 answer_rows(
-                    unwrap_aurora(trainer.model),
+                    aurora,
                     processor,
                     self._rows,
                     batch_size=_ROWS_AT_ONCE,
                     max_new_tokens=getattr(trainer.args, "max_completion_length", None),
                     loader=self._loader,
+                    choosing=Choosing(scored=scored),
                 )
             )
         rewards = self._rewards(answers)
@@ -150,41 +163,62 @@ class SampleLog(TrainerCallback):
                 for name, function in named
                 if not isinstance(function, nn.Module) and not inspect.iscoroutinefunction(function)
             }
+        columns = self._columns(answers)
+        rewards: dict[str, list[float | None]] = {}
+        for name, function in functions.items():
+            try:
+                rewards[name] = list(function(**columns))
+            except Exception as error:  # it may be one that knows rollouts alone
+                _say_once(f"`{name}` is not shown", repr(error))
+        return rewards
+
+    def _columns(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """What reward functions get in training, of these answers; what the rows have not is left out there, too."""
+        trainer, processor = self._trainer, self._trainer.processing_class
         rows = [answer.row for answer in answers]
-        if any(row.get("class_name") is None for row in rows):
-            functions = {name: function for name, function in functions.items() if function is not class_reward}
-        if not all(row.get("masks") or row.get("is_null") for row in rows):
-            functions = {name: function for name, function in functions.items() if function is not iou_reward}
-        columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+        columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in rows[0]}
         columns.update(self._masks(answers))
-        if writes_boxes:
-            num_frames = self._trainer.processing_class.num_frames
-            read = [stack_prompts(answer.prompts, num_frames) for answer in answers]
+        if processor.mask_source == "box":
+            read = [stack_prompts(answer.prompts, processor.num_frames) for answer in answers]
             columns |= {"pred_boxes": [boxes for boxes, _ in read], "pred_points": [points for _, points in read]}
-        prompts = [build_prompt(row, self._trainer.processing_class.instruction) for row in rows]
-        completions = [[{"role": "assistant", "content": answer.completion}] for answer in answers]
-        return {
-            name: function(prompts=prompts, completions=completions, **columns) for name, function in functions.items()
-        }
+        elif unwrap_aurora(trainer.model).mask_decoder.gives_quality:
+            columns["mask_quality"] = [answer.quality for answer in answers]
+        columns["prompts"] = [build_prompt(row, processor.instruction) for row in rows]
+        columns["completions"] = [[{"role": "assistant", "content": answer.completion}] for answer in answers]
+        columns["completion_ids"] = [self._completion_ids(answer) for answer in answers]
+        columns["trainer_state"] = trainer.state
+        # What a function logs is about rollouts.
+        columns["log_extra"] = columns["log_metric"] = lambda *args, **kwargs: None
+        return columns
+
+    def _completion_ids(self, answer: Answer) -> list[int]:
+        tokenizer = self._trainer.processing_class.tokenizer
+        ids = tokenizer(answer.completion, add_special_tokens=False)["input_ids"]
+        return ids if answer.cut else [*ids, tokenizer.eos_token_id]
 
     def _masks(self, answers: Sequence[Answer]) -> dict[str, list[Any]]:
-        """Target and predicted masks in the size in which training compares them."""
-        found: dict[str, list[Any]] = {"masks": [], "pred_masks": []}
-        if self._trainer.processing_class.max_objects > 1:
-            found["max_objects"] = [self._trainer.processing_class.max_objects] * len(answers)
-            found["object_masks"] = []
-        for answer in answers:
-            if not (answer.row.get("masks") or answer.row.get("is_null")):
-                found["masks"].append(None)
-                found["pred_masks"].append(None)
-                continue
-            masks = self._loader.masks(answer.row)
-            ((height, width),) = frame_extents(masks[None])
-            found["masks"].append(masks[:, :height, :width])
-            if "object_masks" in found:
-                found["object_masks"].append(self._loader.object_masks(answer.row)[..., :height, :width])
+        """Targets, hints and predicted masks in the size in which training compares them."""
+        rows = [answer.row for answer in answers]
+        masks = torch.stack([self._loader.masks(row) for row in rows])
+        hints = stack_hints([self._loader.hints(row) for row in rows], masks)
+        extents = frame_extents(framed_targets(masks, hints))
+        framed = {"masks": masks, **hints}
+        found: dict[str, list[Any]] = {name: [] for name in (*framed, "pred_masks")}
+        max_objects = self._trainer.processing_class.max_objects
+        if max_objects > 1:
+            framed["object_masks"] = torch.stack([self._loader.object_masks(row) for row in rows])
+            found |= {"object_masks": [], "max_objects": [max_objects] * len(rows)}
+        for number, (answer, (height, width)) in enumerate(zip(answers, extents, strict=True)):
+            for name, planes in framed.items():
+                found[name].append(planes[number, ..., :height, :width])
             found["pred_masks"].append(_resized(answer.mask_logits, (height, width)))
         return found
+
+
+@cache
+def _say_once(what: str, error: str) -> None:
+    """A line for each fault, and not one at each evaluation."""
+    logger.warning(f"`log_samples`: {what}, which ended in {' '.join(error.split())}")
 
 
 def _resized(logits: torch.Tensor | None, size: tuple[int, int]) -> torch.Tensor | None:

@@ -10,7 +10,7 @@ from ..models.configuration_aurora import SEG_SOURCES, require_seg_source
 from ..prompts import TEACHER_TARGETS
 from .mask_config import MaskTrainingArguments
 from .option_values import check_building, check_values
-from .options import check_options
+from .options import check_options, say_idle
 
 TARGETS = ("row", *TEACHER_TARGETS)
 
@@ -100,6 +100,11 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
                 f"`teacher_targets` must be one of {', '.join(TEACHER_TARGETS)}, got {self.teacher_targets!r}"
             )
 
+    @property
+    def reads_prefix_once(self) -> bool:
+        """`shared_prefix`, unless something looks at whole rows: at all their labels, or at how long they are."""
+        return self.shared_prefix and not self.label_smoothing_factor and not self.neftune_noise_alpha
+
     def _check_seg_source(self) -> None:
         """Raise `ValueError` for no value of `seg_source` or `num_queries`, or another setting that needs `[SEG]`."""
         if self.seg_source is not None or self.num_queries is not None:
@@ -122,9 +127,9 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
                 "order: leave one of them out"
             )
 
-    def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None) -> Any:
+    def choose_mask_source(self, model: Any, processor: Any, teacher: Any = None, rows: Any = None) -> Any:
         """As for every phase; what is read at `[SEG]` may change in supervised ones alone."""
-        processor = super().choose_mask_source(model, processor, teacher)
+        processor = super().choose_mask_source(model, processor, teacher, rows)
         in_adapter = any(isinstance(module, ModulesToSaveWrapper) for module in model.mask_decoder.modules())
         if teacher is not None and self.use_teacher_mask_decoder and in_adapter:
             raise ValueError(
@@ -134,6 +139,10 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
         added = model.set_seg_source(self.seg_source, self.num_queries)
         if model.seg_queries is not None:
             self._require_queries_settings(teacher)
+        if teacher is None and self.teacher_targets != "answer":
+            say_idle("teacher_targets", self.teacher_targets, "there is no teacher")
+        if processor.mask_source != "box" and self.box_frames != 1:
+            say_idle("box_frames", self.box_frames, "`mask_source` is not `box`")
         if teacher is not None and teacher.seg_queries is not None:
             raise ValueError(
                 "a teacher with `seg_source: queries` has no feature at [SEG]: take one that writes [SEG]"

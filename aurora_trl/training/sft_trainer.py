@@ -127,7 +127,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
         aurora = unwrap_aurora(model)
-        processing_class = args.choose_mask_source(aurora, processing_class, teacher)
+        processing_class = args.choose_mask_source(aurora, processing_class, teacher, train_dataset)
         boxes = None
         if processing_class.mask_source == "box":
             boxes = BoxTargets(processing_class, args.box_frames, 8 * args.media_cache_clips)
@@ -152,12 +152,13 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         reads_masks = args.uses_mask_losses or self._distils
         self.loader.mask_inputs = reads_masks
         self.loader.allow_unmarked = args.allow_unmarked_rows
+        datasets = (train_dataset, *listed(eval_dataset))
         if (reads_masks or boxes is not None) and not args.allow_unmarked_rows:
-            for dataset in (train_dataset, *listed(eval_dataset)):
+            for dataset in datasets:
                 if not isinstance(dataset, IterableDataset):
                     require_marked(dataset)
         if teacher is not None and self._distils:
-            require_fitting_teacher(teacher, processing_class, args.teacher_targets)
+            require_fitting_teacher(teacher, processing_class, args.teacher_targets, datasets)
             if (
                 max_objects > 1
                 and not is_stream
@@ -177,7 +178,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
             or SFTCollator(
                 self.loader,
                 keep_rows=self._distils,
-                share_prefix=shares_prefix([aurora], args.shared_prefix),
+                share_prefix=shares_prefix([aurora], args.reads_prefix_once),
                 with_masks=reads_masks,
                 relate=args.alignment_loss_weight > 0,
                 boxes=boxes,
@@ -378,10 +379,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         if checkpoint is None:
             return
         # A checkpoint of an earlier version, or of fewer processes, has no such files.
-        tokens, features = (
-            Path(checkpoint, _TOKENS_FILE),
-            Path(checkpoint, _TEACHER_FILE.format(self.args.process_index)),
-        )
+        tokens = Path(checkpoint, _TOKENS_FILE)
+        features = Path(checkpoint, _TEACHER_FILE.format(self.args.process_index))
         if tokens.is_file():
             self._total_train_tokens = json.loads(tokens.read_text())
         if features.is_file() and self._distils and self.args.feature_cache is None:

@@ -9,6 +9,7 @@ from datasets import Dataset
 from ..data.mixture import source_weights
 from ..generation.mixture_sampler import MixtureSampler
 from ..models.shared_prefix import IGNORE_INDEX, collect_segments
+from .best_metric import require_known_metric
 from .gathered_log import GatheredLog
 from .mask_losses import mask_losses
 from .mask_targets import MaskTargets
@@ -19,6 +20,11 @@ class SourceLog(GatheredLog):
     """Stands before TRL's class among a trainer's bases: logs means by source, as `NAME/iou`, while it trains."""
 
     _evaluated = ""
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """A name that no evaluation of these datasets holds would end the run at the first one."""
+        require_known_metric(self)
+        return super().train(*args, **kwargs)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

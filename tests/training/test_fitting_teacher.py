@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import yaml
-from sft_helpers import build
+from sft_helpers import SETTINGS, build
 
-from aurora_trl import AuroraModel
+from aurora_trl import AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
+from aurora_trl.data.schema import as_dataset
+from aurora_trl.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,20 @@ def test_a_teacher_of_other_texts_or_frames(recipe, settings, message, checkpoin
     with pytest.raises(ValueError, match=message):
         build(*arguments, teacher=teacher)
     build(*arguments, teacher=teacher, distillation_loss_weight=0.0)  # it gives its decoder alone
+
+
+@pytest.mark.parametrize("settings", [{"teacher_targets": "class"}, {"targets": "class"}], ids=str)
+def test_a_row_without_a_class_is_named_before_training(settings, model, checkpoint, cot_rows, processor, tmp_path):
+    """Also one that is only evaluated on; where the teacher gives no feature its text does not matter."""
+    nameless = cot_rows.to_list()
+    nameless[7]["class_name"] = None
+    rows, teacher = as_dataset(nameless, "rows"), AuroraModel.from_pretrained(checkpoint)
+    message = f"row '{rows[7]['id']}': it has no `class_name`, and .*`{next(iter(settings))}: class`"
+    with pytest.raises(DataError, match=message):
+        build(model, rows, processor, tmp_path, teacher=teacher, **settings)
+    args = AuroraSFTConfig(str(tmp_path), **SETTINGS, **settings)
+    with pytest.raises(DataError, match=message):
+        AuroraSFTTrainer(model, args, None, cot_rows, rows, processor, teacher=teacher)
+    build(model, cot_rows, processor, tmp_path, teacher=teacher, **settings)
+    if "teacher_targets" in settings:
+        build(model, rows, processor, tmp_path, teacher=teacher, distillation_loss_weight=0.0, **settings)

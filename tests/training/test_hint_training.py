@@ -133,6 +133,36 @@ def test_a_box_teaches_a_mask(checkpoint, mixture, processor, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize("kind", [1, 2])
+def test_hints_alone_teach_masks(kind, model, mixture, processor, tmp_path):
+    """With both mask losses at 0 boxes and points are learnt from by their own weights, in a stream, too."""
+    alone = {"mask_bce_loss_weight": 0.0, "mask_dice_loss_weight": 0.0, "max_steps": 1}
+    rows = dataset([mixture[kind]])
+    stream = rows.to_iterable_dataset() if kind == 1 else rows
+    trainer = build_sft(model, stream, processor, tmp_path, **alone, box_loss_weight=5.0)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    trainer.train()
+    changed = {name.split(".")[0] for name, value in model.named_parameters() if not torch.equal(before[name], value)}
+    assert {"seg_projector", "mask_decoder"} <= changed
+    entry = trainer.state.log_history[0]
+    weight = 5.0 if kind == 1 else 1.0
+    text = entry["loss"] - weight * entry["box_loss" if kind == 1 else "point_loss"]
+    unweighted = {**alone, "box_loss_weight": 0.0, "point_loss_weight": 0.0}
+    plain = build_sft(AuroraModel.from_pretrained(model.name_or_path), rows, processor, tmp_path, **unweighted)
+    plain.train()
+    assert not plain._runs_mask_head, "nobody asks for masks"
+    if kind == 2:  # a stream has another order
+        assert text == pytest.approx(plain.state.log_history[0]["loss"], abs=1e-4)
+
+
+def test_no_hint_costs_no_mask(model, mixture, processor, tmp_path):
+    alone = {"mask_bce_loss_weight": 0.0, "mask_dice_loss_weight": 0.0, "allow_unmarked_rows": True}
+    for build in (build_sft, build_grpo):
+        for number, learns in ((0, False), (1, True), (2, True), (3, False)):
+            trainer = build(model, dataset([mixture[number]]), processor, tmp_path, **alone)
+            assert trainer.args.uses_mask_losses == learns
+
+
 def test_grpo_learns_from_what_there_is(drawing_checkpoint, mixture, processor, tmp_path):
     """Each reward is about the rows that have what it compares with; the step's losses, too."""
     seen = {"box": set(), "point": set(), "iou": set()}

@@ -3,7 +3,7 @@
 import inspect
 import logging
 import re
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import fields
 
 import pytest
@@ -17,7 +17,7 @@ from sft_helpers import build as build_sft
 from trl import GRPOConfig, GRPOTrainer, SFTConfig
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig
-from aurora_trl.training.arguments import RecipeArguments, parse_recipe
+from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe
 from aurora_trl.training.option_values import CHOICES
 from aurora_trl.training.options import NO_EFFECT, REFUSED, WORKS, options_page
 from aurora_trl.training.trainer_inputs import load_model
@@ -115,6 +115,7 @@ def make(method, folder, **settings):
         ("sft", {"model_init_kwargs": {"dtypee": "float32"}}, "has no `dtypee`; did you mean `dtype`"),
         ("sft", {"train_sampling_strategy": "group_by_length"}, "the length of a row is known once its clip is read"),
         ("sft", {"train_sampling_strategy": "sequential", "group_by_clip": True}, "orders the rows itself"),
+        ("grpo", {"train_sampling_strategy": "sequential"}, "is refused: rollouts draw their questions, see"),
         ("grpo", {"generation_kwargs": {"temperature": 0.2}}, "the loss would not know; set `temperature`"),
         ("grpo", {"generation_kwargs": {"max_new_tokens": 9}}, "the loss would not know; set `max_completion_length`"),
         ("sft", {"accelerator_config": {"dispatch_batches": True}}, "each process reads its own clips"),
@@ -176,6 +177,8 @@ def test_every_choice_is_one_of_trls():
         ("sft", {"optim_args": "foo=1"}),
         ("sft", {"truncation_mode": "keep_end"}),
         ("sft", {"do_predict": True}),
+        ("sft", {"shuffle_dataset": True}),
+        ("sft", {"alignment_temperature": 0.2}),
         ("grpo", {"vllm_mode": "server"}),
         ("grpo", {"log_multimodal": False}),
     ],
@@ -189,8 +192,44 @@ def test_what_has_no_effect_is_said(method, settings, tmp_path, caplog):
 
 def test_what_is_done_anyway_is_taken_without_a_word(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        make("sft", tmp_path, completion_only_loss=True, max_length=None)
-    assert "completion_only_loss" not in caplog.text
+        make("sft", tmp_path, completion_only_loss=True, max_length=None, train_sampling_strategy="sequential")
+        make("grpo", tmp_path, train_sampling_strategy="random", shuffle_dataset=False)
+    assert "no effect" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags", "said"),
+    [
+        ({"lora_r": 64}, [], "`lora_r: 64` has no effect here: `use_lora` is off"),
+        ({}, ["--lora_alpha", "32"], "`lora_alpha: 32` has no effect here: `use_lora` is off"),
+        ({"lora_r": 64, "use_lora": True}, [], ""),
+        ({"lora_r": 64, "use_lora": True}, ["--use_lora", "false"], ""),
+        ({"eval_split": "val"}, [], "`eval_split: val` has no effect here: `eval_strategy` is `no`"),
+        ({"eval_split": "val", "eval_strategy": "epoch"}, [], ""),
+        ({"eval_split": "val", "eval_on_start": True}, [], ""),
+        ({"max_eval_samples": 3}, [], "`max_eval_samples: 3` has no effect here: `eval_split` is missing"),
+        ({"eval_dataset_path": "b"}, [], "`eval_dataset_path: b` has no effect here: `eval_split` is missing"),
+    ],
+    ids=str,
+)
+def test_a_setting_whose_partner_is_missing_is_said(settings, flags, said, world, tmp_path, capsys, caplog):
+    values = {"model_name_or_path": "a", "dataset_path": str(world), "output_dir": str(tmp_path), "bf16": False}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(values | settings))
+    with caplog.at_level(logging.WARNING), suppress(SystemExit):
+        classes = (RecipeArguments, LoraArguments, AuroraSFTConfig)
+        recipe, _, config = parse_recipe(classes, ["--config", str(file), *flags])
+        recipe.load_eval(config)
+    text = capsys.readouterr().err + caplog.text
+    assert said in text
+    assert said or not ("no effect" in text or "error" in text)
+
+
+def test_what_needs_a_teacher_or_boxes_is_said_without(model, processor, cot_rows, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        build_sft(model, cot_rows, processor, tmp_path, teacher_targets="class", box_frames=3)
+    assert "`teacher_targets: class` has no effect here: there is no teacher" in caplog.text
+    assert "`box_frames: 3` has no effect here: `mask_source` is not `box`" in caplog.text
 
 
 def test_a_key_that_stands_twice(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Recipes: every YAML is parsed, every phase runs from its YAML, what is wrong is one line."""
 
+import json
 import os
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 from layouts import write_ms3, write_s4
+from video_layouts import write_mevis
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig
 from aurora_trl.chain.definition import load_pipeline
@@ -352,6 +354,32 @@ def test_a_recipe_reads_every_format(small, tmp_path):
     recipe, _, config = parse_recipe(classes, ["--config", str(small(**changes, eval_split="test"))])
     assert recipe.load_train(config)["reference"] == ["The sounding object"]
     assert recipe.load_eval(config)["split"] == ["test"]
+
+
+def test_what_is_evaluated_on_is_read_as_what_is_trained_on(small, cot_rows, tmp_path):
+    """Objects, format and subset hold for `eval_dataset_path`, too, where they fit; another format shows itself."""
+    classes = (RecipeArguments, LoraArguments, AuroraSFTConfig)
+
+    def load_eval(**changes):
+        changes = {name: str(value) for name, value in changes.items()}
+        recipe, _, config = parse_recipe(classes, ["--config", str(small(**changes))])
+        return recipe.load_eval(config)
+
+    for name in ("one", "two"):
+        write_mevis(tmp_path / "mevis" / name)
+        write_s4(tmp_path / "avs" / name)
+        write_ms3(tmp_path / "avs" / name)
+    save_json(cot_rows.select(range(2)), tmp_path / "own.jsonl")
+    mevis = {"dataset_path": tmp_path / "mevis" / "one", "eval_split": "valid_u"}
+    both = load_eval(**mevis, eval_dataset_path=tmp_path / "mevis" / "two", dataset_objects="apart")[1]["masks"][0]
+    assert len(json.loads(both)) == 2, "a list with the mask of each"
+    other = {"eval_dataset_path": tmp_path / "own.jsonl", "eval_split": "train"}
+    rows = load_eval(**{**mevis, **other, "dataset_format": "mevis", "dataset_objects": "apart"})
+    assert rows["id"] == cot_rows["id"][:2]
+    avs = {"dataset_path": tmp_path / "avs" / "one", "eval_dataset_path": tmp_path / "avs" / "two"}
+    for subset, path in (("s4", "s4_data"), ("ms3", "ms3_data")):
+        frames = load_eval(**avs, dataset_subset=subset, eval_split="val" if subset == "s4" else "test")[0]["frames"]
+        assert path in frames[0]
 
 
 def test_checkpoint_without_the_projector(small, checkpoint, tmp_path, monkeypatch, capsys):

@@ -82,6 +82,9 @@ def test_length_costs_where_a_question_is_easy():
     columns = {"completion_ids": ids, "pred_masks": drawn, "masks": [full] * 6}
     values = length_reward([None] * 6, [""] * 6, id=list("aabbcc"), **columns)
     assert values == pytest.approx([-0.5, -1.0, -0.5, -0.25, -0.25, -0.5])
+    # Nobody has drawn what question b is about.
+    partly = {**columns, "masks": [full] * 2 + [full * NO_TARGET] * 2 + [full] * 2}
+    assert length_reward([None] * 6, [""] * 6, id=list("aabbcc"), **partly)[2:4] == [None, None]
     # Without names equal prompts are one question.
     assert length_reward(list("aabbcc"), [""] * 6, **columns) == values
 
@@ -95,6 +98,7 @@ def test_length_costs_where_a_question_is_easy():
         ("the harp", "violin", 0.0),
         ("the lyre", "lute", 0.0),  # neither is in the table
         ("the man", "boy", 0.0),
+        ("the man", None, None),
     ],
 )
 def test_another_name_of_the_class(said, true, expected):

@@ -64,6 +64,9 @@ def test_format_of_several_objects():
         ("the drum is the target", "drum", 0.0),
         ("So the target is null. It is [SEG].", "null", 1.0),
         ("", "drum", 0.0),
+        # A row that names no class has nothing to compare with.
+        ("the target is the drum", None, None),
+        ("", "", None),
     ],
 )
 def test_class(text, name, expected):

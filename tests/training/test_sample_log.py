@@ -13,6 +13,8 @@ from grpo_helpers import build as build_grpo
 from quick import QUICK
 
 from aurora_trl import AuroraGRPOConfig, AuroraModel, AuroraSFTConfig, AuroraSFTTrainer
+from aurora_trl.data.schema import as_dataset
+from aurora_trl.training.rewards import box_reward
 
 EVALUATED = {"log_samples": 3, "eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 2}
 PARTS = ("format_reward", "iou_reward", "class_reward")
@@ -64,6 +66,57 @@ def test_tensorboard_shows_grpos_samples_and_histograms(drawing_checkpoint, rows
     text = found.Tensors("samples/0/text_summary")[0].tensor_proto.string_val[0].decode()
     assert rows[0]["reference"] in text
     assert "It is [SEG]." in text
+
+
+def test_samples_have_what_rollouts_have(drawing_checkpoint, rows, processor, tmp_path, events, caplog):
+    """
+    A row with masks, one with a box and no class, and one with nothing but text: each reward gets its columns, says
+    nothing where a row lacks what it compares with, and one that fails ends no run.
+    """
+    seen = {}
+
+    def spy_reward(prompts, completions, completion_ids, trainer_state, mask_quality, log_metric, **columns):
+        log_metric("spied", 1.0)
+        if len(completions) == 3:
+            seen.update(columns, ids=completion_ids, step=trainer_state.global_step, quality=mask_quality)
+        return [float(len(ids)) for ids in completion_ids]
+
+    def broken_reward(prompts, completions, **columns):
+        return [1.0] * len(completions) if len(completions) != 3 else 1 / 0
+
+    bare = {"masks": None, "class_name": None}
+    boxes = [[4.0, 4.0, 20.0, 20.0]] * len(rows[1]["frames"])
+    kinds = [{**rows[0], "boxes": None}, {**rows[1], **bare, "boxes": boxes}, {**rows[2], **bare, "boxes": None}]
+    names = ["iou_reward", "class_reward", "boundary_reward", "iou_or_null_reward", "length_reward", "box_reward"]
+    trainer = build_grpo(
+        AuroraModel.from_pretrained(drawing_checkpoint),
+        rows,
+        processor,
+        tmp_path,
+        rewards=[*names, "mask_quality_reward", spy_reward, broken_reward],
+        eval_dataset=as_dataset(kinds, "three kinds"),
+        report_to="tensorboard",
+        allow_unmarked_rows=True,
+        **EVALUATED,
+    )
+    trainer.train()
+    found = events()
+    shown = [
+        {name for name in (*names, "mask_quality_reward", "spy_reward") if f"samples/{number}/{name}" in tags}
+        for tags in [found.Tags()["scalars"]]
+        for number in range(3)
+    ]
+    everywhere = {"mask_quality_reward", "spy_reward"}
+    assert shown == [{*names, *everywhere} - {"box_reward"}, {"box_reward", *everywhere}, everywhere]
+    assert seen["step"] == 2
+    assert [found.Scalars(f"samples/{number}/spy_reward")[0].value for number in range(3)] == list(
+        map(len, seen["ids"])
+    )
+    assert found.Scalars("samples/1/mask_quality_reward")[0].value == pytest.approx(max(seen["quality"][1], 0.0))
+    box = box_reward([""] * 3, [""] * 3, seen["pred_masks"], seen["box_masks"])
+    assert found.Scalars("samples/1/box_reward")[0].value == pytest.approx(box[1])
+    assert "`log_samples`: `broken_reward` is not shown, which ended in ZeroDivisionError" in caplog.text
+    assert "eval_spied" in str(trainer.state.log_history), "from rollouts, as before"
 
 
 def test_samples_change_nothing_of_training(drawing_checkpoint, cot_rows, processor, tmp_path, events):

@@ -254,3 +254,23 @@ def test_a_policy_may_say_no(drawing_checkpoint, cot_rows, processor, tmp_path, 
     assert not trainer._shares_prefix
     assert "does not support it" in caplog.text
     trainer.train()
+
+
+@pytest.mark.parametrize("settings", [{"label_smoothing_factor": 0.1}, {"neftune_noise_alpha": 5.0}], ids=str)
+def test_what_looks_at_whole_rows_reads_whole_rows(settings, checkpoint, cot_rows, processor, tmp_path):
+    """A random batch may hold rows of one clip, too: it is the batch of `shared_prefix: false`."""
+    counts = Counter(map(clip_key, cot_rows))
+    rows = cot_rows.filter(lambda row: clip_key(row) == counts.most_common(1)[0][0]).select(range(4))
+    logs = []
+    for shared in (True, False):
+        model = AuroraModel.from_pretrained(checkpoint)
+        args = AuroraSFTConfig(
+            str(tmp_path),
+            **{**SETTINGS, "max_steps": 1, "per_device_train_batch_size": 4},
+            shared_prefix=shared,
+            **settings,
+        )
+        trainer = AuroraSFTTrainer(model, args, train_dataset=rows, processing_class=processor)
+        trainer.train()
+        logs.append([trainer.state.log_history[0][name] for name in ("loss", "grad_norm", "entropy")])
+    assert logs[0] == logs[1]

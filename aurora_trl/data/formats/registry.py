@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import islice
 from pathlib import Path
@@ -122,6 +122,24 @@ def find_source(
     if objects == "apart" and name not in _SEVERAL_OBJECTS:
         raise DataError(f"{path}: {name} has the masks of several objects as they are; leave out `{objects}`")
     return Source(str(path), str(name), part, objects)
+
+
+def find_beside(path: str | Path, dataset_format: str | None, subset: str | None, objects: str) -> Source:
+    """
+    Recognise a dataset that is evaluated on where another one is trained on: what is said about the other one holds
+    for it, too, where its files allow it.
+
+    Args:
+        path, dataset_format, subset, objects: as for [`find_source`]; the last three are said about the other one.
+    """
+    found = _recognise(Path(path)) if Path(path).exists() else []
+    formats = {name for name, _ in found}
+    # Where the files show nothing, what was said is all that is known.
+    wanted = dataset_format if not found or dataset_format in formats else None
+    parts = {part for name, part in found if wanted in (None, name)}
+    parts |= set(omniavs.EXPRESSION_TYPES if "omniavs" in formats else ())
+    source = find_source(path, wanted, subset if not found or subset in parts else None)
+    return replace(source, objects=objects if source.format in _SEVERAL_OBJECTS else "together")
 
 
 def describe_subsets() -> str:
