@@ -17,8 +17,8 @@
 their rows, whatever their number; a phase shares a step's samples, so that `most_processes` says how many it can use.
 
 A training step is `accelerate launch [--config_file …] recipes/X.py --config Y.yaml`, nothing more. Its YAML names
-folders under the chain's own `output_dir`; where another output folder or seed is asked for, a copy of the YAML with
-these replaced is written to `<output_dir>/configs` and used instead.
+folders under the chain's own `output_dir`; where the chain has another output folder or seed, a copy of the YAML with
+these replaced is written to `<output_dir>/configs` and used instead; see `moved_paths.py`.
 
 A step that trains from the same YAML with other values names them, and a chain that needs another's steps includes
 it. Both then have one output folder: a phase that one has trained is done for the other.
@@ -40,7 +40,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ import yaml
 from ..errors import DataError
 from ..text_files import read_json, read_text, read_yaml
 from .chain_files import Place, read_chain
+from .moved_paths import MovedPaths, in_texts
 from .outside_files import changed_since, digest_outside, words_of
 from .sharing import feature_folder, share_command, share_samples, step_processes
 
@@ -191,14 +192,17 @@ def load_pipeline(
     """
     chain = read_chain(Path(file))
     used: dict[str, Any] = {
-        "output_dir": str(output_dir) if output_dir is not None else chain.own["output_dir"],
+        "output_dir": chain.own["output_dir"] if output_dir is None else str(Path(output_dir)),
         "seed": chain.own["seed"] if seed is None else seed,
     }
     pipeline = Pipeline(chain.file, Path(used["output_dir"]), used["seed"], [], {}, num_processes)
-    pipeline.feature_cache = feature_folder(chain.file, {"feature_cache": chain.feature_cache}, used)
+    made = [str(entry["makes"]) for _, entry in chain.entries if isinstance(entry, dict) and entry.get("makes")]
+    paths = MovedPaths(chain.folders, used["output_dir"], made)
+    cache = paths.move(chain.feature_cache, f"{chain.file}: `feature_cache`", "{output_dir}")
+    pipeline.feature_cache = feature_folder(chain.file, {"feature_cache": cache}, used)
     pipeline.settings = {name: dict(values) for name, values in (settings or {}).items()}
     for place, entry in chain.entries:
-        step = _build_step(pipeline, place, entry, used)
+        step = _build_step(pipeline, place, entry, used, paths)
         for name in step.needs:
             pipeline.step(name)
         if any(step.name == other.name for other in pipeline.steps):
@@ -210,7 +214,7 @@ def load_pipeline(
     return pipeline
 
 
-def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any]) -> Step:
+def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any], paths: MovedPaths) -> Step:
     """One entry of `steps`, with `{output_dir}` and `{seed}` filled in."""
     file = place.file
     name = _check_entry(file, entry)
@@ -224,8 +228,13 @@ def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, An
     )
     if "run" in entry:
         try:
-            step.command = shlex.split(entry["run"].format(**used))
+            words = shlex.split(entry["run"])
             step.inputs = entry["run"].format(output_dir="", seed=used["seed"])
+            first = 2 if words[:1] == ["aurora"] else 1  # names of commands are no paths
+            words[first:] = paths.move(words[first:], where, "{output_dir}")
+            step.command = [word.format(**used) for word in words]
+        except DataError:  # a path that can not be moved
+            raise
         except (ValueError, LookupError) as error:  # quotes that do not close, places that are not known
             raise DataError(
                 f"{file}: step `{name}`: `run` can not be read ({type(error).__name__}: {error}); it may "
@@ -238,16 +247,19 @@ def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, An
             step.command = share_command(where, step.command, entry["accelerate"], count)
         step.outside = digest_outside(step.command[1:], pipeline.output_dir)
         return step
-    _add_training(pipeline, place, entry, used, step)
+    _add_training(pipeline, place, entry, used, step, paths)
     return step
 
 
-def _add_training(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any], step: Step) -> None:
+def _add_training(
+    pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any], step: Step, paths: MovedPaths
+) -> None:
     """The command of a training step, its YAML, and what of both decides the result."""
     file, name = place.file, step.name
+    where = f"{file}: step `{name}`"
     source = file.parent / str(entry.get("config"))
     if not source.is_file():
-        raise DataError(f"{file}: step `{name}`: its `config` is no file: {source}")
+        raise DataError(f"{where}: its `config` is no file: {source}")
     changes = {**(entry.get("set") or {}), **pipeline.settings.get(name, {})}
     _check_changes(file, name, changes)
     step.changes = changes
@@ -256,10 +268,12 @@ def _add_training(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, 
     deciding = _changed(settings, _filled(changes, ""))
     step.inputs = json.dumps({**deciding, "seed": used["seed"]}, sort_keys=True, default=str)
     step.config = source
-    if used != place.own or changes:
+    here = paths.move(settings, f"{where}: {source}")
+    other_seed = settings.get("seed", used["seed"]) != used["seed"]
+    if changes or here != settings or other_seed or used != place.own:
         # Several steps may start from one YAML.
         step.config = pipeline.output_dir / "configs" / (f"{name}.yaml" if changes else source.name)
-        moved = _changed(_moved(settings, place.own, used), _filled(changes, used["output_dir"]))
+        moved = _changed(here, _filled(paths.move(changes, where, "{output_dir}"), used["output_dir"]))
         if changes:
             moved["output_dir"] = str(step.makes)
         text = yaml.safe_dump({**moved, "seed": used["seed"]}, sort_keys=False)
@@ -277,7 +291,6 @@ def _add_training(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, 
     flags: list[str] = []
     if pipeline.feature_cache is not None and "feature_cache" not in settings:
         flags = ["--feature_cache", pipeline.feature_cache]
-    where = f"{file}: step `{name}`"
     count = step_processes(where, entry, pipeline.num_processes)
     if count is not None:
         launch += ["--num_processes", str(count)]
@@ -301,17 +314,8 @@ def _changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
 
 def _filled(changes: dict[str, Any], output_dir: str) -> dict[str, Any]:
     """Values with `{output_dir}` in their texts filled in."""
-    filled: dict[str, Any] = _in_texts(changes, lambda text: text.replace("{output_dir}", output_dir))
+    filled: dict[str, Any] = in_texts(changes, lambda text: text.replace("{output_dir}", output_dir))
     return filled
-
-
-def _in_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """A value of a YAML with all its texts changed, those of its lists and mappings too; keys stay."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _in_texts(entry, change) for key, entry in value.items()}
-    return [_in_texts(entry, change) for entry in value] if isinstance(value, list) else value
 
 
 def _check_entry(file: Path, entry: Any) -> str:
@@ -342,14 +346,3 @@ def _check_entry(file: Path, entry: Any) -> str:
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 <= minutes < float("inf"):
         raise DataError(f"{file}: step `{name}`: `minutes` must be a number, got {minutes!r}")
     return name
-
-
-def _moved(settings: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
-    """A training step's settings for another output folder."""
-
-    def move(text: str) -> str:
-        inside = (text + "/").startswith(own["output_dir"] + "/")
-        return used["output_dir"] + text[len(own["output_dir"]) :] if inside else text
-
-    moved: dict[str, Any] = _in_texts(settings, move)
-    return moved
