@@ -53,6 +53,7 @@ from .chain_files import Place, read_chain
 from .moved_paths import MovedPaths, in_texts
 from .outside_files import changed_since, digest_outside, words_of
 from .sharing import feature_folder, share_command, share_samples, step_processes
+from .step_files import further_files, require_apart
 
 STEP_KEYS = {"name", "run", "train", "config", "set", "accelerate", "most_processes", "makes", "needs", "minutes"}
 
@@ -73,6 +74,7 @@ class Step:
         inputs (`str`): all that decides the result, besides the steps it needs.
         changes (`dict`): a training step's values in place of those of the YAML that it starts from.
         outside (`dict[str, str]`): digests of what it reads that no step makes, by path.
+        writes (`list[Path]`): what else its command writes.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Step:
     inputs: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
     outside: dict[str, str] = field(default_factory=dict)
+    writes: list[Path] = field(default_factory=list)
 
 
 @dataclass
@@ -208,6 +211,7 @@ def load_pipeline(
         if any(step.name == other.name for other in pipeline.steps):
             raise DataError(f"{place.file}: two steps are called `{step.name}`")
         pipeline.steps.append(step)
+    require_apart(pipeline.file, pipeline.steps)
     for name in pipeline.settings:
         if pipeline.step(name).config is None:
             raise DataError(f"{pipeline.file}: step `{name}` does not train: --set has no key to set there")
@@ -242,6 +246,7 @@ def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, An
             ) from None
         if not step.command:
             raise DataError(f"{file}: step `{name}`: `run` is empty; write a command")
+        step.writes = further_files(step.command, step.makes)
         if entry.get("accelerate"):
             count = step_processes(where, entry, pipeline.num_processes)
             step.command = share_command(where, step.command, entry["accelerate"], count)

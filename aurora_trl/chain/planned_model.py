@@ -19,6 +19,7 @@ from ..text_files import parse_yaml, read_text
 from ..training.arguments import load_rows
 from .definition import Pipeline, Step
 from .published_sizes import published_config, published_tokens
+from .step_files import option
 
 CHARACTERS_PER_TOKEN = 4
 # Of the answers that are not written for each row.
@@ -82,11 +83,6 @@ class ModelPlan:
         if self.processor is None or self.answer_tokens is None:
             return given or _LONGEST_TARGET // CHARACTERS_PER_TOKEN
         return self.processor.with_answer_tokens(self.answer_tokens).answer_limit(given)
-
-
-def option(words: list[str], flag: str) -> str | None:
-    """The value of a flag on a command line, or None where it is not given."""
-    return words[words.index(flag) + 1] if flag in words[:-1] else None
 
 
 def plan_model(pipeline: Pipeline, name: str) -> ModelPlan | None:

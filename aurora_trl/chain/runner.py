@@ -16,6 +16,7 @@ from ..text_files import read_text
 from .child_process import run_command, search_path
 from .definition import Pipeline, Step
 from .several_machines import on_all_machines
+from .step_files import own_files
 
 # Beside the steps' records: the chain as it was run, for its report.
 CHAIN_COPY = "pipeline.yaml"
@@ -140,17 +141,10 @@ def _clear_place(pipeline: Pipeline, step: Step) -> None:
     what = "cut" if pipeline.was_cut(step) else "previous"
     if pipeline.state(step) == "new":
         # A data step that was cut short continues from what it left beside its output, but not with other settings.
-        for path in (step.makes, *_beside(step.makes)):
+        for path in own_files(step, pipeline.steps):
             _keep(path, what)
     elif step.config is None:
         _keep(step.makes, what)
-
-
-def _beside(makes: Path) -> list[Path]:
-    """What a data step leaves beside its JSONL file: `cot.journal.jsonl`, `reflective.report.json`."""
-    if makes.suffix != ".jsonl":
-        return []
-    return [path for path in makes.parent.glob(f"{makes.stem}.*.json*") if path.suffix in (".json", ".jsonl")]
 
 
 def _keep(path: Path, what: str) -> None:
