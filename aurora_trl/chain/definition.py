@@ -51,9 +51,9 @@ from ..errors import DataError
 from ..text_files import read_json, read_text, read_yaml
 from .chain_files import Place, read_chain
 from .moved_paths import MovedPaths, in_texts
-from .outside_files import changed_since, digest_outside, words_of
+from .outside_files import changed_since, digest_outside, script_digest, words_of
 from .sharing import feature_folder, share_command, share_samples, step_processes
-from .step_files import further_files, require_apart
+from .step_files import further_files, own_files, require_apart
 
 STEP_KEYS = {"name", "run", "train", "config", "set", "accelerate", "most_processes", "makes", "needs", "minutes"}
 
@@ -73,7 +73,9 @@ class Step:
         config (`Path` or `None`): a training step's YAML, as it is used.
         inputs (`str`): all that decides the result, besides the steps it needs.
         changes (`dict`): a training step's values in place of those of the YAML that it starts from.
-        outside (`dict[str, str]`): digests of what it reads that no step makes, by path.
+        reads (`list[str]`): words of its command or YAML, which may name what it reads.
+        outside (`dict[str, str]`): digests of what it reads that no step makes, by path, and of what it trains with.
+        inside (`dict[str, str]`): the same of what lies in the chain's own folder.
         writes (`list[Path]`): what else its command writes.
     """
 
@@ -85,7 +87,9 @@ class Step:
     config: Path | None = None
     inputs: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
+    reads: list[str] = field(default_factory=list)
     outside: dict[str, str] = field(default_factory=dict)
+    inside: dict[str, str] = field(default_factory=dict)
     writes: list[Path] = field(default_factory=list)
 
 
@@ -131,8 +135,8 @@ class Pipeline:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def outside(self, step: Step) -> dict[str, str]:
-        """What the step and those that it needs read from outside the chain, as it is now."""
-        found = dict(step.outside)
+        """What the step and those that it needs read that no step makes, as it is now."""
+        found = {**step.outside, **step.inside}
         for name in step.needs:
             found.update(self.outside(self.step(name)))
         return found
@@ -212,10 +216,20 @@ def load_pipeline(
             raise DataError(f"{place.file}: two steps are called `{step.name}`")
         pipeline.steps.append(step)
     require_apart(pipeline.file, pipeline.steps)
+    _look_at_what_is_read(pipeline)
     for name in pipeline.settings:
         if pipeline.step(name).config is None:
             raise DataError(f"{pipeline.file}: step `{name}` does not train: --set has no key to set there")
     return pipeline
+
+
+def _look_at_what_is_read(pipeline: Pipeline) -> None:
+    """Digests of what each step reads and none makes."""
+    made = [path for step in pipeline.steps for path in own_files(step, ())]
+    for step in pipeline.steps:
+        for path, digest in digest_outside(step.reads, pipeline.output_dir, made).items():
+            is_inside = Path(path).resolve().is_relative_to(pipeline.output_dir.resolve())
+            (step.inside if is_inside else step.outside)[path] = digest
 
 
 def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any], paths: MovedPaths) -> Step:
@@ -250,7 +264,7 @@ def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, An
         if entry.get("accelerate"):
             count = step_processes(where, entry, pipeline.num_processes)
             step.command = share_command(where, step.command, entry["accelerate"], count)
-        step.outside = digest_outside(step.command[1:], pipeline.output_dir)
+        step.reads = step.command[1:]
         return step
     _add_training(pipeline, place, entry, used, step, paths)
     return step
@@ -287,7 +301,8 @@ def _add_training(
                 f"{file}: step `{name}`: its `config` {source} and another step's have one name; rename it"
             )
         settings = moved
-    step.outside = digest_outside(words_of(settings), pipeline.output_dir)
+    step.reads = list(words_of(settings))
+    step.outside = {f"`train` of step `{name}`": script_digest(entry["train"])}
     launch = ["accelerate", "launch"]
     if entry.get("accelerate"):
         launch += ["--config_file", entry["accelerate"]]

@@ -12,9 +12,10 @@ from typing import Any
 from ..disk import naming, remove, written_whole
 from ..errors import DataError
 from ..locks import CHAIN_VARIABLE, LOCK_FILE, end_leftovers, hold, lock_id, release
-from ..text_files import read_text
+from ..text_files import read_json, read_text
 from .child_process import run_command, search_path
 from .definition import Pipeline, Step
+from .outside_files import digests
 from .several_machines import on_all_machines
 from .step_files import own_files
 
@@ -117,20 +118,29 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
         hold(step.makes / LOCK_FILE)
         release(step.makes / LOCK_FILE)
     _clear_place(pipeline, step)
+    # What those have read that it needs, and not what is there now: the step is of what they have made.
+    of_needed: dict[str, str] = {}
+    for name in step.needs:
+        of_needed.update(read_json(pipeline.record(pipeline.step(name))).get("outside", {}))
     state = {
         "fingerprint": pipeline.fingerprint(step),
-        "outside": pipeline.outside(step),
+        "outside": {**step.outside, **of_needed},
         "finished": False,
         "seconds": None,
     }
     _write_record(record, state)
+    read = digests(step.inside)
     started = time.time()
     chain = lock_id(pipeline.output_dir / ".pipeline" / "lock")
     code = run_command(step.command, {**os.environ, "PATH": search_path(), CHAIN_VARIABLE: chain})
     if code != 0 or not step.makes.exists():
         reason = f"ended with exit code {code}" if code else f"did not make {step.makes}"
         raise DataError(f"step `{step.name}` {reason}; mend it and run the same command again: it continues here")
-    _write_record(record, {**state, "finished": True, "seconds": round(time.time() - started, 1)})
+    # What has changed in the chain's folder meanwhile is no step's input: its command has written it.
+    kept = {path: digest for path, digest in digests(step.inside).items() if read.get(path) == digest}
+    outside = {**step.outside, **kept, **of_needed}
+    seconds = round(time.time() - started, 1)
+    _write_record(record, {**state, "outside": outside, "finished": True, "seconds": seconds})
 
 
 def _clear_place(pipeline: Pipeline, step: Step) -> None:
