@@ -43,8 +43,11 @@ def run_pipeline(
             --ntasks-per-node=1`, for the steps that run on several processes.
 
     Raises:
-        `DataError`: where a step fails, where `only` needs what is not there, or another run is at it in the folder.
+        `DataError`: where a step fails, where `only` needs what is not there, where both `only` and `before` are
+            named, or another run is at it in the folder.
     """
+    if only is not None and before is not None:
+        raise DataError("`--only` runs a step alone and `--before` what a step needs: name one of the two")
     for step in pipeline.steps:
         step.command = on_all_machines(launcher, step.command)
     if dry_run:

@@ -179,6 +179,8 @@ def test_a_missing_key_stops_a_run_before_its_first_step(tmp_path, capsys, monke
     assert main(["run", str(file)]) == 1
     assert "step `asks`: the environment variable GEMINI_API_KEY is not set" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert main(["run", str(file), "--only", "long", "--before", "asks"]) == 1
+    assert "`--only` runs a step alone and `--before` what a step needs: name one" in capsys.readouterr().err
     assert main(["run", str(file), "--before", "asks"]) == 1  # what is run makes nothing, and is run
     assert "step `long` did not make" in capsys.readouterr().err
 
