@@ -35,12 +35,14 @@ class ChainFile:
         own (`dict`): its `output_dir` and `seed`.
         entries (`list[tuple[Place, Any]]`): its steps, those of included chains first.
         feature_cache (`Any`): the folder for features that it names, or the first chain that it includes.
+        folders (`tuple[str, ...]`): its `output_dir` and those of all that it includes.
     """
 
     file: Path
     own: dict[str, Any]
     entries: list[tuple[Place, Any]]
     feature_cache: Any = None
+    folders: tuple[str, ...] = ()
 
 
 def read_chain(file: Path, including: tuple[Path, ...] = ()) -> ChainFile:
@@ -69,13 +71,16 @@ def read_chain(file: Path, including: tuple[Path, ...] = ()) -> ChainFile:
     own = {key: content.get(key, first.get(key)) for key in ("output_dir", "seed")}
     if not isinstance(own["output_dir"], str) or not own["output_dir"]:
         raise DataError(f"{file}: `output_dir` must be the path of a folder, got {own['output_dir']!r}")
+    own["output_dir"] = str(Path(own["output_dir"]))
     if isinstance(own["seed"], bool) or not isinstance(own["seed"], int) or not 0 <= own["seed"] < 2**32:
         raise DataError(f"{file}: `seed` must be a whole number from 0 to {2**32 - 1}, got {own['seed']!r}")
     entries: list[tuple[Place, Any]] = []
     for chain in inner:
         entries += [entry for entry in chain.entries if entry not in entries]  # two may include the same third
     entries += [(Place(file, own), entry) for entry in content["steps"]]
-    return ChainFile(file, own, entries, content.get("feature_cache", inner[0].feature_cache if inner else None))
+    cache = content.get("feature_cache", inner[0].feature_cache if inner else None)
+    folders = (own["output_dir"], *(folder for chain in inner for folder in chain.folders))
+    return ChainFile(file, own, entries, cache, folders)
 
 
 def _included(file: Path, names: Any) -> list[Path]:

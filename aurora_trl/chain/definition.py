@@ -17,8 +17,8 @@
 their rows, whatever their number; a phase shares a step's samples, so that `most_processes` says how many it can use.
 
 A training step is `accelerate launch [--config_file …] recipes/X.py --config Y.yaml`, nothing more. Its YAML names
-folders under the chain's own `output_dir`; where another output folder or seed is asked for, a copy of the YAML with
-these replaced is written to `<output_dir>/configs` and used instead.
+folders under the chain's own `output_dir`; where the chain has another output folder or seed, a copy of the YAML with
+these replaced is written to `<output_dir>/configs` and used instead; see `moved_paths.py`.
 
 A step that trains from the same YAML with other values names them, and a chain that needs another's steps includes
 it. Both then have one output folder: a phase that one has trained is done for the other.
@@ -40,7 +40,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,10 @@ import yaml
 from ..errors import DataError
 from ..text_files import read_json, read_text, read_yaml
 from .chain_files import Place, read_chain
-from .outside_files import changed_since, digest_outside, words_of
+from .moved_paths import MovedPaths, in_texts
+from .outside_files import changed_since, digest_outside, script_digest, words_of
 from .sharing import feature_folder, share_command, share_samples, step_processes
+from .step_files import further_files, own_files, require_apart
 
 STEP_KEYS = {"name", "run", "train", "config", "set", "accelerate", "most_processes", "makes", "needs", "minutes"}
 
@@ -71,7 +73,10 @@ class Step:
         config (`Path` or `None`): a training step's YAML, as it is used.
         inputs (`str`): all that decides the result, besides the steps it needs.
         changes (`dict`): a training step's values in place of those of the YAML that it starts from.
-        outside (`dict[str, str]`): digests of what it reads that no step makes, by path.
+        reads (`list[str]`): words of its command or YAML, which may name what it reads.
+        outside (`dict[str, str]`): digests of what it reads that no step makes, by path, and of what it trains with.
+        inside (`dict[str, str]`): the same of what lies in the chain's own folder.
+        writes (`list[Path]`): what else its command writes.
     """
 
     name: str
@@ -82,7 +87,10 @@ class Step:
     config: Path | None = None
     inputs: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
+    reads: list[str] = field(default_factory=list)
     outside: dict[str, str] = field(default_factory=dict)
+    inside: dict[str, str] = field(default_factory=dict)
+    writes: list[Path] = field(default_factory=list)
 
 
 @dataclass
@@ -127,8 +135,8 @@ class Pipeline:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def outside(self, step: Step) -> dict[str, str]:
-        """What the step and those that it needs read from outside the chain, as it is now."""
-        found = dict(step.outside)
+        """What the step and those that it needs read that no step makes, as it is now."""
+        found = {**step.outside, **step.inside}
         for name in step.needs:
             found.update(self.outside(self.step(name)))
         return found
@@ -191,26 +199,40 @@ def load_pipeline(
     """
     chain = read_chain(Path(file))
     used: dict[str, Any] = {
-        "output_dir": str(output_dir) if output_dir is not None else chain.own["output_dir"],
+        "output_dir": chain.own["output_dir"] if output_dir is None else str(Path(output_dir)),
         "seed": chain.own["seed"] if seed is None else seed,
     }
     pipeline = Pipeline(chain.file, Path(used["output_dir"]), used["seed"], [], {}, num_processes)
-    pipeline.feature_cache = feature_folder(chain.file, {"feature_cache": chain.feature_cache}, used)
+    made = [str(entry["makes"]) for _, entry in chain.entries if isinstance(entry, dict) and entry.get("makes")]
+    paths = MovedPaths(chain.folders, used["output_dir"], made)
+    cache = paths.move(chain.feature_cache, f"{chain.file}: `feature_cache`", "{output_dir}")
+    pipeline.feature_cache = feature_folder(chain.file, {"feature_cache": cache}, used)
     pipeline.settings = {name: dict(values) for name, values in (settings or {}).items()}
     for place, entry in chain.entries:
-        step = _build_step(pipeline, place, entry, used)
+        step = _build_step(pipeline, place, entry, used, paths)
         for name in step.needs:
             pipeline.step(name)
         if any(step.name == other.name for other in pipeline.steps):
             raise DataError(f"{place.file}: two steps are called `{step.name}`")
         pipeline.steps.append(step)
+    require_apart(pipeline.file, pipeline.steps)
+    _look_at_what_is_read(pipeline)
     for name in pipeline.settings:
         if pipeline.step(name).config is None:
             raise DataError(f"{pipeline.file}: step `{name}` does not train: --set has no key to set there")
     return pipeline
 
 
-def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any]) -> Step:
+def _look_at_what_is_read(pipeline: Pipeline) -> None:
+    """Digests of what each step reads and none makes."""
+    made = [path for step in pipeline.steps for path in own_files(step, ())]
+    for step in pipeline.steps:
+        for path, digest in digest_outside(step.reads, pipeline.output_dir, made).items():
+            is_inside = Path(path).resolve().is_relative_to(pipeline.output_dir.resolve())
+            (step.inside if is_inside else step.outside)[path] = digest
+
+
+def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any], paths: MovedPaths) -> Step:
     """One entry of `steps`, with `{output_dir}` and `{seed}` filled in."""
     file = place.file
     name = _check_entry(file, entry)
@@ -224,8 +246,13 @@ def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, An
     )
     if "run" in entry:
         try:
-            step.command = shlex.split(entry["run"].format(**used))
+            words = shlex.split(entry["run"])
             step.inputs = entry["run"].format(output_dir="", seed=used["seed"])
+            first = 2 if words[:1] == ["aurora"] else 1  # names of commands are no paths
+            words[first:] = paths.move(words[first:], where, "{output_dir}")
+            step.command = [word.format(**used) for word in words]
+        except DataError:  # a path that can not be moved
+            raise
         except (ValueError, LookupError) as error:  # quotes that do not close, places that are not known
             raise DataError(
                 f"{file}: step `{name}`: `run` can not be read ({type(error).__name__}: {error}); it may "
@@ -233,21 +260,25 @@ def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, An
             ) from None
         if not step.command:
             raise DataError(f"{file}: step `{name}`: `run` is empty; write a command")
+        step.writes = further_files(step.command, step.makes)
         if entry.get("accelerate"):
             count = step_processes(where, entry, pipeline.num_processes)
             step.command = share_command(where, step.command, entry["accelerate"], count)
-        step.outside = digest_outside(step.command[1:], pipeline.output_dir)
+        step.reads = step.command[1:]
         return step
-    _add_training(pipeline, place, entry, used, step)
+    _add_training(pipeline, place, entry, used, step, paths)
     return step
 
 
-def _add_training(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any], step: Step) -> None:
+def _add_training(
+    pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any], step: Step, paths: MovedPaths
+) -> None:
     """The command of a training step, its YAML, and what of both decides the result."""
     file, name = place.file, step.name
+    where = f"{file}: step `{name}`"
     source = file.parent / str(entry.get("config"))
     if not source.is_file():
-        raise DataError(f"{file}: step `{name}`: its `config` is no file: {source}")
+        raise DataError(f"{where}: its `config` is no file: {source}")
     changes = {**(entry.get("set") or {}), **pipeline.settings.get(name, {})}
     _check_changes(file, name, changes)
     step.changes = changes
@@ -256,10 +287,12 @@ def _add_training(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, 
     deciding = _changed(settings, _filled(changes, ""))
     step.inputs = json.dumps({**deciding, "seed": used["seed"]}, sort_keys=True, default=str)
     step.config = source
-    if used != place.own or changes:
+    here = paths.move(settings, f"{where}: {source}")
+    other_seed = settings.get("seed", used["seed"]) != used["seed"]
+    if changes or here != settings or other_seed or used != place.own:
         # Several steps may start from one YAML.
         step.config = pipeline.output_dir / "configs" / (f"{name}.yaml" if changes else source.name)
-        moved = _changed(_moved(settings, place.own, used), _filled(changes, used["output_dir"]))
+        moved = _changed(here, _filled(paths.move(changes, where, "{output_dir}"), used["output_dir"]))
         if changes:
             moved["output_dir"] = str(step.makes)
         text = yaml.safe_dump({**moved, "seed": used["seed"]}, sort_keys=False)
@@ -268,7 +301,8 @@ def _add_training(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, 
                 f"{file}: step `{name}`: its `config` {source} and another step's have one name; rename it"
             )
         settings = moved
-    step.outside = digest_outside(words_of(settings), pipeline.output_dir)
+    step.reads = list(words_of(settings))
+    step.outside = {f"`train` of step `{name}`": script_digest(entry["train"])}
     launch = ["accelerate", "launch"]
     if entry.get("accelerate"):
         launch += ["--config_file", entry["accelerate"]]
@@ -277,7 +311,6 @@ def _add_training(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, 
     flags: list[str] = []
     if pipeline.feature_cache is not None and "feature_cache" not in settings:
         flags = ["--feature_cache", pipeline.feature_cache]
-    where = f"{file}: step `{name}`"
     count = step_processes(where, entry, pipeline.num_processes)
     if count is not None:
         launch += ["--num_processes", str(count)]
@@ -301,17 +334,8 @@ def _changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
 
 def _filled(changes: dict[str, Any], output_dir: str) -> dict[str, Any]:
     """Values with `{output_dir}` in their texts filled in."""
-    filled: dict[str, Any] = _in_texts(changes, lambda text: text.replace("{output_dir}", output_dir))
+    filled: dict[str, Any] = in_texts(changes, lambda text: text.replace("{output_dir}", output_dir))
     return filled
-
-
-def _in_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """A value of a YAML with all its texts changed, those of its lists and mappings too; keys stay."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _in_texts(entry, change) for key, entry in value.items()}
-    return [_in_texts(entry, change) for entry in value] if isinstance(value, list) else value
 
 
 def _check_entry(file: Path, entry: Any) -> str:
@@ -342,14 +366,3 @@ def _check_entry(file: Path, entry: Any) -> str:
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 <= minutes < float("inf"):
         raise DataError(f"{file}: step `{name}`: `minutes` must be a number, got {minutes!r}")
     return name
-
-
-def _moved(settings: dict[str, Any], own: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
-    """A training step's settings for another output folder."""
-
-    def move(text: str) -> str:
-        inside = (text + "/").startswith(own["output_dir"] + "/")
-        return used["output_dir"] + text[len(own["output_dir"]) :] if inside else text
-
-    moved: dict[str, Any] = _in_texts(settings, move)
-    return moved

@@ -22,11 +22,12 @@ from .launch import LaunchConfig
 from .launchers import Launched, read_launcher
 from .memory_estimate import MemoryEstimate, TrainingSetup, estimate_memory
 from .plan_lines import count_text, memory_line, parameter_lines, rollout_lines
-from .planned_model import CHARACTERS_PER_TOKEN, ModelPlan, learnt_tokens, option, plan_model
+from .planned_model import CHARACTERS_PER_TOKEN, ModelPlan, learnt_tokens, plan_model
 from .readiness import annotator_problem, checkpoint_problem, media_problems
 from .rollout_estimate import RolloutSetup
 from .seen_rows import rows_that_are_seen
 from .set_keys import CONFIGS
+from .step_files import option
 from .workload import TrainingFacts
 
 # The arguments of a data step that name what it reads.
@@ -42,8 +43,6 @@ _READ_BY_COMMANDS = (
     "folder",
     "path",
 )
-# Flags of what a data step writes beside what it `makes`.
-_WRITTEN_BY_COMMANDS = ("--corrected",)
 _DATA_KEYS = ("`dataset_path`", "`eval_dataset_path`")
 _MODEL_ARGUMENTS = ("model", "policy", "mask_decoder", "adapter")
 _INSTRUCTION_TOKENS = 48  # the chat's own, the reference and the instruction
@@ -176,13 +175,8 @@ class _Checker:
     def _makers(self, path: str) -> list[Step]:
         """Earlier steps that make a path, or the folder that it lies in."""
         earlier = self.pipeline.steps[: self.pipeline.steps.index(self.step)]
-        return [
-            step
-            for step in earlier
-            if step.makes == Path(path)
-            or step.makes in Path(path).parents
-            or any(option(step.command, flag) == path for flag in _WRITTEN_BY_COMMANDS)
-        ]
+        place = Path(path)
+        return [step for step in earlier if {step.makes, *step.writes} & {place, *place.parents}]
 
     def _is_hub_name(self, path: str) -> bool:
         inside = Path(path).is_relative_to(self.pipeline.output_dir)

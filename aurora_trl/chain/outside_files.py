@@ -3,15 +3,17 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from ..disk import digest_of_ends
+from .recipe_files import recipe_script
 
 # Keys of a recipe that name what a run writes, or keeps for its own speed.
-_OWN = frozenset({"output_dir", "feature_cache", "resume_from_checkpoint", "run_name"})
+_OWN = frozenset({"output_dir", "logging_dir", "feature_cache", "resume_from_checkpoint", "run_name"})
 _CODE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 # A folder with more files than these is one of media, whose names and sizes alone are looked at.
 _MANY_FILES = 200
@@ -32,32 +34,51 @@ def words_of(settings: Mapping[str, Any] | Iterable[Any]) -> Iterator[str]:
             yield from words_of(value)
 
 
-def digest_outside(words: Iterable[str], output_dir: Path) -> dict[str, str]:
+def digest_outside(words: Iterable[str], output_dir: Path, made: Iterable[Path] = ()) -> dict[str, str]:
     """
     Digests of the files and folders that words name.
 
     Args:
         words (`Iterable[str]`): of a command, or of a recipe: paths, also behind `--flag=` or `name:`, and functions
             as `package.module:function`.
-        output_dir (`Path`): the chain's; what lies there is made by steps.
+        output_dir (`Path`): the chain's.
+        made (`Iterable[Path]`): what its steps make.
 
     Returns:
-        `dict[str, str]`: by path, of those that exist outside of it. Of a folder the files directly in it count, such
-        as a table of rows or a checkpoint's weights, and not the media below.
+        `dict[str, str]`: by path, of those that exist, that no step makes, that lie in nothing that one makes and
+            hold nothing such. Of a folder the files directly in it count, such as a table of rows or a checkpoint's
+            weights, and not the media below.
     """
-    found: dict[str, str] = {}
     output = output_dir.resolve()
+    of_chain = {output / ".pipeline", output / "configs", *(path.resolve() for path in made)}
+    holding = {output, *(parent for path in of_chain for parent in path.parents)}
+    found = []
     for word in words:
         for name in _places(word):
-            path = Path(name)
             try:
-                place = path.resolve()
-                if not path.exists() or output in (place, *place.parents) or place in output.parents:
-                    continue
-                found[name] = _digest(path)
-            except (OSError, ValueError):  # a text that is too long for a name, a file that others alone may read
+                place = Path(name).resolve()
+                if Path(name).exists() and place not in holding and not of_chain & {place, *place.parents}:
+                    found.append(name)
+            except (OSError, ValueError):  # a text that is too long for a name
                 continue
+    return digests(found)
+
+
+def digests(paths: Iterable[str]) -> dict[str, str]:
+    """Digests of files and folders, by path, of those that can be read."""
+    found: dict[str, str] = {}
+    for path in paths:
+        with suppress(OSError, ValueError):
+            found[path] = _digest(Path(path))
     return found
+
+
+def script_digest(script: str) -> str:
+    """Of what a step trains with: the name of one of the package's own, the name and the content of another's."""
+    path = Path(script)
+    own = path.resolve() == recipe_script(path.stem).resolve()
+    content = "" if own else digests([script]).get(script, "")
+    return f"{path.name} {content}".strip()
 
 
 def changed_since(files: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

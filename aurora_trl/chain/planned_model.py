@@ -19,6 +19,7 @@ from ..text_files import parse_yaml, read_text
 from ..training.arguments import load_rows
 from .definition import Pipeline, Step
 from .published_sizes import published_config, published_tokens
+from .step_files import option
 
 CHARACTERS_PER_TOKEN = 4
 # Of the answers that are not written for each row.
@@ -84,11 +85,6 @@ class ModelPlan:
         return self.processor.with_answer_tokens(self.answer_tokens).answer_limit(given)
 
 
-def option(words: list[str], flag: str) -> str | None:
-    """The value of a flag on a command line, or None where it is not given."""
-    return words[words.index(flag) + 1] if flag in words[:-1] else None
-
-
 def plan_model(pipeline: Pipeline, name: str) -> ModelPlan | None:
     """
     Follow a model's name back to a checkpoint that is there, or to the step that builds the first one.
@@ -100,14 +96,20 @@ def plan_model(pipeline: Pipeline, name: str) -> ModelPlan | None:
     Returns:
         `ModelPlan` or `None`: None where the sizes can not be known yet.
     """
+    return _plan(pipeline, name, pipeline.steps)
+
+
+def _plan(pipeline: Pipeline, name: str, steps: list[Step]) -> ModelPlan | None:
+    """A model that is there, or that one of some steps makes."""
     if (Path(name) / "config.json").is_file() and (Path(name) / "aurora_processor.json").is_file():
         return _from_checkpoint(name)
-    maker = next((step for step in pipeline.steps if step.makes == Path(name)), None)
+    number, maker = next(((n, step) for n, step in enumerate(steps) if step.makes == Path(name)), (0, None))
     if maker is None:
         return None
     if maker.config is not None:
         settings = parse_yaml(pipeline.configs.get(maker.config) or read_text(maker.config), maker.config)
-        model = plan_model(pipeline, str(settings["model_name_or_path"]))
+        start = settings.get("model_name_or_path")  # the step's own check says where it is missing
+        model = None if start is None else _plan(pipeline, str(start), steps[:number])
         if model is None:
             return None
         # A phase that sets it hands it on with its checkpoint.
@@ -115,7 +117,10 @@ def plan_model(pipeline: Pipeline, name: str) -> ModelPlan | None:
         model = model.with_num_frames(settings.get("num_frames")).with_seg_source(settings.get("seg_source"))
         supervised = any(Path(word).stem == "sft" for word in maker.command)
         return replace(model, answer_tokens=learnt_tokens(settings, model.processor)) if supervised else model
-    return _from_command(maker)
+    try:
+        return _from_command(maker)
+    except ValueError:  # of a flag, which the step's own check names
+        return None
 
 
 def learnt_tokens(settings: dict[str, Any], processor: AuroraProcessor | None) -> int | None:

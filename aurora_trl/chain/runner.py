@@ -12,10 +12,12 @@ from typing import Any
 from ..disk import naming, remove, written_whole
 from ..errors import DataError
 from ..locks import CHAIN_VARIABLE, LOCK_FILE, end_leftovers, hold, lock_id, release
-from ..text_files import read_text
+from ..text_files import read_json, read_text
 from .child_process import run_command, search_path
 from .definition import Pipeline, Step
+from .outside_files import digests
 from .several_machines import on_all_machines
+from .step_files import own_files
 
 # Beside the steps' records: the chain as it was run, for its report.
 CHAIN_COPY = "pipeline.yaml"
@@ -41,8 +43,11 @@ def run_pipeline(
             --ntasks-per-node=1`, for the steps that run on several processes.
 
     Raises:
-        `DataError`: where a step fails, where `only` needs what is not there, or another run is at it in the folder.
+        `DataError`: where a step fails, where `only` needs what is not there, where both `only` and `before` are
+            named, or another run is at it in the folder.
     """
+    if only is not None and before is not None:
+        raise DataError("`--only` runs a step alone and `--before` what a step needs: name one of the two")
     for step in pipeline.steps:
         step.command = on_all_machines(launcher, step.command)
     if dry_run:
@@ -116,20 +121,29 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
         hold(step.makes / LOCK_FILE)
         release(step.makes / LOCK_FILE)
     _clear_place(pipeline, step)
+    # What those have read that it needs, and not what is there now: the step is of what they have made.
+    of_needed: dict[str, str] = {}
+    for name in step.needs:
+        of_needed.update(read_json(pipeline.record(pipeline.step(name))).get("outside", {}))
     state = {
         "fingerprint": pipeline.fingerprint(step),
-        "outside": pipeline.outside(step),
+        "outside": {**step.outside, **of_needed},
         "finished": False,
         "seconds": None,
     }
     _write_record(record, state)
+    read = digests(step.inside)
     started = time.time()
     chain = lock_id(pipeline.output_dir / ".pipeline" / "lock")
     code = run_command(step.command, {**os.environ, "PATH": search_path(), CHAIN_VARIABLE: chain})
     if code != 0 or not step.makes.exists():
         reason = f"ended with exit code {code}" if code else f"did not make {step.makes}"
         raise DataError(f"step `{step.name}` {reason}; mend it and run the same command again: it continues here")
-    _write_record(record, {**state, "finished": True, "seconds": round(time.time() - started, 1)})
+    # What has changed in the chain's folder meanwhile is no step's input: its command has written it.
+    kept = {path: digest for path, digest in digests(step.inside).items() if read.get(path) == digest}
+    outside = {**step.outside, **kept, **of_needed}
+    seconds = round(time.time() - started, 1)
+    _write_record(record, {**state, "outside": outside, "finished": True, "seconds": seconds})
 
 
 def _clear_place(pipeline: Pipeline, step: Step) -> None:
@@ -140,17 +154,10 @@ def _clear_place(pipeline: Pipeline, step: Step) -> None:
     what = "cut" if pipeline.was_cut(step) else "previous"
     if pipeline.state(step) == "new":
         # A data step that was cut short continues from what it left beside its output, but not with other settings.
-        for path in (step.makes, *_beside(step.makes)):
+        for path in own_files(step, pipeline.steps):
             _keep(path, what)
     elif step.config is None:
         _keep(step.makes, what)
-
-
-def _beside(makes: Path) -> list[Path]:
-    """What a data step leaves beside its JSONL file: `cot.journal.jsonl`, `reflective.report.json`."""
-    if makes.suffix != ".jsonl":
-        return []
-    return [path for path in makes.parent.glob(f"{makes.stem}.*.json*") if path.suffix in (".json", ".jsonl")]
 
 
 def _keep(path: Path, what: str) -> None:

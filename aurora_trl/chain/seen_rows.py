@@ -4,7 +4,7 @@ from typing import Any
 
 from .definition import Pipeline, Step
 from .launch import LaunchConfig
-from .planned_model import option
+from .step_files import option
 
 
 def rows_that_are_seen(pipeline: Pipeline, recipe: Any, config: Any, launch: LaunchConfig) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import DataError
 from .launch import read_launch
+from .step_files import option
 
 # The commands whose processes share the rows.
 SHARED_COMMANDS = ("evaluate", "mine", "annotate")
@@ -69,9 +70,9 @@ def share_command(where: str, words: list[str], accelerate: str, num_processes: 
         raise DataError(f"{where}: `accelerate` starts {names} on several processes; leave it out for {words[0]!r}")
     count = num_processes or read_launch(accelerate).num_processes
     if words[1] == "annotate":
-        if "--serve" in words:
+        if option(words, "--serve") is not None:
             return [*words, "--replicas", str(count)]
-        if not any(word.startswith("qwen-omni:") for word in words):
+        if not (option(words, "--annotator") or "").startswith("qwen-omni:"):
             raise DataError(
                 f"{where}: `accelerate` is for an annotator that each process holds, `--annotator qwen-omni:` or "
                 "`--serve`; leave it out for others"

@@ -87,7 +87,7 @@ def add_chain_commands(add: AddCommand) -> None:
         metavar="NAME",
         help="these evaluations of eval/ instead, the first with each of the others: differences with their errors",
     )
-    command.add_argument("--protocol", default="refavs", help="of --tables and --compare (default: refavs)")
+    command.add_argument("--protocol", help="of --tables and --compare (default: refavs)")
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
@@ -149,13 +149,16 @@ def _check_set_keys(pipeline: "Pipeline") -> None:
 
 def _require_annotators(pipeline: "Pipeline", arguments: argparse.Namespace) -> None:
     """A key or a package that a later step's annotator lacks is an error now, and not when its turn comes."""
+    from ..chain.step_files import option
+
     wanted = {step.name for step in pipeline.steps}
     if arguments.only is not None:
         wanted = {arguments.only}
     elif arguments.before is not None:
         wanted = pipeline.needed(pipeline.step(arguments.before))
     for step in pipeline.steps:
-        asks = step.command[0] == "aurora" and any(word.startswith(("openai:", "gemini:")) for word in step.command)
+        annotator = option(step.command, "--annotator") or ""
+        asks = step.command[0] == "aurora" and annotator.startswith(("openai:", "gemini:"))
         if not asks or step.name not in wanted or pipeline.state(step) == "done":
             continue
         from ..chain.readiness import annotator_problem
@@ -185,16 +188,28 @@ def _check_plan(pipeline: "Pipeline", parser: argparse.ArgumentParser) -> None:
     say(f"{pipeline.file}: {len(pipeline.steps)} steps checked, all is well")
 
 
+def _require_flags_that_go_together(arguments: argparse.Namespace) -> None:
+    """What a flag asks for is in the report, or the flag is an error."""
+    kinds = [flag for flag, given in (("--tables", arguments.tables), ("--compare", arguments.compare)) if given]
+    if len(kinds) > 1:
+        raise ValueError("--tables and --compare are two reports: ask for one after the other")
+    for name in ("phases", "data", "price_per_hour", "format", "subset") if kinds else ():
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} does not go with {kinds[0]}: leave it out")
+
+
 def _report(arguments: argparse.Namespace) -> None:
+    _require_flags_that_go_together(arguments)
+    protocol = arguments.protocol or "refavs"
     if arguments.tables:
         from ..evaluation.study.tables import write_tables
 
-        say(f"{write_tables(arguments.root, arguments.protocol)}")
+        say(f"{write_tables(arguments.root, protocol)}")
         return
     if arguments.compare:
         from ..evaluation.study.compare import write_comparison
 
-        say(f"{write_comparison(arguments.root, arguments.compare, arguments.protocol)}")
+        say(f"{write_comparison(arguments.root, arguments.compare, protocol)}")
         return
     if not arguments.phases or not arguments.data or len(arguments.root) > 1:
         raise ValueError(
@@ -212,7 +227,13 @@ def _report(arguments: argparse.Namespace) -> None:
         if not (folder / "metrics.json").is_file():
             raise ValueError(f"{folder}/metrics.json: no such file; run `aurora evaluate` for that phase first")
 
-    first = next(iter(read_metrics(next(iter(evaluations.values())))["splits"]))
+    metrics = read_metrics(next(iter(evaluations.values())))
+    if arguments.protocol not in (None, metrics["protocol"]):
+        raise ValueError(
+            f"{root}: --protocol {arguments.protocol} is for --tables and --compare; a report of phases has the "
+            f"protocol that they were evaluated by, which is {metrics['protocol']}"
+        )
+    first = next(iter(metrics["splits"]))
     source = find_source(arguments.data, arguments.format, arguments.subset, arguments.objects)
     rows = {row["id"]: row for row in source.load(first)}
     records = sorted((root / ".pipeline").glob("*.json"), key=lambda path: path.stat().st_mtime)

@@ -45,8 +45,9 @@ def report(
     answers: object = ANSWER,
     state: object = None,
     record: object = None,
+    words: str = "",
 ) -> Kind:
-    """The report of one phase, one file of which is broken."""
+    """The report of one phase, one file of which is broken, or which is asked for with more flags."""
 
     def command(place: Place) -> list[str]:
         for file, content in {
@@ -58,7 +59,7 @@ def report(
             if content is not None:
                 written = content if isinstance(content, (str, bytes)) else json.dumps(content)
                 place.write(f"chain/{file}", written)
-        return ["report", f"{place.root}/chain", "--phases", "sft", "--data", str(place.world)]
+        return ["report", f"{place.root}/chain", "--phases", "sft", "--data", str(place.world), *words.split()]
 
     return Kind(name, command, named)
 
@@ -90,6 +91,7 @@ def score_again(name: str, *named: str, words: str = "--protocol aurora", metric
 
 
 KINDS = [
+    report("a report by another protocol", "--protocol aurora is for --tables", "refavs", words="--protocol aurora"),
     tables("scores of a row cut short", "eval/sft/scores.refavs.jsonl", '{"id', "scores.refavs.jsonl, line 1"),
     tables(
         "scores of a row without its clip",

@@ -112,6 +112,24 @@ def test_what_is_wrong_is_named(changes, message, write, capsys):
     assert captured.err.strip().splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.parametrize("start", [None, "sft"])
+def test_a_phase_whose_model_is_not_known_ends_no_dry_run(start, write, tmp_path, capsys):
+    """The first phase names no model, or its own; the second starts from what the first makes."""
+    file = write()
+    recipe, chain = yaml.safe_load((tmp_path / "sft.yaml").read_text()), yaml.safe_load(file.read_text())
+    made = str(tmp_path / "out" / "sft")
+    more = {**recipe, "model_name_or_path": made, "output_dir": str(tmp_path / "out" / "more")}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(more))
+    recipe.pop("model_name_or_path")
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump({**recipe, **({"model_name_or_path": made} if start else {})}))
+    second = {**chain["steps"][1], "name": "more", "config": "more.yaml", "makes": "more", "needs": ["cot", "sft"]}
+    file.write_text(yaml.safe_dump({**chain, "steps": [*chain["steps"], second]}))
+    assert main(["run", str(file), "--dry-run"]) == 1
+    said = capsys.readouterr()
+    assert "model_name_or_path" in said.err
+    assert "more: model: its sizes are known once the first step has made it" in said.out
+
+
 def test_a_text_longer_than_the_model_reads_is_a_problem(write, checkpoint, tmp_path, capsys):
     short = tmp_path / "short"
     shutil.copytree(checkpoint, short)
@@ -251,9 +269,12 @@ def test_data_steps_run_on_the_processes_that_training_has(write, world):
     assert load_pipeline(file).step("cot").command[3] == "2"  # the config's
     one, four = load_pipeline(file), load_pipeline(file, num_processes=4)
     assert one.fingerprint(one.step("cot")) == four.fingerprint(four.step("cot"))
-    served = command.replace("--annotator qwen-omni:q/m", "--serve q/m")
-    file = write(cot={"run": served, "accelerate": accelerate})
-    assert load_pipeline(file).step("cot").command[-2:] == ["--replicas", "2"]
+    for serve in ("--serve q/m", "--serve=q/m"):
+        served = command.replace("--annotator qwen-omni:q/m", serve)
+        file = write(cot={"run": served, "accelerate": accelerate})
+        assert load_pipeline(file).step("cot").command[-2:] == ["--replicas", "2"]
+    joined = write(cot={"run": command.replace("--annotator ", "--annotator="), "accelerate": accelerate})
+    assert load_pipeline(joined).step("cot").command[0] == "torchrun"
     for wrong in (command.replace("qwen-omni", "gemini"), "aurora synth x"):
         with pytest.raises(DataError, match="leave it out for"):
             load_pipeline(write(cot={"run": wrong, "accelerate": accelerate}))

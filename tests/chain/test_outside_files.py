@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import yaml
+from conftest import REPOSITORY
 
 from aurora_trl.chain.definition import load_pipeline
 from aurora_trl.chain.outside_files import digest_outside, words_of
@@ -54,6 +55,77 @@ def test_a_changed_file_runs_what_has_read_it(chain, file, tmp_path, capsys):
     assert chain() == ""
 
 
+@pytest.mark.parametrize("output_dir", ["out", "."])
+def test_rows_of_ones_own_in_the_chains_folder_count(output_dir, tmp_path, monkeypatch):
+    """And not what a step's command writes there besides what it makes: here a log, and a table that `b` reads."""
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / output_dir / "own"
+    own.mkdir(parents=True)
+    (own / "rows.jsonl").write_text("1")
+    (tmp_path / "step.py").write_text(
+        "import pathlib, sys\n"
+        "made, log, table, *more = map(pathlib.Path, sys.argv[1:])\n"
+        "made.write_text('x')\n"
+        "with log.open('a') as file: file.write(made.stem)\n"
+        "if made.stem == 'a': table.write_text(log.read_text())\n"
+    )
+    run = f"{sys.executable} step.py {{output_dir}}/NAME.txt {{output_dir}}/log {{output_dir}}/table.csv"
+    steps = [
+        {"name": "a", "run": run.replace("NAME", "a") + " {output_dir}/own/rows.jsonl", "makes": "a.txt"},
+        {"name": "b", "run": run.replace("NAME", "b"), "makes": "b.txt", "needs": ["a"]},
+        {"name": "c", "run": run.replace("NAME", "c"), "makes": "c.txt"},
+    ]
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump({"output_dir": output_dir, "steps": steps}))
+    log = tmp_path / output_dir / "log"
+    for rows, expected in (("1", "abc"), ("1", ""), ("2", "ab"), ("2", ""), ("3", "ab"), ("3", "")):
+        (own / "rows.jsonl").write_text(rows)
+        log.write_text("")
+        run_pipeline(load_pipeline("chain.yaml"))
+        assert log.read_text() == expected
+    (own / "rows.jsonl").write_text("4")
+    run_pipeline(load_pipeline("chain.yaml"), only="a")
+    pipeline = load_pipeline("chain.yaml")  # cut between the two
+    assert [pipeline.state(step) for step in pipeline.steps] == ["done", "new", "done"]
+
+
+def test_another_training_script_counts_and_so_does_its_content(tmp_path, monkeypatch):
+    """Of the package's own two the name, so that a phase stays done where the package is a newer one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("model_name_or_path: m\nlogging_dir: logs\noutput_dir: out/a\n")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "mine.py").write_text("1")
+    ours, other = (str(REPOSITORY / "recipes" / name) for name in ("sft.py", "grpo.py"))
+
+    def load(script):
+        train = {"name": "a", "train": script, "config": "a.yaml", "makes": "a"}
+        steps = [train, {"name": "b", "run": "true", "makes": "b", "needs": ["a"]}]
+        (tmp_path / "chain.yaml").write_text(yaml.safe_dump({"output_dir": "out", "steps": steps}))
+        return load_pipeline("chain.yaml")
+
+    def finish(pipeline, **changes):
+        for step in pipeline.steps:
+            step.makes.mkdir(parents=True, exist_ok=True)
+            pipeline.record(step).parent.mkdir(exist_ok=True)
+            record = {"fingerprint": pipeline.fingerprint(step), "outside": pipeline.outside(step), "finished": True}
+            pipeline.record(step).write_text(json.dumps({**record, **changes}))
+
+    def states(script):
+        pipeline = load(script)
+        return {pipeline.state(step) for step in pipeline.steps}
+
+    finish(load(ours))
+    assert load(ours).outside(load(ours).step("a")) == {"`train` of step `a`": "sft.py"}
+    (tmp_path / "logs" / "events").write_text("1")
+    assert states(ours) == {"done"}
+    assert states("mine.py") == states(other) == {"new"}
+    finish(load(ours), outside={})  # as an earlier version has written it
+    assert states(ours) == {"done"}
+    finish(load("mine.py"))
+    assert states("mine.py") == {"done"}
+    (tmp_path / "mine.py").write_text("2")
+    assert states("mine.py") == {"new"}
+
+
 def test_what_is_gone_has_done_its_part(chain, tmp_path):
     assert chain() == "cao"
     (tmp_path / "rows.jsonl").unlink()
@@ -88,7 +160,7 @@ def test_what_counts(tmp_path, monkeypatch):
         "instruction": "Where is it?\nSay so.",
         "steps": 3,
     }
-    found = digest_outside(words_of(recipe), tmp_path / "out")
+    found = digest_outside(words_of(recipe), tmp_path / "out", [tmp_path / "out" / "made"])
     assert set(found) == {"data", "many"}
     assert found["data"].startswith("metadata.csv=")
     assert "," not in found["data"]

@@ -14,6 +14,7 @@ from aurora_trl.chain.experts import feed_forward_states, feed_forward_width, id
 from aurora_trl.chain.machines import MACHINES, Machine, Work
 from aurora_trl.chain.memory_estimate import count_parameters
 from aurora_trl.chain.plan_summary import summarize
+from aurora_trl.chain.planned_model import plan_model
 from aurora_trl.chain.published_sizes import published_config, published_tokens
 from aurora_trl.chain.readiness import annotator_problem, checkpoint_problem, media_problems
 from aurora_trl.chain.workload import (
@@ -179,8 +180,23 @@ def test_a_missing_key_stops_a_run_before_its_first_step(tmp_path, capsys, monke
     assert main(["run", str(file)]) == 1
     assert "step `asks`: the environment variable GEMINI_API_KEY is not set" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert main(["run", str(file), "--only", "long", "--before", "asks"]) == 1
+    assert "`--only` runs a step alone and `--before` what a step needs: name one" in capsys.readouterr().err
     assert main(["run", str(file), "--before", "asks"]) == 1  # what is run makes nothing, and is run
     assert "step `long` did not make" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "frames"),
+    [("--num-frames 8", 8), ("--num-frames=8", 8), ("--num-frames 4 --num-frames 8", 8), ("--num-frames few", None)],
+)
+def test_a_flag_is_read_as_its_command_reads_it(flags, frames, tmp_path):
+    run = f"aurora init DAMO-NLP-SG/VideoLLaMA2.1-7B-AV --mask-decoder=sam_vit_h_4b8939.pth {flags} --output x"
+    file = tmp_path / "chain.yaml"
+    step = {"name": "base", "run": run, "makes": "base"}
+    file.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "steps": [step]}))
+    plan = plan_model(load_pipeline(file), str(tmp_path / "out" / "base"))
+    assert (plan and plan.num_frames) == frames
 
 
 def test_stated_minutes_are_added_up():

@@ -16,9 +16,11 @@ from launching import run_with
 from small_chain import write_small_recipe
 
 from aurora_trl import locks
+from aurora_trl.chain import runner
 from aurora_trl.chain.definition import load_pipeline
 from aurora_trl.chain.runner import run_pipeline
-from aurora_trl.data import DataError
+from aurora_trl.cli.main import main
+from aurora_trl.data import DataError, save_json
 from aurora_trl.locks import LOCK_FILE, RunLock
 
 
@@ -214,6 +216,68 @@ def test_a_data_step_continues_from_its_journal_but_not_with_other_settings(tmp_
     assert (tmp_path / "out" / "rows.jsonl").read_text() == "b"
     assert (tmp_path / "out" / "rows.jsonl.previous").read_text() == "aa"
     assert (tmp_path / "out" / "rows.journal.jsonl.previous").read_text() == "aa"
+
+
+def test_all_that_a_step_wrote_makes_room_for_its_next_run(rows, world, tmp_path):
+    """`aurora correct` refuses a file of `--corrected` whose journal is gone."""
+    target = "I see a boat and I hear it. So the target is the boat. It is [SEG]."
+    known = [{**row, "target": target} for row in rows if not row["is_null"]]
+    save_json(known, tmp_path / "plain.jsonl")
+    run = (
+        f"aurora correct {{output_dir}}/hard.jsonl --annotator synthetic:{world} --plain {tmp_path}/plain.jsonl "
+        "--corrected={output_dir}/corrected.jsonl --output {output_dir}/reflective.jsonl"
+    )
+    file, out = tmp_path / "chain.yaml", tmp_path / "out"
+    steps = [{"name": "correct", "run": run, "makes": "reflective.jsonl"}]
+    file.write_text(yaml.safe_dump({"output_dir": str(out), "steps": steps}))
+    pipeline = load_pipeline(file)
+    for hard in (known[:2], known[2:5]):
+        save_json(hard, out / "hard.jsonl")
+        runner._clear_place(pipeline, pipeline.steps[0])
+        assert main(pipeline.steps[0].command[1:]) == 0
+        assert len((out / "corrected.jsonl").read_text().splitlines()) == len(hard)
+    assert len((out / "corrected.jsonl.previous").read_text().splitlines()) == 2
+    assert (out / "reflective.journal.jsonl.previous").is_file()
+
+
+def test_a_step_takes_nothing_of_another_away(tmp_path):
+    """Files whose names begin as its own do, be they another step's or of no step; its own are all of its run."""
+    own = ["cot.jsonl", "cot.journal.jsonl", "cot.failed.jsonl", "cot.report.json", "cot.part-1.journal.jsonl"]
+    kept = ["cot.fixed.jsonl", "cot.fixed.journal.jsonl", "cot.part-2.jsonl", "cot.part-2.journal.jsonl", "cot.x.json"]
+    steps = [
+        {"name": name, "run": f"touch {{output_dir}}/{name}", "makes": name}
+        for name in ("cot.jsonl", "cot.fixed.jsonl", "cot.part-2.jsonl")
+    ]
+    file, out = tmp_path / "chain.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump({"output_dir": str(out), "steps": steps}))
+    out.mkdir()
+    for name in (*own, *kept):
+        (out / name).write_text(name)
+    runner._clear_place(load_pipeline(file), load_pipeline(file).steps[0])
+    assert sorted(path.name for path in out.iterdir()) == sorted([*(f"{name}.previous" for name in own), *kept])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("grpo", "grpo", "steps `a` and `b` both write .*/grpo; name another"),
+        ("grpo", "./grpo/eval", "step `b` writes .*/grpo/eval inside what step `a` makes"),
+        ("eval/grpo", "eval", "step `a` writes .*/eval/grpo inside what step `b` makes"),
+        ("c.jsonl", "corrected.jsonl", "steps `a` and `b` both write .*/corrected.jsonl"),
+        ("c.jsonl", "x.jsonl", None),
+        ("eval/a", "eval/b", None),
+    ],
+)
+def test_two_steps_do_not_write_one_place(first, second, message, tmp_path):
+    run = "aurora correct h --plain p --corrected {output_dir}/corrected.jsonl --output {output_dir}/c.jsonl"
+    steps = [{"name": "a", "run": run, "makes": first}, {"name": "b", "run": "true", "makes": second}]
+    file = tmp_path / "chain.yaml"
+    file.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "steps": steps}))
+    if message is None:
+        assert len(load_pipeline(file).steps) == 2
+        return
+    with pytest.raises(DataError, match=message):
+        load_pipeline(file)
 
 
 def test_only_before_and_dry_run(tmp_path, capsys):

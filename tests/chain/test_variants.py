@@ -74,6 +74,75 @@ def test_the_datasets_of_a_mixture_move_with_the_chain(chains):
     assert config(pipeline, "short")["datasets"] == [{"path": "outputs/2/data"}]
 
 
+def test_a_chain_with_a_folder_of_its_own_works_in_it(chains):
+    """The YAMLs that it takes from the chain it includes are written for that one's folder, and for its seed."""
+    rows = read_yaml(chains / "study" / "study.yaml")
+    rows["steps"][0]["set"] = {"max_steps": 2}
+    write(chains / "study" / "study.yaml", {**rows, "output_dir": "mine", "seed": 5})
+    write(chains / "base" / "grpo.yaml", {"model_name_or_path": "out/sft", "output_dir": "out/grpo", "seed": 3})
+    for folder in (None, "outputs/2"):
+        pipeline, used = load_pipeline(chains / "study" / "study.yaml", folder), folder or "mine"
+        made = {"output_dir": f"{used}/short", "max_steps": 2, "teacher": f"{used}/teacher", "seed": 5}
+        assert config(pipeline, "short") == made
+        assert config(pipeline, "sft")["output_dir"] == f"{used}/sft"
+        assert config(pipeline, "grpo")["model_name_or_path"] == f"{used}/sft"
+    # Without a folder of its own it goes on in that of the chain; the seed is its own.
+    write(chains / "study" / "study.yaml", {**rows, "seed": 5})
+    pipeline = load_pipeline(chains / "study" / "study.yaml")
+    assert config(pipeline, "grpo") == {"model_name_or_path": "out/sft", "output_dir": "out/grpo", "seed": 5}
+
+
+@pytest.mark.parametrize("written", ["out", "out/", "./out", "x/../out", "{here}/out"])
+def test_paths_move_however_they_are_written(chains, written, monkeypatch):
+    """In a YAML, in `set`, in `--set` and in a command, for a second seed in a folder of its own."""
+    monkeypatch.chdir(chains)
+    chain = read_yaml(chains / "base" / "chain.yaml")
+    chain["output_dir"] = written.format(here=chains)
+    words = "evaluate out/sft --data=./out/data --annotator synthetic:out/data data/out outside out.jsonl"
+    chain["steps"] += [
+        {"name": "score", "run": f"aurora {words} {chains}/out/x --output {{output_dir}}/eval", "makes": "eval"},
+        {**chain["steps"][1], "name": "hot", "makes": "hot", "set": {"model_name_or_path": "out//sft", "beta": 1}},
+    ]
+    write(chains / "base" / "chain.yaml", chain)
+    settings = {"grpo": {"teacher": "./out/teacher", "dataset_path": "data/rows.jsonl"}}
+    pipeline = load_pipeline(chains / "base" / "chain.yaml", "two", settings=settings)
+    assert config(pipeline, "sft") == {"output_dir": "two/sft", "max_steps": 5, "teacher": "two/teacher", "seed": 3}
+    assert config(pipeline, "hot")["model_name_or_path"] == "two/sft"
+    assert config(pipeline, "grpo")["teacher"] == "two/teacher"
+    assert config(pipeline, "grpo")["dataset_path"] == "data/rows.jsonl"
+    moved = "evaluate two/sft --data=two/data --annotator synthetic:two/data data/out outside out.jsonl two/x"
+    assert pipeline.step("score").command == ["aurora", *moved.split(), "--output", "two/eval"]
+    own = load_pipeline(chains / "base" / "chain.yaml")
+    assert own.step("score").command[2:7] == words.split()[1:6]
+    assert fingerprints(own)["score"] == fingerprints(pipeline)["score"]
+
+
+def test_a_path_inside_a_text_is_refused_where_it_would_stay(chains, capsys):
+    chain = read_yaml(chains / "base" / "chain.yaml")
+    chain["steps"].append({"name": "copy", "run": "bash -c 'cp out/sft/x {output_dir}/y'", "makes": "y"})
+    chain["steps"].append({"name": "said", "run": "echo 'it ran out of memory' out-2", "makes": "z"})
+    file = chains / "base" / "chain.yaml"
+    write(file, chain)
+    assert load_pipeline(file).step("copy").command[2] == "cp out/sft/x out/y"
+    for flags in (["--dry-run"], []):
+        assert main(["run", str(file), "--output_dir", str(chains / "two"), *flags]) == 1
+        said = capsys.readouterr().err
+        assert f"{file}: step `copy`: 'cp out/sft/x {{output_dir}}/y' names out inside a text" in said
+        assert "write {output_dir} there, in `run` or `set`" in said
+    assert not (chains / "two").exists()
+
+
+def test_in_the_current_folder_what_steps_make_moves(chains, monkeypatch):
+    """With `output_dir: .` every word may be a path in it."""
+    monkeypatch.chdir(chains)
+    write(chains / "base" / "grpo.yaml", {"model_name_or_path": "sft", "data": "rows.jsonl", "output_dir": "grpo"})
+    chain = read_yaml(chains / "base" / "chain.yaml")
+    write(chains / "base" / "chain.yaml", {**chain, "output_dir": "."})
+    pipeline = load_pipeline(chains / "base" / "chain.yaml", "two")
+    made = {"model_name_or_path": "two/sft", "data": "rows.jsonl", "output_dir": "two/grpo", "seed": 3}
+    assert config(pipeline, "grpo") == made
+
+
 def test_an_included_chain_shares_its_steps_and_outputs(chains):
     """What the chain itself has done is done for the study, which has the same folder and the same fingerprints."""
     own, study = load_pipeline(chains / "base" / "chain.yaml"), load_pipeline(chains / "study" / "study.yaml")

@@ -54,6 +54,9 @@ def test_annotate_is_loadable(world, tmp_path, capsys):
         (["evaluate", "m", "--data", "no/such", "--output", "o"], "no/such: no such dataset folder"),
         (["evaluate", "m", "--data", "d", "--output", "o", "--swaps", "smell"], "unknown modality 'smell'"),
         (["report", "no/such", "--phases", "sft", "--data", "d"], "no/such/eval/sft/metrics.json: no such file"),
+        (["report", "d", "--tables", "--compare", "a", "b"], "--tables and --compare are two reports"),
+        (["report", "d", "--compare", "a", "b", "--data", "d"], "--data does not go with --compare: leave it out"),
+        (["report", "d", "--tables", "--price-per-hour", "1"], "--price-per-hour does not go with --tables"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
