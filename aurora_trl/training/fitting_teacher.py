@@ -13,6 +13,8 @@ from ..text_files import read_json, read_yaml
 
 # What decides the prompt that leads to the state at `[SEG]`, and what the mask decoder is shown.
 _SEEN = ("instruction", "policy_frames", "keep_aspect_ratio", "pixel_mean", "pixel_std")
+# And how much of a clip the policy sees and hears, as far as its processor has such a setting.
+_HEARD = ("audio_seconds", "audio_in_video", "seconds_per_frame", "video_max_pixels")
 
 
 def require_fitting_teacher(
@@ -49,12 +51,18 @@ def require_fitting_teacher(
             f"the teacher {folder} was trained with `targets: {taught}`, and would be asked with `teacher_targets: "
             f"{teacher_targets}`: set `teacher_targets: {taught}`"
         )
-    theirs, own = read_json(settings) if settings.is_file() else {}, processor.settings()
-    for one in (theirs, own):
+    if not settings.is_file():
+        return
+    theirs, own = read_json(settings), processor.settings()
+    for one, policy_processor in (
+        (theirs, AuroraProcessor.from_pretrained(folder).policy_processor),
+        (own, processor.policy_processor),
+    ):
         one["policy_frames"] = one.get("policy_frames") or one.get("num_frames")
-    for name in _SEEN if theirs else ():
-        if name in theirs and theirs[name] not in (None, own[name]):
+        one.update({name: getattr(policy_processor, name) for name in _HEARD if hasattr(policy_processor, name)})
+    for name in (*_SEEN, *_HEARD):
+        if name in theirs and theirs[name] not in (None, own.get(name)):
             raise ValueError(
-                f"the teacher {folder} was trained with `{name}` {theirs[name]!r}, and the student has {own[name]!r}: "
-                "train both with the same"
+                f"the teacher {folder} was trained with `{name}` {theirs[name]!r}, and the student has "
+                f"{own.get(name)!r}: train both with the same"
             )

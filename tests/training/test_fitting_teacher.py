@@ -50,6 +50,16 @@ def test_a_teacher_of_other_texts_or_frames(recipe, settings, message, checkpoin
     build(*arguments, teacher=teacher, distillation_loss_weight=0.0)  # it gives its decoder alone
 
 
+def test_a_teacher_that_heard_another_part_of_the_sound(checkpoint, cot_rows, processor, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "teacher")
+    other = type(processor).from_pretrained(folder)
+    other.policy_processor.audio_seconds = 3.0
+    other.save_pretrained(folder)
+    arguments = (AuroraModel.from_pretrained(checkpoint), cot_rows, processor, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"with `audio_seconds` 3.0, and the student has \d"):
+        build(*arguments, teacher=AuroraModel.from_pretrained(folder))
+
+
 @pytest.mark.parametrize("settings", [{"teacher_targets": "class"}, {"targets": "class"}], ids=str)
 def test_a_row_without_a_class_is_named_before_training(settings, model, checkpoint, cot_rows, processor, tmp_path):
     """Also one that is only evaluated on; where the teacher gives no feature its text does not matter."""
