@@ -164,8 +164,9 @@ def mine_file(
         )
         for answer in answers:
             record = _describe(answer, max_iou)
-            journal.append(record)
-            hard += record["hard"]
+            if record["id"] not in known:  # a batch that was cut is answered whole
+                journal.append(record)
+                hard += record["hard"]
             progress.step(f"{hard} hard")
         through = {record["id"]: record for record in collect_records(journal)}
     hard_rows = [with_target(row, through[row["id"]]["completion"]) for row in rows if through[row["id"]]["hard"]]

@@ -145,6 +145,7 @@ def test_mining_continues_where_it_was_cut(drawing_checkpoint, processor, checkp
     assert mine_file(model, processor, rows, output, **options) == 4
     assert [row["id"] for row in load_json(output)] == [row["id"] for row in rows[1:]]
     assert whole.endswith(output.read_bytes())
+    assert [record["id"] for record in _records(journal)] == [row["id"] for row in rows]  # each once
     with pytest.raises(DataError, match="`max_new_tokens` 10, now it is 11"):
         mine_file(model, processor, rows, output, **{**options, "max_new_tokens": 11})
     with pytest.raises(DataError, match="has no masks"):

@@ -342,8 +342,20 @@ def test_the_best_is_found_again(checkpoint, cot_rows, processor, tmp_path, monk
     assert Path(trainer.state.best_model_checkpoint) == tmp_path / "gone" / "checkpoint-3"
 
 
+class Watcher(TrainerCallback):
+    """Of one's own: it may add numbers to an evaluation."""
+
+    def on_evaluate(self, *args, **kwargs):
+        """Adds none."""
+
+
 def test_a_best_by_a_metric_that_is_none(checkpoint, cot_rows, processor, tmp_path):
+    """Known before the first step, or, where code of one's own may add metrics, at the first evaluation."""
     trainer = start_with_best(checkpoint, cot_rows, processor, tmp_path, metric_for_best_model="eval_iuo")
+    with pytest.raises(DataError, match="eval_iuo` is no metric of an evaluation; did you mean `iou`"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    trainer.add_callback(Watcher())
     with pytest.raises(DataError, match="`metric_for_best_model: eval_iuo` is none of .*eval_iou, eval_loss"):
         trainer.train()
 
