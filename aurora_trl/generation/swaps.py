@@ -34,7 +34,8 @@ def swap_modality(rows: Sequence[Row], modality: str) -> list[dict[str, Any]]:
         raise ValueError(f"unknown modality {modality!r}; use one of {', '.join(MODALITIES)}")
     if len({clip_key(row) for row in rows}) < 2:
         raise ValueError(f"{modality} can not be swapped: all {len(rows)} rows show one clip")
-    sounds = [_sound_of(row) for row in rows]
+    has_track = cache(_has_track)  # of this call: a file may be another one in the next
+    sounds = [row.get("audio") or (row["video"] if has_track(row.get("video")) else None) for row in rows]
     if modality == "audio" and not any(sounds):
         raise ValueError(f"audio can not be swapped: none of the {len(rows)} rows has sound")
     swapped: list[dict[str, Any]] = []
@@ -51,7 +52,7 @@ def swap_modality(rows: Sequence[Row], modality: str) -> list[dict[str, Any]]:
             if modality == "reference":
                 return bool(rows[other]["reference"] != rows[own]["reference"])
             # A row without sound can take no video that brings its own.
-            return sounds[own] is not None or not _has_track(rows[other].get("video"))
+            return sounds[own] is not None or not has_track(rows[other].get("video"))
 
         other = _next(len(rows), i, fits)
         if other is None:
@@ -79,12 +80,6 @@ def _next(count: int, own: int, fits: Callable[[int], bool]) -> int | None:
     return next((place for place in places if fits(place)), None)
 
 
-def _sound_of(row: Row) -> str | None:
-    """The file with a row's sound."""
-    return row.get("audio") or (row["video"] if _has_track(row.get("video")) else None)
-
-
-@cache
 def _has_track(video: str | None) -> bool:
     if not video:
         return False

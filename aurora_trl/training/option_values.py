@@ -186,7 +186,7 @@ def check_building(config: Any) -> None:
         name for name, item in inspect.signature(checkpoint).parameters.items() if item.kind is item.KEYWORD_ONLY
     }
     for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
-        known = torchs | _CHECKPOINTING | {"preserve_rng_state"}
+        known = torchs | _CHECKPOINTING
         unknown = next((key for key in getattr(config, name, None) or {} if key not in known), None)
         if unknown is not None:
             raise ValueError(f"`{name}` has no `{unknown}`; use {', '.join(sorted(known))}")

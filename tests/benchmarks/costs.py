@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 from grpo import our_trainer
-from setting import Ratio, compare, step_of
+from setting import Ratio, compare, one_row_per_clip, step_of
 
 from aurora_trl import AuroraGRPOTrainer
 
@@ -37,8 +37,7 @@ def run(rows: Dataset, *, new_tokens: int = 150, repeats: int = 3) -> list[Ratio
     Returns:
         `list[Ratio]`.
     """
-    keep = [i for i, row in enumerate(rows) if i == 0 or row["frames"] != rows[i - 1]["frames"]]
-    rows = rows.select(keep)
+    rows = one_row_per_clip(rows)
     with tempfile.TemporaryDirectory() as folder:
 
         def build(more_rewards: tuple[str, ...] = (), **settings: Any) -> Any:

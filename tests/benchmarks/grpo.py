@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from setting import Ratio, bench_model, bench_processor, compare, step_of
+from setting import Ratio, bench_model, bench_processor, compare, one_row_per_clip, step_of
 from trl import GRPOConfig, GRPOTrainer
 
 from aurora_trl import AuroraGRPOConfig, AuroraGRPOTrainer
@@ -159,9 +159,7 @@ def run(rows: Dataset, *, groups: tuple[int, ...] = (3, 4, 8), new_tokens: int =
     Returns:
         `list[Ratio]`.
     """
-    # One reference per clip: the media of none are cached on the device, and no two steps share a clip.
-    keep = [i for i, row in enumerate(rows) if i == 0 or row["frames"] != rows[i - 1]["frames"]]
-    rows = rows.select(keep)
+    rows = one_row_per_clip(rows)
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         for num_generations in groups:

@@ -138,6 +138,11 @@ def bench_rows(folder: Path, clips: int = 12) -> Dataset:
     return Dataset.from_list(list(annotate_rows(rows, SyntheticAnnotator(world))), features=FEATURES)
 
 
+def one_row_per_clip(rows: Dataset) -> Dataset:
+    """Of rows in the order of their clips: no two steps share one, whose media would be cached on the device."""
+    return rows.select([i for i, row in enumerate(rows) if i == 0 or row["frames"] != rows[i - 1]["frames"]])
+
+
 def step_of(trainer: Any) -> Callable[[], object]:
     """One optimizer step of a trainer after another, as its own loop makes them."""
     trainer.create_optimizer()

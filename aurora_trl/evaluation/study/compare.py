@@ -30,16 +30,15 @@ def write_comparison(roots: Sequence[str | Path], names: Sequence[str], protocol
     """
     rules = get_protocol(protocol)
     folders = [Path(root) for root in roots]
-    read = {
-        name: [read_measured(folders, name, protocol, (score,)) for score in (rules.headline, "S")] for name in names
-    }
+    scores = (rules.headline, "S")
+    read = {name: {score: read_measured(folders, name, protocol, (score,)) for score in scores} for name in names}
     for name, found in read.items():
-        if not any(found):
+        if not any(found.values()):
             raise ValueError(
                 f"{folders[0]}/eval/{name}: no evaluation that is scored by `{protocol}`; run `aurora evaluate ... "
                 f"--protocol {protocol} --output {folders[0]}/eval/{name}`, or rescore its answers with `aurora score`"
             )
-    columns = _columns([found for pair in read.values() for found in pair if found], rules.headline)
+    columns = _columns([one for found in read.values() for one in found.values() if one], rules.headline)
     header = [
         "evaluation",
         "seeds",
@@ -47,10 +46,9 @@ def write_comparison(roots: Sequence[str | Path], names: Sequence[str], protocol
     ]
     lines = []
     for name, found in read.items():
-        line = [name, str(max(len(one.seeds) for one in found if one))]
+        line = [name, str(max(len(one.seeds) for one in found.values() if one))]
         for split, score in columns:
-            place = 0 if score == rules.headline else 1
-            own, first = found[place], read[names[0]][place]
+            own, first = found[score], read[names[0]][score]
             line += [_mean(own, split), "" if name == names[0] else _difference(own, first, split)]
         lines.append(line)
     note = (
