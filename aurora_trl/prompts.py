@@ -44,6 +44,14 @@ CHECK_INSTRUCTION = (
 )
 CHECK_WORDS = ("Yes", "No")
 
+# How a prompt speaks of the files of a reference, which follow the clip; see `models/reference_places.py`. The text of
+# a spoken one is not shown. Of the others, a text may have a mark in the file's place, as OmniAVS's have.
+_SPOKEN_REFERENCE = "What to look for is said after the clip's sound."
+_GOES_WITH = {
+    "reference_sound": (re.compile(r"< ?audio>"), "the sound at the end", "Its sound is heard at the end."),
+    "reference_image": (re.compile(r"< ?image>"), "the picture at the end", "Its picture is shown at the end."),
+}
+
 # What a dataset without references asks for (AURORA, section 4.4).
 SOUNDING_REFERENCE = "The sounding object"
 
@@ -94,13 +102,14 @@ def build_prompt(row: dict[str, Any], instruction: str = INSTRUCTION) -> list[di
     """The user turn of a row, in TRL's conversational format with one block per modality.
 
     Args:
-        row (`dict`): a dataset row with `reference`, and `audio` that is None where the clip has no sound.
+        row (`dict`): a dataset row with `reference`, and `audio` that is None where the clip has no sound. Where the
+            reference is spoken, or goes with a sound or a picture, the turn says where that is.
         instruction (`str`): text with the place `{reference}`.
 
     Returns:
         `list[dict]`: one user message.
     """
-    return _user_turn(row, instruction.format(reference=_sentence(row["reference"])))
+    return _user_turn(row, instruction.format(reference=reference_text(row)))
 
 
 def build_check_prompt(row: dict[str, Any], reasoning: str) -> list[dict[str, Any]]:
@@ -115,7 +124,17 @@ def build_check_prompt(row: dict[str, Any], reasoning: str) -> list[dict[str, An
         `list[dict]`: one user message.
     """
     said = _sentence(reasoning) or "nothing."
-    return _user_turn(row, CHECK_INSTRUCTION.format(reference=_sentence(row["reference"]), reasoning=said))
+    return _user_turn(row, CHECK_INSTRUCTION.format(reference=reference_text(row), reasoning=said))
+
+
+def reference_text(row: dict[str, Any]) -> str:
+    """What a prompt says of a row's reference, in whole sentences."""
+    said, behind = _SPOKEN_REFERENCE if row.get("reference_speech") else row["reference"], []
+    for name, (mark, place, sentence) in _GOES_WITH.items():
+        if row.get(name):
+            said, count = mark.subn(place, said)
+            behind += [] if count else [sentence]
+    return " ".join([_sentence(said), *behind])
 
 
 def _sentence(text: str) -> str:
@@ -126,7 +145,7 @@ def _sentence(text: str) -> str:
 
 def _user_turn(row: dict[str, Any], text: str) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = [{"type": "video"}]
-    if row.get("audio") is not None or row.get("video") is not None:
+    if any(row.get(name) is not None for name in ("audio", "video", "reference_speech", "reference_sound")):
         content.append({"type": "audio"})
     content.append({"type": "text", "text": text})
     return [{"role": "user", "content": content}]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.masks import frame_extents, mask_indices, require_annotated
 from ..data.media.loading import NO_FRAME
-from ..data.schema import Row, require_text_references, with_target
+from ..data.schema import Row, with_target
 from ..evaluation.evaluate import process_state
 from ..evaluation.iou import mask_iou
 from ..generation.answer import Answer
@@ -18,6 +18,7 @@ from ..generation.read_ahead import ReadAheadLoader
 from ..models.checkpoints.digest import checkpoint_digest
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
+from ..models.reference_places import require_taken
 from ..overlap import in_order
 from ..progress import Progress
 from ..prompts import extract_class, normalize_class
@@ -132,7 +133,7 @@ def mine_file(
     require_distinct_ids(rows)
     require_classes(rows, "which an answer is compared with")
     require_annotated(rows, "mining compares")
-    require_text_references(rows, "a model")
+    require_taken(rows, processor)
     settings = {
         "task": "mining",
         "checkpoint": checkpoint_digest(checkpoint),

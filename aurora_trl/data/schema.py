@@ -43,7 +43,8 @@ OPTIONAL_COLUMNS = (
     "mask_value",  # where the files of masks hold a number per object, this row's
     "reference_kind",  # as its benchmark parts references: some scores are means over kinds
     "foreground_masks",  # as `masks`: all that is an object, which the score of ReVOS asks for
-    # Files that a reference is, or goes with: it is spoken, or points at a sound or a picture.
+    # Files that a reference is, or goes with: it is spoken, or points at a sound or a picture. See
+    # `media/reference.py`.
     "reference_speech",
     "reference_sound",
     "reference_image",
@@ -97,8 +98,12 @@ def annotated_frames(row: Row) -> tuple[int, ...] | None:
 
 
 def view_key(row: Row) -> tuple[Any, ...]:
-    """What makes a model see the same of two rows: their media files, and the frames that are chosen of them."""
-    return (*clip_key(row), annotated_frames(row))
+    """
+    What makes a model see and hear the same of two rows: their media files, the frames that are chosen of them, and
+    the files of their references.
+    """
+    files = tuple(row.get(name) for name in REFERENCE_MEDIA)
+    return (*clip_key(row), annotated_frames(row), *(files if any(files) else ()))
 
 
 def as_dataset(rows: Sequence[Row], source: str | Path) -> Dataset:

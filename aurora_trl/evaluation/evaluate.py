@@ -21,6 +21,7 @@ from ..generation.read_ahead import ReadAheadLoader
 from ..generation.swaps import swap_modality
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
+from ..models.reference_places import require_taken
 from ..overlap import in_order
 from ..progress import Progress
 from .answer_log import AnswerLog, evaluation_settings, remove_answer_logs
@@ -85,6 +86,8 @@ def evaluate_model(
     for rules in map(get_protocol, protocols):
         for rows in splits.values():
             require_scorable(rows, rules)
+    for rows in splits.values():
+        require_taken(rows, processor)
     output_dir = Path(output_dir)
     state = process_state()
     all_rows = {split: [dict(row) for row in rows] for split, rows in splits.items()}

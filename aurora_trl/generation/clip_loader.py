@@ -18,10 +18,12 @@ from ..data.media.loading import (
     measure_sound_seconds,
     taken_frames,
 )
+from ..data.media.reference import load_reference
 from ..data.schema import Row, require_few_objects, view_key
 from ..errors import DataError
 from ..models.policies.base import stack_media
 from ..models.processing_aurora import AuroraProcessor
+from ..models.reference_places import require_taken
 from .feature_store import MaskFeatures
 
 
@@ -64,25 +66,26 @@ class ClipLoader:
             row (`dict`): a dataset row.
             change (`Callable`): takes the frames `(T, H, W, 3)` uint8 that are taken of the clip, and returns others.
         """
-        frames, waveform = self._read_media(row)
-        times = self._frame_seconds(row, waveform)
-        return self.processor.process_clip(change(frames), waveform, frame_seconds=times, with_mask_frames=False)
+        frames, media = self._read_media(row)
+        return self.processor.process_clip(change(frames), **media, with_mask_frames=False)
 
-    def _read_media(self, row: Row) -> tuple[np.ndarray, np.ndarray | None]:
+    def _read_media(self, row: Row) -> tuple[np.ndarray, dict[str, Any]]:
+        """The frames that are taken of a clip, and what [`AuroraProcessor.process_clip`] is given beside them."""
+        require_taken([row], self.processor)
         frames = load_frames(row, num_frames=self.processor.num_frames, pad=False)
         sampling_rate = self.processor.policy_processor.sampling_rate
         # A policy without a rate does not hear: its rows' sound is not read.
-        return frames, None if sampling_rate is None else load_audio(row, sampling_rate=sampling_rate)
+        waveform = None if sampling_rate is None else load_audio(row, sampling_rate=sampling_rate)
+        return frames, {
+            "waveform": waveform,
+            "frame_seconds": self._frame_seconds(row, waveform),
+            "reference": load_reference(row, frames.shape[1:3], sampling_rate or 0),
+        }
 
     def _load_clip(self, row: Row) -> dict[str, torch.Tensor]:
-        frames, waveform = self._read_media(row)
+        frames, media = self._read_media(row)
         kept = self._mask_features if self.mask_inputs else None
-        clip = self.processor.process_clip(
-            frames,
-            waveform,
-            frame_seconds=self._frame_seconds(row, waveform),
-            with_mask_frames=self.mask_inputs and kept is None,
-        )
+        clip = self.processor.process_clip(frames, **media, with_mask_frames=self.mask_inputs and kept is None)
         if kept is not None:
             clip["mask_embeddings"] = kept.read(view_key(row))
         clip["frame_size"] = torch.tensor(frames.shape[1:3])

@@ -13,12 +13,15 @@ from PIL import Image
 from ..data.media.loading import upright
 from ..data.schema import Row
 
-Frames: TypeAlias = Sequence[str | Path | Image.Image | np.ndarray] | np.ndarray
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray
+Frames: TypeAlias = Sequence[Picture] | np.ndarray
 Sound: TypeAlias = str | Path | tuple[np.ndarray, int]
 
 
 @contextmanager
-def rows_of_clips(references: Sequence[str], video: Any, frames: Any, audio: Any) -> Iterator[list[Row]]:
+def rows_of_clips(
+    references: Sequence[str], video: Any, frames: Any, audio: Any, **reference_media: Any
+) -> Iterator[list[Row]]:
     """
     One row per reference. Pixels and samples are written to files first, which are gone when the block ends.
 
@@ -26,6 +29,7 @@ def rows_of_clips(references: Sequence[str], video: Any, frames: Any, audio: Any
         references (`Sequence[str]`): the sentences.
         video (`str` or `Path`), frames (`Frames`), audio (`Sound`): the clip of all references, or a list with a clip
             for each; see [`AuroraPipeline`].
+        **reference_media: what the references are besides their text, by the names of `REFERENCE_MEDIA`, likewise.
 
     Raises:
         `ValueError`: where not exactly one of `video` and `frames` is given, a list has another length than
@@ -37,6 +41,8 @@ def rows_of_clips(references: Sequence[str], video: Any, frames: Any, audio: Any
     videos = _per_reference("video", video, count, isinstance(video, (list, tuple)))
     clips = _per_reference("frames", frames, count, _are_clips(frames))
     sounds = _per_reference("audio", audio, count, isinstance(audio, list))
+    given = {name: value for name, value in reference_media.items() if value is not None}
+    besides = {name: _per_reference(name, value, count, isinstance(value, list)) for name, value in given.items()}
     with ExitStack() as stack:
         files = _Files(stack)
         yield [
@@ -45,7 +51,8 @@ def rows_of_clips(references: Sequence[str], video: Any, frames: Any, audio: Any
                 "reference": reference,
                 "frames": None if clip is None else files.frames(clip),
                 "video": None if video is None else files.path("video", video),
-                "audio": None if sound is None else files.sound(sound),
+                "audio": None if sound is None else files.sound("audio", sound),
+                **{name: files.of_reference(name, values[number]) for name, values in besides.items()},
             }
             for number, (reference, video, clip, sound) in enumerate(
                 zip(references, videos, clips, sounds, strict=True)
@@ -113,16 +120,21 @@ class _Files:
         frame.save(path, compress_level=1)
         return str(path)
 
-    def sound(self, sound: Any) -> str:
+    def of_reference(self, name: str, value: Any) -> str | None:
+        if value is None:
+            return None
+        return self.frames([value])[0] if name == "reference_image" else self.sound(name, value)
+
+    def sound(self, name: str, sound: Any) -> str:
         if isinstance(sound, np.ndarray):
-            raise ValueError("`audio` takes a path, or samples with their rate as `(samples, rate)`")
+            raise ValueError(f"`{name}` takes a path, or samples with their rate as `(samples, rate)`")
         if not isinstance(sound, tuple):
-            return self.path("audio", sound)
+            return self.path(name, sound)
         samples, rate = sound
         if not isinstance(samples, np.ndarray) or samples.ndim not in (1, 2) or not samples.size:
-            raise ValueError("`audio` takes `(samples, rate)` with an array of shape (N,) or (N, channels)")
+            raise ValueError(f"`{name}` takes `(samples, rate)` with an array of shape (N,) or (N, channels)")
         if samples.dtype not in (np.int16, np.int32) and not np.issubdtype(samples.dtype, np.floating):
-            raise ValueError(f"`audio` takes samples in int16, int32 or floats in [-1, 1], got {samples.dtype}")
+            raise ValueError(f"`{name}` takes samples in int16, int32 or floats in [-1, 1], got {samples.dtype}")
         if id(samples) not in self._written:
             path = self._new_file(".wav")
             kept = samples if np.issubdtype(samples.dtype, np.integer) else samples.astype(np.float32)

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
-from ..data.schema import view_key
+from ..data.schema import REFERENCE_MEDIA, view_key
 
 
 class ClipGroupSampler(Sampler[int]):
@@ -23,7 +23,8 @@ class ClipGroupSampler(Sampler[int]):
     def __init__(self, dataset: Dataset, seed: int):
         self.seed = seed
         self.epoch = 0
-        media = dataset.select_columns([name for name in ("frames", "video", "audio") if name in dataset.column_names])
+        names = ("frames", "video", "audio", *REFERENCE_MEDIA)
+        media = dataset.select_columns([name for name in names if name in dataset.column_names])
         seen: Counter[str] = Counter()
         groups: dict[tuple[object, int], list[int]] = {}
         for index, (row, name) in enumerate(zip(media, dataset["id"], strict=True)):

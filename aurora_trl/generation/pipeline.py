@@ -10,7 +10,7 @@ import torch
 
 from ..data.media.loading import count_frames, frame_seconds, split_moment, taken_frames
 from ..data.media.streaming import choose_frames
-from ..data.schema import Row, check_row
+from ..data.schema import REFERENCE_MEDIA, Row, check_row
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
@@ -19,7 +19,7 @@ from .answers import answer_rows, find_device
 from .choosing import Choosing, Cost
 from .clip_loader import ClipLoader
 from .every_frame import FrameMasks, draw_frames, masks_of_frame_size, require_streamable
-from .given_media import Frames, Sound, rows_of_clips
+from .given_media import Frames, Picture, Sound, rows_of_clips
 
 # Of masks that are held at once: a clip with more is drawn frame by frame.
 _MOST_MASK_BYTES = 4 * 1024**3
@@ -118,6 +118,9 @@ class AuroraPipeline:
         video: str | Path | Sequence[str | Path] | None = None,
         frames: Frames | Sequence[Frames] | str | None = None,
         audio: Sound | list[Sound] | None = None,
+        reference_speech: Sound | list[Sound] | None = None,
+        reference_sound: Sound | list[Sound] | None = None,
+        reference_image: Picture | list[Picture] | None = None,
         fps: float | None = None,
         start: float = 0.0,
         end: float | None = None,
@@ -138,6 +141,9 @@ class AuroraPipeline:
                 that the model reads.
             audio (`str`, `Path` or `tuple`, *optional*): a sound file, or samples `(N,)` or `(N, channels)` with their
                 rate, `(samples, rate)`; the video's own track by default, or no sound.
+            reference_speech, reference_sound (`str`, `Path` or `tuple`, *optional*): what the reference is spoken in,
+                which hides its text, or a sound that goes with it; as `audio`, for all or a list with one for each.
+            reference_image (`str`, `Path`, PIL image or array, *optional*): a picture that goes with it, likewise.
             fps, start, end (`float`, *optional*): with `frames="all"`, which of them, see
                 [`AuroraPipeline.every_frame`].
             max_new_tokens (`int`, *optional*): longest answer, in tokens; see [`AuroraProcessor.answer_limit`].
@@ -162,7 +168,8 @@ class AuroraPipeline:
             require_own_masks(choosing is not None and choosing.votes)
         is_one = isinstance(reference, str)
         references = [reference] if isinstance(reference, str) else list(reference)
-        with rows_of_clips(references, video, None if every else frames, audio) as rows:
+        besides = dict(zip(REFERENCE_MEDIA, (reference_speech, reference_sound, reference_image), strict=True))
+        with rows_of_clips(references, video, None if every else frames, audio, **besides) as rows:
             for row in rows:
                 check_row(row)
             loader = self._loader_of(rows[0]) if is_one else ClipLoader(self.processor, cache_clips=batch_size)
@@ -185,7 +192,7 @@ class AuroraPipeline:
 
     def _loader_of(self, row: Row) -> ClipLoader:
         """The loader that keeps the clip of the last call, anew where a file of it has changed."""
-        named = (*(row.get("frames") or ()), row.get("video"), row.get("audio"))
+        named = (*(row.get("frames") or ()), *(row.get(name) for name in ("video", "audio", *REFERENCE_MEDIA)))
         paths = [Path(name) for name in sorted({split_moment(name)[0] for name in named if name})]
         found = [path.stat() for path in paths if path.is_file()]
         files = tuple((one.st_ino, one.st_mtime_ns, one.st_size) for one in found)

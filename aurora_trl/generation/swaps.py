@@ -6,11 +6,12 @@ from typing import Any
 
 from ..data.hints import HINTS
 from ..data.media.sound import open_track
-from ..data.schema import Row, clip_key
+from ..data.schema import REFERENCE_MEDIA, Row, clip_key
 
 MODALITIES = ("audio", "video", "reference")
 # Which frames of a clip are taken is up to what marks its object.
 _PICTURE = ("frames", "video", "masks", *HINTS)
+_REFERENCE = ("reference", *REFERENCE_MEDIA)
 
 
 def swap_modality(rows: Sequence[Row], modality: str) -> list[dict[str, Any]]:
@@ -50,7 +51,7 @@ def swap_modality(rows: Sequence[Row], modality: str) -> list[dict[str, Any]]:
             if modality == "audio":
                 return sounds[other] is not None
             if modality == "reference":
-                return bool(rows[other]["reference"] != rows[own]["reference"])
+                return any(rows[other].get(name) != rows[own].get(name) for name in _REFERENCE)
             # A row without sound can take no video that brings its own.
             return sounds[own] is not None or not has_track(rows[other].get("video"))
 
@@ -62,7 +63,7 @@ def swap_modality(rows: Sequence[Row], modality: str) -> list[dict[str, Any]]:
         elif modality == "video":
             taken = {**{name: rows[other].get(name) for name in _PICTURE if name in row}, "audio": sounds[i]}
         else:
-            taken = {"reference": rows[other]["reference"]}
+            taken = {name: rows[other].get(name) for name in _REFERENCE if name in row}
         swapped.append({**row, **taken})
     return swapped
 

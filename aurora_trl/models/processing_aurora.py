@@ -13,7 +13,8 @@ from transformers import AutoProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import processor_class_from_name
 
 from ..data.media.loading import NO_FRAME, frame_indices
-from ..data.schema import Row, require_text_references, with_current_names
+from ..data.media.reference import ReferenceMedia
+from ..data.schema import Row, with_current_names
 from ..errors import DataError
 from ..prompts import INSTRUCTION, SEG_TOKEN, build_prompt, escape_tokens, queries_target
 from ..text_files import read_json
@@ -27,6 +28,7 @@ from .objects import find_object_positions, find_seg_positions
 from .policies.base import RELATIVE_SIZE
 from .processor_copies import ProcessorCopies
 from .processor_settings import check_settings
+from .reference_places import add_picture, add_sounds, places_of_clip
 
 SETTINGS_FILE = "aurora_processor.json"
 # A limit cuts what a model writes in its own words; what it learnt from is the measure, and some more.
@@ -197,11 +199,7 @@ class AuroraProcessor(ProcessorCopies, ProcessorMixin):
 
         Returns:
             `list[int]`: token ids.
-
-        Raises:
-            `DataError`: where the reference is spoken, or goes with a sound or a picture.
         """
-        require_text_references([row], "the processor")
         # A reference is text, whatever stands in it: only the template puts places, turns and the like.
         row = {**row, "reference": escape_tokens(row["reference"], self.tokenizer.get_added_vocab())}
         text = self.tokenizer.apply_chat_template(
@@ -287,6 +285,7 @@ class AuroraProcessor(ProcessorCopies, ProcessorMixin):
         *,
         frame_seconds: Sequence[float] | None = None,
         with_mask_frames: bool = True,
+        reference: ReferenceMedia | None = None,
     ) -> dict[str, torch.Tensor]:
         """
         Args:
@@ -295,17 +294,24 @@ class AuroraProcessor(ProcessorCopies, ProcessorMixin):
             waveform (`np.ndarray` of shape `(samples,)`, float32, *optional*): mono sound at the policy's rate.
             frame_seconds (`Sequence[float]`, *optional*): when each frame is shown, in seconds of the sound.
             with_mask_frames (`bool`, *optional*, defaults to `True`): make `mask_frames`.
+            reference (`ReferenceMedia`, *optional*): what the reference is besides its text. The policy sees its
+                picture in place of the clip's last frames, and hears its sounds behind the clip's.
 
         Returns:
             `dict`: the policy's media inputs, and `mask_frames` `(T, 3, S, S)` for the mask decoder.
+
+        Raises:
+            `DataError`: where the policy hears too little for the reference's sounds.
         """
         total = max(self.num_frames, len(frames))
-        numbers = frame_indices(len(frames), self.policy_frames or total)
+        places = self.policy_frames or total
+        numbers = frame_indices(len(frames), places_of_clip(places, reference))
         seen = [number for number in numbers if number != NO_FRAME]
-        times = {}
-        if frame_seconds is not None and self._tells_times:
-            times = {"frame_seconds": [frame_seconds[number] for number in seen]}
-        media = self.policy_processor.process_media(_pad_frames(frames[seen], len(numbers)), waveform, **times)
+        known = None if frame_seconds is None else [frame_seconds[number] for number in seen]
+        waveform = add_sounds(self.policy_processor, waveform, reference, known, len(seen))
+        shown = add_picture(frames[seen], reference, places)
+        times = {"frame_seconds": known} if known is not None and self._tells_times else {}
+        media = self.policy_processor.process_media(_pad_frames(shown, places), waveform, **times)
         if not with_mask_frames:
             return media
         return {**media, "mask_frames": self.process_mask_frames(_pad_frames(frames, total))}

@@ -1,11 +1,15 @@
-"""A word about clips of which the model takes more, or less, than there is."""
+"""A word about clips and references of which the model takes more, or less, than there is."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from accelerate.logging import get_logger
 from datasets import Dataset
 
+from ..data.schema import REFERENCE_MEDIA
 from ..data.validation import describe_short_clips
+from ..models.processing_aurora import AuroraProcessor
+from ..models.reference_places import require_taken
 
 logger = get_logger(__name__)
 
@@ -40,3 +44,11 @@ def warn_of_unheard_sound(rows: Any, policy_processor: Any) -> None:
         if count:
             name = type(policy_processor).__name__.removesuffix("Processor")
             logger.warning(f"{name} does not hear: the sound of {count} of {len(rows)} rows is not read")
+
+
+def require_references(datasets: Iterable[Any], processor: AuroraProcessor) -> None:
+    """Raise `DataError` for a row whose reference the policy can not take; those of a stream are looked at later."""
+    for dataset in datasets:
+        columns = [name for name in REFERENCE_MEDIA if name in (dataset.column_names or ())]
+        if columns and isinstance(dataset, Dataset):
+            require_taken(dataset.select_columns(["id", *columns]), processor)

@@ -245,10 +245,12 @@ def test_all_frames_of_a_long_clip_get_a_score(checkpoint, tmp_path):
     assert found[None][1] == found["all"][1]  # the same frames lead to the same words
 
 
-def test_a_spoken_reference_is_refused_before_anything_is_answered(checkpoint, tmp_path, capsys):
+def test_a_reference_that_a_policy_can_not_take_is_refused_before_anything_is_answered(
+    qwen_checkpoints, tmp_path, capsys
+):
     data = write_omniavs(tmp_path / "data")
-    arguments = ["evaluate", str(checkpoint), "--data", str(data), "--protocol", "omniavs"]
+    arguments = ["evaluate", str(qwen_checkpoints[False]), "--data", str(data), "--protocol", "omniavs"]
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: row 'hall_3': it has a `reference_speech`")
-    assert "`dataset_subset: text`" in line
+    assert line.startswith("error: row 'hall_3': it has a `reference_speech`, and the policy does not hear")
+    assert "the subsets `text` and `text_image` have none" in line

@@ -54,7 +54,7 @@ def load_omniavs(root: str | Path, split: str, kind: str | None = None, *, objec
     Args:
         root (`str` or `Path`): the folder.
         split (`str`): `"train"` or `"test"`.
-        kind (`str`, *optional*): one of `EXPRESSION_TYPES`; all by default. The models here take those of `"text"`.
+        kind (`str`, *optional*): one of `EXPRESSION_TYPES`; all by default.
         objects (`str`, *optional*, defaults to `"together"`): as in [`~aurora_trl.data.load_mevis`].
 
     Returns:

@@ -193,7 +193,7 @@ def read_listed(names: Sequence[str]) -> list[np.ndarray]:
     for number, name in enumerate(names):
         path, seconds = split_moment(name)
         if seconds is None:
-            frames[number] = _read_image(path)
+            frames[number] = load_picture(path)
         else:
             moments.setdefault(path, []).append((number, seconds))
     for path, wanted in moments.items():
@@ -282,7 +282,8 @@ def open_image(path: str, what: str = "frame") -> Iterator[Image.Image]:
         raise DataError(f"{path}: can not be read as an image: {error or type(error).__name__}") from None
 
 
-def _read_image(path: str) -> np.ndarray:
+def load_picture(path: str) -> np.ndarray:
+    """An image as `(H, W, 3)` uint8, RGB, upright. Raises `DataError`, which names the file."""
     with open_image(path) as image:
         picture = upright(image)
         if picture.mode == "F":
@@ -311,16 +312,30 @@ def load_audio(row: Row, *, sampling_rate: int) -> np.ndarray | None:
             numbers that were never scaled to 1.
     """
     if row.get("audio"):
-        track = read_sound(row["audio"])
-        if track is None:
-            raise DataError(f"{row['audio']}: it has no sound track; remove `audio` where the clip has no sound")
-    else:
-        track = read_track(row["video"]) if row.get("video") else None
-        if track is None:
-            return None
+        return load_sound(row["audio"], "remove `audio` where the clip has no sound", sampling_rate)
+    track = read_track(row["video"]) if row.get("video") else None
+    return None if track is None else _as_mono(row["video"], track, sampling_rate)
+
+
+def load_sound(path: str, way_out: str, sampling_rate: int) -> np.ndarray:
+    """
+    A file's sound, as `load_audio` gives that of a clip.
+
+    Args:
+        path (`str`): the file.
+        way_out (`str`): what to do where it has no sound, for the error.
+        sampling_rate (`int`): in hertz.
+    """
+    track = read_sound(path)
+    if track is None:
+        raise DataError(f"{path}: it has no sound track; {way_out}")
+    return _as_mono(path, track, sampling_rate)
+
+
+def _as_mono(path: str, track: tuple[np.ndarray, int], sampling_rate: int) -> np.ndarray:
     wave, rate = track
     if not len(wave):
-        raise DataError(f"{row.get('audio') or row['video']}: it holds no samples")
-    require_samples(wave, row.get("audio") or row["video"])
+        raise DataError(f"{path}: it holds no samples")
+    require_samples(wave, path)
     mono = mix_channels(wave)
     return mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate).astype(np.float32)

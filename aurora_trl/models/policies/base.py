@@ -134,7 +134,8 @@ class PolicyProcessor(Protocol):
     `{"type": "video"}` and `{"type": "audio"}` of [`~aurora_trl.prompts.build_prompt`] into places.
 
     It may have `coordinate_size(media)`, which gives the height and width of a frame in the coordinates in which the
-    policy writes boxes, for what `process_media` returned; without it they are `RELATIVE_SIZE`.
+    policy writes boxes, for what `process_media` returned; without it they are `RELATIVE_SIZE`. A policy that hears a
+    part of a long sound has `longest_sound`, in samples, so that what a reference is spoken in is not cut.
 
     Attributes:
         tokenizer (`PreTrainedTokenizerBase`): with `[SEG]` among its tokens.

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ...data.schema import HINTS, Row, view_key
+from ...data.schema import HINTS, REFERENCE_MEDIA, Row, view_key
 from ...errors import DataError
 from ...generation.clip_loader import ClipLoader
 from ...generation.collators import TeacherCollator
@@ -35,7 +35,10 @@ _ROWS_PER_CALL = 8
 # Threads that read and check files before anything is computed.
 _THREADS = 8
 # What decides which frames are taken of a clip, too: those that are annotated.
-_COLUMNS = ("id", "reference", "class_name", "is_null", "frames", "video", "audio", "masks", *HINTS)
+_COLUMNS = (
+    *("id", "reference", *REFERENCE_MEDIA, "class_name", "is_null"),
+    *("frames", "video", "audio", "masks", *HINTS),
+)
 # Entries of a config that change nothing about what a model computes.
 _INCIDENTAL = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
@@ -237,10 +240,11 @@ class FeatureMaker:
                 job.mask_key = None if self.store.get(key) is not None else key
             if teacher is not None:
                 digest = clip_digest(job.row, num_frames, sound=hears, times=True)
+                asked = [file_digest(job.row[name]) for name in REFERENCE_MEDIA if job.row.get(name)]
                 for row_key, row in rows.items():
                     prompt = build_prompt(row, self.processor.instruction)
                     target = teacher_target(row, self.teacher_targets)
-                    key = content_key("teacher", teacher, precision, digest, prompt, target)
+                    key = content_key("teacher", teacher, precision, digest, prompt, target, *asked)
                     feature = self.store.get(key)
                     if feature is None:
                         job.teacher_rows.append((key, row))

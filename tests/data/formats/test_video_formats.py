@@ -114,15 +114,13 @@ def test_several_objects_apart_are_asked_of_formats_that_have_them(tmp_path):
         find_source(tmp_path, objects="union")
 
 
-def test_references_that_are_no_text_are_refused(tmp_path):
+def test_references_that_are_no_text_are_refused_by_annotators_and_their_files_checked(tmp_path):
     root = write_omniavs(tmp_path)
-    with pytest.raises(
-        DataError, match=r"row 'hall_3': it has a `reference_speech`, and AuroraModel takes references of"
-    ):
-        require_text_references(find_source(root).load("train"), "AuroraModel")
+    with pytest.raises(DataError, match=r"row 'hall_3': it has a `reference_speech`, and an annotator takes"):
+        require_text_references(find_source(root).load("train"), "an annotator")
     written = find_source(root, subset="text").load("train")
     assert written["id"] == ["hall_0", "hall_1", "hall_2"]
-    require_text_references(written, "AuroraModel")
+    require_text_references(written, "an annotator")
     (root / "referrings" / "referring_sounds" / "bark.mp3").unlink()
     (root / "referrings" / "referring_images" / "dog.jpg").write_text("no picture")
     kinds = sorted(problem.kind for problem in find_problems(find_source(root).load("train")))

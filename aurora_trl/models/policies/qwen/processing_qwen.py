@@ -211,8 +211,8 @@ class QwenHearingProcessor(QwenFrames):
         return self.feature_extractor.sampling_rate
 
     @property
-    def _longest_sound(self) -> int:
-        """In samples."""
+    def longest_sound(self) -> int:
+        """How much of a sound is heard, in samples."""
         extractor = self.feature_extractor
         if self.audio_seconds is None:
             return extractor.n_samples
@@ -235,7 +235,7 @@ class QwenHearingProcessor(QwenFrames):
             `torch.Tensor` of shape `(F, M)`: the log mel spectrogram, as long as the sound.
         """
         extractor = self.feature_extractor
-        waveform = waveform[: self._longest_sound]
+        waveform = waveform[: self.longest_sound]
         made = extractor(
             waveform,
             sampling_rate=extractor.sampling_rate,
@@ -252,7 +252,7 @@ class QwenHearingProcessor(QwenFrames):
         media = self.process_frames(frames, frame_seconds)
         if waveform is not None:
             rate = self.sampling_rate
-            waveform = nearest_sound(waveform, self._longest_sound, rate, frame_seconds, len(frames))
+            waveform = nearest_sound(waveform, self.longest_sound, rate, frame_seconds, len(frames))
             media["audio_features"] = self.process_audio(waveform)
             media["audio_lengths"] = torch.tensor(len(media["audio_features"]))
         return media
@@ -348,7 +348,7 @@ class Qwen3OmniPolicyProcessor(QwenHearingProcessor, Qwen3OmniMoeProcessor):
         places among those of the frames.
         """
         media = super().process_media(frames, waveform, frame_seconds)
-        whole = waveform is not None and len(waveform) <= self._longest_sound
+        whole = waveform is not None and len(waveform) <= self.longest_sound
         # Places count from the begin of both: frames from later on would stand among a sound that is not theirs.
         begins = 1000 * frame_seconds[0] < int(media["pixel_grid"][3]) if frame_seconds else True
         mixed = self.audio_in_video and whole and len(frames) > 1 and begins

@@ -92,6 +92,11 @@ class VideoLlama2Processor(ProcessorMixin):
         """Id of `<audio>`."""
         return self.tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
 
+    @property
+    def longest_sound(self) -> int:
+        """How much of a sound is heard, in samples."""
+        return int(self.audio_seconds * self.sampling_rate)
+
     def process_video(self, frames: np.ndarray) -> torch.Tensor:
         """
         Pad to a square with the mean colour, resize, normalise.
@@ -123,7 +128,7 @@ class VideoLlama2Processor(ProcessorMixin):
             `torch.Tensor` of shape `(frames, num_mel_bins)`: a normalised kaldi filter bank.
         """
         wave = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
-        longest = int(self.audio_seconds * self.sampling_rate)
+        longest = self.longest_sound
         # A breath of sound still fills one patch.
         patch_ms = self.frame_length_ms + (self.audio_patch_size - 1) * self.frame_shift_ms
         shortest = longest if self.pad_audio else int(self.sampling_rate * patch_ms / 1000)
@@ -171,8 +176,7 @@ class VideoLlama2Processor(ProcessorMixin):
             "pixel_values_videos": self.process_video(np.concatenate([frames, frames[-1:]][: 1 + len(frames) % 2]))
         }
         if waveform is not None:
-            longest = int(self.audio_seconds * self.sampling_rate)
-            waveform = nearest_sound(waveform, longest, self.sampling_rate, frame_seconds, len(frames))
+            waveform = nearest_sound(waveform, self.longest_sound, self.sampling_rate, frame_seconds, len(frames))
             media["audio_values"] = self.process_audio(waveform)
             if not self.pad_audio:
                 media["audio_lengths"] = torch.tensor(len(media["audio_values"]))
