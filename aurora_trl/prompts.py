@@ -75,6 +75,8 @@ _CLASS_PATTERN = re.compile(
 
 _ANSWER_PATTERN = re.compile(rf"\s*\bIt is \[SEG\](?:{_NEXT_TARGET})*\.?")
 
+_FINAL_ANSWER_PATTERN = re.compile(rf"{_ANSWER_PATTERN.pattern}\s*$")
+
 _NULL_ANSWER_PATTERN = re.compile(r"(?:^|(?<=[.!?…])|(?<=\n))\s*Nothing fits\.?\s*$")
 
 
@@ -163,9 +165,16 @@ def box_instruction(num_frames: int = 1) -> str:
     return _BOX_INSTRUCTION.format(frame='"frame": n, ', clip=f", where frame n is from 0 to {num_frames - 1}")
 
 
-def box_target(target: str, answer: str) -> str:
-    """A text to learn with an answer of boxes, or one that nothing fits, in place of its `It is [SEG].`"""
-    return f"{strip_answer(target)} {answer}".strip()
+def box_target(target: str, answer: str, with_seg: bool = False) -> str:
+    """
+    A text to learn with an answer of boxes, or one that nothing fits, in place of its `It is [SEG].`
+
+    Args:
+        target (`str`): the text.
+        answer (`str`): in its place.
+        with_seg (`bool`, *optional*, defaults to `False`): in front of it instead.
+    """
+    return f"{strip_answer(target)} {answer}".strip() + (f"\n{ANSWER}" if with_seg else "")
 
 
 def queries_target(target: str) -> str:
@@ -246,8 +255,12 @@ def strip_answer(text: str) -> str:
     """A completion without its `It is [SEG].` sentences, its list of boxes, or the null answer that it ends with."""
     if is_null_answer(text):
         return _NULL_ANSWER_PATTERN.sub("", text).strip()
-    text = strip_boxes(text)
-    return _ANSWER_PATTERN.sub("", text).replace(SEG_TOKEN, "").strip()
+    return strip_boxes(_ANSWER_PATTERN.sub("", text).replace(SEG_TOKEN, "")).strip()
+
+
+def without_seg_answer(text: str) -> str:
+    """A completion without the `It is [SEG].` that it ends with; what stands before is as it was."""
+    return _FINAL_ANSWER_PATTERN.sub("", text)
 
 
 def is_reflective(text: str) -> bool:

@@ -52,9 +52,10 @@ def add_model_commands(add: AddCommand) -> None:
     )
     command.add_argument(
         "--mask-source",
-        choices=["seg", "box"],
+        choices=["seg", "box", "both"],
         default="seg",
-        help="box: the policy writes boxes and points, from which SAM draws (default: seg, the state at [SEG])",
+        help="box: the policy writes boxes and points, from which SAM draws; both: these beside [SEG] (default: seg, "
+        "the state at [SEG])",
     )
     command.add_argument(
         "--mask-concepts",

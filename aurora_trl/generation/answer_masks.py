@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from ..data.media.loading import taken_frames
-from ..models.box_prompts import FrameView
+from ..models.box_prompts import FrameView, place_boxes
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import mean_quality, union_logits
 from ..models.processing_aurora import AuroraProcessor
 from .answer import Answer
-from .box_answers import draw_box_answers
+from .box_answers import draw_box_answers, read_prompts
 
 
 def draw_from_states(
@@ -23,6 +23,7 @@ def draw_from_states(
     seg_states: torch.Tensor,
     has_seg: torch.Tensor,
     with_quality: bool = False,
+    boxes: torch.Tensor | None = None,
 ) -> None:
     """
     Put into answers what their `[SEG]`, or the queries behind them, draw.
@@ -36,17 +37,18 @@ def draw_from_states(
         seg_states (`torch.Tensor` of shape `(B, H)` or `(B, K, H)`), has_seg (`torch.Tensor` of shape `(B,)` or
             `(B, K)`, bool): the states, and which of them there are; of queries, which answers have theirs.
         with_quality (`bool`, *optional*, defaults to `False`): let the decoder score the masks.
+        boxes (`torch.Tensor` of shape `(B, T, 6)`, *optional*): what the answers say of places beside their `[SEG]`.
     """
     named = model.decode_objects(seg_states, mask_embeddings, clip_index) if seg_states.dim() == 2 else None
     if named is not None:
         mask_logits = named[0].amax(dim=1)
     elif with_quality:
-        mask_logits, quality = model.decode_masks_with_quality(seg_states, mask_embeddings, clip_index)
+        mask_logits, quality = model.decode_masks_with_quality(seg_states, mask_embeddings, clip_index, boxes)
         taken = [len(taken_frames(answer.row, processor.num_frames)) for answer in answers]
         for answer, score in zip(answers, mean_quality(quality, has_seg, taken), strict=True):
             answer.quality = score
     else:
-        mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index)
+        mask_logits = model.decode_masks(seg_states, mask_embeddings, clip_index, boxes)
     there = has_seg if model.seg_existence is None else has_seg & (model.seg_existence(seg_states) >= 0)
     for answer, own in zip(answers, _features_of_answers(model.project(seg_states), there), strict=True):
         answer.seg_features = own
@@ -55,6 +57,20 @@ def draw_from_states(
         for answer, size, logits, kept in zip(answers, sizes, *named, strict=True):
             if answer.mask_logits is not None and kept.sum() > 1:
                 answer.object_logits = torch.stack([processor.restore_masks(one.cpu(), size) for one in logits[kept]])
+
+
+def read_boxes_beside(
+    model: AuroraModel, processor: AuroraProcessor, answers: Sequence[Answer], views: Sequence[FrameView]
+) -> torch.Tensor | None:
+    """What answers of a model with `mask_source: both` say of places `(B, T, 6)`; None of another. Answers keep it."""
+    if model.config.mask_source != "both":
+        return None
+    prompts = read_prompts([answer.completion for answer in answers], views, processor.num_frames)
+    for answer, found in zip(answers, prompts, strict=True):
+        answer.prompts = found
+    sizes = [view.frame_size for view in views]
+    device = next(model.parameters()).device
+    return place_boxes(prompts, processor.geometry, sizes, processor.num_frames).to(device)
 
 
 def draw_from_boxes(

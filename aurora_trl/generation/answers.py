@@ -18,7 +18,7 @@ from ..models.objects import along_rows
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import is_null_answer
 from .answer import Answer
-from .answer_masks import draw_from_boxes, draw_from_states
+from .answer_masks import draw_from_boxes, draw_from_states, read_boxes_beside
 from .checking import check_answers
 from .choosing import Choosing, choose_answers, seeded
 from .clip_loader import ClipLoader, pad_ids, stack_clips
@@ -270,6 +270,7 @@ def _write_answers(
         clip_index,
         *seg_states,
         with_quality=with_quality,
+        boxes=read_boxes_beside(model, processor, answers, views),
     )
     return answers
 

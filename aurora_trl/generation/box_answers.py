@@ -9,6 +9,7 @@ from ..box_text import read_boxes
 from ..models.box_prompts import FrameView, ObjectPrompt, draw_objects, object_prompt
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
+from ..prompts import without_seg_answer
 
 
 @dataclass
@@ -26,6 +27,24 @@ class BoxAnswers:
     mask_logits: torch.Tensor
     drawn: torch.Tensor
     prompts: list[list[ObjectPrompt] | None]
+
+
+def read_prompts(
+    texts: Sequence[str], views: Sequence[FrameView], num_frames: int, max_objects: int = 1
+) -> list[list[ObjectPrompt] | None]:
+    """
+    The objects of answers; None where no list could be read.
+
+    Args:
+        texts (`list[str]`): B answers. Those of a model that asks with `[SEG]`, too, are read without that sentence.
+        views (`list[FrameView]`): of the clip of each.
+        num_frames (`int`), max_objects (`int`, *optional*, defaults to 1): of the model.
+    """
+    written = [read_boxes(without_seg_answer(text), num_frames, max_objects) for text in texts]
+    return [
+        None if objects is None else [object_prompt(one, view, num_frames) for one in objects]
+        for objects, view in zip(written, views, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -49,11 +68,7 @@ def draw_box_answers(
         clip_index (`torch.Tensor` of shape `(B,)`): the clip of each answer.
     """
     num_frames, most = mask_embeddings.size(1), processor.max_objects
-    written = [read_boxes(text, num_frames, most) for text in texts]
-    prompts = [
-        None if objects is None else [object_prompt(one, view, num_frames) for one in objects]
-        for objects, view in zip(written, views, strict=True)
-    ]
+    prompts = read_prompts(texts, views, num_frames, most)
     places = [(row, number) for row, objects in enumerate(prompts) for number in range(len(objects or ()))]
     height, width = (4 * side for side in mask_embeddings.shape[-2:])
     mask_logits = torch.zeros(len(texts), most, num_frames, height, width, device=mask_embeddings.device)

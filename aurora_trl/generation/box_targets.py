@@ -26,9 +26,10 @@ Place = tuple[tuple[float, float, float, float] | None, tuple[float, float] | No
 class BoxTargets:
     """
     Writes the boxes of rows into their targets. Masks stay where they are: a dataset whose answers end with `It is
-    [SEG].` serves both kinds of model.
+    [SEG].` serves all kinds of model.
 
-    A row whose object is in none of the frames that the model takes learns to say that nothing fits.
+    A row whose object is in none of the frames that the model takes learns to say that nothing fits. A model that
+    writes boxes before its `[SEG]` keeps that row's target: an empty mask is asked for.
 
     Args:
         processor (`AuroraProcessor`): of a model that writes boxes.
@@ -41,6 +42,7 @@ class BoxTargets:
         self.processor = processor
         self.frames_per_object = frames_per_object
         self._places = MediaCache(cache_rows)
+        self._with_seg = processor.mask_source == "both"
 
     def __call__(self, row: Row, clip: dict[str, torch.Tensor]) -> Row:
         """
@@ -60,7 +62,9 @@ class BoxTargets:
             for number, (box, point) in _spread(shown, self.frames_per_object):
                 frame = number if self.processor.num_frames > 1 else None
                 entries.append(_at_least_one(view.to_coordinates(WrittenBox(box, point, label, frame))))
-        return {**row, "target": box_target(row["target"], write_boxes(entries) if entries else NULL_ANSWER)}
+        if not entries:
+            return row if self._with_seg else {**row, "target": box_target(row["target"], NULL_ANSWER)}
+        return {**row, "target": box_target(row["target"], write_boxes(entries), self._with_seg)}
 
     def _hint_key(self, row: Row) -> str:
         return json.dumps([row.get(name) for name in HINTS])
@@ -90,7 +94,7 @@ class BoxTargets:
         frame = num_frames - 1 if num_frames > 1 else None
         entry = WrittenBox((_WIDEST,) * 4, (_WIDEST,) * 2, label, frame)
         count = self.processor.max_objects * min(self.frames_per_object, num_frames)
-        return {**row, "target": box_target(row["target"], write_boxes([entry] * count))}
+        return {**row, "target": box_target(row["target"], write_boxes([entry] * count), self._with_seg)}
 
 
 def place_of(mask: np.ndarray) -> Place | None:

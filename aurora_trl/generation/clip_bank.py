@@ -30,6 +30,8 @@ class ClipBank:
         hints (`dict[str, torch.Tensor]`): `(B, T, M, M)` each, see [`~aurora_trl.generation.ClipLoader.hints`].
         views (`list[FrameView]`): how the policy speaks of places in each completion's clip.
         frames_taken (`list[int]`): how many frames the model takes of each completion's clip; the others are padding.
+        seg_boxes (`torch.Tensor` of shape `(B, T, 6)`, *optional*): where completions that write boxes before their
+            `[SEG]` say that their object is, see [`~aurora_trl.models.box_prompts.place_boxes`].
     """
 
     policy_inputs: dict[str, torch.Tensor]
@@ -43,6 +45,7 @@ class ClipBank:
     hints: dict[str, torch.Tensor] = field(default_factory=dict)
     views: list[FrameView] = field(default_factory=list)
     frames_taken: list[int] = field(default_factory=list)
+    seg_boxes: torch.Tensor | None = None
 
     def of_samples(self, samples: list[int]) -> "ClipBank":
         """The same media, for some of the completions only."""
@@ -58,6 +61,7 @@ class ClipBank:
             hints={name: value[samples] for name, value in self.hints.items()},
             views=[self.views[i] for i in samples],
             frames_taken=[self.frames_taken[i] for i in samples],
+            seg_boxes=None if self.seg_boxes is None else self.seg_boxes[samples],
         )
 
     @property
@@ -74,6 +78,12 @@ class ClipBank:
             "relations": None if relations is None else relations[samples][:, samples],
             **{name: value[samples] for name, value in self.hints.items()},
         }
+
+    def boxes(self, samples: torch.Tensor, frames: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """What completions say of places beside their `[SEG]`, as an input of a forward that decodes masks."""
+        if self.seg_boxes is None:
+            return {}
+        return {"seg_boxes": self.seg_boxes[samples] if frames is None else self.seg_boxes[samples[:, None], frames]}
 
     def forward_inputs(
         self, samples: torch.Tensor, with_masks: bool, frames: torch.Tensor | None = None

@@ -11,8 +11,10 @@ from ..data.media.loading import taken_frames
 from ..data.mixture import SOURCE_COLUMN
 from ..data.relations import relate_objects
 from ..data.schema import Row, view_key, with_target
+from ..models.box_prompts import place_boxes
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, is_null_answer, teacher_target
+from .box_answers import read_prompts
 from .box_targets import BoxTargets
 from .clip_loader import ClipLoader, pad_ids, stack_clips, stack_hints, target_key
 
@@ -25,8 +27,9 @@ class SFTCollator:
     clips, `clip_index` `(B,)` that says which clip a row shows, `masks` `(B, T, M, M)` uint8 and `seg_positions`
     `(B,)`, and what [`ClipLoader.hints`] finds. With the processor's `max_objects` K above 1 `seg_positions` are
     `(B, K)`, and there are `object_masks` `(B, K, T, M, M)`, see [`ClipLoader.object_masks`]. For a model with
-    queries their places come behind each answer, and `seg_positions` are those of the first ones. Rows of a mixture
-    have the name of each one's source in `sources`.
+    queries their places come behind each answer, and `seg_positions` are those of the first ones. For a model with
+    `mask_source: both` there are `seg_boxes` `(B, T, 6)`. Rows of a mixture have the name of each one's source in
+    `sources`.
 
     Args:
         loader (`ClipLoader`): reads the media.
@@ -81,6 +84,8 @@ class SFTCollator:
         else:
             learnt = batch["labels"] != IGNORE_INDEX
             batch["seg_positions"] = processor.find_seg_positions(batch["input_ids"], learnt)
+        if processor.mask_source == "both":
+            batch["seg_boxes"] = self._places(rows, [clips[i] for i in clip_index])
         if self.share_prefix and len(clips) < len(rows):
             lengths = _prefix_lengths(prompts, clip_index)
             # As many segments for each clip as the largest has: where clips have few, or little in common, plain rows
@@ -101,6 +106,14 @@ class SFTCollator:
         if all(SOURCE_COLUMN in row for row in rows):
             batch["sources"] = [row[SOURCE_COLUMN] for row in rows]
         return batch
+
+    def _places(self, rows: Sequence[Row], clips: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """Where the rows' targets say that their objects are, `(B, T, 6)`."""
+        processor = self.loader.processor
+        views = [processor.frame_view(clip) for clip in clips]
+        prompts = read_prompts([row["target"] for row in rows], views, processor.num_frames)
+        sizes = [view.frame_size for view in views]
+        return place_boxes(prompts, processor.geometry, sizes, processor.num_frames)
 
 
 def _prefix_lengths(prompts: Sequence[list[int]], clip_index: Sequence[int]) -> list[int]:
@@ -133,7 +146,7 @@ class TeacherCollator:
     def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         batch = self._collate([with_target(row, teacher_target(row, self._targets)) for row in rows])
         batch["seg_positions"] = batch["seg_positions"].view(len(rows), -1)[:, 0]
-        unused = ("labels", "mask_frames", "mask_embeddings", "sources")
+        unused = ("labels", "mask_frames", "mask_embeddings", "sources", "seg_boxes")
         return {name: value for name, value in batch.items() if name not in unused}
 
 

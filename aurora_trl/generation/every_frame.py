@@ -49,7 +49,7 @@ def masks_of_frame_size(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarr
 
 def require_streamable(model: AuroraModel) -> None:
     """Raise `ValueError` for a model with a spatial prompt or boxes, which a stream of frames does not carry."""
-    if model.config.mask_source == "box":
+    if model.config.mask_source != "seg":
         raise ValueError("every frame: this model writes boxes for the frames that it reads, and draws in these alone")
     if model.seg_spatial is not None:
         raise ValueError("every frame: this model has a spatial prompt, which is given to its own frames alone")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from ..box_text import WrittenBox, WrittenObject
 from .mask_decoders.base import MaskDecoderBase
@@ -160,3 +161,58 @@ def _embed(
 
     tokens = decoder.embed_prompts(placed("boxes"), placed("points"))
     return tokens.unflatten(0, (len(prompts), -1)).to(embeddings.dtype)
+
+
+def place_boxes(
+    prompts: Sequence[Sequence[ObjectPrompt] | None],
+    geometry: MaskGeometry,
+    frame_sizes: Sequence[tuple[int, int]],
+    num_frames: int,
+) -> torch.Tensor:
+    """
+    What answers with one object say of its places, in all frames: a frame that was not named has those of the nearest
+    that was, of two the earlier.
+
+    Args:
+        prompts (`list`): per answer its object; None where nothing could be read.
+        geometry (`MaskGeometry`): where frames lie in the decoder's square.
+        frame_sizes (`list[tuple[int, int]]`): height and width of each answer's frames, in pixels.
+        num_frames (`int`): T.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T, 6)`: left, top, right, bottom, x and y in pixels of the square; NaN where none
+        was written.
+    """
+    places = torch.full((len(prompts), num_frames, 6), torch.nan)
+    for own, objects, size in zip(places, prompts, frame_sizes, strict=True):
+        if objects is None:
+            continue
+        named = objects[0].frames
+        frames = range(num_frames)
+        nearest = frames if named is None else [min(named, key=lambda other: abs(other - frame)) for frame in frames]
+        for columns, shares in ((slice(0, 4), objects[0].boxes), (slice(4, 6), objects[0].points)):
+            if shares is not None:
+                own[:, columns] = geometry.place(shares[list(nearest)].unflatten(1, (-1, 2)), size).flatten(1)
+    return places
+
+
+def embed_boxes(decoder: MaskDecoderBase, places: torch.Tensor) -> torch.Tensor:
+    """
+    What the decoder's prompt encoder makes of places: always the same number of tokens, those of what was not written
+    being the decoder's own for a prompt that is not there.
+
+    Args:
+        decoder (`MaskDecoderBase`): one with a prompt encoder.
+        places (`torch.Tensor` of shape `(B, T, 6)`): from `place_boxes`.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T, P, C)`: float32.
+    """
+    tables = decoder.prompt_tables()
+    known, flat = ~places.isnan(), places.nan_to_num().flatten(0, 1)
+    tokens = decoder.embed_prompts(flat[:, :4], flat[:, 4:]).unflatten(0, places.shape[:2])
+    # Two corners, the point, and what pads them, which stays.
+    there = torch.stack([known[..., 0], known[..., 0], known[..., 4]], dim=-1)
+    there = F.pad(there, (0, tokens.size(2) - there.size(-1)), value=True)
+    assert tables is not None  # `embed_prompts` says so
+    return torch.where(there[..., None], tokens, tables.nothing.float().to(tokens.device))

@@ -61,8 +61,8 @@ class SamConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-# What asks for a mask: the state at `[SEG]`, or boxes and points that the policy writes.
-MASK_SOURCES = ("seg", "box")
+# What asks for a mask: the state at `[SEG]`, boxes and points that the policy writes, or both together.
+MASK_SOURCES = ("seg", "box", "both")
 # Whose states prompt the mask decoder: those of a `[SEG]` that the policy writes, or of learned embeddings behind its
 # answer. Of the latter there are as many as SAM's prompt encoder makes of a box and a point: 3, and SAM 2's makes 4.
 SEG_SOURCES = ("token", "queries")
@@ -86,7 +86,8 @@ class AuroraConfig(PretrainedConfig):
         quality_trained (`bool`, *optional*, defaults to `False`): whether a phase has taught the mask decoder's own
             score of quality to judge the masks of `[SEG]`. Published decoders have learnt to judge those of clicks.
         mask_source (`str`, *optional*, defaults to `"seg"`): what prompts the mask decoder. With `"box"` the policy
-            writes boxes and points as text, which the decoder's own prompt encoder reads; there is no projector.
+            writes boxes and points as text, which the decoder's own prompt encoder reads; there is no projector. With
+            `"both"` it writes them before its `[SEG]`, and they prompt beside it.
         seg_source (`str`, *optional*, defaults to `"token"`): whose states prompt the mask decoder. With `"queries"`
             it is those of learned embeddings that are read behind a complete answer (AURORA, Table 7); the policy
             never writes `[SEG]`, whose id marks their places.
@@ -148,16 +149,21 @@ class AuroraConfig(PretrainedConfig):
                 "`mask_source: box` reads no state at [SEG]: leave out `seg_layers`, `spatial_prompt` and "
                 "`existence_output`, or start from a checkpoint without them"
             )
+        if self.mask_source == "both" and self.spatial_prompt:
+            raise ValueError(
+                "`mask_source: both` and `spatial_prompt` say in two ways where in a frame the object is: leave one "
+                "out, or start from a checkpoint without it"
+            )
 
     def check_seg_source(self) -> None:
         """Raise `ValueError` where `seg_source` is none, or does not go with what else is set."""
         require_seg_source(self.seg_source, self.num_queries)
         if self.seg_source != "queries":
             return
-        if self.mask_source == "box":
+        if self.mask_source != "seg":
             raise ValueError(
-                "`mask_source: box` reads no states behind an answer, and `seg_source: queries` no boxes in it: leave "
-                "one of them out, or start from a checkpoint without it"
+                f"`mask_source: {self.mask_source}` reads no states behind an answer, and `seg_source: queries` no "
+                "boxes in it: leave one of them out, or start from a checkpoint without it"
             )
         for name in ("spatial_prompt", "existence_output"):
             if getattr(self, name):

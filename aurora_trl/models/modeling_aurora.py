@@ -32,6 +32,7 @@ SEG_INPUTS = (
     "mask_frames",
     "mask_embeddings",
     "clip_index",
+    "seg_boxes",
 )
 
 
@@ -175,6 +176,8 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
             mask_frames (`torch.Tensor` of shape `(C, T, 3, S, S)`): frames of the clips for the mask decoder, or
             mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): the same, encoded; where there are neither,
                 there are no masks.
+            seg_boxes (`torch.Tensor` of shape `(N, T, 6)`): with `mask_source: both`, where the answers say that their
+                object is, see [`~aurora_trl.models.box_prompts.place_boxes`].
             clip_index (`torch.Tensor` of shape `(B,)`): the clip of each row; None: row i is clip i. Where it is
                 given, the policy's media inputs, too, are per clip: rows that share a clip pay for it once.
             **kwargs: the policy's own inputs.
@@ -221,7 +224,7 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
         if embeddings is None and seg_inputs["mask_frames"] is not None:
             embeddings = self.encode_masks(seg_inputs["mask_frames"])
         if embeddings is not None:
-            features = output["seg_features"]
+            features = self.with_boxes(output["seg_features"], seg_inputs["seg_boxes"])
             if self._quality_trains:
                 drawn = self.decode_features_with_quality(features, embeddings, clip_index)
                 output["mask_logits"], output["mask_quality"] = drawn

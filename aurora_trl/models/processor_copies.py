@@ -48,14 +48,15 @@ class ProcessorCopies:
     def with_mask_source(self, mask_source: str) -> Self:
         """
         This processor, or a copy for a model whose masks come from elsewhere, see [`AuroraConfig`]. It asks for what
-        that model writes, unless its instruction is one of your own.
+        that model writes, unless its instruction is one of your own; boxes before a `[SEG]` are learnt, not asked for.
         """
         if mask_source == self.mask_source:
             return self
         changed = copy.copy(self)
         changed.mask_source = mask_source
-        if self.instruction == INSTRUCTION:
+        if mask_source == "box" and self.instruction == INSTRUCTION:
             changed.instruction = box_instruction(self.num_frames)
+        check_settings(changed)
         return changed
 
     def with_seg_source(self, seg_source: str, num_queries: int) -> Self:

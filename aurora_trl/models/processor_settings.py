@@ -24,6 +24,11 @@ def check_settings(processor: Any) -> None:
             raise ValueError(f"`{name}` must be 3 numbers{' above 0' * (lowest == 0)}, got {values}")
     if processor.mask_source not in MASK_SOURCES:
         raise ValueError(f"`mask_source` must be one of {', '.join(MASK_SOURCES)}, got {processor.mask_source!r}")
+    if processor.mask_source == "both" and processor.max_objects > 1:
+        raise ValueError(
+            f"`mask_source: both` draws one object, and `max_objects` is {processor.max_objects}: leave one of the "
+            "two out"
+        )
     require_seg_source(processor.seg_source, processor.num_queries)
     if processor.seg_source == "queries" and processor.max_objects > 1:
         raise ValueError(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from .box_prompts import embed_boxes
 from .checkpoints.zero3 import split_the_rest
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase
@@ -46,8 +47,9 @@ class SegHead:
             `ValueError`: where the mask decoder could not draw from these.
         """
         self.seg_projector = self.seg_layer_mix = self.seg_spatial = self.seg_existence = self.seg_queries = None
-        if self.config.mask_source == "box":
+        if self.config.mask_source != "seg":
             self._require_prompt_encoder()
+        if self.config.mask_source == "box":
             return
         hidden_size = self.config.get_text_config().hidden_size
         self.seg_projector = nn.Sequential(
@@ -58,13 +60,14 @@ class SegHead:
     def _require_prompt_encoder(self) -> None:
         if self.mask_decoder.prompt_tables() is None:
             raise ValueError(
-                "`mask_source: box` needs a mask decoder with a prompt encoder, and "
+                f"`mask_source: {self.config.mask_source}` needs a mask decoder with a prompt encoder, and "
                 f"{type(self.mask_decoder).__name__} has none; use SAM or SAM 2"
             )
 
     def set_mask_source(self, mask_source: str) -> None:
         """
-        Let the policy's boxes and points prompt the mask decoder, in place of `[SEG]`: the projector is let go.
+        Let the policy's boxes and points prompt the mask decoder, beside `[SEG]` or in its place: then the projector
+        is let go.
 
         Args:
             mask_source (`str`): see [`AuroraConfig`].
@@ -76,20 +79,22 @@ class SegHead:
         before = self.config.mask_source
         if mask_source == before:
             return
-        if mask_source == "seg":
+        if before == "box":
             raise ValueError(
-                "`mask_source: seg` needs a projector, and this model writes boxes and has none: start from a "
-                "checkpoint that has one"
+                f"`mask_source: {mask_source}` needs a projector, and this model writes boxes and has none: start "
+                "from a checkpoint that has one"
             )
         self.config.mask_source = mask_source
         try:
             self.config.check_mask_source()
             self.config.check_seg_source()
-            self._require_prompt_encoder()
+            if mask_source != "seg":
+                self._require_prompt_encoder()
         except ValueError:
             self.config.mask_source = before
             raise
-        self.seg_projector = None
+        if mask_source == "box":
+            self.seg_projector = None
 
     def set_seg_source(self, seg_source: str | None = None, num_queries: int | None = None) -> bool:
         """
@@ -205,6 +210,7 @@ class SegHead:
         if not changed:
             return False
         self.config.check_seg_layers()
+        self.config.check_mask_source()
         self._add_missing_parts()
         return True
 
@@ -280,8 +286,29 @@ class SegHead:
             raise ValueError("this model writes boxes (`mask_source: box`), and has no projector of [SEG]")
         return self.seg_projector(seg_states.to(next(self.seg_projector.parameters()).dtype))
 
+    def with_boxes(self, seg_features: torch.Tensor, boxes: torch.Tensor | None) -> torch.Tensor:
+        """
+        Features as prompts for `decode_features`, with the boxes and points that answers write beside their `[SEG]`.
+
+        Args:
+            seg_features (`torch.Tensor` of shape `(B, E)`): projected states.
+            boxes (`torch.Tensor` of shape `(B, T, 6)`, *optional*): see
+                [`~aurora_trl.models.box_prompts.place_boxes`]; None: the model takes none.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T, P, E)`, or the features as they are.
+        """
+        if boxes is None:
+            return seg_features
+        beside = embed_boxes(self.mask_decoder, boxes).to(seg_features.dtype)
+        return torch.cat([seg_features[:, None, None].expand(-1, beside.size(1), -1, -1), beside], dim=2)
+
     def decode_masks(
-        self, seg_states: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
+        self,
+        seg_states: torch.Tensor,
+        mask_embeddings: torch.Tensor,
+        clip_index: torch.Tensor | None = None,
+        boxes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Project the states at `[SEG]` and decode all frames of all rows in one call; a mask of what is not there is
@@ -292,15 +319,21 @@ class SegHead:
                 queries, which draw one mask): from `seg_state`.
             mask_embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): from `encode_masks`.
             clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row; None: row i is clip i.
+            boxes (`torch.Tensor` of shape `(B, T, 6)`, *optional*): see `with_boxes`.
 
         Returns:
             `torch.Tensor` of shape `(B, T, 4h, 4w)`, or `(B, K, T, 4h, 4w)` for several `[SEG]`: mask logits.
         """
-        mask_logits = self.decode_features(self.project(seg_states), mask_embeddings, clip_index)
+        features = self.with_boxes(self.project(seg_states), boxes)
+        mask_logits = self.decode_features(features, mask_embeddings, clip_index)
         return empty_absent(mask_logits, self._existence_of(seg_states))
 
     def decode_masks_with_quality(
-        self, seg_states: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
+        self,
+        seg_states: torch.Tensor,
+        mask_embeddings: torch.Tensor,
+        clip_index: torch.Tensor | None = None,
+        boxes: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         As `decode_masks`, with the mask decoder's own score of each mask, see
@@ -313,7 +346,7 @@ class SegHead:
         Raises:
             `ValueError`: where the mask decoder does not score its masks.
         """
-        features = self.project(seg_states)
+        features = self.with_boxes(self.project(seg_states), boxes)
         mask_logits, quality = self.decode_features_with_quality(features, mask_embeddings, clip_index)
         existence = self._existence_of(seg_states)
         if existence is not None:
@@ -354,7 +387,10 @@ class SegHead:
     def decode_features(
         self, seg_features: torch.Tensor, mask_embeddings: torch.Tensor, clip_index: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """As `decode_masks`, of projected states `(B, E)` or `(B, K, E)`, and whether or not the object is there."""
+        """
+        As `decode_masks`, of projected states `(B, E)` or `(B, K, E)`, or of prompts from `with_boxes`, and whether or
+        not the object is there.
+        """
         prompts, rows, unflatten = self._rows_of_objects(seg_features, clip_index)
         prompts = prompts.to(mask_embeddings.dtype)
         return unflatten(self.mask_decoder.decode_rows(mask_embeddings, prompts, rows, self.seg_spatial))
@@ -379,13 +415,15 @@ class SegHead:
         One row per object.
 
         Args:
-            seg_features (`torch.Tensor` of shape `(B, E)` or `(B, K, E)`): projected states.
+            seg_features (`torch.Tensor` of shape `(B, E)` or `(B, K, E)`): projected states; or `(B, T, P, E)`,
+                prompts of each frame.
             clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row.
 
         Returns:
-            `tuple`: prompts `(N, P, E)`, the clip of each of these, and what brings their results back into rows.
+            `tuple`: prompts `(N, P, E)` or `(N, T, P, E)`, the clip of each of these, and what brings their results
+                back into rows.
         """
-        if self.seg_queries is not None:
+        if self.seg_queries is not None or seg_features.dim() == 4:
             return seg_features, clip_index, lambda drawn: drawn
         if seg_features.dim() == 2:
             return seg_features[:, None], clip_index, lambda drawn: drawn

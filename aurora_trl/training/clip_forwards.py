@@ -76,7 +76,7 @@ class ClipForwards(Trainer):
         positions = None
         if with_masks or self._reads_states:
             positions = self.processing_class.find_seg_positions(input_ids, labels != IGNORE_INDEX)
-            inputs["seg_positions"] = positions
+            inputs.update(seg_positions=positions, **self._bank.boxes(samples, self._mask_frames))
         with self.accelerator.autocast():
             output: Any = model(
                 input_ids=input_ids, attention_mask=attention_mask, labels=labels, fused_lm_head=True, **inputs
@@ -114,7 +114,8 @@ class ClipForwards(Trainer):
         if with_masks or self._reads_states:
             # Among the segment's places, of which the first belongs to the prompt.
             seg_positions = self.processing_class.find_seg_positions(input_ids[:, segment], F.pad(valid, (1, 0)))
-            inputs.update(seg_positions=rows.place(seg_positions), seg_rows=row)
+            boxes = self._bank.boxes(samples, self._mask_frames)
+            inputs.update(seg_positions=rows.place(seg_positions), seg_rows=row, **boxes)
         with self.accelerator.autocast():
             output: Any = model(
                 input_ids=rows.join(input_ids[first, prompt], input_ids[:, segment]),

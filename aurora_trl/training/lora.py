@@ -176,7 +176,7 @@ def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
 
 def token_tables(config: AuroraConfig) -> tuple[str, ...]:
     """The tables in which a new token has a row; a policy that writes boxes, or no `[SEG]`, needs none."""
-    writes_seg = config.mask_source == "seg" and config.seg_source == "token"
+    writes_seg = config.mask_source != "box" and config.seg_source == "token"
     return _TOKEN_TABLES if writes_seg else ()
 
 

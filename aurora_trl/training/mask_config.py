@@ -56,8 +56,8 @@ class MaskTrainingArguments:
             says, and nothing in the paper.
         mask_source (`str`, *optional*): `"box"` for a policy that writes boxes and points as text, from which the
             frozen mask decoder draws: no projector, no mask loss, see [`AuroraConfig`]. A model that has prompted with
-            `[SEG]` gives its projector away for it, and the checkpoint keeps it; by default it is what the checkpoint
-            says, and `"seg"` in the paper.
+            `[SEG]` gives its projector away for it, and the checkpoint keeps it. `"both"` lets boxes before a `[SEG]`
+            prompt beside it, with all its losses. By default it is what the checkpoint says, and `"seg"` in the paper.
         existence_loss_weight (`float`, *optional*, defaults to 1.0): weight of the loss of the existence output, which
             is learnt together with masks; without effect where the model has none. References that match nothing are
             rare, see `repeat_null_rows`.

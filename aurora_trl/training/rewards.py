@@ -211,7 +211,7 @@ def require_fitting_rewards(names: Sequence[str], mask_source: str) -> None:
     """
     if mask_source == "box" and "mask_quality_reward" in names:
         raise ValueError("masks that are drawn from boxes are not scored: leave `mask_quality_reward` out")
-    strange = SEG_REWARDS if mask_source == "box" else BOX_REWARDS
+    strange = {"box": SEG_REWARDS, "seg": BOX_REWARDS}.get(mask_source, ())
     name = next((name for name in names if name in strange), None)
     if name is not None:
         other = "asks for [SEG]: use `bbox_format_reward`" if mask_source == "box" else "is about boxes in the answer"

@@ -1,5 +1,6 @@
 """The states at `[SEG]` of a rollout's completions, and its prompts as an engine that has no towers takes them."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -7,10 +8,10 @@ import torch
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..generation.box_answers import draw_box_answers
+from ..generation.box_answers import draw_box_answers, read_prompts
 from ..generation.clip_loader import pad_ids
 from ..generation.engines import gather_seg_states, read_states
-from ..models.box_prompts import stack_prompts
+from ..models.box_prompts import ObjectPrompt, place_boxes, stack_prompts
 from ..models.objects import along_rows, mean_quality
 from ..models.shared_prefix import first_of_each
 from .clip_forwards import ClipForwards
@@ -73,21 +74,27 @@ class RolloutStates(ClipForwards):
             if embeddings is None:
                 embeddings = self.aurora.encode_masks(bank.mask_inputs["mask_frames"])
             if seg is not None:
+                if self.aurora.config.mask_source == "both":
+                    prompts = read_prompts(texts, bank.views, embeddings.size(1))
+                    sizes = [view.frame_size for view in bank.views]
+                    places = place_boxes(prompts, self.processing_class.geometry, sizes, embeddings.size(1))
+                    bank.seg_boxes = places.to(embeddings.device)
+                    _show_prompts(inputs, prompts, embeddings.size(1))
                 return self._draw_states(*seg, embeddings, inputs), seg[1]
             drawn = draw_box_answers(
                 self.aurora, self.processing_class, texts, bank.views, embeddings, bank.clip_index
             )
-        for row, prompts in zip(inputs, drawn.prompts, strict=True):
-            row["pred_boxes"], row["pred_points"] = stack_prompts(prompts, embeddings.size(1))
+        _show_prompts(inputs, drawn.prompts, embeddings.size(1))
         return drawn.mask_logits, drawn.drawn
 
     def _draw_states(
         self, seg_states: torch.Tensor, has_seg: torch.Tensor, embeddings: torch.Tensor, rows: list[dict[str, Any]]
     ) -> torch.Tensor:
         """Mask logits; rows get the decoder's own score of their masks as `mask_quality`, if it has one."""
+        drawn_in = (seg_states, embeddings, self._bank.clip_index, self._bank.seg_boxes)
         if not self.aurora.mask_decoder.gives_quality:
-            return self.aurora.decode_masks(seg_states, embeddings, self._bank.clip_index)
-        mask_logits, quality = self.aurora.decode_masks_with_quality(seg_states, embeddings, self._bank.clip_index)
+            return self.aurora.decode_masks(*drawn_in)
+        mask_logits, quality = self.aurora.decode_masks_with_quality(*drawn_in)
         scores = mean_quality(quality, has_seg, self._bank.frames_taken)
         for row, score in zip(rows, scores, strict=True):
             row["mask_quality"] = score
@@ -134,3 +141,11 @@ class RolloutStates(ClipForwards):
                 pad_token_id = self._tokenizer.pad_token_id
                 states.append(read_states(self.aurora, written[rows], positions[rows], pad_token_id, **media))
         return torch.cat(states)
+
+
+def _show_prompts(
+    rows: Sequence[dict[str, Any]], prompts: Sequence[Sequence[ObjectPrompt] | None], num_frames: int
+) -> None:
+    """Put what completions say of places where rewards find it."""
+    for row, own in zip(rows, prompts, strict=True):
+        row["pred_boxes"], row["pred_points"] = stack_prompts(own, num_frames)

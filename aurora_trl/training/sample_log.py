@@ -121,7 +121,7 @@ class SampleLog(TrainerCallback):
     def _answer(self) -> list[Sample]:
         trainer, processor = self._trainer, self._trainer.processing_class
         aurora = unwrap_aurora(trainer.model)
-        scored = aurora.mask_decoder.gives_quality and aurora.config.mask_source == "seg"
+        scored = aurora.mask_decoder.gives_quality and aurora.config.mask_source != "box"
         with trainer.accelerator.autocast():
             answers = list(
                 answer_rows(
@@ -178,10 +178,10 @@ class SampleLog(TrainerCallback):
         rows = [answer.row for answer in answers]
         columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in rows[0]}
         columns.update(self._masks(answers))
-        if processor.mask_source == "box":
+        if processor.mask_source != "seg":
             read = [stack_prompts(answer.prompts, processor.num_frames) for answer in answers]
             columns |= {"pred_boxes": [boxes for boxes, _ in read], "pred_points": [points for _, points in read]}
-        elif unwrap_aurora(trainer.model).mask_decoder.gives_quality:
+        if processor.mask_source != "box" and unwrap_aurora(trainer.model).mask_decoder.gives_quality:
             columns["mask_quality"] = [answer.quality for answer in answers]
         columns["prompts"] = [build_prompt(row, processor.instruction) for row in rows]
         columns["completions"] = [[{"role": "assistant", "content": answer.completion}] for answer in answers]

@@ -141,8 +141,8 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
             self._require_queries_settings(teacher)
         if teacher is None and self.teacher_targets != "answer":
             say_idle("teacher_targets", self.teacher_targets, "there is no teacher")
-        if processor.mask_source != "box" and self.box_frames != 1:
-            say_idle("box_frames", self.box_frames, "`mask_source` is not `box`")
+        if processor.mask_source == "seg" and self.box_frames != 1:
+            say_idle("box_frames", self.box_frames, "`mask_source` is `seg`")
         if teacher is not None and teacher.seg_queries is not None:
             raise ValueError(
                 "a teacher with `seg_source: queries` has no feature at [SEG]: take one that writes [SEG]"

@@ -130,7 +130,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         aurora = unwrap_aurora(model)
         processing_class = args.choose_mask_source(aurora, processing_class, teacher, train_dataset)
         boxes = None
-        if processing_class.mask_source == "box":
+        if processing_class.mask_source != "seg":
             boxes = BoxTargets(processing_class, args.box_frames, 8 * args.media_cache_clips)
         if not is_stream:
             warn_of_short_clips(train_dataset, processing_class.num_frames)
@@ -227,7 +227,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         rows, targets = inputs.pop("rows", None), MaskTargets.take(inputs)
         sources = self.take_sources(inputs)
         if targets is None or not self._runs_mask_head:
-            inputs.pop("seg_positions"), inputs.pop("mask_frames", None)
+            for name in ("seg_positions", "mask_frames", "seg_boxes"):
+                inputs.pop(name, None)
             with capture_outputs(model) as outputs:
                 loss = self.args.ce_loss_weight * super().compute_loss(
                     model, inputs, num_items_in_batch=num_items_in_batch
@@ -310,7 +311,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         if frames is None or not self.model.training:
             return targets
         frames = frames.to(targets.masks.device)
-        for name in ("mask_frames", "mask_embeddings"):
+        for name in ("mask_frames", "mask_embeddings", "seg_boxes"):
             if name in inputs:
                 inputs[name] = inputs[name][:, frames]
         return targets.of_frames(frames)

@@ -265,7 +265,7 @@ def test_what_can_not_draw_from_boxes_says_so(model):
 
 
 def test_a_source_that_does_not_go(model):
-    with pytest.raises(ValueError, match="`mask_source` must be one of seg, box, got 'text'"):
+    with pytest.raises(ValueError, match="`mask_source` must be one of seg, box, both, got 'text'"):
         AuroraConfig(model.config.policy_config, model.config.mask_decoder_config, 3, mask_source="text")
     with pytest.raises(ValueError, match="`mask_source: box` reads no state at"):
         AuroraConfig(model.config.policy_config, model.config.mask_decoder_config, 3, 2, mask_source="box")

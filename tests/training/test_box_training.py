@@ -261,7 +261,7 @@ def test_what_does_not_go_with_boxes(model, processor, rows, tmp_path):
         ({"freeze_mask_decoder": False}, "draws with a decoder that nothing teaches: set `freeze_mask_decoder: true`"),
         ({"freeze_mask_encoder": False}, "set `freeze_mask_encoder: true`"),
         ({"alignment_loss_weight": 0.1}, "set `alignment_loss_weight: 0.0`"),
-        ({"mask_source": "points"}, "`mask_source` must be one of seg, box, got 'points'"),
+        ({"mask_source": "points"}, "`mask_source` must be one of seg, box, both, got 'points'"),
         ({"box_frames": 0}, "`box_frames` must be at least 1, got 0"),
         ({"teacher_model_name_or_path": "t"}, "leave the teacher out"),
         ({"seg_layers": 2}, "`mask_source: box` reads no state at"),

@@ -160,7 +160,13 @@ class LaterSystem:
 
 _NOT_SAID = "not known"
 LATER: tuple[LaterSystem, ...] = (
-    LaterSystem("ALS3P", "J&F 80.0 seen, 81.7 unseen", _NOT_SAID, "its authors' paper"),
+    LaterSystem(
+        "ALS3P",
+        "J&F 80.0 seen, 81.7 unseen",
+        "its authors' script has SimToken's measures: frame size, J at 0.4, the highest F of a batch",
+        "github.com/Fangyulu0207/ALS3P, README",
+        checked=True,
+    ),
     LaterSystem(
         "SimToken",
         "J&F 76.7 seen, 74.5 unseen; S 0.012",

@@ -50,8 +50,8 @@ def load_published(
         num_frames (`int`, *optional*, defaults to 10), policy_frames (`int`, *optional*),
         instruction (`str`, *optional*): for [`AuroraProcessor`]; the instruction that goes with `mask_source` by
             default.
-        mask_source (`str`, *optional*, defaults to `"seg"`): `"box"` for a policy that writes boxes and points, see
-            [`AuroraConfig`].
+        mask_source (`str`, *optional*, defaults to `"seg"`): `"box"` for a policy that writes boxes and points,
+            `"both"` for one that writes them before its `[SEG]`, see [`AuroraConfig`].
         **processor_settings: for the policy's processor, such as `audio_seconds` of VideoLLaMA2, to which sound is cut
             or padded (30 upstream), or `seconds_per_frame` of Qwen.
 

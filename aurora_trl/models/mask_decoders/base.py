@@ -119,13 +119,13 @@ class MaskDecoderBase(nn.Module, ABC):
         Args:
             embeddings (`torch.Tensor` of shape `(B, T, E, h, w)`): from `encode`, the frames of a clip in order.
             prompts (`torch.Tensor` of shape `(B, P, prompt_dim)`): P prompt embeddings per clip, which ask for one
-                object.
+                object; or `(B, T, P, prompt_dim)`, those of each frame.
 
         Returns:
             `torch.Tensor` of shape `(B, T, 4h, 4w)`: mask logits over the square frames.
         """
         num_clips, num_frames = embeddings.shape[:2]
-        mask_logits = self.decode(embeddings.flatten(0, 1), prompts.repeat_interleave(num_frames, dim=0))
+        mask_logits = self.decode(embeddings.flatten(0, 1), _of_frames(prompts, num_frames))
         return mask_logits.unflatten(0, (num_clips, num_frames))
 
     def decode_clips_with_quality(
@@ -133,9 +133,7 @@ class MaskDecoderBase(nn.Module, ABC):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `decode_clips`, with a score for each frame's mask `(B, T)`, see `decode_with_quality`."""
         num_clips, num_frames = embeddings.shape[:2]
-        mask_logits, quality = self.decode_with_quality(
-            embeddings.flatten(0, 1), prompts.repeat_interleave(num_frames, dim=0)
-        )
+        mask_logits, quality = self.decode_with_quality(embeddings.flatten(0, 1), _of_frames(prompts, num_frames))
         return mask_logits.unflatten(0, (num_clips, num_frames)), quality.unflatten(0, (num_clips, num_frames))
 
     def prompt_tables(self) -> PromptTables | None:
@@ -260,7 +258,7 @@ class MaskDecoderBase(nn.Module, ABC):
 
         Args:
             embeddings (`torch.Tensor` of shape `(C, T, E, h, w)`): of distinct clips.
-            prompts (`torch.Tensor` of shape `(B, P, prompt_dim)`): of rows.
+            prompts (`torch.Tensor` of shape `(B, P, prompt_dim)` or `(B, T, P, prompt_dim)`): of rows.
             clip_index (`torch.Tensor` of shape `(B,)`, *optional*): the clip of each row; None: row i shows clip i.
             mark (`Callable`, *optional*): adds to the embeddings of rows what their prompts say about each place, see
                 [`~aurora_trl.models.seg_parts.SpatialPrompt`]; the first `prompt_dim` channels meet the prompts.
@@ -327,6 +325,11 @@ class ExactPositions(nn.Module):
             if before is not None and after is not None and after.dtype != before.dtype:
                 module._buffers[name] = before.to(after.device)
         return self
+
+
+def _of_frames(prompts: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Prompts of clips `(B, P, C)`, or of each frame `(B, T, P, C)`, as those of frames `(B T, P, C)`."""
+    return prompts.flatten(0, 1) if prompts.dim() == 4 else prompts.repeat_interleave(num_frames, dim=0)
 
 
 def _in_parts(
