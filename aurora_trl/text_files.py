@@ -48,7 +48,7 @@ def read_table(path: str | Path) -> list[tuple[int, list[str]]]:
 
     Raises:
         `DataError`: as `read_text`; names the line with a cell that does not end in it, since its quote takes all
-            lines up to the next one.
+            lines up to the next one, and a header that names a column twice, or has no commas between its columns.
     """
     reader = csv.reader(StringIO(read_text(path)), strict=True)
     lines, number = [], 1
@@ -60,7 +60,23 @@ def read_table(path: str | Path) -> list[tuple[int, list[str]]]:
             number = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f'{path}, line {number}: {error}; write a quote inside a cell as `""`') from None
+    if lines:
+        _require_plain_header(path, lines[0][1])
     return lines
+
+
+def _require_plain_header(path: str | Path, header: list[str]) -> None:
+    separator = strange_separator(header)
+    if separator is not None:
+        raise DataError(f"{path}: its columns are separated by {separator!r}; save it with commas")
+    twice = next((name for place, name in enumerate(header) if name.strip() and name in header[:place]), None)
+    if twice is not None:
+        raise DataError(f"{path}: the column `{twice}` stands twice; remove one of them")
+
+
+def strange_separator(header: list[str]) -> str | None:
+    """What stands between the columns of a table where no comma does, as a spreadsheet of some countries writes it."""
+    return next((mark for mark in ";\t|" if mark in header[0]), None) if len(header) == 1 else None
 
 
 def parse_json(text: str | bytes, *, unique_keys: bool = True) -> Any:

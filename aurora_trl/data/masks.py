@@ -154,6 +154,16 @@ def frame_size(row: Row) -> tuple[int, int]:
         return upright_size(image)
 
 
+def require_frame_size(row: Row, shape: tuple[int, ...]) -> None:
+    """Raise `DataError` where a row's masks have another height and width in pixels than its frames."""
+    size = frame_size(row)
+    if not row.get("is_null") and tuple(shape) != size:
+        raise DataError(
+            f"row {row.get('id')!r}: its masks have {shape[1]}x{shape[0]} pixels, but the clip's frames have "
+            f"{size[1]}x{size[0]}"
+        )
+
+
 def _read_mask(name: str, row: Row) -> np.ndarray:
     targets = split_mask(name)
     if targets is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
-from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets import Dataset, Features, LargeList, List, Value, concatenate_datasets
 
 from ..errors import DataError
 from ..text_files import parse_json
@@ -50,8 +50,30 @@ OPTIONAL_COLUMNS = (
     "reference_image",
     *HINTS,  # what marks an object that nobody drew, see `hints.py`
 )
+OPTIONAL_FEATURES: dict[str, Any] = {
+    **dict.fromkeys(OPTIONAL_COLUMNS, Value("string")),
+    "mask_value": Value("int64"),
+    "foreground_masks": List(Value("string")),
+    "boxes": List(List(Value("float64"))),
+    "points": List(List(List(Value("float64")))),
+}
 MASK_COLUMNS = ("masks", "foreground_masks")
 REFERENCE_MEDIA = ("reference_speech", "reference_sound", "reference_image")
+# What the columns take that are no text; None everywhere.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "id": (str, int),
+    "is_null": (bool, int),
+    **dict.fromkeys(("frames", *MASK_COLUMNS, *HINTS), (list,)),
+    **dict.fromkeys(("num_objects", "mask_value"), (int,)),
+}
+# None among the masks is a frame that is not annotated.
+_ITEMS: dict[str, tuple[type, ...]] = {"frames": (str,), **dict.fromkeys(MASK_COLUMNS, (str, type(None)))}
+# Columns of one's own may not be called what samplers and rewards get besides those of a row.
+TAKEN = frozenset(
+    ("prompt", "prompts", "completion", "completions", "completion_ids", "image", "images", "media", "max_objects")
+    + ("pred_masks", "object_masks", "pred_boxes", "pred_points", "mask_quality", "trainer_state", "log_extra")
+    + ("log_metric",)
+)
 _ROWS_AT_ONCE = 2048
 # A row as a mapping: the columns above, and whatever a collator or a trainer puts beside them.
 Row: TypeAlias = dict[str, Any]
@@ -133,7 +155,8 @@ def as_dataset(rows: Sequence[Row], source: str | Path) -> Dataset:
         raise
     for name in dict.fromkeys(name for row in rows for name in row if name not in FEATURES):
         try:
-            dataset = dataset.add_column(name, [row.get(name) for row in rows])
+            values = [row.get(name) for row in rows]
+            dataset = dataset.add_column(name, values, feature=OPTIONAL_FEATURES.get(name))
         except _UNKEPT as error:
             for row in rows:
                 _require_kept(row, name, source)
@@ -237,9 +260,71 @@ def require_text_references(rows: Iterable[Row], what: str) -> None:
             )
 
 
+def kind_fault(row: Row) -> str | None:
+    """What is wrong with the kind of a row's value, such as text in place of a number; None where nothing is."""
+    for name in (*COLUMNS, *OPTIONAL_COLUMNS):
+        value, kinds = row.get(name), _KINDS.get(name, (str,))
+        if name == "is_null" and value not in (None, True, False):
+            return f"`is_null` is {_shortened(value)}; it must be true or false, without quotes"
+        # A bool is an int to Python, and no number to whoever wrote it.
+        if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            return f"`{name}` is {type(value).__name__}, not {kinds[0].__name__}"
+        items = _ITEMS.get(name)
+        wrong = [] if items is None else [item for item in row.get(name) or () if not isinstance(item, items)]
+        if items is not None and wrong:
+            return f"`{name}` holds {_shortened(wrong[0])}, not {items[0].__name__}"
+    return None
+
+
+def require_kinds(dataset: Dataset, name: str) -> None:
+    """
+    Raise `DataError` where a dataset has a column of another kind than rows have, or an empty reference. Datasets that
+    this package loads have the kinds of this file; of others each row is looked at.
+
+    Args:
+        dataset (`Dataset`): rows.
+        name (`str`): what it is, for the error.
+    """
+    if "reference" not in dataset.column_names:
+        raise DataError(f"`{name}` has no column `reference`: each row needs a sentence about its object")
+    taken = next((column for column in dataset.column_names if column in TAKEN), None)
+    if taken is not None:
+        raise DataError(f"`{name}`: `{taken}` is what the trainer gives to rewards; call the column something else")
+    kinds = {**FEATURES, **OPTIONAL_FEATURES}
+    known = {column: dataset.features[column] for column in kinds if column in dataset.column_names}
+    for column, kind in known.items():
+        while isinstance(kind, List | LargeList):
+            kind = kind.feature
+        if not isinstance(kind, Value):
+            raise DataError(
+                f"`{name}`: its column `{column}` is of {type(kind).__name__}; a row names files by their paths, and "
+                "a mask that is no file as text, see `aurora_trl.data.masks.encode_rle`"
+            )
+    odd = any(kind != kinds[column] and getattr(kind, "dtype", None) != "null" for column, kind in known.items())
+    if odd or any(column in known for column in HINTS):
+        for row in dataset.select_columns(list(known)):
+            check_row(row)
+    elif not all(map(is_sentence, dataset["reference"])):
+        number = next(n for n, text in enumerate(dataset["reference"]) if not is_sentence(text))
+        check_row(dataset.select_columns(list(known))[number])
+
+
+def is_sentence(text: str | None) -> bool:
+    """Whether a text holds anything that is seen: neither spaces alone, nor marks without a width."""
+    return any(character.isprintable() and not character.isspace() for character in text or "")
+
+
+def _shortened(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 def check_row(row: Row) -> None:
     """Raise `DataError` where a row can not be used, whatever its files hold."""
-    if not (row.get("reference") or "").strip():
+    fault = kind_fault(row)
+    if fault is not None:
+        raise DataError(f"row {row.get('id')!r}: {fault}")
+    if not is_sentence(row.get("reference")):
         raise DataError(f"row {row.get('id')!r}: the reference is empty; remove the row or write its reference")
     if not row.get("frames") and not row.get("video"):
         raise DataError(f"row {row.get('id')!r}: it has neither `frames` nor `video`")

@@ -8,7 +8,15 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data.hints import HINTS, UNMARKED, fill_boxes, is_marked, require_inside
-from ..data.masks import NO_TARGET, frame_size, load_masks, load_object_masks, mask_indices, require_mask_count
+from ..data.masks import (
+    NO_TARGET,
+    frame_size,
+    load_masks,
+    load_object_masks,
+    mask_indices,
+    require_frame_size,
+    require_mask_count,
+)
 from ..data.media.loading import (
     NO_FRAME,
     MediaCache,
@@ -173,6 +181,8 @@ class ClipLoader:
         indices = mask_indices(row, self.processor.num_frames)
         require_few_objects([row], self.processor.max_objects)
         planes = load_object_masks(row, indices=indices)
+        if planes is not None:
+            require_frame_size(row, planes.shape[-2:])
         each = [] if planes is None else [self.processor.process_masks(masks) for masks in planes]
         size = self.processor.mask_target_size
         objects = torch.full((self.processor.max_objects, len(indices), size, size), NO_TARGET, dtype=torch.uint8)
@@ -183,7 +193,9 @@ class ClipLoader:
 
     def _load_masks(self, row: Row) -> torch.Tensor:
         indices = mask_indices(row, self.processor.num_frames)
-        masks = self.processor.process_masks(load_masks(row, indices=indices))
+        drawn = load_masks(row, indices=indices)
+        require_frame_size(row, drawn.shape[-2:])
+        masks = self.processor.process_masks(drawn)
         masks[torch.tensor(indices) == NO_FRAME] = NO_TARGET
         return masks
 

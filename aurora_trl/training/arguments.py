@@ -26,7 +26,7 @@ from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import release_all
 from ..models.checkpoints.hub import RECIPE_FILE
 from ..text_files import read_yaml
-from .dataset_entries import ALL_SUBSETS, DatasetEntry, read_entries, say_idle_evaluation
+from .dataset_entries import ALL_SUBSETS, DatasetEntry, read_entries, require_own_split, say_idle_evaluation
 from .field_types import require_types
 from .flags import did_you_mean, given_flags, require_known_flags
 from .options import check_options, say_idle
@@ -179,6 +179,7 @@ class RecipeArguments:
             splits = {}
             for entry in entries:
                 if entry.eval_split is not None:
+                    require_own_split(entry)
                     record = f"skipped_eval_{entry.name}.jsonl"
                     rows = self._load(entry, entry.eval_split, entry.max_eval_samples, config, record)
                     splits[entry.name] = prefix_ids(rows, entry.name)
@@ -188,6 +189,8 @@ class RecipeArguments:
         entry = entries[0]
         if self.eval_dataset_path is not None and self.eval_dataset_path != entry.path:
             entry = entry.beside(self.eval_dataset_path)
+        else:
+            require_own_split(entry)
         return self._load(entry, self.eval_split, self.max_eval_samples, config, "skipped_eval.jsonl")
 
     def _load(

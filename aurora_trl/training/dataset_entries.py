@@ -10,7 +10,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..data.formats.expressions import OBJECTS
-from ..data.formats.registry import FORMATS, SUBSETS, find_beside
+from ..data.formats.registry import FORMATS, SUBSETS, find_beside, find_source
+from ..errors import DataError
 from .options import say_idle
 
 ALL_SUBSETS = tuple(dict.fromkeys(name for known in SUBSETS.values() for name in known))
@@ -98,6 +99,19 @@ def say_idle_evaluation(entries: Sequence[DatasetEntry], config: TrainingArgumen
     for name, value in settings.items():
         if split is None and value is not None:
             say_idle(name, value, "`eval_split` is missing")
+
+
+def require_own_split(entry: DatasetEntry) -> None:
+    """Raise `DataError` where the rows to evaluate on would be those to train on: a file with one split, or none."""
+    if entry.eval_split == entry.train_split or not Path(entry.path).is_file():
+        return
+    source = find_source(entry.path, entry.format, entry.subset, entry.objects)
+    known = source.splits()
+    if len(known) == 1 and (source.format == "json" or entry.eval_split not in known):
+        raise DataError(
+            f"{entry.path}: all its rows are of one split, and `eval_split` {entry.eval_split!r} would be the rows "
+            "that are trained on; give each row its `split`, or name another file in `eval_dataset_path`"
+        )
 
 
 def _read_entry(where: str, values: Any, defaults: Mapping[str, Any]) -> DatasetEntry:

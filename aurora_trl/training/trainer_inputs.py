@@ -9,6 +9,7 @@ from datasets import Dataset, IterableDataset
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 from ..data.hints import HINTS, UNMARKED, is_marked
+from ..data.schema import require_kinds
 from ..errors import DataError
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
@@ -82,8 +83,8 @@ def load_processor(processing_class: Any, model: Any) -> AuroraProcessor:
 
 def require_rows(train_dataset: Any, eval_dataset: Any, *, may_stream: bool = False) -> None:
     """
-    Raise `ValueError` for what is no dataset of rows; `may_stream`: those to train on may be a stream, whose rows are
-    looked at as they come.
+    Raise `ValueError` for what is no dataset of rows, `DataError` for a column of another kind than rows have;
+    `may_stream`: those to train on may be a stream, whose rows are looked at as they come.
     """
     if train_dataset is None:
         raise ValueError("`train_dataset` is missing; `aurora_trl.data` loads one")
@@ -97,6 +98,8 @@ def require_rows(train_dataset: Any, eval_dataset: Any, *, may_stream: bool = Fa
                 f"`{name}` is a {type(dataset).__name__}; give a `datasets.Dataset` of rows: media are read as they "
                 "are needed, so that nothing has to be streamed"
             )
+        if not streams:
+            require_kinds(dataset, name)
 
 
 def require_marked(dataset: Dataset) -> None:

@@ -2,12 +2,13 @@
 
 import json
 
+import pytest
 import torch
 from datasets import Dataset
 from layouts import write_s4
 from PIL import Image
 
-from aurora_trl.data import load_avsbench, load_json
+from aurora_trl.data import DataError, load_avsbench, load_json
 from aurora_trl.data.masks import NO_TARGET, has_target
 from aurora_trl.data.schema import clip_key
 from aurora_trl.generation.clip_loader import ClipLoader
@@ -76,6 +77,18 @@ def test_equal_polygons_in_frames_of_another_size_are_other_masks(processor, tmp
         assert torch.equal(kept.masks(row), read.masks(row))
         assert torch.equal(kept.object_masks(row), read.object_masks(row))
     assert kept.masks(row) is kept.masks(row)
+
+
+def test_masks_of_another_size_than_their_frames_are_named(processor, tmp_path):
+    """Also where nothing has checked the rows: a mask on its side would be stretched over the frame."""
+    Image.new("RGB", (96, 48)).save(tmp_path / "wide.png")
+    row = {"id": "1", "reference": "x", "frames": [str(tmp_path / "wide.png")]}
+    for masks in (['{"size": [96, 48], "counts": [0, 4608]}'], ['[{"size": [96, 48], "counts": [0, 4608]}]']):
+        with pytest.raises(DataError, match="row '1': its masks have 48x96 pixels, but the clip's frames have 96x48"):
+            ClipLoader(processor).masks({**row, "masks": masks})
+        assert (ClipLoader(processor).masks({**row, "is_null": True, "masks": masks})[0, :16] == 0).all()
+    with pytest.raises(DataError, match="its masks have 48x96 pixels"):
+        ClipLoader(processor.with_max_objects(2)).object_masks({**row, "masks": masks})
 
 
 def test_teacher_reads_its_own_answer(cot_rows, processor):

@@ -14,7 +14,7 @@ from ...prompts import SOUNDING_REFERENCE, display_class, normalize_class
 from ...text_files import parse_json, read_table, read_text
 from ..media.loading import open_image
 from ..schema import COLUMNS, Row, as_dataset
-from .refavs import require_plain_split
+from .split_names import require_plain_split
 
 SUBSETS = ("s4", "ms3", "avss")
 SPLITS = ("train", "val", "test")

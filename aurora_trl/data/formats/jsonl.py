@@ -3,57 +3,44 @@
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from ...disk import written_whole
 from ...errors import DataError
 from ...text_files import parse_json, read_text
 from ..hints import check_hints
+from ..mask_text import encode_rle
 from ..schema import (
     COLUMNS,
     MASK_COLUMNS,
     OPTIONAL_COLUMNS,
     REFERENCE_MEDIA,
+    TAKEN,
     Row,
     as_dataset,
     count_objects,
+    kind_fault,
     split_mask,
     with_current_names,
 )
 
 _REQUIRED = ("id", "reference")
-_TYPES: dict[str, tuple[type, ...]] = {
-    "is_null": (bool,),
-    "frames": (list,),
-    "masks": (list,),
-    "foreground_masks": (list,),
-    "num_objects": (int,),
-    "mask_value": (int,),
-    "boxes": (list,),
-    "points": (list,),
-}
-
-# What rewards get besides the columns of a row.
-_TAKEN = frozenset(
-    ("prompt", "prompts", "completion", "completions", "completion_ids", "media", "pred_masks", "object_masks")
-    + ("max_objects", "trainer_state", "log_extra", "log_metric", "image", "images")
-)
-
-# None among the masks is a frame that is not annotated.
-_ITEMS: dict[str, tuple[type, ...]] = {"frames": (str,), **dict.fromkeys(MASK_COLUMNS, (str, type(None)))}
 
 
 def load_json(path: str | Path) -> Dataset:
     """
-    Load rows from a JSONL file, one object per line.
+    Load rows from a JSONL file, one object per line; a JSON file that is one list of objects is read, too.
 
     | key | what |
     | --- | --- |
-    | `id` | a name of the row, its own |
+    | `id` | a name of the row, its own; a number is read as text |
     | `reference` | the sentence about the object |
     | `frames` | in order: images, or moments of a video in seconds, as in `clip.mp4#t=1.5`; or |
     | `video` | one video file, of which the model's frames are taken evenly |
@@ -85,25 +72,41 @@ def load_json(path: str | Path) -> Dataset:
     Raises:
         `DataError`: names the file, the line and the key.
     """
+    rows = read_rows(path)
+    return as_dataset([{**row, "split": row["split"] or "train"} for row in rows], path)
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows that `load_json` loads; `split` is None where a row names none."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     folder = path.resolve().parent
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            rows.append(_read_row(path, number, line, folder))
+    rows = [_read_row(path, where, value, folder) for where, value in _read_values(path)]
     if not rows:
         raise DataError(f"{path}: it holds no rows")
-    return as_dataset(rows, path)
+    return rows
 
 
-def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any]:
-    where = f"{path}, line {number}"
-    try:
-        row = parse_json(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not valid JSON: {error}") from None
+def _read_values(path: Path) -> Iterator[tuple[str, Any]]:
+    """What stands in each line, or in the list that the file is, with its place."""
+    text = read_text(path)
+    if re.match(r"\s*\[\s*[{\]]", text):
+        try:
+            yield from ((f"{path}, entry {number}", value) for number, value in enumerate(parse_json(text), 1))
+            return
+        except ValueError as error:
+            raise DataError(f"{path}: not valid JSON: {error}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            try:
+                yield where, parse_json(line)
+            except ValueError as error:
+                raise DataError(f"{where}: not valid JSON: {error}") from None
+
+
+def _read_row(path: Path, where: str, row: Any, folder: Path) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{where}: a row is an object, not {type(row).__name__}")
     row = with_current_names(row, path)
@@ -114,33 +117,31 @@ def _read_row(path: Path, number: int, line: str, folder: Path) -> dict[str, Any
     for column in MASK_COLUMNS:
         if isinstance(row.get(column), list):
             row[column] = [json.dumps(mask) if isinstance(mask, dict | list) else mask for mask in row[column]]
-    for key, value in row.items():
-        kinds = _TYPES.get(key, (str,))
-        # A bool is an int to Python, and no number to whoever wrote it.
-        fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-        if key in (*COLUMNS, *OPTIONAL_COLUMNS) and value is not None and not fits:
-            raise DataError(f"{where}: `{key}` is {type(value).__name__}, not {kinds[0].__name__}")
-    for key, kind in _ITEMS.items():
-        wrong = next((item for item in row.get(key) or () if not isinstance(item, kind)), None)
-        if wrong is not None:
-            raise DataError(f"{where}: `{key}` holds {wrong!r}, not {kind[0].__name__}")
+    fault = kind_fault(row)
+    if fault is not None:
+        raise DataError(f"{where}: {fault}")
     try:
         count_objects(row)
         check_hints(row)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
-    row = {**dict.fromkeys(COLUMNS), **row}
+    row = {**dict.fromkeys(COLUMNS), **row, "id": str(row["id"])}
     row["is_null"] = bool(row["is_null"])
-    row["split"] = row["split"] or "train"
+    row["split"] = row["split"] or None
     return map_paths(row, lambda value: os.path.normpath(folder / value))
 
 
 def _check_own_columns(where: str, row: Row) -> None:
     """Columns of one's own are welcome; a slip of the pen, and what a trainer puts there itself, are not."""
     for key in set(row) - {*COLUMNS, *OPTIONAL_COLUMNS}:
-        if key in _TAKEN:
+        if key in TAKEN:
             raise DataError(f"{where}: `{key}` is what the trainer gives to rewards; call the column something else")
-        close = difflib.get_close_matches(key, (*COLUMNS, *OPTIONAL_COLUMNS), n=1, cutoff=0.8)
+        known = (*COLUMNS, *OPTIONAL_COLUMNS)
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        bare = re.sub("_(path|file)s?$", "", key)
+        if bare != key and not close:  # `audio_path` in place of `audio`, without which the clip would have no sound
+            close = [name for name in known if name in (bare, f"{bare}s") and name not in row]
+            close = [name for name in close if name != "video" or "frames" not in row]
         if close:
             raise DataError(f"{where}: unknown key `{key}`; did you mean `{close[0]}`?")
 
@@ -150,20 +151,60 @@ def save_json(rows: Iterable[Row], path: str | Path) -> Path:
     Write rows to a JSONL file, whole or not at all.
 
     Args:
-        rows (`Iterable[dict]`): rows with the columns of `aurora_trl.data.schema`, and of one's own.
+        rows (`Iterable[dict]`): rows with the columns of `aurora_trl.data.schema`, and of one's own. Paths may be
+            `Path`s, masks run lengths or polygons as mappings, or arrays `(H, W)`, and numbers those of numpy.
         path (`str` or `Path`): the file. Media are written relative to its folder, so that both can move together.
 
     Returns:
         `Path`: the file.
+
+    Raises:
+        `DataError`: names the row and the column that `load_json` would refuse, or that JSON has no place for.
     """
     path = Path(path)
     folder = path.resolve().parent
     with written_whole(path) as file:
         for row in rows:
-            kept = {key: row[key] for key in (*COLUMNS, *(set(row) - set(COLUMNS))) if row.get(key) is not None}
+            order = (*COLUMNS, *(name for name in row if name not in COLUMNS))
+            kept = {name: _plain(name, row[name]) for name in order if row.get(name) is not None}
+            fault = kind_fault(kept)
+            if fault is not None:
+                raise DataError(f"row {row.get('id')!r}: {fault}")
             kept = map_paths(kept, lambda value: os.path.relpath(value, folder))
-            file.write(json.dumps(kept, ensure_ascii=False) + "\n")
+            try:
+                line = json.dumps(kept, ensure_ascii=False, default=_plain_value)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"row {row.get('id')!r}: {error}; a file of JSON lines can not hold it") from None
+            file.write(line + "\n")
     return path
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value of a row as JSON has it, and a mask as a row has it."""
+    if isinstance(value, np.generic | Path):
+        return _plain_value(value)
+    if isinstance(value, np.ndarray | tuple) or (isinstance(value, list) and name in COLUMNS):
+        return [_plain_mask(item) if name in MASK_COLUMNS else _plain(name, item) for item in value]
+    return value
+
+
+def _plain_mask(mask: Any) -> Any:
+    if isinstance(mask, np.ndarray) and mask.ndim == 2:
+        return encode_rle(mask > 0)
+    return json.dumps(mask, default=_plain_value) if isinstance(mask, dict | list) else _plain("", mask)
+
+
+def _plain_value(value: Any) -> Any:
+    """What Python's JSON does not write: numpy's numbers, paths, days, and pycocotools' run lengths."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("ascii")
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a value is {type(value).__name__}")
 
 
 def map_paths(row: Row, change: Callable[[str], str | Path]) -> dict[str, Any]:

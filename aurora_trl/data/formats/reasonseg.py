@@ -8,8 +8,10 @@ from datasets import Dataset
 
 from ...errors import DataError
 from ...text_files import parse_json, read_text
-from ..mask_text import encode_polygons
+from ..mask_text import encode_polygons, flat_outline
 from ..schema import COLUMNS, as_dataset
+from .listing import list_files
+from .split_names import require_one_spelling
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _KEYS = ("id", "image", "query", "polygons", "rle", "class_name", "split", "is_null")
@@ -43,7 +45,7 @@ def load_reasonseg(root: str | Path, split: str) -> Dataset:
     if root.is_file():
         rows = _read_file(root, split)
     elif (root / split).is_dir():
-        rows = [row for path in sorted((root / split).glob("*.json")) for row in _read_image(path, split)]
+        rows = [row for path in sorted(list_files(root / split, "*.json")) for row in _read_image(path, split)]
     else:
         raise DataError(f"{root / split}: no such folder; give ReasonSeg's folder with {split}/NAME.jpg and NAME.json")
     if not rows:
@@ -95,7 +97,8 @@ def list_file_splits(path: Path) -> list[str]:
 
 
 def _read_file(path: Path, split: str) -> list[dict[str, Any]]:
-    rows = (_read_entry(f"{path}, entry {n}", entry, path, split, n) for n, entry in _read_entries(path))
+    rows = [_read_entry(f"{path}, entry {n}", entry, path, split, n) for n, entry in _read_entries(path)]
+    require_one_spelling(path, split, {row["split"] for row in rows})
     return [row for row in rows if row["split"] == split]
 
 
@@ -122,13 +125,16 @@ def _read_entry(where: str, entry: Any, path: Path, split: str, number: int) -> 
     for key in ("image", "query"):
         if not isinstance(entry.get(key), str):
             raise DataError(f"{where}: `{key}` is missing, or is no text")
-    is_null = bool(entry.get("is_null"))
+    is_null = entry.get("is_null") or False
+    if not isinstance(is_null, bool):
+        raise DataError(f"{where}: `is_null` is {is_null!r}; write true or false without quotes")
+    entry = {key: value for key, value in entry.items() if value is not None}
     if is_null + ("polygons" in entry) + ("rle" in entry) != 1:
         raise DataError(f"{where}: give one of `polygons`, `rle` and `is_null: true`")
     mask = None
     if "polygons" in entry:
         try:
-            pairs = [list(zip(flat[::2], flat[1::2], strict=True)) for flat in entry["polygons"]]
+            pairs = [list(zip(flat[::2], flat[1::2], strict=True)) for flat in map(flat_outline, entry["polygons"])]
             mask = encode_polygons(pairs)
         except (ValueError, TypeError) as error:
             raise DataError(f"{where}: `polygons` is not a list of [x1, y1, x2, y2, ...]: {error}") from None

@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from datasets import Dataset
 from ...errors import DataError
 from ...text_files import read_table
 from ..schema import as_dataset
+from .split_names import require_plain_split
 
 SPLITS = ("train", "val", "test_s", "test_u", "test_n")
 NUM_FRAMES = 10
@@ -120,12 +120,6 @@ def _read_entries(table: Path, columns: set[str]) -> list[tuple[int, dict[str, s
         require_plain_split(f"{table}, line {line}", entry["split"], SPLITS)
         entries.append((line, entry))
     return entries
-
-
-def require_plain_split(where: str, split: str, splits: Sequence[str]) -> None:
-    """Raise `DataError` for `Train` and its like: such a row would belong to no split, and be left out."""
-    if split not in splits and split.strip().lower() in splits:
-        raise DataError(f"{where}: its split is {split!r}; write `{split.strip().lower()}`")
 
 
 def _build_row(

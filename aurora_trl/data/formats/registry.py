@@ -10,11 +10,13 @@ from pathlib import Path
 from datasets import Dataset
 
 from ...errors import DataError
-from ...text_files import read_text
+from ...text_files import read_text, strange_separator
+from ..schema import as_dataset
 from . import avsbench, mevis, omniavs, reasonseg, refavs, refcoco, refytvos
 from .avsbench import load_avsbench
 from .expressions import OBJECTS
-from .jsonl import load_json
+from .jsonl import load_json, read_rows
+from .listing import list_files
 from .mevis import load_mevis, load_revos
 from .omniavs import load_omniavs
 from .parquet import ROWS_FOLDER, list_parquet_splits, load_parquet
@@ -22,6 +24,7 @@ from .reasonseg import load_reasonseg
 from .refavs import load_r2avsbench, load_refavs
 from .refcoco import load_refcoco
 from .refytvos import load_refdavis, load_refytvos
+from .split_names import is_evaluated, require_one_spelling
 
 FORMATS = (
     *("refavs", "r2avsbench", "avsbench", "omniavs"),
@@ -32,6 +35,7 @@ FORMATS = (
 SUBSETS = {"avsbench": avsbench.SUBSETS, "refcoco": refcoco.SPLITTERS, "omniavs": omniavs.EXPRESSION_TYPES}
 # Formats that know several objects of a reference apart.
 _SEVERAL_OBJECTS = ("mevis", "revos", "omniavs")
+_JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 _REFAVS_COLUMNS = {"vid", "uid", "split", "fid", "exp"}
 
 
@@ -110,9 +114,8 @@ def find_source(
         if dataset_format is not None or subset is not None:
             named = " ".join(name for name in (dataset_format, subset) if name)
             raise DataError(f"{path}: it does not look like {named}; found {_shown(found)}")
-        raise DataError(
-            f"{path}: its files do not show its format; name it with `dataset_format`, one of {', '.join(FORMATS)}"
-        )
+        shown = f"its files do not show its format{_near_miss(path)}"
+        raise DataError(f"{path}: {shown}; name it with `dataset_format`, one of {', '.join(FORMATS)}")
     if len(wanted) > 1:
         raise DataError(f"{path}: it could be {_shown(wanted)}; say which with `dataset_format` and `dataset_subset`")
     name, part = wanted[0]
@@ -154,7 +157,7 @@ def _shown(pairs: list[tuple[str | None, str | None]]) -> str:
 def _recognise(path: Path) -> list[tuple[str | None, str | None]]:
     """Every format, with its subset, that the files could be of."""
     if path.is_file():
-        if path.suffix not in (".jsonl", ".json"):
+        if path.suffix.lower() not in _JSON_SUFFIXES:
             return []
         start = read_text(path, 1 << 16)
         return [("reasonseg" if '"image"' in start and '"query"' in start else "json", None)]
@@ -177,7 +180,7 @@ def _recognise(path: Path) -> list[tuple[str | None, str | None]]:
         found.append(("refdavis", None))
     if _folder_splits(path):
         found.append(("reasonseg", None))
-    if any(path.glob("*.jsonl")) and "omniavs" not in known:
+    if json_files(path) and "omniavs" not in known:
         found.append(("json", None))
     if (path / ROWS_FOLDER).is_dir():
         found.append(("parquet", None))
@@ -186,6 +189,21 @@ def _recognise(path: Path) -> list[tuple[str | None, str | None]]:
 
 def _header(table: Path) -> list[str]:
     return next(csv.reader(StringIO(read_text(table, 1 << 16))), [])
+
+
+def _near_miss(path: Path) -> str:
+    """What may be meant by a file or folder whose format is not known; empty where nothing is to be seen."""
+    if path.is_file():
+        return f" (a file of rows ends with {', '.join(_JSON_SUFFIXES)}; see docs/data.md)"
+    for table in (path / name for name in (refavs.TABLE, *avsbench.TABLES.values())):
+        separator = strange_separator(_header(table)) if table.is_file() else None
+        if separator is not None:
+            return f" (the columns of {table.name} are separated by {separator!r}; save it with commas)"
+    for folder in sorted(folder for folder in path.iterdir() if folder.is_dir()):
+        found = _recognise(folder)
+        if found:
+            return f" ({folder} looks like {_shown(found)}; give that folder)"
+    return ""
 
 
 def _ordered(names: Iterable[str]) -> list[str]:
@@ -198,29 +216,45 @@ def _folder_splits(path: Path) -> list[str]:
     return _ordered(
         folder.name
         for folder in folders
-        if any(image.with_suffix(".json").is_file() for image in islice(folder.glob("*.jpg"), 1))
+        if any(image.with_suffix(".json").is_file() for image in islice(list_files(folder, "*.jpg"), 1))
     )
 
 
 def _load_json(source: Source, split: str | None) -> Dataset:
-    """A folder has a file for each split; a file is taken whole, unless its rows name several splits."""
+    """
+    A folder has a file for each split; a file is taken whole, unless its rows name several splits, or are asked for
+    as those of an evaluation and say that they are to train on.
+    """
     path = Path(source.path)
     if path.is_dir():
-        return load_json(path / f"{split or 'train'}.jsonl")
-    rows = load_json(path)
-    named = _ordered(set(rows["split"]))
-    if split is None or len(named) == 1:
-        return rows
-    if split not in named:
+        return _load_json_file(path, split or "train")
+    rows = read_rows(path)
+    named = _ordered({row["split"] or "train" for row in rows})
+    kept_for_training = named == ["train"] and any(row["split"] for row in rows)
+    rows = [{**row, "split": row["split"] or "train"} for row in rows]
+    if split in named:
+        require_one_spelling(path, str(split), named)
+        rows = [row for row in rows if row["split"] == split]
+    elif split is not None and (len(named) > 1 or (kept_for_training and is_evaluated(split))):
         raise DataError(f"{path}: no row of split {split!r}; its rows name {', '.join(named)}")
-    return rows.filter(lambda row: row["split"] == split)
+    return as_dataset(rows, path)
+
+
+def _load_json_file(folder: Path, split: str) -> Dataset:
+    path = folder / f"{split}.jsonl"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; the folder has {', '.join(json_files(folder))}")
+    return as_dataset([{**row, "split": row["split"] or split} for row in read_rows(path)], path)
+
+
+def json_files(folder: Path) -> list[str]:
+    """The names of a folder's files of JSON lines."""
+    return _ordered(file.stem for file in list_files(folder, "*.jsonl"))
 
 
 def _json_splits(source: Source) -> list[str]:
     path = Path(source.path)
-    if path.is_dir():
-        return _ordered(file.stem for file in path.glob("*.jsonl"))
-    return _ordered(set(load_json(path)["split"]))
+    return json_files(path) if path.is_dir() else _ordered(set(load_json(path)["split"]))
 
 
 def _reasonseg_splits(source: Source) -> list[str]:

@@ -175,6 +175,8 @@ def test_reasonseg_file(tmp_path):
         ({"image": "a.jpg", "query": "x"}, "give one of `polygons`, `rle` and `is_null"),
         ({"image": "a.jpg", "query": "x", "polygons": [[1, 2, 3]]}, "`polygons` is not a list of"),
         ({"image": "a.jpg", "query": "x", "mask": "m.png"}, "unknown key `mask`"),
+        ({"image": "a.jpg", "query": "x", "is_null": "false"}, "`is_null` is 'false'; write true or false"),
+        ({"image": "a.jpg", "query": "x", "rle": None}, "give one of `polygons`, `rle` and `is_null"),
     ):
         (root / "bad.json").write_text(json.dumps([entry]))
         with pytest.raises(DataError, match=message):
@@ -202,6 +204,13 @@ def test_what_can_not_be_told_is_an_error(tmp_path):
         find_source(tmp_path / "nothing")
     with pytest.raises(DataError, match="its files do not show its format; name it with `dataset_format`"):
         find_source(tmp_path)
+    (tmp_path / "inner" / "train").mkdir(parents=True)
+    (tmp_path / "inner" / "train.jsonl").touch()
+    with pytest.raises(DataError, match=r"do not show its format \(.*inner looks like json; give that folder\)"):
+        find_source(tmp_path)
+    (tmp_path / "rows.csv").touch()
+    with pytest.raises(DataError, match=r"a file of rows ends with \.jsonl, \.json, \.ndjson"):
+        find_source(tmp_path / "rows.csv")
     with pytest.raises(DataError, match="unknown dataset format 'csv'"):
         find_source(tmp_path, "csv")
     with pytest.raises(DataError, match="unknown dataset subset 's5'"):

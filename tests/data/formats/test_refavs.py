@@ -126,6 +126,16 @@ def test_no_row_of_a_table_is_lost(copy):
     table.write_text("\n".join([header, first, ",".join([*second.split(",")[:2], "Train ", *second.split(",")[3:]])]))
     with pytest.raises(DataError, match=r"metadata.csv, line 3: its split is 'Train '; write `train`"):
         load_refavs(copy, "val")
+    for split in ("training", "validation", " "):
+        table.write_text("\n".join([header, first, ",".join([*second.split(",")[:2], split, *second.split(",")[3:]])]))
+        with pytest.raises(DataError, match=rf"metadata.csv, line 3: its split is '{split}'; write `"):
+            load_refavs(copy, "val")
+    table.write_text("\n".join([f"{header},exp", f"{first},the drum"]))
+    with pytest.raises(DataError, match=r"metadata.csv: the column `exp` stands twice"):
+        load_refavs(copy, "val")
+    table.write_text(whole.replace(",", ";"))
+    with pytest.raises(DataError, match=r"metadata.csv: its columns are separated by ';'; save it with commas"):
+        load_refavs(copy, "val")
     table.write_text(whole.replace("\n", "\n\n", 1))  # an empty line is none
     assert len(load_refavs(copy, "val")) == whole.count(",val,")
 
