@@ -6,6 +6,7 @@ one file.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,9 +68,10 @@ REFLECTION_TRIGGERS = (
 # Longest class first is not needed: the name runs to the end of its sentence.
 # Models put it in quotes, straight or typographic, in bold or in backquotes, and a colon before it.
 _MARKS = "\"'“”„‘’«»‹›*`"
+_NAME_ENDS = rf".,;:!?\n\[\]()—–{_MARKS}"
 _CLASS_PATTERN = re.compile(
     rf"\bthe\s+[{_MARKS}]*target[{_MARKS}]*\s+is\b[\s:{_MARKS}]*(?:the\s+)?[{_MARKS}]*(?:the\s+)?"
-    rf"([^.,;:!?\n\[\]()—–{_MARKS}]+)",
+    rf"([^{_NAME_ENDS}]+)",
     re.IGNORECASE,
 )
 
@@ -87,17 +89,30 @@ def display_class(class_name: str) -> str:
 
 def normalize_class(class_name: str) -> str:
     """A form in which two spellings of one class are equal: lower case, single spaces, no hyphens, no article."""
-    name = " ".join(display_class(class_name).lower().split())
+    plain = unicodedata.normalize("NFC", class_name).replace("’", "'")
+    name = " ".join(display_class(plain).lower().split())
     return name.removeprefix("the ")
 
 
-def extract_class(text: str) -> str | None:
+def extract_class(text: str, known: str | None = None) -> str | None:
     """The class that a reasoning text names last with `the target is …`, normalised; None where it names none.
 
-    A reflective answer names two classes: the wrong one, then the corrected one, which counts.
+    A reflective answer names two classes: the wrong one, then the corrected one, which counts. A name ends with its
+    sentence, or at a comma or bracket in it; a true class that holds one itself, as in `violin, fiddle`, is looked for
+    as it is.
+
+    Args:
+        text (`str`): what was written.
+        known (`str`, *optional*): the true class.
     """
-    names = _CLASS_PATTERN.findall(text)
-    return normalize_class(names[-1]) if names else None
+    names = list(_CLASS_PATTERN.finditer(text))
+    if not names:
+        return None
+    whole = normalize_class(known or "")
+    said = normalize_class(text[names[-1].start(1) :])
+    if whole and said.startswith(whole) and re.match(rf"$|[{_NAME_ENDS}]", said[len(whole) :]):
+        return whole
+    return normalize_class(names[-1][1])
 
 
 def build_prompt(row: dict[str, Any], instruction: str = INSTRUCTION) -> list[dict[str, Any]]:

@@ -12,11 +12,13 @@ from aurora_trl.prompts import (
     escape_tokens,
     extract_class,
     is_null_answer,
+    normalize_class,
     reflective_target,
     says_nothing_fits,
     strip_answer,
     teacher_target,
 )
+from aurora_trl.training.rewards import class_reward
 
 ROW = {"reference": "the loudest object", "class_name": "hand-bell", "audio": "a.wav", "is_null": False}
 
@@ -123,6 +125,26 @@ def test_a_class_target_needs_a_class():
 )
 def test_a_class_in_quotes_or_marks(said):
     assert extract_class(f"I hear it. {said} It is [SEG].") == "cello"
+
+
+@pytest.mark.parametrize(
+    ("true", "written"),
+    [
+        ("violin, fiddle", "the violin, fiddle"),
+        ("car (automobile)", "Car (automobile)"),
+        ("t.v.", "“t.v.”"),
+        ("child's toy", "the child’s toy"),
+        ("guitarra el\u00e9ctrica", "Guitarra el\u00e9ctrica"),
+        ("guitarra ele\u0301ctrica", "guitarra el\u00e9ctrica"),
+        ("drum", "drum, or so"),
+    ],
+)
+def test_a_class_that_holds_a_mark_can_be_named(true, written):
+    for text in (f"So the target is {written}. It is [SEG].", f"the target is {written}"):
+        assert extract_class(text, true) == normalize_class(true)
+        assert class_reward([""], [text], [true]) == [1.0]
+    for other in ("violin", "violin, fiddle player", "car (toy)", "guitar"):
+        assert class_reward([""], [f"the target is {other}."], [true]) == [0.0]
 
 
 def test_escaped_tokens_are_words():

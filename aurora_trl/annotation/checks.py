@@ -71,7 +71,7 @@ def _class_problem(row: Row, text: str) -> str | None:
     name = NULL_CLASS if row.get("is_null") else display_class(row["class_name"])
     if not sentences:
         return f"its last sentence does not say `the target is` and `{name}`"
-    named = extract_class(text)
+    named = extract_class(text, name)
     if named != normalize_class(name):
         return f"it names `{named}` as the target, not `{name}`"
     after = text[sentences[-1].end() :]

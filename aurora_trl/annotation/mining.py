@@ -201,6 +201,6 @@ def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
     ((height, width),) = frame_extents(masks[None])
     # The logits are the frame's: the decoder's square without its padding, or stretched back.
     iou = 0.0 if answer.mask_logits is None else float(mask_iou(answer.mask_logits[scored], masks[:, :height, :width]))
-    named = extract_class(answer.completion)
+    named = extract_class(answer.completion, answer.row["class_name"])
     correct = named == normalize_class(answer.row["class_name"] or "")
     return MinedAnswer(with_target(answer.row, answer.completion), iou, named, correct, answer.cut)

@@ -58,7 +58,8 @@ def describe_answer(
         well_formed = answer.prompts is not None
     else:
         well_formed = not answer.cut if seg_source == "queries" else ends_with_answer(answer.completion, max_objects)
-    class_name, said = row.get("class_name"), extract_class(answer.completion)
+    class_name = row.get("class_name")
+    said = extract_class(answer.completion, class_name)
     chosen: dict[str, Any] = {}
     if answer.cost is not None:
         chosen = {"choice_score": answer.score, "num_answers": answer.cost.answers}

@@ -117,7 +117,7 @@ def class_reward(
         `list[float]`: one per completion; None where the row names no class, which TRL leaves out.
     """
     return [
-        float(extract_class(completion_text(completion)) == normalize_class(name)) if name else None
+        float(extract_class(completion_text(completion), name) == normalize_class(name)) if name else None
         for completion, name in zip(completions, class_name, strict=True)
     ]
 
