@@ -1,12 +1,15 @@
 """What is wrong with the rows of a clip: each of its files is looked at once, however many rows show it."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ..errors import DataError
-from .hints import HINTS, marks_something, require_inside
+from .hints import HINTS, box_around, box_iou, leaves_frame, marks_something, require_inside
 from .json_values import names_values
 from .mask_images import mask_values
 from .mask_text import decode_rle, read_polygons
@@ -17,8 +20,21 @@ from .schema import REFERENCE_MEDIA, Row, check_row, split_mask
 
 Value = TypeVar("Value")
 Clip = list[tuple[int, dict[str, Any]]]
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
+# Below it a box and the one around a mask are not of one object; of a frame, what a mask leaves out inside.
+_LEAST_BOX_IOU, _LEAST_INSIDE = 0.3, 0.02
 # Kinds of problems that are worth knowing of, and can be trained on.
-_TOLD = ("empty mask", "mask values", "outside", "contradiction", "silent sound", "short sound", "class")
+_TOLD = (
+    "empty mask",
+    "mask values",
+    "inverted mask",
+    "outside",
+    "contradiction",
+    "order",
+    "silent sound",
+    "short sound",
+    "class",
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,8 @@ class Problem:
 
     Attributes:
         kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `mask values`, `empty mask`,
-            `outside`, `contradiction`, `empty sound`, `silent sound`, `short sound`, `duplicate id`, `class` or `row`.
+            `inverted mask`, `outside`, `contradiction`, `order`, `empty sound`, `silent sound`, `short sound`,
+            `duplicate id`, `class` or `row`.
         text (`str`): one line that names the file or the row and the way out.
         rows (`tuple[int, ...]`): the numbers of the rows that can not be used for it.
     """
@@ -100,7 +117,7 @@ class ClipChecker:
                 faults.append(Fault("mask count", str(error)))
         if not faults and first_size is not None:
             faults += _hint_faults(row, first_size)
-        faults += self._mask_faults(row, first_size)
+        faults += [*self._mask_faults(row, first_size), *_order_faults(row)]
         return faults + self._contradictions(row) if self.files.thorough else faults
 
     def _faults_of(self, key: tuple[str, ...], look: Callable[[], None]) -> list[Fault]:
@@ -120,11 +137,18 @@ class ClipChecker:
             masks = [name for name in row.get("masks") or () if name is not None]
             look = partial(self.files.any_drawn, {**row, "is_null": False})
             # Files that can not be read draw nothing: of such a row they are never read otherwise.
-            if masks and self.files.once(("null masks", str(row.get("mask_value")), *masks), look) is True:
+            if masks and self.files.once(("null masks", str(row.get("mask_value")), *masks), look) in (
+                True,
+                "inverted",
+            ):
                 shown.insert(0, "masks")
             for name in shown:
                 text = f"row {row['id']!r}: `is_null` is true, and its `{name}` show something; remove one of the two"
                 faults.append(Fault("contradiction", text))
+        elif row.get("boxes") and any(row.get("masks") or ()):
+            other = self.files.once(("boxes", row["id"]), partial(self.files.other_box, row))
+            if isinstance(other, str):
+                faults.append(Fault("contradiction", other))
         return faults
 
     def _mask_faults(self, row: Row, frame_size: tuple[int, int] | None) -> list[Fault]:
@@ -159,7 +183,8 @@ class ClipChecker:
                 if not isinstance(values, Fault) and len(values) > 1:
                     some = ", ".join(map(str, values[:5])) + (" …" if len(values) > 5 else "")
                     text = f"{name}: it holds several numbers ({some}), and all that are not 0 are drawn"
-                    return [Fault("mask values", f"{text}; where each is an object, set `mask_value` to the row's")]
+                    way_out = "set `mask_value` to the row's; where they are soft edges, save 0 and 255 alone"
+                    return [Fault("mask values", f"{text}; where each is an object, {way_out}")]
         if frame_size is not None and any(_lies_outside(name, frame_size) for name in names):
             text = f"row {row['id']!r}: all outlines of a mask lie outside its frame of {_shown(frame_size)} pixels"
             return [Fault("outside", f"{text}; correct them, or give null where the frame is not annotated")]
@@ -169,6 +194,9 @@ class ClipChecker:
         if not drawn:
             text = f"row {row['id']!r}: all its masks are empty; set `is_null` if the reference matches nothing"
             return [Fault("empty mask", text)]
+        if drawn == "inverted":
+            text = f"row {row['id']!r}: its masks draw what lies around something, up to the edges of the frame"
+            return [Fault("inverted mask", f"{text}; where that is the object, invert them: 0 is background")]
         return []
 
 
@@ -181,7 +209,37 @@ def _hint_faults(row: Row, frame_size: tuple[int, int]) -> list[Fault]:
         require_inside(row, (frame_size[1], frame_size[0]))
     except DataError as error:
         return [Fault("row", str(error))]
+    box = leaves_frame(row, (frame_size[1], frame_size[0]))
+    if box is not None:
+        text = f"row {row['id']!r}: the box {box} goes beyond its frame of {_shown(frame_size)} pixels"
+        return [Fault("outside", f"{text}; boxes are [x1, y1, x2, y2] in pixels, and not of width and height")]
     return []
+
+
+def _order_faults(row: Row) -> list[Fault]:
+    """Files that stand in the order of their names as text, where 10 comes before 2."""
+    masks = () if row.get("is_null") else row.get("masks") or ()
+    lists: dict[str, Sequence[str | None]] = {"frames": row.get("frames") or (), "masks": masks}
+    files = {
+        name: [path for path in paths if path is not None and not path.startswith(("{", "["))]
+        for name, paths in lists.items()
+    }
+    wrong = [name for name, paths in files.items() if _in_order_of_text(paths)]
+    if not wrong:
+        return []
+    text = f"row {row['id']!r}: its {' and '.join(wrong)} are in the order of their names as text, 10 before 2"
+    return [
+        Fault("order", f"{text}; put them in the order of their numbers, in which frames and masks belong together")
+    ]
+
+
+def _in_order_of_text(paths: Sequence[str]) -> bool:
+    """Whether paths that differ in their numbers alone are sorted, and not by these."""
+    parts = [_NUMBER.split(path) for path in paths]
+    if len({tuple(each[::2]) for each in parts}) > 1 or list(paths) != sorted(paths):
+        return False
+    numbers = [tuple(map(float, each[1::2])) for each in parts]
+    return numbers != sorted(numbers)
 
 
 class _FileLooks:
@@ -220,11 +278,30 @@ class _FileLooks:
         check_track(path, min_seconds=self.min_sound_seconds)
 
     @staticmethod
-    def any_drawn(row: Row) -> bool:
+    def any_drawn(row: Row) -> bool | str:
+        """Whether a row's masks draw anything; `"inverted"` where that looks like the background of something."""
         try:
-            return bool(load_masks(row).any())
+            masks = [mask for mask in load_masks(row) if mask.any()]
         except DataError as error:
             raise Fault("unreadable", str(error)) from None
+        return "inverted" if masks and all(map(_surrounds, masks)) else bool(masks)
+
+    @staticmethod
+    def other_box(row: Row) -> str | None:
+        """What is wrong with the first box that is far from the one around its frame's mask."""
+        marked = [i for i, (box, mask) in enumerate(zip(row["boxes"], row["masks"], strict=False)) if box and mask]
+        try:
+            masks = list(load_masks(row, marked)) if marked else []
+        except DataError:  # which is said elsewhere
+            return None
+        for number, mask in zip(marked, masks, strict=True):
+            box, own = row["boxes"][number], box_around(mask)
+            if own is not None and box_iou(box, own) < _LEAST_BOX_IOU:
+                text = (
+                    f"row {row['id']!r}: the box {box} of frame {number} is not around its mask, which lies in {own}"
+                )
+                return f"{text}; boxes are [x1, y1, x2, y2] in pixels, and not of width and height"
+        return None
 
     def mask_size(self, name: str, row: Row, frame_size: tuple[int, int] | None) -> tuple[int, int]:
         if not name.startswith("{") and not names_values(name):
@@ -249,6 +326,12 @@ def _lies_outside(mask: str, frame_size: tuple[int, int]) -> bool:
         any(max(places) < 0 or min(places) >= side for places, side in zip((o[::2], o[1::2]), frame_size, strict=True))
         for o in outlines
     )
+
+
+def _surrounds(mask: np.ndarray) -> bool:
+    """Whether a mask draws all edges of its frame, and leaves out more than a little inside."""
+    edges = mask[0].all() and mask[-1].all() and mask[:, 0].all() and mask[:, -1].all()
+    return bool(edges) and bool(mask.mean() < 1 - _LEAST_INSIDE)
 
 
 def _shown(size: tuple[int, int]) -> str:

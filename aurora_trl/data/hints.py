@@ -45,7 +45,7 @@ def _box_fault(box: Any) -> str | None:
         return "a box is [x1, y1, x2, y2] in pixels, or [] where the object is not in the frame"
     if box and not (box[0] < box[2] and box[1] < box[3]):
         return "a box goes from its upper left corner to its lower right one"
-    return None
+    return _share_fault(box)
 
 
 def _points_fault(points: Any) -> str | None:
@@ -54,6 +54,12 @@ def _points_fault(points: Any) -> str | None:
         return "points are a list of [x, y] in pixels, or [x, y, 0] for one off the object"
     if any(point[2:] not in ([], [0], [1]) for point in points):
         return "the third number of a point is 1 on the object, or 0 off it"
+    return _share_fault([value for point in points for value in point[:2]])
+
+
+def _share_fault(places: Sequence[float]) -> str | None:
+    if all(0 <= v <= 1 for v in places) and any(0 < v < 1 for v in places):
+        return "give places in pixels, not as shares of the frame"
     return None
 
 
@@ -112,6 +118,35 @@ def require_inside(row: dict[str, Any], size: tuple[int, int]) -> None:
             raise DataError(
                 f"row {row.get('id')!r}: the point {point[:2]} lies outside the frame of {width}x{height} pixels"
             )
+
+
+def leaves_frame(row: dict[str, Any], size: tuple[int, int]) -> list[float] | None:
+    """
+    The first box of a row that goes beyond its frame by more than the pixel that rounding costs.
+
+    Args:
+        row (`dict`): a dataset row.
+        size (`tuple[int, int]`): height and width of the frames, in pixels.
+    """
+    height, width = size
+    boxes = (box for box in row.get("boxes") or () if box)
+    return next((b for b in boxes if min(b[:2]) < -1 or b[2] > width + 1 or b[3] > height + 1), None)
+
+
+def box_around(mask: np.ndarray) -> list[float] | None:
+    """The box `[x1, y1, x2, y2]` around a mask `(H, W)`, in pixels; None where it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return [float(v) for v in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)]
+
+
+def box_iou(box: Sequence[float], other: Sequence[float]) -> float:
+    """IoU of two boxes with an inside."""
+    sides = (min(a2, b2) - max(a1, b1) for a1, b1, a2, b2 in zip(box[:2], other[:2], box[2:], other[2:], strict=True))
+    shared = math.prod(max(side, 0.0) for side in sides)
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (box, other)]
+    return shared / (sum(areas) - shared)
 
 
 def fill_boxes(boxes: Sequence[Any], size: tuple[int, int]) -> np.ndarray:

@@ -13,6 +13,7 @@ _NUMBERS = ("L", "P", "1", "I;16", "I;16B", "I", "F")
 # Formats, and compressions of TIFF, whose pixels are not those that were saved.
 _LOSSY, _LOSSY_TIFF = ("JPEG", "MPO", "AVIF"), ("jpeg", "tiff_jpeg", "webp")
 _LEAST_LOSSY = 32  # below it there is nothing but noise
+_MOST_LABELS = 16  # of an image with colours; more shades of them are soft edges
 
 
 def read_mask_image(path: str, value: int | None = None, what: str = "mask") -> np.ndarray:
@@ -33,16 +34,34 @@ def read_mask_image(path: str, value: int | None = None, what: str = "mask") -> 
         `DataError`: names the file that can not be read, or in which nothing tells the object from the background.
     """
     with open_image(path, what) as image:
+        _require_one_picture(image, path)
         return _drawn(upright(image), path, value, lossy=_loses_detail(image, path))
 
 
 def mask_values(path: str) -> list[int]:
-    """The numbers above 0 that are drawn of a mask's file, where it holds one per pixel; empty for any other."""
+    """
+    The numbers above 0 that are drawn of a mask's file, where it holds one per pixel; of one with colours how bright
+    they are, where these are so many that they show soft edges. Empty for any other.
+    """
     with open_image(path, "mask") as image:
-        if _loses_detail(image, path) or image.mode not in _NUMBERS or _has_colours(image):
+        if _loses_detail(image, path):
             return []
         drawn = _drawn(image, path, None, lossy=False) > 0
-        return [int(value) for value in np.unique(np.asarray(image)[drawn]) if value]
+        if not _has_colours(image):
+            return [int(value) for value in np.unique(np.asarray(image)[drawn]) if value]
+        shades = [int(value) for value in np.unique(_brightness(image)[drawn]) if value]
+        return shades if len(shades) > _MOST_LABELS else []
+
+
+def _require_one_picture(image: Image.Image, path: str) -> None:
+    count = getattr(image, "n_frames", 1)
+    if count > 1 and image.format != "MPO":  # what a phone adds to a photograph
+        raise DataError(f"{path}: it holds {count} pictures, and a mask is one; save each in a file of its own")
+
+
+def _brightness(image: Image.Image) -> np.ndarray:
+    red, green, blue, *_ = image.convert("RGBA" if image.has_transparency_data else "RGB").split()
+    return np.asarray(ImageChops.lighter(ImageChops.lighter(red, green), blue))
 
 
 def _loses_detail(image: Image.Image, path: str) -> bool:
@@ -68,11 +87,7 @@ def _drawn(image: Image.Image, path: str, value: int | None, *, lossy: bool) -> 
             raise DataError(f"{path}: `mask_value` needs an image of one number per pixel, such as a grey PNG")
         return (np.asarray(image) == value).astype(np.uint8)
     colours = _has_colours(image)
-    if colours:
-        red, green, blue, *_ = image.convert("RGBA" if image.has_transparency_data else "RGB").split()
-        plane = np.asarray(ImageChops.lighter(ImageChops.lighter(red, green), blue))
-    else:
-        plane = np.asarray(image)
+    plane = _brightness(image) if colours else np.asarray(image)
     if image.mode == "F" and (plane != np.floor(plane)).any():
         raise DataError(f"{path}: its pixels are fractions; save it with whole numbers, 0 for the background")
     drawn = plane > 0
@@ -83,11 +98,21 @@ def _drawn(image: Image.Image, path: str, value: int | None, *, lossy: bool) -> 
     if not opaque.all():
         # Black on nothing is an object, too; black on white is none, where black is not noise.
         return (opaque & (drawn if (drawn & opaque).any() and not lossy else True)).astype(np.uint8)
-    if image.mode == "P" and colours and drawn.all() and len(np.unique(np.asarray(image))) > 1:
-        raise DataError(
-            f"{path}: its palette has no black for the background; save it in grey, with 0 for the background"
-        )
+    if colours and drawn.all() and not lossy and _shows_two_things(image):
+        what = "its palette has" if image.mode == "P" else "its colours have"
+        raise DataError(f"{path}: {what} no black for the background; save it in grey, with 0 for the background")
     return drawn.astype(np.uint8)
+
+
+def _shows_two_things(image: Image.Image) -> bool:
+    """
+    Whether an image without black may have its background in a colour, as matplotlib's `imsave` draws it. The colours
+    of labels, in the palettes of VOC and AVSS, are multiples of 32, and may fill a frame.
+    """
+    if image.mode == "P":
+        return len(np.unique(np.asarray(image))) > 1
+    pixels = np.asarray(image.convert("RGB"))
+    return bool((pixels != pixels[0, 0]).any() and (pixels % 32).any())
 
 
 def _opaque(image: Image.Image) -> np.ndarray:

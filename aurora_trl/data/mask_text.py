@@ -139,9 +139,15 @@ def decode_outlines(outlines: list[list[float]], size: tuple[int, int]) -> np.nd
     return coco.decode(coco.merge(coco.frPyObjects(read, *size))) if read else np.zeros(size, np.uint8)
 
 
+def flat_outline(outline: Any) -> Any:
+    """x and y in turn, of an outline that has them in pairs, too."""
+    pairs = len(outline) > 0 and all(isinstance(corner, list) and len(corner) == 2 for corner in outline)
+    return [value for corner in outline for value in corner] if pairs else outline
+
+
 def _read_outlines(outlines: Any, *, holes: bool = False) -> list[list[float]]:
     """The outlines of a mask as numbers, all in pixels; a `ValueError` where one is not."""
-    read = [[float(v) for v in outline] for outline in outlines]
+    read = [[float(v) for v in flat_outline(outline)] for outline in outlines]
     if any(len(outline) < 6 or len(outline) % 2 for outline in read):
         raise ValueError("an outline is three or more pairs x, y")
     corners = [v for outline in read for v in outline]

@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from ..box_text import WrittenBox, write_boxes
-from ..data.hints import HINTS
+from ..data.hints import HINTS, box_around
 from ..data.masks import load_masks, load_object_masks, mask_indices
 from ..data.media.loading import MediaCache, taken_frames
 from ..data.schema import Row
@@ -99,13 +99,12 @@ class BoxTargets:
 
 def place_of(mask: np.ndarray) -> Place | None:
     """The box around a mask `(H, W)`, and the middle of its pixel that is farthest from its edge; None for none."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    box = box_around(mask)
+    if box is None:
         return None
     inner = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     y, x = np.unravel_index(int(inner.argmax()), inner.shape)
-    box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-    return box, (float(x) + 0.5, float(y) + 0.5)
+    return (box[0], box[1], box[2], box[3]), (float(x) + 0.5, float(y) + 0.5)
 
 
 def _spread(values: Sequence[Value], count: int) -> list[Value]:

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from aurora_trl.data import DataError, load_json
-from aurora_trl.data.hints import check_hints, fill_boxes, hinted_frames, is_marked
+from aurora_trl.data.hints import box_iou, check_hints, fill_boxes, hinted_frames, is_marked
 from aurora_trl.data.masks import NO_TARGET
+from aurora_trl.data.mixture import Source, mix_datasets
 from aurora_trl.data.schema import annotated_frames
-from aurora_trl.data.validation import check_dataset
+from aurora_trl.data.validation import check_dataset, find_problems
 from aurora_trl.generation.clip_loader import ClipLoader, stack_hints
 from aurora_trl.models.mask_geometry import MaskGeometry
 
@@ -62,6 +63,8 @@ def test_which_frames_are_marked():
         ({"points": [[1, 2]]}, "points are a list of"),
         ({"points": [[[1, 2, 5]]]}, "the third number of a point is 1 on the object, or 0 off it"),
         ({"points": [[["1", 2]]]}, "points are a list of"),
+        ({"boxes": [[0.2, 0.2, 0.8, 1.0]]}, "give places in pixels, not as shares of the frame"),
+        ({"points": [[[0.5, 0.5], [0.1, 0.9, 0]]]}, "give places in pixels, not as shares of the frame"),
     ],
     ids=str,
 )
@@ -118,3 +121,34 @@ def test_hints_of_a_file(processor, tmp_path):
         assert "frames" in fault or str(error.value) == problem
     loader.allow_unmarked = True
     assert (loader.masks(plain) == NO_TARGET).all()
+
+
+def test_boxes_in_other_numbers_are_told(tmp_path):
+    """Width and height in place of the lower right corner, or thousandths of the frame."""
+    Image.new("RGB", (640, 480)).save(tmp_path / "frame.png")
+    row = {"id": "r1", "reference": "the drum", "is_null": False, "frames": [str(tmp_path / "frame.png")]}
+    (problem,) = find_problems([{**row, "boxes": [[100, 200, 900, 450]]}])
+    assert (problem.kind, problem.stops_training) == ("outside", False)
+    assert "the box [100, 200, 900, 450] goes beyond its frame of 640x480 pixels" in problem.text
+    assert find_problems([{**row, "boxes": [[-0.5, 200, 640.9, 450]]}]) == []
+    masked = {**row, "masks": ['{"polygons": [[100, 200, 150, 200, 150, 290, 100, 290]]}']}
+    (problem,) = find_problems([{**masked, "boxes": [[10, 20, 50, 90]]}])
+    assert problem.kind == "contradiction"
+    assert (
+        "the box [10, 20, 50, 90] of frame 0 is not around its mask, which lies in [100.0, 200.0, 151.0"
+        in problem.text
+    )
+    for honest in ([100, 200, 150, 290], [90, 195, 160, 300], [], None):
+        assert find_problems([{**masked, "boxes": [honest]}]) == []
+    assert box_iou([0, 0, 2, 2], [1, 1, 3, 3]) == pytest.approx(1 / 7)
+    assert box_iou([0, 0, 1, 1], [5, 5, 6, 6]) == 0
+
+
+def test_numbers_of_boxes_are_of_one_kind(tmp_path):
+    """Whole numbers in one dataset, fractions in another, none in a third: a mixture holds them all."""
+    rows = {"id": "r1", "reference": "the drum", "frames": ["a.jpg"]}
+    sources = []
+    for name, box in (("a", [1, 2, 3, 4]), ("b", [1.5, 2.0, 3.0, 4.0]), ("c", None)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({**rows, "boxes": [box]}) + "\n")
+        sources.append(Source(name, 1.0, load_json(tmp_path / f"{name}.jsonl")))
+    assert mix_datasets(sources)["boxes"] == [[[1, 2, 3, 4]], [[1.5, 2, 3, 4]], [None]]

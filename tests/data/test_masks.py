@@ -248,3 +248,58 @@ def test_shares_of_the_frame_and_outlines_outside_it(tmp_path, capsys):
         rows = write(tmp_path, {"polygons": [outline]})
         assert main(["check-data", str(rows)]) == 1
         assert "all outlines of a mask lie outside its frame of 96x64 pixels" in capsys.readouterr().out
+
+
+VIRIDIS = np.where(TRUE[..., None], [253, 231, 37], [68, 1, 84]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_without_black_are_named(mode, tmp_path):
+    """What matplotlib's `imsave` writes, unless it is told to be grey."""
+    Image.fromarray(VIRIDIS).convert(mode).save(tmp_path / "mask.png")
+    with pytest.raises(DataError, match=r"mask\.png: its colours have no black for the background; save it in grey"):
+        load_masks(load_json(write(tmp_path, "mask.png"))[0])
+    # One colour, and the colours of labels, may fill a frame.
+    for colours in ([[9, 9, 9], [9, 9, 9]], [[128, 0, 0], [0, 64, 128]]):
+        Image.fromarray(np.where(TRUE[..., None], *colours).astype(np.uint8)).save(tmp_path / "mask.png")
+        assert load_masks(load_json(write(tmp_path, "mask.png"))[0]).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "LA"])
+def test_soft_edges_are_told(mode, tmp_path):
+    large = Image.new("L", (8 * SIZE[0], 8 * SIZE[1]))
+    ImageDraw.Draw(large).ellipse((160, 80, 560, 400), fill=255)
+    large.resize(SIZE, Image.Resampling.BILINEAR).convert(mode).save(tmp_path / "mask.png")
+    (problem,) = find_problems(load_json(write(tmp_path, "mask.png")).to_list())
+    assert (problem.kind, problem.stops_training) == ("mask values", False)
+    assert "where they are soft edges, save 0 and 255 alone" in problem.text
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "gif", "png"])
+def test_a_file_of_several_masks_is_named(suffix, tmp_path):
+    more = {"save_all": True, "append_images": [ellipse(0), ellipse(99)]}
+    ellipse(255).save(tmp_path / f"mask.{suffix}", **more)
+    with pytest.raises(DataError, match=rf"mask\.{suffix}: it holds 3 pictures, and a mask is one"):
+        load_masks(load_json(write(tmp_path, f"mask.{suffix}"))[0])
+
+
+def test_object_and_background_swapped_are_told(tmp_path):
+    encoded = json.loads(encode_rle(~TRUE))
+    ellipse(0, "1", 1).save(tmp_path / "mask.png")
+    for mask in ("mask.png", encoded):
+        (problem,) = find_problems(load_json(write(tmp_path, mask)).to_list())
+        assert (problem.kind, problem.stops_training) == ("inverted mask", False)
+        assert problem.text.startswith("row '1': its masks draw what lies around something")
+    # What fills the frame, but for a crumb, or leaves one edge free, is an object.
+    crumb, beside = np.ones(SIZE[::-1], bool), ~TRUE
+    crumb[20:25, 20:25], beside[0] = False, False
+    for mask in (crumb, beside, np.ones(SIZE[::-1], bool)):
+        assert find_problems(load_json(write(tmp_path, json.loads(encode_rle(mask)))).to_list()) == []
+
+
+def test_outlines_of_pairs(tmp_path):
+    flat = {"polygons": [[10, 10, 30, 10, 30, 30]]}
+    pairs = {"polygons": [[[10, 10], [30, 10], [30, 30]]]}
+    drawn = [load_masks(load_json(write(tmp_path, mask))[0]) for mask in (flat, pairs)]
+    assert drawn[0].any()
+    assert (drawn[0] == drawn[1]).all()

@@ -212,6 +212,26 @@ def test_a_row_that_says_two_things_is_told(rows, tmp_path):
         assert check_dataset([changed]) == []
 
 
+def test_files_in_the_order_of_text_are_told(tmp_path):
+    names = [str(tmp_path / f"{number}.png") for number in range(11)]
+    for name in names:
+        Image.fromarray(np.eye(48, dtype=np.uint8) * 255).save(name)
+    row = {"id": "1", "reference": "the drum", "is_null": False, "frames": names, "masks": names}
+    assert find_problems([row]) == []
+    for changed, what in (({"frames": sorted(names)}, "frames"), ({"masks": sorted(names)}, "masks")):
+        (problem,) = find_problems([{**row, **changed}])
+        assert (problem.kind, problem.stops_training) == ("order", False)
+        assert f"row '1': its {what} are in the order of their names as text, 10 before 2" in problem.text
+    backwards = names[::-1]
+    assert find_problems([{**row, "frames": backwards, "masks": backwards}]) == []
+    clip = write_clip(tmp_path / "clip.mp4", [0] * 40, size=(48, 48))
+    for moments, told in (([10, 2], True), ([1.25, 1.5], False), ([2, 10], False)):
+        (found,) = [
+            find_problems([{**row, "frames": [f"{clip}#t={t}" for t in moments], "masks": None}], thorough=False)
+        ]
+        assert any(problem.kind == "order" for problem in found) == told
+
+
 def test_classes_of_the_splits():
     assert check_classes("val", ["dog", "null", None], ["dog", "cat"]) == []
     problem = check_classes("val", ["dog", "wolf", "wolf"], ["dog"])[0]
