@@ -117,8 +117,8 @@ class ClipChecker:
                 faults.append(Fault("mask count", str(error)))
         if not faults and first_size is not None:
             faults += _hint_faults(row, first_size)
-        faults += [*self._mask_faults(row, first_size), *_order_faults(row)]
-        return faults + self._contradictions(row) if self.files.thorough else faults
+        faults += self._mask_faults(row, first_size)
+        return [*faults, *_order_faults(row), *self._contradictions(row)] if self.files.thorough else faults
 
     def _faults_of(self, key: tuple[str, ...], look: Callable[[], None]) -> list[Fault]:
         fault = self.files.once(key, look)
@@ -235,8 +235,10 @@ def _order_faults(row: Row) -> list[Fault]:
 
 def _in_order_of_text(paths: Sequence[str]) -> bool:
     """Whether paths that differ in their numbers alone are sorted, and not by these."""
+    if len({len(path) for path in paths}) < 2 or list(paths) != sorted(paths):
+        return False  # numbers of as many digits are in both orders
     parts = [_NUMBER.split(path) for path in paths]
-    if len({tuple(each[::2]) for each in parts}) > 1 or list(paths) != sorted(paths):
+    if len({tuple(each[::2]) for each in parts}) > 1:
         return False
     numbers = [tuple(map(float, each[1::2])) for each in parts]
     return numbers != sorted(numbers)

@@ -338,5 +338,8 @@ def check_row(row: Row) -> None:
         raise DataError(f"row {row.get('id')!r}: it has a `mask_value` and no `masks` to look for it in")
     if masks and frames and len(masks) != len(frames):
         raise DataError(f"row {row.get('id')!r}: {len(masks)} masks for {len(frames)} frames; give one per frame")
+    around = row.get("foreground_masks")
+    if around and frames and len(around) != len(frames):
+        raise DataError(f"row {row.get('id')!r}: {len(around)} `foreground_masks` for {len(frames)} frames")
     check_hints(row)
     count_objects(row)

@@ -110,7 +110,8 @@ def require_own_split(entry: DatasetEntry) -> None:
     if len(known) == 1 and (source.format == "json" or entry.eval_split not in known):
         raise DataError(
             f"{entry.path}: all its rows are of one split, and `eval_split` {entry.eval_split!r} would be the rows "
-            "that are trained on; give each row its `split`, or name another file in `eval_dataset_path`"
+            "that are trained on; give each row its `split`, or leave `eval_split` out (null in an entry of "
+            "`datasets`); `eval_dataset_path` names another file"
         )
 
 

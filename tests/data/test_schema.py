@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 from aurora_trl.data import DataError
-from aurora_trl.data.schema import as_dataset
+from aurora_trl.data.schema import as_dataset, check_row
 from aurora_trl.training.streamed_rows import streamed_rows
 from aurora_trl.training.trainer_inputs import require_rows
 
@@ -58,3 +58,9 @@ def test_what_fits_is_taken():
     fits = [{"is_null": 0}, {"id": 7}, {"masks": [None]}, {"class_name": None, "difficulty": 3}, {"mask_value": 2}]
     for columns in fits:
         require_rows(Dataset.from_list([{**ROW, **columns}]), None)
+
+
+def test_there_is_a_mask_of_all_that_is_an_object_for_each_frame():
+    check_row({**ROW, "foreground_masks": ["m.png"]})
+    with pytest.raises(DataError, match="row '1': 2 `foreground_masks` for 1 frames"):
+        check_row({**ROW, "foreground_masks": ["m.png"] * 2})

@@ -16,7 +16,8 @@ def plain_split(name: str) -> str:
 
 def is_evaluated(name: str) -> bool:
     """Whether a split is one to evaluate on, by its name: `val`, `test` or a part of it."""
-    return plain_split(name).split("_")[0] in ("val", "test")
+    first = plain_split(name).split("_")[0]
+    return _OTHER_NAMES.get(first, first) in ("val", "test")
 
 
 def require_plain_split(where: str, split: str, splits: Iterable[str]) -> None:

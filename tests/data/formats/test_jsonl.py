@@ -40,7 +40,7 @@ def test_no_row_of_a_split_is_left_out(other, tmp_path):
 
 def test_rows_to_train_on_are_no_others(tmp_path):
     source = find_source(save_json([{**ROW, "split": "train"}], tmp_path / "rows.jsonl"))
-    for split in ("val", "test", "test_s", "Validation"):
+    for split in ("val", "test", "test_s", "valid_u", "Validation"):
         with pytest.raises(DataError, match=f"no row of split '{split}'; its rows name train"):
             source.load(split)
     # Rows without a split are what they are asked for as.
