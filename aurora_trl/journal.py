@@ -25,6 +25,12 @@ def beside(output: str | Path, what: str, suffix: str = ".jsonl") -> Path:
     return output.with_name(f"{output.stem}.{what}{suffix}")
 
 
+def is_beside(path: Path) -> bool:
+    """Whether a JSONL file is a journal or a list of failures, which a run leaves beside its output: no rows."""
+    stem, _, what = path.stem.rpartition(".")
+    return what in ("journal", "failed") and path.with_name(f"{stem}.journal.jsonl").exists()
+
+
 def require_own_output(output: str | Path) -> None:
     """Raise `DataError` where no run can write to a file, or something else has."""
     output = Path(output)

@@ -10,6 +10,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from ...errors import DataError
+from ...journal import is_beside
 from ...text_files import read_text, strange_separator
 from ..schema import as_dataset
 from . import avsbench, mevis, omniavs, reasonseg, refavs, refcoco, refytvos
@@ -60,6 +61,11 @@ class Source:
     def splits(self) -> list[str]:
         """The splits that there are, in their usual order."""
         return _SPLITS[self.format](self)
+
+    def usual_split(self) -> str:
+        """What is trained on where nobody names a split: `train`, or that of a file whose rows all name another."""
+        named = self.splits() if self.format == "json" and Path(self.path).is_file() else []
+        return named[0] if len(named) == 1 else "train"
 
     def load(self, split: str | None = None) -> Dataset:
         """
@@ -221,22 +227,19 @@ def _folder_splits(path: Path) -> list[str]:
 
 
 def _load_json(source: Source, split: str | None) -> Dataset:
-    """
-    A folder has a file for each split; a file is taken whole, unless its rows name several splits, or are asked for
-    as those of an evaluation and say that they are to train on.
-    """
+    """A folder has a file for each split; of a file the rows of the split, or all where none names any."""
     path = Path(source.path)
     if path.is_dir():
         return _load_json_file(path, split or "train")
     rows = read_rows(path)
-    named = _ordered({row["split"] or "train" for row in rows})
-    kept_for_training = named == ["train"] and any(row["split"] for row in rows)
+    names_splits = any(row["split"] for row in rows)
     rows = [{**row, "split": row["split"] or "train"} for row in rows]
-    if split in named:
-        require_one_spelling(path, str(split), named)
+    if split is not None and names_splits:
+        named = _ordered({row["split"] for row in rows})
+        if split not in named:
+            raise DataError(f"{path}: no row of split {split!r}; its rows name {', '.join(named)}")
+        require_one_spelling(path, split, named)
         rows = [row for row in rows if row["split"] == split]
-    elif split is not None and (len(named) > 1 or (kept_for_training and is_evaluated(split))):
-        raise DataError(f"{path}: no row of split {split!r}; its rows name {', '.join(named)}")
     return as_dataset(rows, path)
 
 
@@ -249,7 +252,7 @@ def _load_json_file(folder: Path, split: str) -> Dataset:
 
 def json_files(folder: Path) -> list[str]:
     """The names of a folder's files of JSON lines."""
-    return _ordered(file.stem for file in list_files(folder, "*.jsonl"))
+    return _ordered(file.stem for file in list_files(folder, "*.jsonl") if not is_beside(file))
 
 
 def _json_splits(source: Source) -> list[str]:

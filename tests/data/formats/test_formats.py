@@ -187,7 +187,6 @@ def test_refavs_and_jsonl_are_recognised(world, rows, tmp_path):
     assert find_source(world).format == "refavs"
     assert find_source(world).splits() == ["train", "val", "test_s", "test_u", "test_n"]
     file = save_json(rows.select(range(2)), tmp_path / "data" / "val.jsonl")
-    assert find_source(file).load("whatever").to_list() == rows.select(range(2)).to_list()  # one split: taken whole
     folder = find_source(file.parent)
     assert (folder.format, folder.splits()) == ("json", ["val"])
     assert len(folder.load("val")) == 2
@@ -197,6 +196,29 @@ def test_refavs_and_jsonl_are_recognised(world, rows, tmp_path):
     assert source.load("val")["split"] == ["val"]
     with pytest.raises(DataError, match="no row of split 'test'; its rows name train, val"):
         source.load("test")
+
+
+def test_the_rows_of_a_file_are_of_the_split_that_they_name(rows, tmp_path):
+    """Rows of one split are no other's; a file of which no row names a split is whatever it is asked for."""
+    val = [{**row, "split": "val"} for row in rows.to_list()[:2]]
+    named, unnamed = find_source(save_json(val, tmp_path / "val.jsonl")), tmp_path / "unnamed.jsonl"
+    assert named.load("val").to_list() == named.load().to_list() == val
+    assert named.usual_split() == "val"
+    for other in ("train", "test"):
+        with pytest.raises(DataError, match=f"no row of split '{other}'; its rows name val"):
+            named.load(other)
+    unnamed.write_text((tmp_path / "val.jsonl").read_text().replace('"split": "val", ', ""))
+    assert find_source(unnamed).load("whatever").to_list() == [{**row, "split": "train"} for row in val]
+    assert find_source(unnamed).usual_split() == "train"
+
+
+def test_what_a_run_leaves_beside_rows_is_no_split(rows, tmp_path):
+    """`aurora annotate DIR --output DIR/cot.jsonl` leaves a journal and a list of failures there, too."""
+    for name in ("train", "cot", "my.failed"):
+        save_json(rows.select(range(1)), tmp_path / f"{name}.jsonl")
+    for name in ("cot.journal", "cot.failed"):
+        (tmp_path / f"{name}.jsonl").write_text('{"settings": {}}\n')
+    assert find_source(tmp_path).splits() == ["train", "cot", "my.failed"]
 
 
 def test_what_can_not_be_told_is_an_error(tmp_path):
