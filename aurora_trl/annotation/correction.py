@@ -19,6 +19,7 @@ from .limits import RunLimits
 from .parsing import word_edit_distance
 from .run_files import require_answers, require_classes, require_distinct_ids, rows_digest, write_failed
 
+PAPER_CORRECTIONS = 1505  # rows that the paper corrects, section 3.2
 Pair = tuple[dict[str, Any], dict[str, Any]]
 
 

@@ -151,6 +151,8 @@ def ask_about(
         if isinstance(annotator, ChatAnnotator) and todo and state.is_main_process:
             own = "" if state.num_processes == 1 else f"each of {state.num_processes} processes: "
             sys.stderr.write(own + _estimate(annotator, todo, task, limits) + "\n")
+        elif only_estimate and state.is_main_process:
+            sys.stderr.write(f"{len(todo)} rows, which take no request to a model\n")
         if only_estimate:
             return None
         progress.append(Progress(len(todo), quiet=not state.is_main_process))

@@ -54,8 +54,11 @@ def serve_model(
         `str`: the base URL of its OpenAI-compatible endpoint.
 
     Raises:
-        `DataError`: where there is no such program, or it ends or says nothing before the time is over.
+        `DataError`: where there is no such program, it ends or says nothing before the time is over, or an argument
+            would give it a key, which would stand in the log.
     """
+    if any(word.split("=")[0] == "--api-key" for word in arguments):
+        raise DataError("--api-key: the server is this machine's alone and asks for no key; leave it out")
     program = find_program(command)
     port = _free_port()
     words = [program, "serve", model, "--host", "127.0.0.1", "--port", str(port)]

@@ -8,6 +8,7 @@ from typing import Any
 from ..annotation.annotators import CORRECTION_FRAMES, REASONING_FRAMES
 from ..annotation.clients.gemini_client import GeminiClient
 from ..annotation.clients.openai_client import OpenAIClient
+from ..annotation.correction import PAPER_CORRECTIONS
 from ..data import find_source
 from ..errors import DataError
 from .definition import Pipeline
@@ -180,7 +181,7 @@ def _answering_costs(pipeline: Pipeline, arguments: argparse.Namespace, counter:
     if model is None:
         return Costs()
     evaluates = arguments.command == "evaluate"
-    splits = (arguments.splits or ["test_s", "test_u", "test_n"]) if evaluates else [arguments.split]
+    splits = (arguments.splits or ["test_s", "test_u", "test_n"]) if evaluates else [arguments.split or "train"]
     arguments = argparse.Namespace(**{**vars(arguments), "data": _annotated(pipeline, arguments.data)})
     rows, note = _rows_of(pipeline, arguments, counter, splits, arguments.max_rows)
     if rows is None:
@@ -203,9 +204,9 @@ def _annotation_costs(pipeline: Pipeline, arguments: argparse.Namespace, counter
     rows: int | None = None
     note: str | None = None
     if corrects:
-        rows = arguments.max_rows
+        rows = arguments.max_rows or PAPER_CORRECTIONS
     else:
-        rows, note = _rows_of(pipeline, arguments, counter, [arguments.split], arguments.max_rows)
+        rows, note = _rows_of(pipeline, arguments, counter, [arguments.split or "train"], arguments.max_rows)
     if rows is None:
         return Costs()
     lines = [note] if note else []

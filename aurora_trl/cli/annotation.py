@@ -1,20 +1,17 @@
 """The sub-commands that make training text: `aurora annotate`, `aurora mine`, `aurora correct`."""
 
 import argparse
+import hashlib
 import os
-import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..journal import beside
+from .annotator import add_annotator, get_limits, open_annotator, require_nobody_asked, require_own_flags
 from .common import AddCommand, add_format, add_generation, number, require_file_place, say, seed, whole
 
-_ANNOTATOR_HELP = (
-    "synthetic:DIR (a synthetic world's truth), qwen-omni:CHECKPOINT (a local Qwen2.5-Omni), openai:MODEL (OpenAI, or "
-    "any compatible server with --base-url), gemini:MODEL"
-)
+# The column of corrected rows that tells by a digest which text they correct.
+_CORRECTS = "corrects"
 
 
 def add_annotation_commands(add: AddCommand) -> None:
@@ -26,7 +23,7 @@ def add_annotation_commands(add: AddCommand) -> None:
     """
     command = add("annotate", _annotate, "Write chains of thought for a dataset.")
     _add_data_step(command, "the rows: a dataset's folder or a JSONL file")
-    command.add_argument("--split", default="train", help="of a folder (default: train)")
+    command.add_argument("--split", help="(default: train; of a file whose rows all name one split, that one)")
     add_format(command)
     command.add_argument(
         "--max-rows",
@@ -44,12 +41,12 @@ def add_annotation_commands(add: AddCommand) -> None:
         action="store_true",
         help="where the reference matches nothing, say why and end with `Nothing fits.`, without [SEG]",
     )
-    _add_annotator(command)
+    add_annotator(command)
 
     command = add("mine", _mine, "Find the training rows that a model gets wrong.")
     command.add_argument("model", metavar="CHECKPOINT", help="a phase's output folder, or a Hub repository")
     _add_data_step(command, "the rows: a dataset's folder or a JSONL file")
-    command.add_argument("--split", default="train", help="of a folder (default: train)")
+    command.add_argument("--split", help="(default: train; of a file whose rows all name one split, that one)")
     add_format(command)
     command.add_argument("--max-rows", type=whole(1), help="ask about this many rows of a seeded shuffle")
     command.add_argument("--max-iou", type=number(0, 1), default=0.6, help="a row is hard below this (default: 0.6)")
@@ -72,7 +69,6 @@ def add_annotation_commands(add: AddCommand) -> None:
     command.add_argument(
         "--max-rows",
         type=whole(1),
-        default=1505,
         help="correct this many of a seeded shuffle (default: the paper's 1505)",
     )
     command.add_argument(
@@ -96,7 +92,7 @@ def add_annotation_commands(add: AddCommand) -> None:
     command.add_argument(
         "--answers", help="corrected paths that --corrected wrote earlier; the annotator is then not asked"
     )
-    _add_annotator(command)
+    add_annotator(command)
 
 
 def _add_data_step(command: argparse.ArgumentParser, what: str) -> None:
@@ -107,130 +103,28 @@ def _add_data_step(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument("--seed", type=seed, default=0, help="(default: 0)")
 
 
-def _add_annotator(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("the annotator")
-    group.add_argument("--annotator", help=_ANNOTATOR_HELP)
-    group.add_argument(
-        "--serve",
-        metavar="MODEL",
-        help="in place of --annotator: start a vLLM server with this checkpoint or Hub repository, such as "
-        "Qwen/Qwen2.5-Omni-7B, ask it, and stop it",
-    )
-    group.add_argument("--vllm", default="vllm", metavar="PROGRAM", help="of --serve (default: vllm on the path)")
-    group.add_argument(
-        "--replicas", type=whole(1), default=1, help="of --serve: GPUs that each hold the model (default: 1)"
-    )
-    group.add_argument("--serve-arguments", default="", metavar="TEXT", help="of --serve: more for `vllm serve`")
-    group.add_argument(
-        "--serve-timeout",
-        type=number(0, above=True),
-        default=1800.0,
-        metavar="SECONDS",
-        help="of --serve: how long the server may load (default: 1800)",
-    )
-    group.add_argument("--base-url", help="of a compatible server, such as http://localhost:8000/v1 for vLLM's")
-    group.add_argument(
-        "--key-variable",
-        metavar="NAME",
-        help="environment variable with the key (default: OPENAI_API_KEY for OpenAI, GEMINI_API_KEY or GOOGLE_API_KEY "
-        "for Gemini, none with --base-url)",
-    )
-    group.add_argument("--temperature", type=number(0), help="(default: the model's)")
-    group.add_argument("--max-output-tokens", type=whole(1), help="of an answer (default: by annotator)")
-    group.add_argument(
-        "--timeout", type=number(0, above=True), default=120.0, metavar="SECONDS", help="(default: 120)"
-    )
+def _load_rows(arguments: argparse.Namespace) -> Any:
+    """The rows that a command is about."""
+    from ..data import find_source
+    from ..training.arguments import load_rows
 
-    group = command.add_argument_group("limits")
-    group.add_argument("--estimate", action="store_true", help="say what the run will take, and ask nothing")
-    group.add_argument(
-        "--concurrency",
-        type=whole(1),
-        help="requests at a time (default: 4; of qwen-omni: 32, read and answered by halves; of --serve 64 a GPU)",
-    )
-    group.add_argument("--requests-per-minute", type=number(0, above=True), help="(default: no limit)")
-    group.add_argument("--max-attempts", type=whole(1), default=3, help="answers asked for a row (default: 3)")
-    group.add_argument("--max-retries", type=whole(0), default=6, help="after rate limits and timeouts (default: 6)")
-    group.add_argument("--max-requests", type=whole(0), help="stop here; the same command with more continues")
-    group.add_argument("--max-cost", type=number(0), help="stop here, in the currency of the prices")
-    group.add_argument("--input-price", type=number(0), help="of a million tokens that are sent")
-    group.add_argument("--output-price", type=number(0), help="of a million tokens that are written")
-
-
-def _get_format(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"dataset_format": arguments.format, "subset": arguments.subset, "objects": arguments.objects}
-
-
-@contextmanager
-def _open_annotator(arguments: argparse.Namespace, null_reasons: bool = False) -> Iterator[Any]:
-    """The annotator that was asked for; a server that it needs lives as long as the block."""
-    from ..annotation import get_annotator
-    from ..annotation.vllm_server import served_annotator
-
-    if (arguments.annotator is None) == (arguments.serve is None):
-        raise ValueError("name the annotator with --annotator, or a model for a server of its own with --serve")
-    options: dict[str, Any] = {
-        "temperature": arguments.temperature,
-        "max_output_tokens": arguments.max_output_tokens,
-        "timeout_seconds": arguments.timeout,
-    }
-    for name, usual in (("replicas", 1), ("serve_arguments", "")):
-        if arguments.serve is None and getattr(arguments, name) != usual:
-            raise ValueError(f"--{name.replace('_', '-')} is of a server that --serve starts: name its model there")
-    if arguments.serve is not None and arguments.base_url is not None:
-        raise ValueError("--base-url is of a server that runs already, and --serve starts one: leave one of them out")
-    if arguments.serve is None:
-        yield get_annotator(
-            arguments.annotator,
-            base_url=arguments.base_url,
-            key_variable=arguments.key_variable,
-            null_reasons=null_reasons,
-            **options,
-        )
-        return
-    with served_annotator(
-        arguments.serve,
-        beside(arguments.output, "vllm", ".log"),
-        start=not arguments.estimate,
-        command=arguments.vllm,
-        replicas=arguments.replicas,
-        arguments=shlex.split(arguments.serve_arguments),
-        serve_timeout_seconds=arguments.serve_timeout,
-        **options,
-    ) as annotator:
-        yield annotator
-
-
-def _get_limits(arguments: argparse.Namespace) -> Any:
-    from ..annotation import RunLimits
-
-    if arguments.serve is not None:
-        usual = 64 * arguments.replicas
-    else:
-        usual = 32 if str(arguments.annotator).startswith("qwen-omni:") else 4
-    return RunLimits(
-        # The world's truth is written faster by one thread than by several that wait for each other.
-        concurrency=1 if str(arguments.annotator).startswith("synthetic:") else arguments.concurrency or usual,
-        requests_per_minute=arguments.requests_per_minute,
-        max_attempts=arguments.max_attempts,
-        max_retries=arguments.max_retries,
-        max_requests=arguments.max_requests,
-        max_cost=arguments.max_cost,
-        input_price=arguments.input_price,
-        output_price=arguments.output_price,
-    )
+    split = arguments.split
+    if split is None:
+        split = find_source(arguments.data, arguments.format, arguments.subset, arguments.objects).usual_split()
+    named = {"dataset_format": arguments.format, "subset": arguments.subset, "objects": arguments.objects}
+    return load_rows(arguments.data, split, arguments.max_rows, arguments.seed, **named)
 
 
 def _annotate(arguments: argparse.Namespace) -> None:
     from ..annotation import annotate_file
     from ..evaluation.evaluate import process_state
     from ..journal import require_own_output
-    from ..training.arguments import load_rows
 
-    limits = _get_limits(arguments)
+    require_own_flags(arguments)
+    limits = get_limits(arguments)
     require_own_output(arguments.output)
-    rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed, **_get_format(arguments))
-    with _open_annotator(arguments, arguments.null_answers) as annotator:
+    rows = _load_rows(arguments)
+    with open_annotator(arguments, arguments.null_answers) as annotator:
         summary = annotate_file(
             rows.to_list(),
             annotator,
@@ -253,10 +147,9 @@ def _mine(arguments: argparse.Namespace) -> None:
     from ..evaluation.evaluate import process_state
     from ..generation.answers import load
     from ..journal import require_own_output
-    from ..training.arguments import load_rows
 
     require_own_output(arguments.output)
-    rows = load_rows(arguments.data, arguments.split, arguments.max_rows, arguments.seed, **_get_format(arguments))
+    rows = _load_rows(arguments)
     if not arguments.null_rows:
         rows = rows.filter(lambda row: not row["is_null"])
     rows = rows.to_list()
@@ -283,6 +176,7 @@ def _mine(arguments: argparse.Namespace) -> None:
 
 def _correct(arguments: argparse.Namespace) -> None:
     from ..annotation import correct_file
+    from ..annotation.correction import PAPER_CORRECTIONS
     from ..annotation.run_files import save_keeping_previous
     from ..data import load_json
     from ..prompts import is_null_answer
@@ -292,7 +186,13 @@ def _correct(arguments: argparse.Namespace) -> None:
     asked = arguments.annotator or arguments.serve
     if (asked is None) == (arguments.answers is None):
         raise ValueError("name who corrects with --annotator, or the file of earlier corrections with --answers")
-    limits = _get_limits(arguments)
+    if arguments.read_mistakes and arguments.paths == "corrected":
+        raise ValueError("--read-mistakes is of reflective paths, and --paths corrected has no mistakes: leave it out")
+    if arguments.answers:
+        require_nobody_asked(arguments)
+    else:
+        require_own_flags(arguments)
+    limits = get_limits(arguments)
     _require_places(arguments)
     plain = load_json(arguments.plain).to_list()
     hard = load_json(arguments.data)
@@ -306,10 +206,11 @@ def _correct(arguments: argparse.Namespace) -> None:
         save_keeping_previous(rows, arguments.output)
         say(f"{arguments.output}: {len(pairs)} {arguments.paths} paths among {len(rows)}")
         return
-    if arguments.max_rows < len(hard):
-        say(f"{arguments.data}: {arguments.max_rows} of {len(hard)} rows, drawn by seed; --max-rows takes more")
-        hard = hard.shuffle(seed=arguments.seed).select(range(arguments.max_rows))
-    with _open_annotator(arguments) as annotator:
+    max_rows = arguments.max_rows or PAPER_CORRECTIONS
+    if max_rows < len(hard):
+        say(f"{arguments.data}: {max_rows} of {len(hard)} rows, drawn by seed; --max-rows takes more")
+        hard = hard.shuffle(seed=arguments.seed).select(range(max_rows))
+    with open_annotator(arguments) as annotator:
         result = correct_file(
             hard.to_list(),
             annotator,
@@ -325,7 +226,7 @@ def _correct(arguments: argparse.Namespace) -> None:
     rows = _mix(arguments, result.pairs, plain)
     files = [(rows, arguments.output)]
     if arguments.corrected:
-        files.append(([corrected for _, corrected in result.pairs], arguments.corrected))
+        files.append(([_with_mistake(*pair) for pair in result.pairs], arguments.corrected))
     for content, path in files:
         save_keeping_previous(content, path)
     say(f"{arguments.output}: {len(result.pairs)} {arguments.paths} paths among {len(rows)}")
@@ -352,14 +253,33 @@ def _mix(arguments: argparse.Namespace, pairs: list[Any], plain: list[dict[str, 
 
 def _earlier_pairs(hard: list[dict[str, Any]], answers: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Hard rows with the corrected paths that another run of the command has written."""
+    from ..annotation.run_files import require_distinct_ids
     from ..data import load_json
 
+    require_distinct_ids(hard)
     by_id = {row["id"]: row for row in hard}
     corrected = load_json(answers).to_list()
-    unknown = next((row["id"] for row in corrected if row["id"] not in by_id), None)
-    if unknown is not None:
-        raise ValueError(f"{answers}: row {unknown!r} is none of the hard rows; name the file that belongs to them")
+    for row in corrected:
+        own, mistake = by_id.get(row["id"]), row.pop(_CORRECTS, None)
+        problem = None
+        if own is None:
+            problem = "is none of the hard rows"
+        elif any(row[name] != own[name] for name in ("reference", "class_name", "is_null")):
+            problem = "has another reference or class than the hard row of this id"
+        elif mistake not in (None, _text_digest(own["target"])):
+            problem = "corrects another text than that of the hard row of this id"
+        if problem is not None:
+            raise ValueError(f"{answers}: row {row['id']!r} {problem}; name the file that belongs to them")
     return [(by_id[row["id"]], row) for row in corrected]
+
+
+def _with_mistake(hard: dict[str, Any], corrected: dict[str, Any]) -> dict[str, Any]:
+    """A corrected row that says which text it corrects: ids alone may be those of another dataset, or model."""
+    return {**corrected, _CORRECTS: _text_digest(hard["target"])}
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _require_places(arguments: argparse.Namespace) -> None:

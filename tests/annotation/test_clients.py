@@ -59,6 +59,15 @@ def assert_all_written(rows, output):
         assert extract_class(row["target"]) == normalize_class(row["class_name"])
 
 
+def test_a_key_in_place_of_its_variable_is_not_repeated(monkeypatch):
+    for given in (KEY, "AIzaSyVerySecret0123456789", "my_secret_key"):
+        with pytest.raises(DataError, match="is not the name of an environment variable") as raised:
+            get_annotator("gemini:m", key_variable=given)
+        assert given not in str(raised.value)
+    monkeypatch.setenv("my_key", KEY)  # a name that is not as most are, and set
+    assert get_annotator("openai:m", key_variable="my_key").client._key == KEY
+
+
 def test_a_request_shows_the_clip_and_the_key_stays_out_of_sight(backend, some_rows, tmp_path, capfd):
     output = tmp_path / "cot.jsonl"
     with serve(lambda request, number: Action(f"I was sent {KEY}. {request.good_answer}")) as server:

@@ -175,6 +175,35 @@ def test_corrections_alone_among_the_same_plain_rows(hard_rows, cot_rows, world,
     assert "name who corrects with --annotator" in capsys.readouterr().err
     assert main([*common, "--answers", str(plain), *output]) == 1
     assert "is none of the hard rows" in capsys.readouterr().err
+    for flags, said in (
+        (["--corrected", str(tmp_path / "c.jsonl")], "--corrected does not go with --answers"),
+        (["--max-rows", "3"], "--max-rows does not go with --answers"),
+        (["--base-url", "http://x"], "--base-url does not go with --answers"),
+        (["--estimate"], "--estimate does not go with --answers"),
+        (["--paths", "corrected", "--read-mistakes"], "--read-mistakes is of reflective paths"),
+    ):
+        assert main([*common, "--answers", str(answers), *output, *flags]) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "other.jsonl").exists()
+
+
+def test_earlier_corrections_belong_to_these_rows_and_these_mistakes(hard_rows, cot_rows, world, tmp_path, capsys):
+    """Two datasets may share their ids, and two models are wrong about the same rows in other words."""
+    hard, plain = save_json(hard_rows, tmp_path / "hard.jsonl"), save_json(cot_rows, tmp_path / "cot.jsonl")
+    answers = tmp_path / "corrected.jsonl"
+    common = ["correct", "--plain", str(plain), "--plain-per-reflective", "1"]
+    asked = [str(hard), "--annotator", f"synthetic:{world}", "--corrected", str(answers)]
+    assert main([*common, *asked, "--output", str(tmp_path / "mix.jsonl")]) == 0
+    others = {
+        "another reference": [{**hard_rows[0], "reference": "the other thing"}, *hard_rows[1:]],
+        "another text": [{**hard_rows[0], "target": "I hear a train. It is [SEG]."}, *hard_rows[1:]],
+    }
+    for said, changed in others.items():
+        file = save_json(changed, tmp_path / "changed.jsonl")
+        command = [*common, str(file), "--answers", str(answers), "--output", str(tmp_path / "other.jsonl")]
+        assert main(command) == 1
+        assert f"row {hard_rows[0]['id']!r} " in (err := capsys.readouterr().err)
+        assert said in err
 
 
 def test_the_world_knows_what_is_right_and_what_went_wrong(rows, world):

@@ -97,9 +97,19 @@ def test_a_server_that_ends_or_hangs_is_named(rows, vllm, tmp_path, capsys):
         ("--annotator qwen-omni:m --replicas 8", "--replicas is of a server that --serve starts"),
         ("--annotator qwen-omni:m --base-url http://here", "qwen-omni:m asks no server: use openai:MODEL"),
         ("--serve m --base-url http://here", "--base-url is of a server that runs already"),
+        ("--annotator qwen-omni:m --vllm bin/vllm", "--vllm is of a server that --serve starts"),
+        ("--annotator openai:m --serve-timeout 60", "--serve-timeout is of a server that --serve starts"),
+        ("--annotator openai:m --serve-arguments=x", "--serve-arguments is of a server that --serve starts"),
+        ("--annotator qwen-omni:m --key-variable KEY", "--key-variable is of openai:MODEL and gemini:MODEL"),
+        ("--serve m --key-variable KEY", "--key-variable is of openai:MODEL and gemini:MODEL"),
+        ("--annotator qwen-omni:m --timeout 60", "--timeout is of an annotator that is asked through a server"),
+        ("--annotator synthetic:w --temperature 1", "--temperature is of a model that is asked"),
+        ("--annotator synthetic:w --max-cost 1", "--max-cost is of a model that is asked"),
+        ("--serve m --serve-arguments=--api-key=secret", "--api-key: the server is this machine's alone"),
     ],
 )
 def test_one_annotator_is_named(flags, message, rows, tmp_path, capsys):
     data = save_json(rows.select(range(2)), tmp_path / "rows.jsonl")
     assert main(["annotate", str(data), "--output", str(Path(tmp_path, "cot.jsonl")), *flags.split()]) == 1
-    assert message in capsys.readouterr().err
+    assert message in (err := capsys.readouterr().err)
+    assert "secret" not in err

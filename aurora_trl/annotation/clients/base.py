@@ -1,6 +1,7 @@
 """What every annotating model has in common: one call, three ways to fail, and keys that stay out of sight."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +11,10 @@ from urllib.parse import urlsplit
 
 from ...errors import DataError
 from ..request_parts import Part
+
+
+# As people name variables, and as no provider's keys look.
+_VARIABLE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -180,9 +185,14 @@ def read_key(variable: str) -> str:
     A key from the environment.
 
     Raises:
-        `DataError`: names the variable that is not set.
+        `DataError`: names the variable that is not set, where that can not be a key itself.
     """
     key = os.environ.get(variable, "").strip()
+    if not key and not _VARIABLE_NAME.fullmatch(variable):
+        raise DataError(
+            "what is given for --key-variable is not the name of an environment variable that is set; export the key "
+            "in one, and give its name, such as MY_KEY, and never the key"
+        )
     if not key:
         raise DataError(f"the environment variable {variable} is not set; export the annotator's key in it")
     return key
