@@ -1,5 +1,6 @@
 """Hard samples: what a model gets wrong on its own training data (AURORA, section 3.2)."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 from ..data.masks import frame_extents, mask_indices, require_annotated
 from ..data.media.loading import NO_FRAME
+from ..data.row_files import files_digest
 from ..data.schema import Row, with_target
 from ..evaluation.evaluate import process_state
 from ..evaluation.iou import mask_iou
@@ -15,15 +17,25 @@ from ..generation.answer import Answer
 from ..generation.answers import answer_rows, warn_of_cut_answers
 from ..generation.clip_loader import ClipLoader
 from ..generation.read_ahead import ReadAheadLoader
+from ..journal import Journal
 from ..models.checkpoints.digest import checkpoint_digest
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..models.reference_places import require_taken
 from ..overlap import in_order
 from ..progress import Progress
-from ..prompts import extract_class, normalize_class
-from .run_files import require_classes, require_distinct_ids, rows_digest, save_keeping_previous, targets_digest
+from ..prompts import extract_class, normalize_class, says_nothing_fits
+from .run_files import (
+    keep_previous,
+    require_classes,
+    require_distinct_ids,
+    rows_digest,
+    save_keeping_previous,
+    targets_digest,
+)
 from .shared_journal import collect_records, open_shared_journal
+
+logger = logging.getLogger(__name__)
 
 MAX_IOU = 0.6
 _SYNC_SECONDS = 1.0
@@ -36,9 +48,9 @@ class MinedAnswer:
 
     Args:
         row (`dict`): the row with the model's answer as `target`.
-        iou (`float`): of its mask, mean over frames; 0 without `[SEG]`.
+        iou (`float`): of its mask, mean over frames; 0 without `[SEG]`, and 1 where nothing was to be drawn.
         named_class (`str` or `None`): the class that it names, normalised.
-        class_correct (`bool`): whether that is the row's.
+        class_correct (`bool`): whether that is the row's; where nothing matches, whether the answer says so.
         cut (`bool`): whether the answer ended at the limit: nobody knows what it would have come to.
     """
 
@@ -147,7 +159,7 @@ def mine_file(
     fields = {"id": str, "completion": str, "hard": bool}
     state = process_state()
     with open_shared_journal(output, settings, fields=fields, sync_seconds=_SYNC_SECONDS) as journal:
-        known = {record["id"]: record for record in journal.records}
+        known = _still_true(rows, journal)
         batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         still_open = [batch for batch in batches if any(row["id"] not in known for row in batch)]
         own = still_open[state.process_index :: state.num_processes]
@@ -164,7 +176,7 @@ def mine_file(
             seed=seed,
         )
         for answer in answers:
-            record = _describe(answer, max_iou)
+            record = {**_describe(answer, max_iou), "files": files_digest(answer.row)}
             if record["id"] not in known:  # a batch that was cut is answered whole
                 journal.append(record)
                 hard += record["hard"]
@@ -176,7 +188,22 @@ def mine_file(
     warn_of_cut_answers([bool(record.get("cut")) for record in through.values()], "; they are left out of mining")
     if hard_rows:
         save_keeping_previous(hard_rows, output)
+    elif Path(output).exists():  # of masks that have changed
+        keep_previous(Path(output))
     return len(hard_rows)
+
+
+def _still_true(rows: Sequence[Row], journal: Journal) -> dict[str, dict[str, Any]]:
+    """The last record of each row, but of those whose frames, sound or masks were other ones then."""
+    known = {record["id"]: record for record in journal.records}
+    told = {name: record.get("files") for name, record in known.items()}  # an earlier version told nothing
+    changed = [row["id"] for row in rows if told.get(row["id"]) not in (None, files_digest(row))]
+    if changed and process_state().is_main_process:
+        logger.warning(
+            f"{journal.path}: {len(changed)} answers are about files that have changed since, the first to row "
+            f"{changed[0]!r}; these rows are asked about again"
+        )
+    return {name: record for name, record in known.items() if name not in {*changed}}
 
 
 def _describe(answer: MinedAnswer, max_iou: float) -> dict[str, Any]:
@@ -199,8 +226,14 @@ def score_answer(answer: Answer, loader: ClipLoader) -> MinedAnswer:
     scored = [number for number, index in enumerate(indices) if index != NO_FRAME]
     masks = loader.masks(answer.row)[scored]
     ((height, width),) = frame_extents(masks[None])
-    # The logits are the frame's: the decoder's square without its padding, or stretched back.
-    iou = 0.0 if answer.mask_logits is None else float(mask_iou(answer.mask_logits[scored], masks[:, :height, :width]))
+    is_null = bool(answer.row.get("is_null"))
+    if answer.mask_logits is None:
+        iou = float(is_null)  # nothing was to be drawn there
+    else:
+        # The logits are the frame's: the decoder's square without its padding, or stretched back.
+        iou = float(mask_iou(answer.mask_logits[scored], masks[:, :height, :width]))
     named = extract_class(answer.completion, answer.row["class_name"])
     correct = named == normalize_class(answer.row["class_name"] or "")
+    if is_null:  # whatever a dataset calls the class of what is not there
+        correct = says_nothing_fits(answer.completion)
     return MinedAnswer(with_target(answer.row, answer.completion), iou, named, correct, answer.cut)

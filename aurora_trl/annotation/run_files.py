@@ -107,7 +107,12 @@ def save_keeping_previous(rows: Iterable[Row], path: str | Path) -> None:
     if fresh.read_bytes() == path.read_bytes():
         fresh.unlink()
         return
+    keep_previous(path)
+    fresh.replace(path)
+
+
+def keep_previous(path: Path) -> None:
+    """Call a file `<name>.previous`, and say so on stderr."""
     previous = path.with_name(f"{path.name}.previous")
     path.replace(previous)
-    fresh.replace(path)
     sys.stderr.write(f"{previous}: what {path.name} held before\n")

@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..data.schema import Row
 from ..journal import Journal, beside
 from ..models.checkpoints.digest import checkpoint_digest
 
-_FIELDS = {"run": int, "row": int, "record": dict, "score": str}
+_FIELDS = {"run": int, "row": int, "record": dict, "score": str, "files": str}
 _SYNC_SECONDS = 1.0
 
 
@@ -43,27 +43,35 @@ class AnswerLog(Journal):
             sys.stderr.write(f"{self.path}: {len(self._kept)} answers of a run that was cut; continuing\n")
 
     def take_over(
-        self, run: int, share: Sequence[int], batch_size: int
+        self, run: int, share: Sequence[int], batch_size: int, digest: Callable[[int], str]
     ) -> dict[int, tuple[dict[str, Any], dict[str, torch.Tensor]]]:
         """
-        The answers of whole batches: a batch with a row missing is answered again, as it was put together.
+        The answers of whole batches: a batch with a row missing is answered again, as it was put together. So is one
+        of which a file has changed.
 
         Args:
             run (`int`): which of the evaluation's runs over a split.
             share (`Sequence[int]`): the numbers of the rows that this process answers, batch by batch.
             batch_size (`int`): rows per batch.
+            digest (`Callable`): by the row's number, what tells its files from others, see `files_digest`.
 
         Returns:
             `dict`: by row, the answer's record and what the metrics kept of it.
         """
         batches = (share[start : start + batch_size] for start in range(0, len(share), batch_size))
         whole = [batch for batch in batches if all((run, row) in self._kept for row in batch)]
-        found = {row: self._kept[run, row] for batch in whole for row in batch}
+        true = [batch for batch in whole if all(self._kept[run, row]["files"] == digest(row) for row in batch)]
+        if len(true) < len(whole):
+            sys.stderr.write(
+                f"{self.path}: {sum(map(len, whole)) - sum(map(len, true))} answers are about files that have changed "
+                "since, or stand beside such in a batch; these rows are asked about again\n"
+            )
+        found = {row: self._kept[run, row] for batch in true for row in batch}
         return {row: (kept["record"], _unpack(kept["score"])) for row, kept in found.items()}
 
-    def add(self, run: int, row: int, record: dict[str, Any], kept: Mapping[str, torch.Tensor]) -> None:
+    def add(self, run: int, row: int, record: dict[str, Any], kept: Mapping[str, torch.Tensor], files: str) -> None:
         """Write an answer; it is safe when this returns."""
-        self._write({"run": run, "row": row, "record": record, "score": _pack(kept)})
+        self._write({"run": run, "row": row, "record": record, "score": _pack(kept), "files": files})
 
 
 def evaluation_settings(checkpoint: str | Path, splits: Mapping[str, Iterable[Row]], **others: Any) -> dict[str, Any]:

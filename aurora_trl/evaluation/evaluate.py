@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from ..data.row_files import files_digest
 from ..data.schema import Row, clip_key
 from ..errors import DataError
 from ..generation.answer import Answer
@@ -119,7 +120,11 @@ def evaluate_model(
             scorer = Scorers(protocols)
             records: list[tuple[int, dict[str, Any]]] = []
             what = split if swap is None else f"{split}, {swap} swapped"
-            before = log.take_over(run, share, batch_size) if log else {}
+
+            def digest(number: int, rows: list[Row] = rows, asked: list[Row] = asked_rows[run]) -> str:
+                return files_digest(rows[number], asked[number])
+
+            before = log.take_over(run, share, batch_size, digest) if log else {}
             for number, (record, kept) in before.items():
                 scorer.restore(rows[number], number, kept)
                 records.append((number, record))
@@ -128,7 +133,7 @@ def evaluate_model(
             todo_rows = [asked_rows[run][number] for number in todo]
             # In a thread, while the model is at the next answers; `scorer` and `log` are that thread's meanwhile.
             place = (run, split, swap)
-            score = partial(_score, processor, place, scorer, log, kept_logits, clip_names, kind_of)
+            score = partial(_score, processor, place, scorer, log, digest, kept_logits, clip_names, kind_of)
             with ReadAheadLoader(processor, todo_rows, ahead=batch_size, cache_clips=2 * batch_size) as loader:
                 answers = answer_rows(
                     model,
@@ -168,6 +173,7 @@ def _score(
     place: tuple[int, str, str | None],
     scorer: Scorers,
     log: AnswerLog | None,
+    digest: Callable[[int], str],
     kept_logits: KeptLogits | None,
     clip_names: Mapping[tuple[Any, ...], str],
     kind_of: Callable[[Row], str] | None,
@@ -186,7 +192,7 @@ def _score(
     if kept_logits:
         kept_logits.save(split, swap, number, answer)
     if log:
-        log.add(run, number, record, scorer.kept(number))
+        log.add(run, number, record, scorer.kept(number), digest(number))
     return number, record
 
 

@@ -60,6 +60,8 @@ def describe_answer(
         well_formed = not answer.cut if seg_source == "queries" else ends_with_answer(answer.completion, max_objects)
     class_name = row.get("class_name")
     said = extract_class(answer.completion, class_name)
+    says_nothing = says_nothing_fits(answer.completion)
+    right_class = says_nothing if row.get("is_null") else said == normalize_class(class_name or "")
     chosen: dict[str, Any] = {}
     if answer.cost is not None:
         chosen = {"choice_score": answer.score, "num_answers": answer.cost.answers}
@@ -72,10 +74,10 @@ def describe_answer(
         "num_tokens": answer.num_tokens,
         "cut": answer.cut,
         # None where the dataset names no class.
-        "class_correct": None if class_name is None else said == normalize_class(class_name),
+        "class_correct": None if class_name is None else right_class,
         "format_correct": well_formed or is_null_answer(answer.completion),
         # Of a null row, whether the answer says that nothing fits; of any other, whether it does not.
-        "null_correct": says_nothing_fits(answer.completion) == bool(row.get("is_null")),
+        "null_correct": says_nothing == bool(row.get("is_null")),
         "has_seg": answer.mask_logits is not None,
         "reflective": is_reflective(answer.completion),
         **chosen,

@@ -63,6 +63,23 @@ def test_hard_is_wrong_in_mask_and_class(cot_rows, processor):
     }
 
 
+@pytest.mark.parametrize("class_name", ["null", None, "dog"])
+def test_where_nothing_fits_an_answer_is_hard_that_names_and_draws_something(cot_rows, processor, class_name):
+    """It is right to draw nothing there, with `[SEG]` or without, whatever the row calls its class."""
+    loader = ClipLoader(processor)
+    row = {**next(row for row in cot_rows if row["is_null"]), "class_name": class_name}
+    nothing = torch.full(loader.masks(row).shape, -10.0)
+    answers = {
+        "So the target is null. Nothing fits.": None,
+        "Nothing fits.": None,
+        "So the target is null. It is [SEG].": nothing,
+        "So the target is the drum. It is [SEG].": nothing,
+        "So the target is the dog. It is [SEG].": -nothing,
+    }
+    hard = [score_answer(Answer(row, text, drawn, 5), loader).is_hard() for text, drawn in answers.items()]
+    assert hard == [False, False, False, False, True]
+
+
 def test_frames_that_are_not_annotated_have_no_iou(cot_rows, processor):
     """As in AVSBench's training split, where the first of five frames is annotated: 1, not 1/10."""
     loader = ClipLoader(processor)

@@ -2,22 +2,27 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from annotation_servers import Action, answer_well, serve
+from PIL import Image
 
 from aurora_trl import AuroraModel
 from aurora_trl.annotation import WorldAnnotator, annotate_file
 from aurora_trl.annotation.mining import mine_file
 from aurora_trl.cli import main
 from aurora_trl.data import DataError, load_json, save_json
+from aurora_trl.generation.answers import answer_rows
 from aurora_trl.journal import Journal, beside
 
 ANSWERED_BEFORE_THE_KILL = 7
+PLANES = ("frames", "masks")
 
 
 @pytest.mark.slow
@@ -158,3 +163,49 @@ def test_mining_continues_where_it_was_cut(drawing_checkpoint, processor, checkp
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="`checkpoint`"):
         mine_file(model, processor, rows, output, **{**options, "checkpoint": tmp_path / "other"})
+
+
+def test_mined_answers_about_files_that_have_changed_are_not_taken_over(
+    drawing_checkpoint, processor, cot_rows, tmp_path, caplog
+):
+    """Masks drawn anew under their old names, a frame that was exchanged: those rows alone are asked again."""
+    model = AuroraModel.from_pretrained(drawing_checkpoint)
+    rows = [_with_own_files(row, tmp_path / row["id"]) for row in cot_rows if not row["is_null"]][:3]
+    output, options = tmp_path / "hard.jsonl", {"checkpoint": drawing_checkpoint, "max_new_tokens": 10}
+    drawn = [answer.mask_logits for answer in answer_rows(model, processor, rows, max_new_tokens=10)]
+    assert mine_file(model, processor, rows, output, **options) == 3  # it names no class
+    before = _records(beside(output, "journal"))
+    _draw(rows[1]["masks"], drawn[1])
+    shutil.copy(rows[0]["frames"][5], rows[2]["frames"][0])
+    assert mine_file(model, processor, rows, output, **options) == 2
+    assert "2 answers are about files that have changed since" in caplog.text
+    records = _records(beside(output, "journal"))
+    assert records[:3] == before
+    assert [record["id"] for record in records[3:]] == [rows[1]["id"], rows[2]["id"]]
+    assert before[1]["iou"] < 0.6 < 0.9 < records[3]["iou"]
+    assert load_json(output)["id"] == [rows[0]["id"], rows[2]["id"]]
+    moved = _with_own_files(rows[0], tmp_path / "elsewhere")  # the same content in another place is the same
+    assert mine_file(model, processor, [moved, *rows[1:]], output, **options) == 2
+    assert _records(beside(output, "journal")) == records
+    first = next(row for row in cot_rows if row["id"] == rows[2]["id"])
+    rows[2] = _with_own_files(first, tmp_path / "again")
+    for row, logits in zip(rows, drawn, strict=True):
+        _draw(row["masks"], logits)
+    assert mine_file(model, processor, rows, output, **options) == 0
+    assert not output.exists()  # no row that it named is hard any more
+    assert load_json(tmp_path / "hard.jsonl.previous")["id"] == [rows[0]["id"], rows[2]["id"]]
+
+
+def _with_own_files(row, folder):
+    """A row whose frames and masks are copies."""
+    copies = {name: [str(folder / name / Path(path).name) for path in row[name]] for name in PLANES}
+    for name, paths in copies.items():
+        (folder / name).mkdir(parents=True)
+        for path, copy in zip(row[name], paths, strict=True):
+            shutil.copy(path, copy)
+    return {**row, **copies}
+
+
+def _draw(paths, logits):
+    for path, plane in zip(paths, logits, strict=True):
+        Image.fromarray((plane > 0).numpy()).resize((48, 48)).save(path)

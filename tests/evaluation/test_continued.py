@@ -2,7 +2,9 @@
 
 import json
 import logging
+import shutil
 from datetime import date
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -84,10 +86,29 @@ def test_answers_of_other_settings_are_dropped_with_a_line(model, processor, che
         assert (tmp_path / "eval" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_answers_about_files_that_have_changed_are_not_taken_over(
+    model, processor, checkpoint, broken, tmp_path, capsys
+):
+    """A mask drawn anew under its old name, in a batch of two: these two are answered again."""
+    some, frame, whole = broken
+    mask = Path(shutil.copy(some[1]["masks"][0], tmp_path / "mask.png"))
+    some[1]["masks"] = [str(mask), *some[1]["masks"][1:]]
+    options = {"batch_size": 2, "max_new_tokens": 4}
+    with pytest.raises(DataError, match=r"frame\.png"):
+        evaluate_model(model, processor, {"train": some}, tmp_path / "eval", checkpoint=checkpoint, **options)
+    frame.write_bytes(whole)
+    Image.new("L", (48, 48), 255).save(mask)
+    for name, kept in (("eval", {"checkpoint": checkpoint}), ("whole", {})):
+        evaluate_model(model, processor, {"train": some}, tmp_path / name, **options, **kept)
+    assert "2 answers are about files that have changed since" in capsys.readouterr().err
+    for name in FILES:
+        assert (tmp_path / "eval" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_by_the_command(checkpoint, broken, tmp_path, capsys):
     some, frame, whole = broken
     data = save_json(some, tmp_path / "rows.jsonl")
-    command = ["evaluate", str(checkpoint), "--data", str(data), "--splits", "rows", "--max-new-tokens", "3"]
+    command = ["evaluate", str(checkpoint), "--data", str(data), "--splits", "train", "--max-new-tokens", "3"]
     command += ["--batch-size", "2", "--output", str(tmp_path / "eval")]
     head = bytearray(whole)  # whole at both ends, so that the check before it finds nothing
     head[len(head) // 2 : len(head) // 2 + 8] = bytes(8)

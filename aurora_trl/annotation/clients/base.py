@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from ...errors import DataError
 from ..request_parts import Part
 
-
 # As people name variables, and as no provider's keys look.
 _VARIABLE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
 
