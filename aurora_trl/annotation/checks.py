@@ -32,14 +32,44 @@ _REFUSALS = re.compile(
 )
 
 
+# What a model thinks before it answers, where its server does not keep that apart, and how such thoughts open.
+_THOUGHTS = re.compile(
+    r"^.*(?:</(?:think|thinking|thought|thoughts|reasoning|scratchpad)>|<\|channel\|>final<\|message\|>)", re.DOTALL
+)
+_THINKS = re.compile(r"<(?:think|thinking|thought|thoughts|scratchpad)>|<\|channel\|>analysis")
+_END_TOKENS = re.compile(r"(?:\s*(?:<\|(?:im_end|endoftext|eot_id|end|return)\|>|</s>|<eos>|<end_of_turn>))+\s*$")
+# Of no width, so that nobody sees them, and hyphens that no keyboard has.
+_UNSEEN = str.maketrans(
+    {**dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad")), **dict.fromkeys((0x2010, 0x2011), "-")}
+)
+# Words to whoever asked, in a line of their own before the text.
+_AGREES = r"(?:sure|certainly|of course|absolutely|okay|ok|got it)\b"
+_OPENING = re.compile(
+    rf"^(?:{_AGREES}[^\n]{{0,80}}?[!.,:]?\s*)?(?:here['’]?s|here is|here are|below is)\b[^\n]{{0,120}}:\s*\n\s*"
+    rf"|^{_AGREES}[!.,]?\s*\n\s*",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(
+    r"^(?:#{1,6}\s*)?(?:reasoning|text|answer|example|worked example)\s*(?::\s*|\n\s*)", re.IGNORECASE
+)
+_TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,40}>|<\|[^<>\n]{0,40}\|>")
+_HEADING_LINE = re.compile(r"^#{1,6}\s", re.MULTILINE)
+
+
+def strip_thoughts(text: str) -> str:
+    """An answer without what the model thought before it, and without tokens that end it; thoughts alone are kept."""
+    return _END_TOKENS.sub("", _THOUGHTS.sub("", text.strip(), count=1)).strip()
+
+
 def clean_text(text: str) -> str:
     """
-    A text as the model will learn it: without code fences, bold type, a heading `Reasoning:`, `It is [SEG].` or
-    quotes around the class, and with `the` before a class that had `a`.
+    A text as the model will learn it: without the annotator's thoughts, code fences, bold type, a word to whoever
+    asked, a heading `Reasoning:`, `It is [SEG].` or quotes around the class, and with `the` before a class that had
+    `a`.
     """
-    text = re.sub(r"^```\w*\s*|\s*```$", "", text.strip())
+    text = re.sub(r"^```\w*\s*|\s*```$", "", strip_thoughts(text).translate(_UNSEEN))
     text = text.replace("**", "").strip()
-    text = re.sub(r"^(?:reasoning|text)\s*:\s*", "", text, flags=re.IGNORECASE)
+    text = _HEADING.sub("", _OPENING.sub("", text))
     text = re.sub(r"(\bthe target is\s+(?:the\s+|an?\s+)?)[\"“'‘]([^\"”'’\n]+)[\"”'’]", r"\1\2", text, flags=re.I)
     text = re.sub(r"(\bthe target is\s+)an?\s+", r"\1the ", text, flags=re.IGNORECASE)
     return "\n".join(" ".join(line.split()) for line in strip_answer(text).splitlines() if line.strip())
@@ -53,12 +83,18 @@ def find_problem(row: Row, text: str) -> str | None:
         row (`dict`): a dataset row with `class_name`.
         text (`str`): reasoning from `clean_text`.
     """
+    if _THINKS.search(text):
+        return "it thinks, and comes to no answer"
     if _REFUSALS.search(text):
         return "it refuses instead of reasoning"
     if len(text) >= MAX_CHARACTERS:
         return f"it has {len(text)} characters, the limit is {MAX_CHARACTERS - 1}"
     if len(text) < MIN_CHARACTERS:
         return "it gives no reasoning"
+    if tag := _TAG.search(text):
+        return f"it holds `{tag.group()}`; plain text has no tags"
+    if _HEADING_LINE.search(text):
+        return "it has a heading in Markdown; plain text has none"
     leak = _LEAKS.search(text)
     if leak:
         return f"it speaks of its own instructions: `{leak.group()}`"

@@ -158,6 +158,11 @@ class AnnotationRun:
             self._journal.append(record)
             with self._lock:
                 self._remember(record)
+            if self._limits.max_cost is not None and problem is None and usage == asdict(Usage()):
+                raise DataError(
+                    "the annotator does not say how many tokens an answer took, so that `max_cost` can not be held; "
+                    "leave it out, and name `max_requests` (--max-requests) in its place"
+                )
             return record
         finally:
             self.budget.release()

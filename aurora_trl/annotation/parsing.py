@@ -5,9 +5,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .checks import strip_thoughts
 from .instructions import FAILURE_KINDS
 
 _HEADING = re.compile(r"^[\s*_#>`-]*(VERDICT|KIND|MARKED|CORRECTED)[*_`]*\s*:[*_` ]*", re.IGNORECASE | re.MULTILINE)
+# Brackets of a model that marks with one in place of two; `[SEG]` is no mark.
+_SINGLE = re.compile(r"\[(?!SEG\])([^\[\]]*)\]")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def parse_correction(answer: str) -> Correction:
     Raises:
         `ValueError`: says what is missing, in words that the annotator can act on.
     """
-    text = re.sub(r"^```\w*\s*|\s*```$", "", answer.strip())
+    text = re.sub(r"^```\w*\s*|\s*```$", "", strip_thoughts(answer))
     headings = list(_HEADING.finditer(text))
     parts: dict[str, str] = {}
     ends = [heading.start() for heading in headings[1:]] + [len(text)]
@@ -72,8 +75,9 @@ def _find_kind(text: str) -> str | None:
 
 
 def without_marks(text: str) -> str:
-    """A marked text without its double brackets, and without the double spaces that an empty mark leaves."""
-    return re.sub(r" {2,}", " ", text.replace("[[", "").replace("]]", "")).strip()
+    """A marked text without its brackets, double or single, and without the double spaces of an empty mark."""
+    text = _SINGLE.sub(r"\1", text.replace("[[", "").replace("]]", ""))
+    return re.sub(r" {2,}", " ", text).strip()
 
 
 def word_edit_distance(before: str, after: str) -> int:

@@ -68,6 +68,49 @@ def test_clean_text():
     assert clean_text(GOOD) == GOOD
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        f"<think>\nSo the target is the drum.\n</think>\n\n{GOOD}",
+        f"The user wants an example. So the target is the drum.\n</think>\n{GOOD}",
+        f"<|channel|>analysis<|message|>We write.<|end|><|start|>assistant<|channel|>final<|message|>{GOOD}<|return|>",
+        f"Sure! Here's a worked example for the model:\n\n{GOOD}",
+        f"Here is the text:\n{GOOD}",
+        f"Certainly!\n\n### Reasoning\n\n{GOOD}",
+        f"**Worked example:** {GOOD}",
+        f"{GOOD}<|im_end|>",
+        f"\ufeff{GOOD}".replace("hand bell.", "hand\u200b bell."),
+    ],
+)
+def test_what_is_said_to_whoever_asked_is_not_learnt(raw):
+    assert clean_text(raw) == GOOD
+
+
+def test_a_text_that_begins_with_such_a_word_stays_whole():
+    for text in (
+        f"Okay, a bell is heard. {GOOD}",
+        f"Here a bell rings: it is loud. {GOOD}",
+        f"Sure enough: it rings. {GOOD}",
+    ):
+        assert clean_text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f"<think>I see a bell. {GOOD}", "it thinks, and comes to no answer"),
+        (GOOD.replace("It rings", "In the <video> it rings"), "it holds `<video>`"),
+        (GOOD.replace("It rings", "<|im_end|> It rings"), "it holds `<|im_end|>`"),
+        (GOOD.replace(" It", "<br>It"), "it holds `<br>`"),
+        (GOOD.replace(" It", "\n## Audio\nIt"), "it has a heading"),
+    ],
+)
+def test_what_is_no_plain_text_is_asked_for_again(text, problem):
+    """A token in an answer would be an error before training, when all has been paid for."""
+    assert problem in find_problem(ROW, clean_text(text))
+    assert find_problem(ROW, GOOD.replace("It rings", "Its pitch is < 2 kHz and > 1 kHz. It rings")) is None
+
+
 WRONG = "VERDICT: wrong\nKIND: temporal\nMARKED: A [[late]] bell.\nCORRECTED: An [[early]] bell.\nSo [[ ]]it is."
 
 
@@ -79,6 +122,13 @@ def test_a_correction_is_parsed():
     dressed = WRONG.replace("VERDICT:", "**Verdict:**").replace("KIND:", "- **Kind**:").replace("wrong", "**Wrong.**")
     assert parse_correction(f"Let me see.\n\n{dressed}") == correction
     assert parse_correction(f"```text\n{WRONG}\n```") == correction
+    thoughts = "<think>VERDICT: wrong\nKIND: contradiction\nCORRECTED: A draft.\n</think>"
+    assert parse_correction(f"{thoughts}\n{WRONG}<|im_end|>") == correction
+    assert parse_correction(f"{thoughts}\nVERDICT: right").right
+    with pytest.raises(ValueError, match="no text after `CORRECTED:`"):
+        parse_correction(f"{thoughts}\nVERDICT: wrong\nKIND: temporal")
+    single = parse_correction(WRONG.replace("[[", "[").replace("]]", "]") + " It is [SEG].")
+    assert single.text == f"{correction.text} It is [SEG]."
 
 
 @pytest.mark.parametrize("answer", ["right", " Right.\n", "VERDICT: right", "**VERDICT: right**", '"right"'])

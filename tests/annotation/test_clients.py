@@ -166,6 +166,40 @@ def test_nonsense_is_asked_again_then_listed(backend, nonsense, problem, some_ro
     assert problem in failed[0]["attempts"][0]["problem"]
 
 
+def test_answers_that_were_broken_off_are_none(some_rows, tmp_path, monkeypatch):
+    """A filter, or a server that gives up, may leave a text that looks whole: `VERDICT: right` is one."""
+    monkeypatch.setenv("ANNOTATOR_KEY", KEY)
+    for reason in ("content_filter", "abort", "max_tokens"):
+        with (
+            serve(lambda request, number, reason=reason: Action(request.good_answer, finish=reason)) as server,
+            pytest.raises(DataError, match="none of 1 rows got a usable answer"),
+        ):
+            run("openai", server, some_rows[:1], tmp_path / f"{reason}.jsonl", max_attempts=1)
+
+
+def test_a_cost_that_nobody_counts_can_not_be_capped(some_rows, tmp_path, monkeypatch):
+    """The answer that shows it is paid for, and kept."""
+    monkeypatch.setenv("ANNOTATOR_KEY", KEY)
+
+    def behave(request, number):
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": request.good_answer},
+            "finish_reason": "stop",
+        }
+        body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+        return Action(raw=json.dumps(body))
+
+    output, prices = tmp_path / "cot.jsonl", {"input_price": 1.0, "output_price": 10.0, "concurrency": 1}
+    with serve(behave) as server:
+        with pytest.raises(DataError, match="does not say how many tokens an answer took, so that `max_cost`"):
+            run("openai", server, some_rows, output, max_cost=100.0, **prices)
+        assert len(server.requests) == 1
+        run("openai", server, some_rows, output, max_requests=6, **prices)
+        assert len(server.requests) == 6
+    assert_all_written(some_rows, output)
+
+
 def test_a_wrong_key_stops_the_run_and_is_not_shown(backend, some_rows, tmp_path, capfd):
     with serve(lambda request, number: Action(f"bad key {KEY}", status=401)) as server:
         with pytest.raises(DataError, match="bad key \\*\\*\\*") as caught:

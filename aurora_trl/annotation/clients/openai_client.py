@@ -19,6 +19,10 @@ from .base import (
     without_key,
 )
 
+# Why an answer ended before its end, in the words of several servers; each has its own for one that is whole.
+_CUT = ("length", "max_tokens", "model_length")
+_BROKEN_OFF = ("content_filter", "abort", "error", "tool_calls", "function_call", "cancelled")
+
 
 class OpenAIClient(RemoteClient):
     """A model behind an OpenAI-compatible endpoint, through the `openai` package; see [`RemoteClient`]."""
@@ -90,6 +94,9 @@ def _read(completion: Any, key: str | None) -> Reply:
         refusal = getattr(message, "refusal", None)
         raise Unusable(f"a refusal: {hide_key(refusal, key)}" if refusal else "the answer holds no text", usage)
     text = without_key(text, key)
-    if getattr(choices[0], "finish_reason", None) == "length":  # type: ignore[index]
+    reason = getattr(choices[0], "finish_reason", None)  # type: ignore[index]
+    if reason in _CUT:
         raise Unusable(f"it was cut off after {usage.output_tokens} tokens", usage, text)
+    if reason in _BROKEN_OFF:
+        raise Unusable(f"it ended with {reason} after {usage.output_tokens} tokens", usage, text)
     return Reply(text, usage)
