@@ -21,6 +21,15 @@ def test_values_of_one_clip_count_as_one():
     assert standard_error([1.5, 2.5], ["a", "b"], [3.0, 1.0]) == pytest.approx(math.sqrt(2 * (0.75**2 * 2)) / 4)
 
 
+def test_a_mean_of_means_varies_as_its_kinds_do():
+    """Kinds that differ, and of which all references score alike, leave nothing to chance."""
+    kinds, clips, weights = ["easy"] * 2 + ["hard"] * 4, list("abcdef"), [1 / 2] * 2 + [1 / 4] * 4
+    assert standard_error([0.9] * 2 + [0.1] * 4, clips, weights, kinds) == 0
+    # By hand: easy +-.1 and hard +-.2 around their means: sqrt(6/5 * (2 * .05^2 + 4 * .05^2)) / 2.
+    values = [0.8, 1.0, 0.0, 0.4, 0.0, 0.4]
+    assert standard_error(values, clips, weights, kinds) == pytest.approx(math.sqrt(6 / 5 * 6 * 0.05**2) / 2)
+
+
 def test_one_clip_has_no_error():
     assert standard_error([1.0, 2.0], ["a", "a"]) is None
     assert standard_error([], []) is None

@@ -84,3 +84,23 @@ def test_bad_input():
         metrics.compute()
     with pytest.raises(ValueError, match="unknown protocol 'davos'"):
         SegmentationMetrics("davos")
+
+
+def test_what_is_no_logit_or_no_mask_is_refused(caplog):
+    """Drawn masks in place of logits have every pixel drawn, and targets as trainers pad them have the padding."""
+    target = torch.zeros(1, 2, 4, 4, dtype=torch.uint8)
+    target[..., :2] = 1
+    metrics = SegmentationMetrics("aurora")
+    for drawn in (target.bool(), target, target.long()):
+        with pytest.raises(ValueError, match="give logits, and no masks that are drawn already"):
+            metrics.update(drawn, target)
+    column = torch.arange(4)
+    for other in (255 * (column == 3), 0.5 * (column == 3), 1 * (column == 0)):
+        with pytest.raises(ValueError, match="beside 0: give 1 where the object is"):
+            metrics.update(target.float(), target + other)
+    with pytest.raises(ValueError, match="with frames"):
+        metrics.update(torch.zeros(1, 0, 4, 4), torch.zeros(1, 0, 4, 4))
+    assert not caplog.records
+    assert metrics.update(20.0 * target - 10, 255 * target).item() == 1
+    metrics.update(target * 0.7, target)
+    assert "all mask logits are from 0 to 1, as probabilities and masks are" in caplog.text

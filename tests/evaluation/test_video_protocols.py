@@ -119,13 +119,13 @@ def test_revos_is_the_mean_of_referring_and_reasoning(seed):
 
 
 def test_kinds_have_errors_as_they_have_means():
-    """Two kinds that count alike: J 1 and 0 of one, 1 of the other. The mean is 3/4, and the shares 1/2, 1/2 and 1."""
+    """Two kinds that count alike: J 1 and 0 of one, 1 of the other. Each counts by its kind's mean."""
     masks = torch.ones(3, 1, 4, 4)
     metrics = SegmentationMetrics("omniavs")
     logits = torch.stack([masks[0], -masks[0], masks[0]])
     metrics.update(logits, masks, index=[0, 1, 2], kinds=["text", "text", "speech"])
     assert metrics.compute()["J"] == 0.75
-    spread = (0.5 * 0.25) ** 2 + (0.5 * -0.75) ** 2 + (1 * 0.25) ** 2
+    spread = (0.5 * 0.5) ** 2 + (0.5 * -0.5) ** 2 + (1 * 0.0) ** 2
     assert metrics.standard_errors(dict(enumerate("abc")))["J"] == pytest.approx(math.sqrt(3 / 2 * spread) / 2)
 
 

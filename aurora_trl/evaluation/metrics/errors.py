@@ -6,7 +6,10 @@ from collections.abc import Hashable, Sequence
 
 
 def standard_error(
-    values: Sequence[float], clips: Sequence[Hashable], weights: Sequence[float] | None = None
+    values: Sequence[float],
+    clips: Sequence[Hashable],
+    weights: Sequence[float] | None = None,
+    kinds: Sequence[Hashable] | None = None,
 ) -> float | None:
     """
     The standard error of a weighted mean, where values of one clip may have everything in common: the square root of
@@ -17,6 +20,8 @@ def standard_error(
         values (`Sequence[float]`): one per reference, or per batch of them.
         clips (`Sequence[Hashable]`): which clip each is about.
         weights (`Sequence[float]`, *optional*): how much each counts; all alike by default.
+        kinds (`Sequence[Hashable]`, *optional*): of each value, where the score is a mean of the kinds' means: a value
+            is then as far off as it is from that of its kind.
 
     Returns:
         `float` or `None`: None where there are fewer than two clips.
@@ -26,8 +31,12 @@ def standard_error(
     count = len(set(clips))
     if count < 2 or not total:
         return None
-    mean = sum(weight * value for weight, value in zip(shares, values, strict=True)) / total
+    of_kinds = [None] * len(values) if kinds is None else list(kinds)
+    parts: dict[Hashable, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for value, weight, kind in zip(values, shares, of_kinds, strict=True):
+        parts[kind][0] += weight * value
+        parts[kind][1] += weight
     sums: dict[Hashable, float] = defaultdict(float)
-    for value, clip, weight in zip(values, clips, shares, strict=True):
-        sums[clip] += weight * (value - mean)
+    for value, clip, weight, kind in zip(values, clips, shares, of_kinds, strict=True):
+        sums[clip] += weight * (value - parts[kind][0] / parts[kind][1])
     return math.sqrt(count / (count - 1) * sum(part**2 for part in sums.values())) / total

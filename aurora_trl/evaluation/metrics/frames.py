@@ -1,15 +1,59 @@
 """What frames score: overlap, F over thresholds, F of outlines. Pure functions."""
 
+import logging
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+logger = logging.getLogger(__name__)
+
 NUM_THRESHOLDS = 255
 _BETA_SQUARED = 0.3
 # The official tolerance of an outline: this share of the frame's diagonal (Perazzi et al., 2016).
 _BOUNDARY_TOLERANCE = 0.008
+
+
+def require_comparable(mask_logits: torch.Tensor, masks: torch.Tensor) -> None:
+    """
+    Raise `ValueError` where predictions and targets of videos can not be compared; a warning where the predictions
+    look like probabilities.
+
+    Args:
+        mask_logits (`torch.Tensor` of shape `(videos, frames, H, W)`): logits.
+        masks (`torch.Tensor` of shape `(videos, frames, H, W)`): targets, 0 and one other value.
+    """
+    shape = tuple(mask_logits.shape)
+    if mask_logits.dim() != 4 or shape != tuple(masks.shape) or 0 in shape[1:]:
+        raise ValueError(
+            f"mask_logits {shape} and masks {tuple(masks.shape)} must both be (videos, frames, H, W), with frames"
+        )
+    if not mask_logits.is_floating_point():
+        raise ValueError(f"mask_logits are {mask_logits.dtype}: give logits, and no masks that are drawn already")
+    if torch.isnan(mask_logits).any():
+        raise ValueError("mask_logits hold NaN: a prediction that is not a number has no score")
+    if not masks.numel() or not masks.any():
+        return
+    most = masks.max()
+    low, high = torch.where(masks != 0, masks, most).min().item(), most.item()
+    if low != high:
+        raise ValueError(
+            f"masks hold values from {low:g} to {high:g} beside 0: give 1 where the object is and 0 elsewhere, and "
+            "leave frames, and what lies outside of them, out where nothing is compared"
+        )
+    lowest, highest = mask_logits.min().item(), mask_logits.max().item()
+    if 0 <= lowest < highest <= 1:
+        _warn_of_probabilities()
+
+
+@lru_cache(maxsize=1)
+def _warn_of_probabilities() -> None:
+    logger.warning(
+        "all mask logits are from 0 to 1, as probabilities and masks are, of which most protocols take every pixel as "
+        "drawn: give logits"
+    )
 
 
 def draw(mask_logits: torch.Tensor, threshold: float | None) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from .distributed import gather_shares
 from .errors import standard_error
-from .frames import boundary_f, draw, f_curves, frame_jaccard, highest_f
+from .frames import boundary_f, draw, f_curves, frame_jaccard, highest_f, require_comparable
 from .protocols import Protocol, get_protocol
 
 _S_THRESHOLD = 0.5
@@ -182,16 +182,11 @@ class SegmentationMetrics:
             `torch.Tensor` of shape `(videos,)`: J of each video by itself.
 
         Raises:
-            `ValueError`: where shapes differ, a prediction is not a number, a video comes twice, only some of the
-                videos come with their index, or the protocol needs what is not there.
+            `ValueError`: where shapes differ, predictions are no logits or not a number, targets have more than one
+                value beside 0, a video comes twice, only some of the videos come with their index, or the protocol
+                needs what is not there.
         """
-        if mask_logits.dim() != 4 or mask_logits.shape != masks.shape:
-            raise ValueError(
-                f"mask_logits {tuple(mask_logits.shape)} and masks {tuple(masks.shape)} must both be "
-                "(videos, frames, H, W)"
-            )
-        if torch.isnan(mask_logits).any():
-            raise ValueError("mask_logits hold NaN: a prediction that is not a number has no score")
+        require_comparable(mask_logits, masks)
         if self.rules.needs_foreground and foreground is None:
             raise ValueError(f"the protocol `{self.protocol}` needs the foreground of each video: give `foreground`")
         numbers = self._numbers(len(mask_logits), index)
@@ -356,13 +351,14 @@ class SegmentationMetrics:
                 owners = [clips[n] for n in numbers for _ in self._videos[n].union]
             else:
                 owners = [clips[number] for number in numbers[:: self.rules.videos_per_batch]]
-        if self.rules.kinds:  # which all count alike, whatever the number of their references
-            counts = Counter(video.kind for video in videos)
-            counted = [place for place, video in enumerate(videos) if video.kind in self.rules.kinds]
+        kinds = [video.kind for video in videos] if self.rules.kinds else None
+        if kinds is not None:  # which all count alike, whatever the number of their references
+            counts = Counter(kinds)
+            counted = [place for place, kind in enumerate(kinds) if kind in self.rules.kinds]
             columns = {name: [values[place] for place in counted] for name, values in columns.items()}
-            owners = [owners[place] for place in counted]
-            weights = [1 / counts[videos[place].kind] for place in counted]
-        errors = {name: standard_error(values, owners, weights) for name, values in columns.items()}
+            owners, kinds = [owners[place] for place in counted], [kinds[place] for place in counted]
+            weights = [1 / counts[kind] for kind in kinds]
+        errors = {name: standard_error(values, owners, weights, kinds) for name, values in columns.items()}
         return {name: error for name, error in errors.items() if error is not None}
 
     def _weighted_units(self, videos: list[VideoScores]) -> tuple[list[tuple[float, float, float]], list[float]]:
