@@ -1,5 +1,6 @@
 """One journal of a run that several processes share."""
 
+import glob
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -64,7 +65,8 @@ def collect_records(journal: Journal) -> list[dict[str, Any]]:
 
 
 def _take_up_parts(journal: Journal, settings: dict[str, Any], fields: Mapping[str, Any]) -> None:
-    pattern = beside(_part_of(journal.output, "*"), "journal").name
+    named = journal.output.with_name(glob.escape(journal.output.name))
+    pattern = beside(_part_of(named, "*"), "journal").name
     for path in sorted(journal.path.parent.glob(pattern)):
         part = path.with_name(path.name.replace(".journal", ""))
         with Journal(part, settings, fields=fields) as left:

@@ -1,6 +1,7 @@
 """The answers of an evaluation as they come, and what they score: one that was cut continues from them."""
 
 import base64
+import glob
 import hashlib
 import json
 import sys
@@ -85,7 +86,8 @@ def evaluation_settings(checkpoint: str | Path, splits: Mapping[str, Iterable[Ro
 
 def remove_answer_logs(output_dir: Path) -> None:
     """Take away the files of all processes, those of an earlier run with more of them, too."""
-    for path in output_dir.parent.glob(beside(_output(output_dir, "*"), "journal").name):
+    named = output_dir.with_name(glob.escape(output_dir.name))
+    for path in output_dir.parent.glob(beside(_output(named, "*"), "journal").name):
         path.unlink(missing_ok=True)
 
 

@@ -89,7 +89,9 @@ def evaluate_model(
             require_scorable(rows, rules)
     for rows in splits.values():
         require_taken(rows, processor)
-    output_dir = Path(output_dir)
+    output_dir, swaps = Path(output_dir), list(dict.fromkeys(swaps))
+    if output_dir.name in ("", ".."):  # what stands beside it has its name
+        output_dir = output_dir.resolve()
     state = process_state()
     all_rows = {split: [dict(row) for row in rows] for split, rows in splits.items()}
     clip_names = name_clips(all_rows)
@@ -110,7 +112,7 @@ def evaluate_model(
     kept_logits = KeptLogits(output_dir.with_name(f"{output_dir.name}.logits")) if keep_logits else None
     log = None
     if checkpoint is not None:
-        settings = {"protocol": protocols, "keep_logits": keep_logits, "swaps": list(swaps), "batch_size": batch_size}
+        settings = {"protocol": protocols, "keep_logits": keep_logits, "swaps": swaps, "batch_size": batch_size}
         settings |= {"max_new_tokens": processor.answer_limit(max_new_tokens), "processes": state.num_processes}
         settings |= {"num_frames": processor.num_frames} | ({"choosing": chosen_by} if chosen_by else {})
         log = AnswerLog(output_dir, state.process_index, evaluation_settings(checkpoint, splits, **settings))

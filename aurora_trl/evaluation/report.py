@@ -1,6 +1,7 @@
 """The report of a chain: what each phase brought, what the model listens to, curves and pictures."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .tables import (
     has_kinds,
     kind_table,
     phase_table,
+    shown_scores,
     swap_table,
     usage_table,
 )
@@ -187,7 +189,8 @@ def read_metrics(folder: Path, name: str = METRICS_FILE) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{file}: {error}; {again}") from None
     for split, scores in metrics["splits"].items():
-        _check_scores(f"{file}: {split}", scores, (*rules.scores, "rows", "mean_tokens"))
+        shown = {*rules.scores, *shown_scores(rules.name, split)} - {"null_accuracy"}
+        _check_scores(f"{file}: {split}", scores, (*sorted(shown), "rows", "mean_tokens"))
         if not isinstance(scores.get("by_kind"), dict):
             raise DataError(f"{file}: {split} has no scores `by_kind`; {again}")
         for kind, by_kind in scores["by_kind"].items():
@@ -249,7 +252,10 @@ def _picture_section(
         for number, answer in enumerate(group, 1):
             name = f"{title.lower()}_{number}.png"
             draw_answer(rows[answer["id"]], answer, output_dir / "pictures" / name)
-            parts.append(f"**{answer['reference']}** ({answer['class_name']}), J {answer['j']:.2f}\n")
-            parts.append(f"> {answer['completion']}\n")
-            parts.append(f"![{answer['reference']}](pictures/{name})\n")
+            reference = " ".join(escape(answer["reference"], quote=False).split())
+            # Of a text in several lines each stands behind its mark, or the rest would be no part of the answer.
+            completion = escape(answer["completion"], quote=False).replace("\n", "\n> ")
+            parts.append(f"**{reference}** ({answer['class_name']}), J {answer['j']:.2f}\n")
+            parts.append(f"> {completion}\n")
+            parts.append(f"![{reference}](pictures/{name})\n")
     return parts

@@ -67,7 +67,8 @@ def _row_of(record: dict[str, Any], splits: Mapping[str, Sequence[dict[str, Any]
         raise DataError(f"{folder}: its answers are about the split {split}, which the dataset does not have")
     rows = splits[split]
     row = dict(rows[number]) if isinstance(number, int) and 0 <= number < len(rows) else {}
-    if row.get("id") != record["id"]:
+    told = {name: record.get(name, row.get(name)) for name in ("id", "reference", "class_name")}
+    if any(row.get(name) != value for name, value in told.items()):
         raise DataError(
             f"{folder}: the answer to row {record['id']!r} of {split} is about another row than the dataset's; name "
             "the one that was evaluated on with --data"

@@ -109,7 +109,7 @@ def kind_table(metrics: Mapping[str, dict[str, Any]]) -> Table:
     split = next(iter(next(iter(metrics.values()))["splits"]))
     kinds = metrics[list(metrics)[-1]]["splits"][split]["by_kind"]
     lines = [
-        [phase, *(f"{content['splits'][split]['by_kind'].get(kind, {}).get('J', float('nan')):.3f}" for kind in kinds)]
+        [phase, *(_number(content["splits"][split]["by_kind"].get(kind, {}), "J", False) for kind in kinds)]
         for phase, content in metrics.items()
     ]
     header = ["phase", *(f"{kind} ({content['rows']} rows)" for kind, content in kinds.items())]

@@ -63,7 +63,7 @@ def draw_answer(row: Row, answer: dict[str, Any], path: str | Path, *, text: str
     Returns:
         `Path`: the file.
     """
-    title = f"“{answer['reference']}”  J {answer['j']:.2f}{_VERDICTS[answer['class_correct']].format(**answer)}"
+    title = f"“{answer['reference']}”  J {answer['j']:.2f}{_VERDICTS[answer.get('class_correct')].format(**answer)}"
     picture = draw_clip(**load_answer(row, answer), title=title, text=text)
     with written_whole(path, "wb") as file:
         picture.save(file, "PNG", optimize=True)
@@ -103,15 +103,19 @@ def load_answer(row: Row, answer: dict[str, Any]) -> dict[str, Any]:
 
 def smooth(values: Sequence[float]) -> np.ndarray:
     """
-    Means over windows of a tenth of the curve, cut off at its ends.
+    Means over windows of a tenth of the curve, cut off at its ends; of the numbers in it, NaN where it holds none.
 
     Args:
         values (`Sequence[float]`): one per logged step.
     """
-    sums = np.concatenate([[0.0], np.cumsum(values)])
+    numbers = np.array(values, dtype=float)
+    finite = np.isfinite(numbers)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, numbers, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
     index, half = np.arange(len(values)), len(values) // 20
     start, end = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (sums[end] - sums[start]) / (end - start)
+    held = counts[end] - counts[start]
+    return np.where(held > 0, (sums[end] - sums[start]) / np.maximum(held, 1), np.nan)
 
 
 def read_history(state: Path) -> list[dict[str, Any]]:

@@ -22,9 +22,10 @@ from aurora_trl.training.arguments import load_rows
 SCRIPT = str(Path(__file__).with_name("annotate_step.py"))
 
 
-def test_what_others_have_left_is_taken_up(tmp_path):
+@pytest.mark.parametrize("name", ["a", "a[1]"])
+def test_what_others_have_left_is_taken_up(name, tmp_path):
     """Two processes were cut; one goes on, and has the answers of both, each once."""
-    output, settings = tmp_path / "a.jsonl", {"seed": 1}
+    output, settings = tmp_path / f"{name}.jsonl", {"seed": 1}
     with Journal(output, settings) as journal:
         journal.append({"id": "1"})
     for process, ids in ((1, "12"), (2, "3")):
@@ -35,7 +36,7 @@ def test_what_others_have_left_is_taken_up(tmp_path):
         assert [record["id"] for record in journal.records] == ["1", "2", "3"]
         journal.append({"id": "4"})
         assert [record["id"] for record in collect_records(journal)] == ["1", "2", "3", "4"]
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.journal.jsonl"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [f"{name}.journal.jsonl"]
     with Journal(output, settings) as journal:
         assert [record["id"] for record in journal.records] == ["1", "2", "3", "4"]
     with Journal(beside(output, "part-1"), {"seed": 2}):

@@ -113,6 +113,12 @@ KINDS = [
     score("scores of no split to report", "splits", {}, "no scores by split"),
     score("scores of a split that are a list", "splits/test_s", [1], "test_s has no number `J`"),
     score("a score that is a text", "splits/test_s/J", "high", "test_s has no number `J`"),
+    score(
+        "no S where nothing matches",
+        "splits",
+        {"test_n": {name: value for name, value in METRICS["splits"]["test_s"].items() if name != "S"}},
+        "test_n has no number `S`",
+    ),
     score("a share that is a text", "splits/test_s/cut_share", "few", "test_s has no number `cut_share`"),
     score("scores by kind that are a list", "splits/test_s/by_kind", [1], "`by_kind`"),
     score("a score by kind that is missing", "splits/test_s/by_kind/order/J", ..., "test_s, order has no number `J`"),

@@ -17,8 +17,9 @@ from aurora_trl.evaluation.evaluate import evaluate_model
 FILES = ("answers.jsonl", "metrics.json")
 
 
-def logged(folder):
-    return [json.loads(line) for line in (folder / "eval.answers-0.journal.jsonl").read_text().splitlines()[1:]]
+def logged(folder, name="eval"):
+    lines = (folder / f"{name}.answers-0.journal.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines[1:]]
 
 
 @pytest.fixture
@@ -109,17 +110,17 @@ def test_by_the_command(checkpoint, broken, tmp_path, capsys):
     some, frame, whole = broken
     data = save_json(some, tmp_path / "rows.jsonl")
     command = ["evaluate", str(checkpoint), "--data", str(data), "--splits", "train", "--max-new-tokens", "3"]
-    command += ["--batch-size", "2", "--output", str(tmp_path / "eval")]
+    command += ["--batch-size", "2", "--output", str(tmp_path / "eval [1]")]  # no pattern of names
     head = bytearray(whole)  # whole at both ends, so that the check before it finds nothing
     head[len(head) // 2 : len(head) // 2 + 8] = bytes(8)
     frame.write_bytes(bytes(head))
     assert main(command) == 1
     assert "frame.png" in capsys.readouterr().err.splitlines()[-1]
-    assert len(logged(tmp_path)) == 4
+    assert len(logged(tmp_path, "eval [1]")) == 4
     frame.write_bytes(whole)
     assert main(command) == 0
     assert "4 answers of a run that was cut; continuing" in capsys.readouterr().err
-    assert (tmp_path / "eval" / "metrics.json").exists()
+    assert (tmp_path / "eval [1]" / "metrics.json").exists()
     assert not list(tmp_path.glob("*.journal.jsonl"))
 
 

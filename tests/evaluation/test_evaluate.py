@@ -20,7 +20,7 @@ from aurora_trl.generation.swaps import swap_modality
 def test_metrics_and_answers(model, processor, world, rows, annotator, tmp_path):
     splits = {"train": rows.select([0, 6, 12]), "test_n": load_refavs(world, "test_n").select(range(3))}
     metrics = evaluate_model(
-        model, processor, splits, tmp_path, swaps=["audio"], batch_size=2, max_new_tokens=6, kind_of=annotator.kind
+        model, processor, splits, tmp_path, swaps=["audio"] * 2, batch_size=2, max_new_tokens=6, kind_of=annotator.kind
     )
     assert metrics == json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["splits"]["train"]["rows"] == 3
@@ -33,7 +33,7 @@ def test_metrics_and_answers(model, processor, world, rows, annotator, tmp_path)
     assert metrics["splits"]["train"]["reflective_share"] == 0.0
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [answer["split"] for answer in answers] == ["train"] * 3 + ["test_n"] * 3 + ["train"] * 3
-    assert [answer["swap"] for answer in answers] == [None] * 6 + ["audio"] * 3
+    assert [answer["swap"] for answer in answers] == [None] * 6 + ["audio"] * 3  # once, as often as it is named
     assert len(answers[0]["masks"]) == 10
     assert answers[0]["kind"] in ("sight", "hearing", "both")
 

@@ -24,6 +24,11 @@ def test_smoothing_by_hand():
     assert smoothed[20] == np.mean(values[18:23])
     assert smoothed[-1] == np.mean(values[-3:])
     assert smooth([3.0]) == [3.0]
+    gaps = smooth([np.nan, 1.0, np.inf, *values])  # what is no number takes nothing from those after it
+    assert gaps[0] == 1.0
+    assert np.isfinite(gaps).all()
+    assert gaps[-1] == smoothed[-1]
+    assert np.isnan(smooth([np.nan])).all()
 
 
 def test_a_phase_has_one_color_in_all_panels(tmp_path):

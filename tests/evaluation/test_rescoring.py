@@ -119,9 +119,10 @@ def test_what_can_not_be_scored_again_is_named(evaluated):
     fewer = {"train": splits["train"]}
     with pytest.raises(DataError, match="about the split test_n, which the dataset does not have"):
         score_again(folder / "one", fewer, ["avss"])
-    other = {**splits, "train": splits["train"][1:]}
-    with pytest.raises(DataError, match="is about another row than the dataset's"):
-        score_again(folder / "one", other, ["avss"])
+    first, *rest = splits["train"]
+    for other in (rest, [{**first, "reference": "The other one"}, *rest], [{**first, "class_name": "x"}, *rest]):
+        with pytest.raises(DataError, match="is about another row than the dataset's"):
+            score_again(folder / "one", {**splits, "train": other}, ["avss"])
 
 
 def test_by_the_command(checkpoint, world, tmp_path, capsys):

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from aurora_trl import AuroraModel, AuroraPipeline, AuroraProcessor
 from aurora_trl.errors import DataError
+from aurora_trl.models.checkpoints.digest import checkpoint_digest
 from aurora_trl.models.checkpoints.own_files import check_checkpoint
 from aurora_trl.models.checkpoints.weight_files import find_checkpoint
 from aurora_trl.tiny.qwen import create_tiny_qwen_checkpoint
@@ -99,3 +100,16 @@ def test_a_head_that_is_tied_is_not_missing(tmp_path):
         assert "policy.lm_head.weight" not in file.keys()  # noqa: SIM118  (no mapping)
     policy = AuroraModel.from_pretrained(tmp_path / "tied").policy
     assert policy.lm_head.weight is policy.get_input_embeddings().weight
+
+
+def test_a_repository_is_told_by_its_commit(tmp_path, monkeypatch):
+    """A run is not continued with what was pushed to the same name since."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    digests = [checkpoint_digest(name) for name in ("org/model", "no/repository/name")]
+    assert digests == ["org/model", "no/repository/name"]
+    for commit, file in (("1" * 40, "config.json"), ("2" * 40, "adapter_config.json")):
+        repository = tmp_path / "models--org--model"
+        for path, text in ((f"snapshots/{commit}/{file}", "{}"), ("refs/main", commit)):
+            (repository / path).parent.mkdir(parents=True, exist_ok=True)
+            (repository / path).write_text(text)
+        assert checkpoint_digest("org/model") == f"org/model@{commit}"
