@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import Row, count_objects, with_target
+from ..data.schema import Row, count_objects, require_references, with_target
 from ..disk import written_whole
 from ..journal import beside
 from ..prompts import NULL_ANSWER, answer_sentence, cot_target, strip_answer
@@ -111,6 +111,7 @@ def correct_file(
     """
     rows, output, limits = [dict(row) for row in hard_rows], Path(output), limits or RunLimits()
     require_distinct_ids(rows)
+    require_references(rows)
     require_classes(rows)
     settings = {**annotator.settings, "task": "correction", "seed": seed, "rows": rows_digest(rows)}
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import Row, count_objects, require_text_references, view_key, with_target
+from ..data.schema import Row, count_objects, require_references, require_text_references, view_key, with_target
 from ..errors import DataError
 from ..evaluation.evaluate import process_state
 from ..journal import beside
@@ -88,6 +88,7 @@ def annotate_file(
     rows, output, limits = [dict(row) for row in rows], Path(output), limits or RunLimits()
     require_distinct_ids(rows)
     require_text_references(rows, "an annotator")
+    require_references(rows)
     require_classes(rows)
     settings = {**annotator.settings, "task": "reasoning", "style": style, "seed": seed, "rows": rows_digest(rows)}
 

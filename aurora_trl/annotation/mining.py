@@ -10,7 +10,7 @@ from typing import Any
 from ..data.masks import frame_extents, mask_indices, require_annotated
 from ..data.media.loading import NO_FRAME
 from ..data.row_files import files_digest
-from ..data.schema import Row, with_target
+from ..data.schema import Row, require_references, with_target
 from ..evaluation.evaluate import process_state
 from ..evaluation.iou import mask_iou
 from ..generation.answer import Answer
@@ -145,6 +145,7 @@ def mine_file(
     require_distinct_ids(rows)
     require_classes(rows, "which an answer is compared with")
     require_annotated(rows, "mining compares")
+    require_references(rows)
     require_taken(rows, processor)
     settings = {
         "task": "mining",

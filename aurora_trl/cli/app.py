@@ -26,20 +26,29 @@ def add_app_commands(add: AddCommand) -> None:
     command.add_argument("--host", default="127.0.0.1", help="(default: 127.0.0.1, this machine alone; 0.0.0.0: all)")
     command.add_argument("--port", type=whole(1, 65535), help="(default: the first free one from 7860 on)")
     command.add_argument("--open", action="store_true", help="open it in the browser of this machine")
-    command.add_argument(
-        "--max-upload-mb", type=number(0, above=True), default=200.0, help="of a clip's files (default: 200)"
-    )
-    command.add_argument(
-        "--max-seconds", type=number(0, above=True), default=120.0, help="of a video or a sound (default: 120)"
-    )
+    command.add_argument("--max-upload-mb", type=number(0, above=True), help="of a clip's files (default: 200)")
+    command.add_argument("--max-seconds", type=number(0, above=True), help="of a video or a sound (default: 120)")
     command.add_argument("--max-new-tokens", type=whole(1), help=LIMIT_HELP)
     command.add_argument("--device", help="(default: a GPU where there is one)")
+
+
+# What each is about: evaluations to look through, or checkpoints to ask.
+_ANSWER_FLAGS = ("phases", "data", "format", "subset")
+_MODEL_FLAGS = ("world", "max_new_tokens", "device", "max_upload_mb", "max_seconds")
 
 
 def _app(arguments: argparse.Namespace) -> None:
     from ..app.server import App, AppSettings
     from ..app.uploads import Limits
 
+    for names, there, what in (
+        (_ANSWER_FLAGS, arguments.answers, "is about evaluations to look through: add --answers"),
+        (_MODEL_FLAGS, arguments.models, "is about a checkpoint to ask: name one"),
+    ):
+        given = next((name for name in names if getattr(arguments, name)), None)
+        if given is not None and not there:
+            raise ValueError(f"--{given.replace('_', '-')} {what}, or leave it out")
+    limits = {"upload_mb": arguments.max_upload_mb, "seconds": arguments.max_seconds}
     settings = AppSettings(
         models=arguments.models,
         answers=arguments.answers,
@@ -48,7 +57,7 @@ def _app(arguments: argparse.Namespace) -> None:
         subset=arguments.subset,
         phases=arguments.phases,
         world=arguments.world,
-        limits=Limits(upload_mb=arguments.max_upload_mb, seconds=arguments.max_seconds),
+        limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
         max_new_tokens=arguments.max_new_tokens,
         device=arguments.device,
     )

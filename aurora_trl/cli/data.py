@@ -23,7 +23,7 @@ def add_data_commands(add: AddCommand) -> None:
     command.add_argument(
         "--image-size", type=whole(1), default=128, help="side of the frames in pixels (default: 128)"
     )
-    command.add_argument("--references-per-clip", type=whole(1), default=4, help="(default: 4)")
+    command.add_argument("--references-per-clip", type=whole(1), help="of the layout of Ref-AVS (default: 4)")
     command.add_argument(
         "--layout",
         default="refavs",
@@ -52,6 +52,8 @@ def add_data_commands(add: AddCommand) -> None:
 def _synth(arguments: argparse.Namespace) -> None:
     from ..data.synthetic import write_s4_world, write_world
 
+    if arguments.layout == "s4" and arguments.references_per_clip is not None:
+        raise ValueError("--references-per-clip: the clips of S4 have no references; leave it out")
     if arguments.layout == "s4":
         with naming(arguments.root):
             write_s4_world(arguments.root, clips=arguments.clips, seed=arguments.seed, image_size=arguments.image_size)
@@ -63,7 +65,7 @@ def _synth(arguments: argparse.Namespace) -> None:
             clips=arguments.clips,
             seed=arguments.seed,
             image_size=arguments.image_size,
-            references_per_clip=arguments.references_per_clip,
+            references_per_clip=arguments.references_per_clip or 4,
         )
     say(f"{root}: a synthetic world of {arguments.clips} clips")
 

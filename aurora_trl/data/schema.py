@@ -319,13 +319,19 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
+def require_references(rows: Iterable[Row]) -> None:
+    """Raise `DataError` where a row asks for nothing."""
+    for row in rows:
+        if not is_sentence(row.get("reference")):
+            raise DataError(f"row {row.get('id')!r}: the reference is empty; remove the row or write its reference")
+
+
 def check_row(row: Row) -> None:
     """Raise `DataError` where a row can not be used, whatever its files hold."""
     fault = kind_fault(row)
     if fault is not None:
         raise DataError(f"row {row.get('id')!r}: {fault}")
-    if not is_sentence(row.get("reference")):
-        raise DataError(f"row {row.get('id')!r}: the reference is empty; remove the row or write its reference")
+    require_references([row])
     if not row.get("frames") and not row.get("video"):
         raise DataError(f"row {row.get('id')!r}: it has neither `frames` nor `video`")
     masks, frames, number = row.get("masks"), row.get("frames"), row.get("mask_value")

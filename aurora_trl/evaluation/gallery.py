@@ -15,6 +15,7 @@ from ..text_files import json_lines, parse_json
 
 _ANSWER_KEYS = ("id", "split", "swap", "j", "reference", "class_name", "completion", "masks")
 # Of a clip in the report: the height of its frames, the quality of its pictures and sound.
+_CLIP_WIDTH = 1280  # at most: no encoder takes a strip as wide as some pictures are
 _CLIP_HEIGHT, _CLIP_OPTIONS, _SOUND_BITS = 180, {"crf": "27", "preset": "slow"}, 32_000
 _GAP = 6
 _SECONDS_PER_IMAGE = 1.0
@@ -101,7 +102,8 @@ def render_clip(
         `bytes`: the file.
     """
     height, width = frames.shape[1:3]
-    size = (_CLIP_HEIGHT, max(2, round(width * _CLIP_HEIGHT / height)))
+    scale = min(_CLIP_HEIGHT / height, _CLIP_WIDTH / width)
+    size = (max(2, round(height * scale)), max(2, round(width * scale)))
     nothing, gap = np.zeros((1, height, width), np.uint8), np.full((size[0], _GAP, 3), 255, np.uint8)
     times = list(seconds) if seconds is not None else [i * _SECONDS_PER_IMAGE for i in range(len(frames))]
     step = times[-1] - times[-2] if len(times) > 1 else _SECONDS_PER_IMAGE

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..data.formats.avsbench import load_class_maps, load_class_names
 from ..data.masks import encode_rle, frame_size, load_masks, mask_indices, require_annotated
 from ..data.media.loading import NO_FRAME, taken_frames
-from ..data.schema import Row, clip_key
+from ..data.schema import Row, clip_key, require_references
 from ..errors import DataError
 from ..generation.answer import Answer
 from ..prompts import (
@@ -198,6 +198,7 @@ def require_scorable(rows: Iterable[Row], rules: Protocol) -> None:
         rules (`Protocol`): the protocol.
     """
     require_annotated(rows, "a score compares")
+    require_references(rows)
     if rules.by_class:
         for each in rows:
             _require_class_maps(each, rules)

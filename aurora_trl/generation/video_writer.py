@@ -1,5 +1,6 @@
 """Videos of pictures and sound, written picture by picture."""
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 # Of the clock that says when a picture is shown: MP4's usual one, which divides every common rate.
 _CLOCK = 90_000
+_LONGEST_SIDE = 16_384  # of a picture that x264 takes, in pixels
 _SAMPLES_AT_ONCE = 1024  # what AAC takes
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
@@ -46,7 +48,8 @@ class VideoWriter(_Writer):
 
     Args:
         file (`str`, `Path` or `IO[bytes]`): where to write.
-        size (`tuple[int, int]`): height and width of the pictures in pixels; an odd side loses its last pixel.
+        size (`tuple[int, int]`): height and width of the pictures in pixels; an odd side loses its last pixel, and of
+            pictures that are larger than the encoder takes each second pixel is shown, or each third.
         frame_rate (`float`, *optional*, defaults to 25.0): pictures per second, roughly; each has a time of its own.
         sampling_rate (`int`, *optional*): of the sound, one that AAC knows; no sound without it.
         sound_bit_rate (`int`, *optional*, defaults to 96000): bits per second of the sound.
@@ -68,7 +71,9 @@ class VideoWriter(_Writer):
     ):
         if sampling_rate not in (None, *_AAC_RATES):
             raise ValueError(f"`sampling_rate` must be one of {', '.join(map(str, _AAC_RATES))}, got {sampling_rate}")
-        self._height, self._width = (max(2, side - side % 2) for side in size)  # yuv420p wants even sides
+        self._step = math.ceil(max(size) / _LONGEST_SIDE)
+        shown = (math.ceil(side / self._step) for side in size)
+        self._height, self._width = (max(2, side - side % 2) for side in shown)  # yuv420p wants even sides
         super().__init__(file, "mp4")
         rate = Fraction(max(frame_rate, 1.0)).limit_denominator(1001)
         self._video: Any = self._container.add_stream("h264", rate=rate, options=dict(options or {}))
@@ -89,7 +94,7 @@ class VideoWriter(_Writer):
             picture (`np.ndarray` of shape `(H, W, 3)`, uint8): RGB.
             seconds (`float`): later than the one before.
         """
-        pixels = picture[: self._height, : self._width]
+        pixels = picture[:: self._step, :: self._step][: self._height, : self._width]
         short = self._height - pixels.shape[0], self._width - pixels.shape[1]
         if any(short):  # a picture of one pixel
             pixels = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="edge")

@@ -104,9 +104,9 @@ class MaskGeometry:
 
 
 def _longest_side(size: tuple[int, ...], target: int) -> tuple[int, int]:
-    """Height and width after the longest side was scaled to `target`."""
+    """Height and width after the longest side was scaled to `target`; of a strip the other one is a pixel."""
     scale = target / max(size)
-    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
 def _pad_square(planes: torch.Tensor, size: int, value: int = 0) -> torch.Tensor:

@@ -100,6 +100,8 @@ def test_other_settings_or_files_are_refused(rows, world, tmp_path):
     assert not beside(other, "journal").exists()
     with pytest.raises(DataError, match="occurs more than once"):
         annotate_file([rows[0], rows[0]], annotator, tmp_path / "twice.jsonl")
+    with pytest.raises(DataError, match="the reference is empty"):
+        annotate_file([{**rows[0], "reference": " "}], annotator, tmp_path / "unasked.jsonl")
     with pytest.raises(DataError, match="no `class_name`"):
         annotate_file([{**rows[0], "class_name": None, "is_null": False}], annotator, tmp_path / "unnamed.jsonl")
 

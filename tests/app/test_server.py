@@ -23,6 +23,13 @@ def _own_temporary_folder(tmp_path, monkeypatch):
     [
         ([], "name a checkpoint to ask, or `--answers` with the folder of a chain's evaluations"),
         (["a", "b", "c"], "3 checkpoints are named; at most two stand side by side"),
+        (["a", "--phases", "sft"], "--phases is about evaluations to look through: add --answers, or leave it out"),
+        (["a", "--data", "d"], "--data is about evaluations to look through: add --answers, or leave it out"),
+        (["--answers", "r", "--device", "cpu"], "--device is about a checkpoint to ask: name one, or leave it out"),
+        (
+            ["--answers", "r", "--max-seconds", "3"],
+            "--max-seconds is about a checkpoint to ask: name one, or leave it out",
+        ),
     ],
 )
 def test_a_call_that_shows_nothing(words, message, capsys):

@@ -53,6 +53,10 @@ def test_annotate_is_loadable(world, tmp_path, capsys):
         (["annotate", "d", "--annotator", "openai:m", "--output", "o", "--max-cost", "1"], "`max_cost` needs"),
         (["evaluate", "m", "--data", "no/such", "--output", "o"], "no/such: no such dataset folder"),
         (["evaluate", "m", "--data", "d", "--output", "o", "--swaps", "smell"], "unknown modality 'smell'"),
+        (
+            ["synth", "o", "--layout", "s4", "--references-per-clip", "2"],
+            "--references-per-clip: the clips of S4 have",
+        ),
         (["report", "no/such", "--phases", "sft", "--data", "d"], "no/such/eval/sft/metrics.json: no such file"),
         (["report", "d", "--tables", "--compare", "a", "b"], "--tables and --compare are two reports"),
         (["report", "d", "--compare", "a", "b", "--data", "d"], "--data does not go with --compare: leave it out"),

@@ -1,12 +1,16 @@
 """What a report shows of many answers and long curves."""
 
+import io
 import json
 
+import av
 import numpy as np
+import pytest
 from PIL import Image
 
-from aurora_trl.evaluation.gallery import of_distinct_classes
+from aurora_trl.evaluation.gallery import of_distinct_classes, render_clip
 from aurora_trl.evaluation.visualize import draw_curves, read_curves, smooth
+from aurora_trl.generation.video_writer import VideoWriter
 
 
 def test_pictures_are_of_distinct_classes_first():
@@ -42,3 +46,23 @@ def test_a_phase_has_one_color_in_all_panels(tmp_path):
     colors = set(map(tuple, np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3).tolist()))
     assert (230, 159, 0) in colors  # the second phase's
     assert (0, 114, 178) not in colors  # the first, the teacher's
+
+
+@pytest.mark.parametrize("shape", [(8, 17000), (3000, 7), (1, 1), (90, 121)])
+def test_a_clip_of_any_shape_can_be_shown(shape, tmp_path):
+    """A strip, a tall one, a pixel: no encoder takes 90,000 pixels side by side, and the report comes last of all."""
+    frames = np.full((2, *shape, 3), 200, np.uint8)
+    masks = np.zeros((2, *shape), np.uint8)
+    content = render_clip(frames, masks, masks, [0.0, 0.04], None, 16000)
+    with av.open(io.BytesIO(content)) as container:
+        stream = container.streams.video[0]
+        assert stream.width <= 2 * 1280 + 6
+        assert stream.height <= 180
+    with VideoWriter(tmp_path / "overlay.mp4", shape) as writer:
+        for seconds in (0.0, 0.1):
+            writer.add(frames[0], seconds)
+    with av.open(str(tmp_path / "overlay.mp4")) as container:
+        shown = [picture.to_ndarray(format="rgb24") for picture in container.decode(video=0)]
+    assert len(shown) == 2
+    assert max(shown[0].shape) <= 16384
+    assert abs(float(shown[0].mean()) - 200) < 3

@@ -45,6 +45,20 @@ def test_extents(wide):
     assert frame_extents(torch.full_like(masks[:1], NO_TARGET)) == [(32, 32)]
 
 
+def test_a_strip_keeps_a_line(processor):
+    """A panorama of 4000 x 16 pixels takes half a line of a square of 32; it has one."""
+    row, drawn = torch.zeros(1, 16, 4000, dtype=torch.uint8), torch.full((1, 8, 8), -9.0)
+    row[0, :, :2000] = 1
+    masks = processor.process_masks(row.numpy())
+    assert frame_extents(masks[None]) == [(1, masks.size(-1))]
+    assert masks[0, 0].float().mean() == 0.5
+    drawn[:, :, :4] = 9.0
+    restored = processor.restore_masks(drawn, (16, 4000))
+    assert restored.shape[1] == 1
+    assert processor.process_mask_frames(np.zeros((1, 16, 4000, 3), np.uint8)).isfinite().all()
+    assert mask_iou(restored, masks[:, :1]) == 1
+
+
 def test_losses_are_those_of_the_frame(wide):
     logits, masks = wide
     _, metrics = mask_losses(logits, masks, torch.tensor([True, True]), ARGS)
