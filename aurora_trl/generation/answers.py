@@ -123,6 +123,14 @@ _REFUSED = {
     "assistant_early_exit": "tokens that are guessed leave no states at [SEG]",
     "max_length": "it counts the prompt; use `max_new_tokens`",
     "generation_config": "name its settings one by one",
+    "guidance_scale": "it runs the model without the clip in between, whose states would stand at [SEG]",
+    "penalty_alpha": "it tries several tokens at each place, whose states would stand at [SEG]",
+    "dola_layers": "it compares layers with code of its own",
+    "token_healing": "it changes the prompt, in which the clip has its places",
+    "is_assistant": "the answers are the model's own",
+    "eos_token_id": "the answer ends with the tokenizer's; use `stop_strings` for another end",
+    "pad_token_id": "it is the tokenizer's",
+    "cache_implementation": "the prompt's cache is given; choose an `engine`",
 }
 _TAKEN = ("max_new_tokens", "logits_processor", "stopping_criteria", "streamer", "tokenizer")
 
@@ -135,12 +143,18 @@ def check_generate_kwargs(settings: Mapping[str, Any]) -> None:
         settings (`Mapping[str, Any]`): keywords; everything about sampling is right, beams too.
     """
     for name, value in settings.items():
-        harmless = value is None or value is False or (name == "num_return_sequences" and value == 1)
+        of_no_effect = name in ("num_return_sequences", "guidance_scale") and value == 1
+        harmless = value is None or value is False or of_no_effect
         if name in _REFUSED and not harmless:
             raise ValueError(f"`{name}` is not taken by `generate` here: {_REFUSED[name]}")
-        if name not in _TAKEN and not hasattr(GenerationConfig(), name):
+        if name not in _TAKEN and name not in vars(GenerationConfig()):
             close = difflib.get_close_matches(name, vars(GenerationConfig()), n=1)
             raise ValueError(f"`generate` has no `{name}`" + (f"; did you mean `{close[0]}`?" if close else ""))
+
+
+def _stops_early(settings: Mapping[str, Any]) -> bool:
+    """Whether an answer may be whole without the token that ends it: at a text, or where its user says so."""
+    return bool(settings.get("stop_strings") or settings.get("stopping_criteria")) and not settings.get("max_time")
 
 
 def _num_beams(model: AuroraModel, settings: Mapping[str, Any]) -> int:
@@ -241,11 +255,19 @@ def _write_answers(
     completion_ids = sequences[:, input_ids.size(1) :]
     is_eos = completion_ids == tokenizer.eos_token_id
     completion_mask = (is_eos.cumsum(1) - is_eos.long()) == 0  # up to the first end of turn
+    if _stops_early(settings):
+        # A row that ended before the others of its batch has padding behind it.
+        padded = (completion_ids == tokenizer.pad_token_id).flip(1).long().cumprod(dim=1).flip(1).bool()
+        completion_mask &= ~padded
     texts = processor.batch_decode(
         [ids[mask].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)],
         skip_special_tokens=True,
     )
-    lengths, cut = completion_mask.sum(dim=1).tolist(), (~is_eos.any(dim=1)).tolist()
+    lengths = completion_mask.sum(dim=1).tolist()
+    cut = [
+        not ended and not (_stops_early(settings) and length < settings["max_new_tokens"])
+        for ended, length in zip(is_eos.any(dim=1).tolist(), lengths, strict=True)
+    ]
     answers = [
         Answer(questions.rows[number], text.strip(), None, length, is_cut)
         for number, text, length, is_cut in zip(numbers, texts, lengths, cut, strict=True)

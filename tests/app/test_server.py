@@ -26,10 +26,6 @@ def _own_temporary_folder(tmp_path, monkeypatch):
         (["a", "--phases", "sft"], "--phases is about evaluations to look through: add --answers, or leave it out"),
         (["a", "--data", "d"], "--data is about evaluations to look through: add --answers, or leave it out"),
         (["--answers", "r", "--device", "cpu"], "--device is about a checkpoint to ask: name one, or leave it out"),
-        (
-            ["--answers", "r", "--max-seconds", "3"],
-            "--max-seconds is about a checkpoint to ask: name one, or leave it out",
-        ),
     ],
 )
 def test_a_call_that_shows_nothing(words, message, capsys):
@@ -66,7 +62,9 @@ def test_this_machine_alone_by_default():
     arguments = build_parser().parse_args(["app", "model"])
     assert arguments.host == "127.0.0.1"
     assert arguments.port is None
-    assert (arguments.max_upload_mb, arguments.max_seconds) == (200, 120)
+    assert (arguments.max_upload_mb, arguments.max_seconds) == (None, None)
+    limits = AppSettings(["model"]).limits
+    assert (limits.upload_mb, limits.seconds) == (200, 120)
 
 
 def test_names_tell_checkpoints_apart():

@@ -151,6 +151,12 @@ def test_beams_draw_their_own_masks(drawing_checkpoint, rows):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (
+            {"guidance_scale": 1.5},
+            "`guidance_scale` is not taken by `generate` here: it runs the model without the clip",
+        ),
+        ({"eos_token_id": 0}, "`eos_token_id` is not taken by `generate` here: the answer ends with the tokenizer's"),
+        ({"to_dict": True}, "`generate` has no `to_dict`"),
         ({"num_return_sequences": 2}, "`num_return_sequences` is not taken by `generate` here: a row has one answer"),
         ({"return_dict_in_generate": True}, "`return_dict_in_generate` is not taken"),
         ({"output_scores": True}, "`output_scores` is not taken"),
@@ -163,3 +169,19 @@ def test_other_settings_of_generate_are_refused(settings, message, model, proces
     with pytest.raises(ValueError, match=message):
         next(answer_rows(model, processor, rows.to_list()[:1], **settings))
     check_generate_kwargs({"do_sample": True, "temperature": 0.7, "top_p": 0.9, "num_return_sequences": 1})
+
+
+def test_an_answer_that_was_told_to_stop_is_not_cut(model, processor, rows):
+    """It ends where its user wants, beside another that does not: neither is as long as the batch, nor cut."""
+    two, tokenizer = [dict(rows[0]), dict(rows[9])], processor.tokenizer
+    first, second = answer_rows(model, processor, two, max_new_tokens=8)
+    assert (first.cut, second.cut) == (True, True)
+    known = set(second.completion)
+    stop = next(letter for letter in first.completion[:-2] if letter.isascii() and letter not in known)
+    settings = {"max_new_tokens": 8, "stop_strings": [stop], "tokenizer": tokenizer}
+    stopped, other = answer_rows(model, processor, two, **settings)
+    (alone,) = answer_rows(model, processor, two[:1], **settings)
+    assert (stopped.cut, other.cut) == (False, True)
+    assert stopped.num_tokens == alone.num_tokens < other.num_tokens == 8
+    assert stopped.completion == alone.completion
+    assert stop in stopped.completion
