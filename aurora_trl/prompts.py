@@ -70,8 +70,9 @@ REFLECTION_TRIGGERS = (
 _MARKS = "\"'“”„‘’«»‹›*`"
 _NAME_ENDS = rf".,;:!?\n\[\]()—–{_MARKS}"
 _CLASS_PATTERN = re.compile(
-    rf"\bthe\s+[{_MARKS}]*target[{_MARKS}]*\s+is\b[\s:{_MARKS}]*(?:the\s+)?[{_MARKS}]*(?:the\s+)?"
-    rf"([^{_NAME_ENDS}]+)",
+    rf"\bthe\s+[{_MARKS}]*target[{_MARKS}]*\s+is\b[\s:{_MARKS}]*(?:(?:the|an?)\s+)?[{_MARKS}]*(?:(?:the|an?)\s+)?"
+    # An apostrophe inside a word is part of the name.
+    rf"((?:[^{_NAME_ENDS}]|(?<=\w)['’](?=\w))+)",
     re.IGNORECASE,
 )
 
@@ -90,29 +91,42 @@ def display_class(class_name: str) -> str:
 def normalize_class(class_name: str) -> str:
     """A form in which two spellings of one class are equal: lower case, single spaces, no hyphens, no article."""
     plain = unicodedata.normalize("NFC", class_name).replace("’", "'")
-    name = " ".join(display_class(plain).lower().split())
-    return name.removeprefix("the ")
+    return re.sub(r"^(?:the|an?) ", "", " ".join(display_class(plain).lower().split()))
 
 
 def extract_class(text: str, known: str | None = None) -> str | None:
     """The class that a reasoning text names last with `the target is …`, normalised; None where it names none.
 
     A reflective answer names two classes: the wrong one, then the corrected one, which counts. A name ends with its
-    sentence, or at a comma or bracket in it; a true class that holds one itself, as in `violin, fiddle`, is looked for
-    as it is.
+    sentence, or at a comma or bracket in it; a true class that holds one itself, as in `violin, fiddle` or `St.
+    Bernard`, is looked for as it is.
 
     Args:
         text (`str`): what was written.
         known (`str`, *optional*): the true class.
     """
-    names = list(_CLASS_PATTERN.finditer(text))
-    if not names:
+    found = _last_class(text, known)
+    return None if found is None else found[0]
+
+
+def text_after_class(text: str, known: str) -> str:
+    """What a text holds behind the class that it names last; `known` as for `extract_class`."""
+    found = _last_class(text, known)
+    return text if found is None else found[1]
+
+
+def _last_class(text: str, known: str | None) -> tuple[str, str] | None:
+    text = unicodedata.normalize("NFC", text).replace("’", "'")
+    last = next(reversed([*_CLASS_PATTERN.finditer(text)]), None)
+    if last is None:
         return None
     whole = normalize_class(known or "")
-    said = normalize_class(text[names[-1].start(1) :])
-    if whole and said.startswith(whole) and re.match(rf"$|[{_NAME_ENDS}]", said[len(whole) :]):
-        return whole
-    return normalize_class(names[-1][1])
+    if whole:
+        words = r"[\s_-]+".join(map(re.escape, whole.split()))
+        written = re.compile(rf"{words}(?!'\w)(?=\s*(?:[{_NAME_ENDS}]|$))", re.IGNORECASE).match(text, last.start(1))
+        if written is not None:
+            return whole, text[written.end() :]
+    return normalize_class(last[1]), text[last.end(1) :]
 
 
 def build_prompt(row: dict[str, Any], instruction: str = INSTRUCTION) -> list[dict[str, Any]]:

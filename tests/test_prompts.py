@@ -17,6 +17,7 @@ from aurora_trl.prompts import (
     says_nothing_fits,
     strip_answer,
     teacher_target,
+    text_after_class,
 )
 from aurora_trl.training.rewards import class_reward
 
@@ -121,6 +122,8 @@ def test_a_class_target_needs_a_class():
         "the target is cello — it sounds",
         "the target is the cello (on the left).",
         "the target is the ‘cello’.",
+        "the target is a cello.",
+        "the target is an “cello”.",
     ],
 )
 def test_a_class_in_quotes_or_marks(said):
@@ -145,6 +148,42 @@ def test_a_class_that_holds_a_mark_can_be_named(true, written):
         assert class_reward([""], [text], [true]) == [1.0]
     for other in ("violin", "violin, fiddle player", "car (toy)", "guitar"):
         assert class_reward([""], [f"the target is {other}."], [true]) == [0.0]
+
+
+def names(text, name):
+    return extract_class(text, name) == normalize_class(name)
+
+
+NAMES = (
+    "Ambulance (siren)",
+    "Chirp, tweet",
+    "St. Bernard",
+    "mother’s voice",
+    "rock-n-roll",
+    "AC/DC",
+    "T.V.",
+    "a: c",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_may_hold_what_ends_other_names(name):
+    """As AudioSet's do: what the class sentence says of a row is right about it, and about no other."""
+    text = f"I hear it. {teacher_target({'class_name': name}, 'class')}"
+    assert names(text, name)
+    assert names(text.upper().replace("IT IS [SEG]", "It is [SEG]"), name)
+    assert not any(names(text, other) for other in NAMES if other != name)
+    assert not names(f"{text[:-14]} player. It is [SEG].", name)
+    assert not names(f"I hear it. The target is the drum, and no {name}.", name)
+    assert text_after_class(text, name) == ". It is [SEG]."
+
+
+def test_an_apostrophe_is_part_of_a_name():
+    text = "So the target is the man's guitar. It is [SEG]."
+    assert extract_class(text) == "man's guitar"
+    assert names(text, "man’s guitar")
+    assert not names(text, "man")
+    assert extract_class("the target is the 'man's guitar'.") == "man's guitar"
 
 
 def test_escaped_tokens_are_words():

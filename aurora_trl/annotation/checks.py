@@ -3,7 +3,7 @@
 import re
 
 from ..data.schema import Row
-from ..prompts import NULL_CLASS, display_class, extract_class, normalize_class, strip_answer
+from ..prompts import NULL_CLASS, display_class, extract_class, normalize_class, strip_answer, text_after_class
 
 MAX_CHARACTERS = 2000  # AURORA's bound on a reasoning text: shorter than this
 MIN_CHARACTERS = 40
@@ -110,7 +110,7 @@ def _class_problem(row: Row, text: str) -> str | None:
     named = extract_class(text, name)
     if named != normalize_class(name):
         return f"it names `{named}` as the target, not `{name}`"
-    after = text[sentences[-1].end() :]
+    after = text_after_class(text, name)
     end = _SENTENCE_END.search(after)
     if end and after[end.end() :].strip():
         return "it goes on after the sentence that names the target"

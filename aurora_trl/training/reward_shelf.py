@@ -147,6 +147,7 @@ def synonym_class_reward(
     Returns:
         `list[float]`: one per completion, 1 or 0; None where the row names no class.
     """
+
     return [
         float(same_thing(extract_class(completion_text(completion), name), normalize_class(name))) if name else None
         for completion, name in zip(completions, class_name, strict=True)

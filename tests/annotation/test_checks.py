@@ -49,6 +49,15 @@ def test_bad_texts(text, problem):
     assert problem in find_problem(ROW, text)
 
 
+@pytest.mark.parametrize("name", ["Ambulance (siren)", "Chirp, tweet", "St. Bernard", "mother's voice"])
+def test_a_class_may_hold_what_ends_a_sentence(name):
+    """Or every answer to such a row would be asked for again, and none be good."""
+    row, text = {**ROW, "class_name": name}, GOOD.replace("hand bell.", f"{name}.")
+    assert find_problem(row, clean_text(text)) is None
+    assert "goes on after" in find_problem(row, f"{text} It rings.")
+    assert "names `" in find_problem(row, GOOD)
+
+
 def test_the_limit_is_the_papers():
     filler = "x" * (MAX_CHARACTERS - 2 - len(GOOD))
     assert find_problem(ROW, f"{filler} {GOOD}") is None

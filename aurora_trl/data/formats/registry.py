@@ -25,7 +25,7 @@ from .reasonseg import load_reasonseg
 from .refavs import load_r2avsbench, load_refavs
 from .refcoco import load_refcoco
 from .refytvos import load_refdavis, load_refytvos
-from .split_names import is_evaluated, require_one_spelling
+from .split_names import require_one_spelling
 
 FORMATS = (
     *("refavs", "r2avsbench", "avsbench", "omniavs"),
