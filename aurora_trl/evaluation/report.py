@@ -189,8 +189,8 @@ def read_metrics(folder: Path, name: str = METRICS_FILE) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{file}: {error}; {again}") from None
     for split, scores in metrics["splits"].items():
-        shown = {*rules.scores, *shown_scores(rules.name, split)} - {"null_accuracy"}
-        _check_scores(f"{file}: {split}", scores, (*sorted(shown), "rows", "mean_tokens"))
+        shown = [name for name in shown_scores(rules.name, split) if name != "null_accuracy"]
+        _check_scores(f"{file}: {split}", scores, (*rules.scores, *shown, "rows", "mean_tokens"))
         if not isinstance(scores.get("by_kind"), dict):
             raise DataError(f"{file}: {split} has no scores `by_kind`; {again}")
         for kind, by_kind in scores["by_kind"].items():
