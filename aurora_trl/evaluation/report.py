@@ -200,6 +200,8 @@ def read_metrics(folder: Path, name: str = METRICS_FILE) -> dict[str, Any]:
                 _check_scores(f"{file}: {split}", scores, (name,))
         errors = scores.get("errors", {})
         _check_scores(f"{file}: {split}, errors", errors, tuple(errors) if isinstance(errors, dict) else ("J",))
+    if not isinstance(metrics.get("data"), dict | None):
+        raise DataError(f"{file}: `data` is no mapping that names the dataset; {again}")
     if not isinstance(metrics["swaps"], dict):
         raise DataError(f"{file}: `swaps` is no mapping of modalities to scores; {again}")
     for name, scores in metrics["swaps"].items():

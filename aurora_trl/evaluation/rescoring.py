@@ -46,7 +46,7 @@ def score_again(
             require_scorable(rows, get_protocol(name))
     first = read_json(folder / METRICS_FILE)
     files = ScoreFiles(
-        protocols, first["max_new_tokens"], first.get("instruction"), first.get("data"), first.get("choosing")
+        protocols, first.get("max_new_tokens"), first.get("instruction"), first.get("data"), first.get("choosing")
     )
     for (split, swap), answers in runs.items():
         scorers = Scorers(protocols)

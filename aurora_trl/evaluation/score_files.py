@@ -75,7 +75,7 @@ class ScoreFiles:
 
     Args:
         protocols (`Sequence[str]`): by which the answers are scored.
-        max_new_tokens (`int`): the longest answer, in tokens.
+        max_new_tokens (`int` or `None`): the longest answer, in tokens; None where an earlier version did not say.
         instruction (`str` or `None`): what was asked, with the place of the reference.
         data (`Mapping[str, str | None]`, *optional*): `path`, `format` and `subset` of the dataset.
         choosing (`Mapping[str, Any]`, *optional*): how answers were chosen out of several, see
@@ -85,7 +85,7 @@ class ScoreFiles:
     def __init__(
         self,
         protocols: Sequence[str],
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         instruction: str | None,
         data: Mapping[str, str | None] | None = None,
         choosing: Mapping[str, Any] | None = None,
