@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -126,19 +127,51 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's own loader takes the last of two equal keys without a word."""
+# YAML 1.1 reads `0100` as 64 and `1:30` as 90, whoever wrote them.
+_OTHER_BASE = re.compile(r"[-+]?(?:0[0-7_]+|[1-9][\d_]*(?::[0-5]?\d)+(?:\.[\d_]*)?)")
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's own loader takes the last of two equal keys, and numbers of other bases than ten, without a word."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:  # as written: what `<<` brings may stand here, too
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key `{key}` stands twice; remove one of them", key_node.start_mark
+                    None, None, f"the key `{key.value}` stands twice; remove one of them", key.start_mark
                 )
-            seen.add(key) if isinstance(key, str) else None
-        return super().construct_mapping(node, deep)
+            seen.add((key.tag, str(key.value)))
+        return node
+
+    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        if is_number and _OTHER_BASE.fullmatch(node.value):
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"YAML reads `{node.value}` in base {60 if ':' in node.value else 8}; write it without a zero or colon, "
+                "or in quotes where it is a text",
+                node.start_mark,
+            )
+        return node
+
+
+def parse_yaml_value(text: str) -> Any:
+    """
+    Any YAML, such as a single value.
+
+    Raises:
+        `ValueError`: in one line; names the key that stands twice, or the number that is of another base.
+    """
+    try:
+        return yaml.load(text, _StrictLoader)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except (yaml.YAMLError, ValueError) as error:  # 2026-02-31 is a ValueError
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def parse_yaml(text: str, where: str | Path) -> dict[str, Any]:
@@ -153,10 +186,9 @@ def parse_yaml(text: str, where: str | Path) -> dict[str, Any]:
         `DataError`: where it is no YAML or no mapping; names the key that stands twice.
     """
     try:
-        content = yaml.load(text, _StrictLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-02-31 is a ValueError
-        told = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise DataError(f"{where}: not valid YAML: {told}") from None
+        content = parse_yaml_value(text)
+    except ValueError as error:
+        raise DataError(f"{where}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise DataError(f"{where}: a mapping of keys to values is needed")
     return content

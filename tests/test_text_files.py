@@ -17,6 +17,7 @@ from aurora_trl.data import (
     save_json,
     save_parquet,
 )
+from aurora_trl.text_files import parse_yaml
 
 ROW = {"id": "1", "reference": "the dog", "is_null": True, "frames": ["frame.jpg"]}
 
@@ -102,3 +103,30 @@ def test_a_key_that_stands_twice_in_other_rows_is_named(tmp_path):
     table.write_text(table.read_text().replace('{"video_name"', '{"expr": "who else", "video_name"', 1))
     with pytest.raises(DataError, match=r"meta_expressions_train\.jsonl, line 1: .*the key `expr` stands twice"):
         find_source(tmp_path).load("train")
+
+
+def test_anchors_are_taken_over_and_changed():
+    text = "shared: &shared {steps: 1, seed: 2}\nlong: {<<: *shared, steps: 3}\nsame: {<<: [*shared]}\n"
+    shared = {"steps": 1, "seed": 2}
+    assert parse_yaml(text, "a.yaml") == {"shared": shared, "long": {"steps": 3, "seed": 2}, "same": shared}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: 0100", "YAML reads `0100` in base 8; write it without"),
+        ("steps: [-017]", "YAML reads `-017` in base 8"),
+        ("minutes: 1:30", "YAML reads `1:30` in base 60"),
+        ("a: &a {steps: 1}\nb: {<<: *a, steps: 2, steps: 3}", "a.yaml: not valid YAML: the key `steps` stands twice"),
+    ],
+)
+def test_what_yaml_would_read_otherwise(text, message):
+    with pytest.raises(DataError, match=message):
+        parse_yaml(text, "a.yaml")
+    assert parse_yaml("a: 0\nb: '0100'\nc: 10\nd: 0.5\ne: 1e-5", "a.yaml") == {
+        "a": 0,
+        "b": "0100",
+        "c": 10,
+        "d": 0.5,
+        "e": "1e-5",
+    }

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from ..errors import DataError
-from ..text_files import read_yaml
+from ..text_files import parse_yaml_value, read_yaml
 
 _KEYS = {"output_dir", "seed", "feature_cache", "include", "steps"}
 
@@ -111,7 +109,7 @@ def read_settings(texts: list[str]) -> dict[str, dict[str, Any]]:
         if not step or not key or not equals:
             raise DataError(f"--set {text}: write STEP.KEY=VALUE, such as sft.max_steps=100")
         try:
-            settings.setdefault(step, {})[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise DataError(f"--set {text}: {value!r} can not be read as a YAML value; quote it") from None
+            settings.setdefault(step, {})[key] = parse_yaml_value(value)
+        except ValueError as error:
+            raise DataError(f"--set {text}: {value!r} can not be read as a YAML value ({error}); quote it") from None
     return settings

@@ -225,7 +225,7 @@ def test_what_is_wrong_is_named(chains, content, message):
         load_pipeline(study)
 
 
-@pytest.mark.parametrize("text", ["max_steps=3", "sft.max_steps", "sft.x=[1"])
+@pytest.mark.parametrize("text", ["max_steps=3", "sft.max_steps", "sft.x=[1", "sft.max_steps=0100"])
 def test_a_setting_that_can_not_be_read_is_named(text):
     with pytest.raises(DataError, match="--set"):
         read_settings([text])
