@@ -152,8 +152,8 @@ class _StrictLoader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 None,
                 None,
-                f"YAML reads `{node.value}` in base {60 if ':' in node.value else 8}; write it without a zero or colon, "
-                "or in quotes where it is a text",
+                f"YAML reads `{node.value}` in base {60 if ':' in node.value else 8}; write it without a zero or "
+                "colon, or in quotes where it is a text",
                 node.start_mark,
             )
         return node

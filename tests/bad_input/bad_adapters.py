@@ -125,6 +125,11 @@ KINDS = [
         "adapter",
         "no numbers",
     ),
+    broken(
+        "an adapter beside a whole model",
+        lambda p, a: shutil.copy(p.model() / "model.safetensors", a),
+        "holds an adapter and model.safetensors",
+    ),
     broken("an adapter's config cut short", shorter(CONFIG), CONFIG, "not valid JSON"),
     broken("an adapter's config that is a list", text(CONFIG, "[]"), CONFIG, "holds a list"),
     broken("an adapter that is not LoRA", changed(CONFIG, peft_type="IA3"), CONFIG, "'IA3'"),

@@ -7,7 +7,6 @@ base itself stays where it is.
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from peft.utils.save_and_load import get_peft_model_state_dict
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ...errors import DataError
@@ -27,12 +25,14 @@ from .own_files import (
     CONFIG_FILE,
     HUB_ARGUMENTS,
     PICKLED_WEIGHTS,
+    WHOLE_WEIGHTS,
     find_file,
     find_weight_files,
     one_line,
     read_header,
     read_own_config,
     require_finite,
+    weight_samples,
 )
 from .zero3 import copy_tensors, gathered, is_partitioned
 
@@ -45,7 +45,6 @@ ADAPTER_FILES = (RECORD_FILE, REPLACED_FILE)
 
 # What a config says about the file or the version that wrote it, not about the model.
 _VOLATILE = {"transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures", "use_cache"}
-_SAMPLE = 16
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def describe_base(name: str, **hub_kwargs: Any) -> AdapterRecord:
     record = find_file(name, RECORD_FILE, **hub_kwargs)
     if record is not None:
         digest.update(_read_record(record).base_weights.encode())
-    for key, sample in sorted(_weight_samples(files)):
+    for key, sample in sorted(weight_samples(files)):
         digest.update(key.encode())
         digest.update(sample)
     return AdapterRecord(name, hashlib.sha256(settings.encode()).hexdigest(), digest.hexdigest())
@@ -242,6 +241,9 @@ def check_adapter_files(name: str, **hub_kwargs: Any) -> tuple[AdapterRecord, st
         raise DataError(
             f"{name}: {ADAPTER_WEIGHTS_FILE} is missing{instead}; the adapter was not saved or copied whole"
         )
+    whole = next((file for file in WHOLE_WEIGHTS if find_file(name, file, **hub_kwargs)), None)
+    if whole is not None:
+        raise DataError(f"{name}: holds an adapter and {whole}, a whole model; take one of the two away")
     kind = read_json(config_file).get("peft_type")
     if kind != "LORA":
         raise DataError(f"{config_file}: its `peft_type` is {kind!r}, not 'LORA'; copy the adapter again")
@@ -314,19 +316,6 @@ def _weight_files(name: str, **hub_kwargs: Any) -> list[str]:
         return find_weight_files(name, **hub_kwargs)
     found = [find_file(name, file, **hub_kwargs) for file in (ADAPTER_WEIGHTS_FILE, REPLACED_FILE)]
     return [file for file in found if file is not None]
-
-
-def _weight_samples(files: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and shape, and the first numbers in bf16, of every weight."""
-    for path in files:
-        read_header(path)  # says what is wrong with a file that is none
-        with safe_open(path, "pt") as file:
-            for key in file.keys():  # noqa: SIM118  (no mapping)
-                part = file.get_slice(key)
-                shape = part.get_shape()
-                values = part[:1] if len(shape) > 1 else part[:_SAMPLE] if shape else file.get_tensor(key)
-                sample = values.flatten()[:_SAMPLE].to(torch.bfloat16).contiguous()
-                yield f"{key} {shape}", sample.view(torch.uint8).numpy().tobytes()
 
 
 def _without_volatile(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,10 +30,12 @@ from ...text_files import read_json
 CONFIG_FILE = "config.json"
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "proxies", "subfolder")
 REPOSITORY_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+WHOLE_WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
 # A pickle can run code when it is read: none of these is.
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 _PROBE_SECONDS = 10.0
 _SHOWN_KEYS = 5
+_SAMPLE = 16  # numbers of a weight that tell it from another
 _AGAIN = "save it again with `save_pretrained`, or build it from its parts"
 
 Header = dict[str, tuple[tuple[int, ...], str]]  # name -> shape, type as safetensors writes it
@@ -164,26 +166,46 @@ def find_weight_files(name: str, **hub_kwargs: Any) -> list[str]:
     The safetensors of a whole model: one, or its shards.
 
     Raises:
-        `DataError`: where there is none, the index is broken, or a shard is missing or lacks a promised weight.
+        `DataError`: where there is none, the index is broken, or a shard is missing or lacks a promised weight; where
+            there are both, and not of one model: transformers would take the single file, whichever is older.
     """
-    index = find_file(name, SAFE_WEIGHTS_INDEX_NAME, **hub_kwargs)
+    index, single = (find_file(name, file, **hub_kwargs) for file in (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME))
     if index is None:
-        single = find_file(name, SAFE_WEIGHTS_NAME, **hub_kwargs)
         return [single] if single is not None else _no_weights(name, hub_kwargs)
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DataError(f"{index}: it has no `weight_map`, so it lists no shards; download or copy it again")
-    files = {}
-    for shard in sorted({str(shard) for shard in weight_map.values()}):
-        file = find_file(name, shard, **hub_kwargs) if Path(shard).name == shard else None
-        if file is None:
-            raise DataError(f"{name}/{shard}: no such file; the checkpoint is not whole, download or copy it again")
-        files[shard] = file
+    shards = sorted({str(shard) for shard in weight_map.values()})
+    found = {shard: find_file(name, shard, **hub_kwargs) if Path(shard).name == shard else None for shard in shards}
+    files = {shard: file for shard, file in found.items() if file is not None}
+    if single is not None and not files:
+        return [single]  # `save_pretrained` takes the shards of an earlier save away, and leaves their index
+    lost = next((shard for shard in shards if shard not in files), None)
+    if lost is not None:
+        raise DataError(f"{name}/{lost}: no such file; the checkpoint is not whole, download or copy it again")
     held = {shard: read_header(file) for shard, file in files.items()}
     for key, shard in weight_map.items():
         if key not in held[shard]:
             raise DataError(f"{files[shard]}: the index promises {key}, which is not in it; download the shard again")
+    if single is not None and dict(weight_samples([single])) != dict(weight_samples(files.values())):
+        raise DataError(
+            f"{name}: {SAFE_WEIGHTS_NAME} and the shards of {SAFE_WEIGHTS_INDEX_NAME} are two models; take the older "
+            "of the two away"
+        )
     return list(files.values())
+
+
+def weight_samples(files: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Name and shape, and the first numbers in bf16, of every weight in safetensors files."""
+    for path in files:
+        read_header(path)  # says what is wrong with a file that is none
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118  (no mapping)
+                part = file.get_slice(key)
+                shape = part.get_shape()
+                values = part[:1] if len(shape) > 1 else part[:_SAMPLE] if shape else file.get_tensor(key)
+                sample = values.flatten()[:_SAMPLE].to(torch.bfloat16).contiguous()
+                yield f"{key} {shape}", sample.view(torch.uint8).numpy().tobytes()
 
 
 def _no_weights(name: str, hub_kwargs: Mapping[str, Any]) -> NoReturn:

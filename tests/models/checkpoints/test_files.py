@@ -113,3 +113,21 @@ def test_a_repository_is_told_by_its_commit(tmp_path, monkeypatch):
             (repository / path).parent.mkdir(parents=True, exist_ok=True)
             (repository / path).write_text(text)
         assert checkpoint_digest("org/model") == f"org/model@{commit}"
+
+
+def test_of_two_sets_of_weights_none_is_taken_in_silence(checkpoint, tmp_path):
+    """What `save_pretrained` leaves of an earlier save: a single file beside new shards, or the index of old ones."""
+    model = AuroraModel.from_pretrained(checkpoint)
+    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, max_shard_size="200KB")
+    AuroraModel.from_pretrained(tmp_path)  # the same weights twice
+    model.seg_projector[0].bias.data.fill_(7.0)
+    model.save_pretrained(tmp_path, max_shard_size="200KB")
+    with pytest.raises(DataError, match="model.safetensors and the shards of .* are two models; take the older"):
+        AuroraModel.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("model*")) == [
+        "model.safetensors",
+        "model.safetensors.index.json",
+    ]
+    assert float(AuroraModel.from_pretrained(tmp_path).seg_projector[0].bias.detach()[0]) == 7.0
