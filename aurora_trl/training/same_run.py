@@ -82,6 +82,13 @@ _DATA = {
     "rollout": "completions for each rollout, of all processes",
     "rows": "rows to train on",
 }
+_DIGESTS = {
+    "texts": "a run whose rows had other ids, references or targets than this one's",
+    "labels": "a run whose rows had other classes, or others that match nothing, than this one's",
+    "base": "a run whose adapter stood on a base of other weights",
+    "teacher": "a run whose teacher had other weights",
+    "reference": "a run whose reference model had other weights",
+}
 _WAYS_OUT = "set it back, choose another `output_dir`, or say `resume_with_changes: true`"
 
 
@@ -155,25 +162,31 @@ def data_of(trainer: Any) -> dict[str, int | str]:
 
     Returns:
         `dict`: `samples` of a step and of a `rollout`, unless their number is found by trying; unless they stream, the
-        number of `rows` and a digest of their `texts`.
+        number of `rows` and digests of their `texts` and `labels`; digests of the models that no checkpoint holds.
     """
     args, rows = trainer.args, trainer.train_dataset
-    found: dict[str, int | str] = {}
+    found: dict[str, int | str] = dict(trainer.models_behind)
     if not args.auto_find_batch_size:
         found["samples"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         if getattr(args, "generation_batch_size", None) is not None:
             found["rollout"] = args.generation_batch_size
     if isinstance(rows, Dataset):
-        digest = xxhash.xxh3_64()
-        for name in sorted({"id", "reference", "target"} & set(rows.column_names)):
-            digest.update(json.dumps([name, rows[name][:]]).encode())
-        found.update(rows=len(rows), texts=digest.hexdigest())
+        texts, labels = (_digest(rows, names) for names in ({"id", "reference", "target"}, {"class_name", "is_null"}))
+        found.update(rows=len(rows), texts=texts, labels=labels)
     return found
+
+
+def _digest(rows: Dataset, names: set[str]) -> str:
+    digest = xxhash.xxh3_64()
+    for name in sorted(names & set(rows.column_names)):
+        digest.update(json.dumps([name, rows[name][:]]).encode())
+    return digest.hexdigest()
 
 
 def require_same_data(checkpoint: str | Path, args: Any, now: Mapping[str, int | str]) -> None:
     """
-    Raise `DataError` where a run that goes on would draw other rows than it has left to see.
+    Raise `DataError` where a run that goes on would draw other rows than it has left to see, or learn from other
+    models than before.
 
     Args:
         checkpoint (`str` or `Path`): it says what it was saved with; one of an earlier version, or of another library,
@@ -185,8 +198,8 @@ def require_same_data(checkpoint: str | Path, args: Any, now: Mapping[str, int |
         return
     before = parse_json(file.read_text(encoding="utf-8")).get("data", {})
     changed = next((name for name in now if name in before and before[name] != now[name]), None)
-    if changed == "texts":
-        told = "a run whose rows had other ids, references or targets than this one's"
+    if changed in _DIGESTS:
+        told = _DIGESTS[changed]
     elif changed is not None:
         hint = {
             "samples": "; change `gradient_accumulation_steps` with the processes",

@@ -58,6 +58,8 @@ class AuroraCheckpoints(Trainer):
     """
 
     _saves_checkpoint = False
+    # The SFT trainer's, which may have let go of it.
+    _teacher_name: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -70,6 +72,17 @@ class AuroraCheckpoints(Trainer):
                 check_base_is_public(
                     f"{self.args.output_dir}: `push_to_hub`", self._adapter_record.base_model_name_or_path
                 )
+        self.models_behind = self._look_at_models()
+
+    def _look_at_models(self) -> dict[str, str]:
+        """Digests of the models that decide the result and that no checkpoint holds; not of those in memory alone."""
+        reference = getattr(self, "ref_model", None)
+        names = {"teacher": self._teacher_name, "reference": getattr(reference, "name_or_path", None)}
+        found = {} if self._adapter_record is None else {"base": self._adapter_record.base_weights}
+        for role, name in names.items():
+            with suppress(DataError):
+                found |= {role: describe_base(name).base_weights} if name else {}
+        return found
 
     @cached_property
     def _data(self) -> dict[str, int | str]:
@@ -120,6 +133,12 @@ class AuroraCheckpoints(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:  # the state is loaded by now
             self._find_best(Path(checkpoint).parent)
+            args: Any = self.args
+            if getattr(args, "sync_ref_model", False) and self.state.global_step >= args.ref_model_sync_steps:
+                logger.warning(
+                    f"{checkpoint}: `sync_ref_model: true` has moved the reference model, which no checkpoint holds: "
+                    f"it is `model_name_or_path` again, until the next of every {args.ref_model_sync_steps} steps"
+                )
 
     def _find_best(self, run_dir: Path) -> None:
         """The state names the best checkpoint by the path that it had: the run may have moved, or be named anew."""

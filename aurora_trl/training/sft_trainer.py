@@ -143,6 +143,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
             longest = longest_answer(train_dataset, processing_class, boxes)
             processing_class = processing_class.with_answer_tokens(longest)
         args.add_seg_parts(aurora)
+        self._teacher_name = None if teacher is None else teacher.name_or_path
         if teacher is not None and args.use_teacher_mask_decoder:
             _take_decoder(aurora, teacher)
             aurora.config.quality_trained = teacher.config.quality_trained or args.mask_quality_loss_weight > 0

@@ -1,6 +1,7 @@
 """A run goes on with the settings and the data that it was begun with, or says what has changed."""
 
 import importlib
+import shutil
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ from sft_helpers import build
 from aurora_trl import AuroraModel, AuroraSFTConfig
 from aurora_trl.data import DataError, save_json
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments
+from aurora_trl.training.lora import lora_config
 from aurora_trl.training.same_run import require_same_settings
 
 
@@ -104,10 +106,12 @@ def test_a_run_with_other_data_does_not_go_on(checkpoint, cot_rows, processor, t
 
     start(per_device_train_batch_size=4).train()
     mended = cot_rows.map(lambda row: {"reference": row["reference"].replace("the", "a")})
+    named = cot_rows.map(lambda row: {"class_name": "other"})
     for changes, message in (
         ({"per_device_train_batch_size": 2}, "checkpoint-2: was saved by a run with 4 samples for each step, of all"),
         ({"rows": cot_rows.select(range(9))}, f"with {len(cot_rows)} rows to train on, and this one has 9"),
         ({"rows": mended}, "a run whose rows had other ids, references or targets than this one's; set it back"),
+        ({"rows": named}, "a run whose rows had other classes, or others that match nothing, than this one's"),
     ):
         trainer = start(**{"per_device_train_batch_size": 4, "max_steps": 3, **changes})
         with pytest.raises(DataError, match=message):
@@ -120,6 +124,61 @@ def test_a_run_with_other_data_does_not_go_on(checkpoint, cot_rows, processor, t
     trainer = start(cot_rows.select(range(9)), per_device_train_batch_size=4, max_steps=4, resume_with_changes=True)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 4
+
+
+@pytest.fixture
+def retrain(checkpoint, tmp_path):
+    """A copy of the checkpoint, and what trains it again in its place."""
+    folder = tmp_path / "base"
+    shutil.copytree(checkpoint, folder)
+
+    def retrain():
+        model = AuroraModel.from_pretrained(folder)
+        model.seg_projector[0].weight.data.add_(0.1)
+        model.save_pretrained(folder)
+
+    return folder, retrain
+
+
+def test_models_that_no_checkpoint_holds_are_the_same(retrain, cot_rows, processor, tmp_path):
+    base, retrain = retrain
+
+    def start(run, lora=False, **settings):
+        model = AuroraModel.from_pretrained(base)
+        settings = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, **settings}
+        peft_config = lora_config(model, LoraArguments(use_lora=True), {"language_model"}) if lora else None
+        return build(model, cot_rows, processor, tmp_path / run, peft_config=peft_config, **settings)
+
+    starts = {
+        "adapter": lambda **more: start("adapter", lora=True, **more),
+        "student": lambda **more: start("student", teacher=AuroraModel.from_pretrained(base), **more),
+        "whole": lambda **more: start("whole", **more),
+    }
+    for begin in starts.values():
+        begin().train()
+    retrain()
+    for run, message in (("adapter", "whose adapter stood on a base of"), ("student", "whose teacher had")):
+        with pytest.raises(DataError, match=f"checkpoint-1: was saved by a run {message} other weights"):
+            starts[run](max_steps=2).train(resume_from_checkpoint=True)
+    trainer = starts["whole"](max_steps=2)  # its checkpoint holds all of it
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 2
+
+
+def test_a_reference_model_is_the_same(retrain, cot_rows, processor, tmp_path, caplog):
+    base, retrain = retrain
+
+    def start(**settings):
+        settings = {"save_strategy": "steps", "save_steps": 1, "beta": 0.1, **settings}
+        return build_grpo(AuroraModel.from_pretrained(base), cot_rows, processor, tmp_path / "run", **settings)
+
+    start(max_steps=1).train()
+    moved = {"sync_ref_model": True, "ref_model_sync_steps": 1}
+    start(max_steps=2, **moved).train(resume_from_checkpoint=True)
+    assert "has moved the reference model, which no checkpoint holds" in caplog.text
+    retrain()
+    with pytest.raises(DataError, match="checkpoint-2: was saved by a run whose reference model had other weights"):
+        start(max_steps=3).train(resume_from_checkpoint=True)
 
 
 def test_rollouts_are_shared_by_other_processes_or_refused(checkpoint, cot_rows, processor, tmp_path):
