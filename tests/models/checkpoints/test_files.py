@@ -131,3 +131,17 @@ def test_of_two_sets_of_weights_none_is_taken_in_silence(checkpoint, tmp_path):
         "model.safetensors.index.json",
     ]
     assert float(AuroraModel.from_pretrained(tmp_path).seg_projector[0].bias.detach()[0]) == 7.0
+
+
+def test_a_repository_is_another_where_its_commit_is(tmp_path, monkeypatch):
+    """Its owner may push to it between two runs, of which the second would go on with the first one's answers."""
+    repository = tmp_path / "models--org--name"
+    (repository / "refs").mkdir(parents=True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for commit in ("a" * 40, "b" * 40):
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "config.json").write_text("{}")
+        (repository / "refs" / "main").write_text(commit)
+        assert checkpoint_digest("org/name") == f"org/name@{commit}"
+    assert checkpoint_digest("in/memory") == "in/memory"
