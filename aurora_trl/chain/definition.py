@@ -38,6 +38,7 @@ makes, and `seed` is the chain's.
 
 import hashlib
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ from ..errors import DataError
 from ..text_files import read_json, read_text, read_yaml
 from .chain_files import Place, read_chain
 from .moved_paths import MovedPaths, in_texts
-from .outside_files import changed_since, digest_outside, script_digest, words_of
+from .outside_files import changed_since, digest_outside, digests_of_made, made_by_others, script_digest, words_of
 from .sharing import feature_folder, share_command, share_samples, step_processes
 from .step_files import further_files, own_files, require_apart
 
@@ -134,9 +135,14 @@ class Pipeline:
         parts = [step.inputs, *(self.fingerprint(self.step(name)) for name in step.needs)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
+    def made(self, step: Step) -> dict[str, str]:
+        """Digests of what the steps have made that a step needs, as it is now: it may have been edited by hand."""
+        needed = [self.step(name) for name in step.needs]
+        return digests_of_made(path for other in needed for path in (other.makes, *other.writes))
+
     def outside(self, step: Step) -> dict[str, str]:
-        """What the step and those that it needs read that no step makes, as it is now."""
-        found = {**step.outside, **step.inside}
+        """What the step and those that it needs read, as it is now."""
+        found = {**step.outside, **step.inside, **self.made(step)}
         for name in step.needs:
             found.update(self.outside(self.step(name)))
         return found
@@ -216,11 +222,21 @@ def load_pipeline(
             raise DataError(f"{place.file}: two steps are called `{step.name}`")
         pipeline.steps.append(step)
     require_apart(pipeline.file, pipeline.steps)
+    _add_needs(pipeline)
     _look_at_what_is_read(pipeline)
     for name in pipeline.settings:
         if pipeline.step(name).config is None:
             raise DataError(f"{pipeline.file}: step `{name}` does not train: --set has no key to set there")
     return pipeline
+
+
+def _add_needs(pipeline: Pipeline) -> None:
+    """A step needs the earlier ones that make what it names, whether or not it says so."""
+    makers: dict[Path, str] = {}
+    for step in pipeline.steps:
+        read = made_by_others(step.reads, makers)
+        step.needs += [name for name in read if name not in pipeline.needed(step)]
+        makers |= {Path(os.path.realpath(path)): step.name for path in (step.makes, *step.writes)}
 
 
 def _look_at_what_is_read(pipeline: Pipeline) -> None:

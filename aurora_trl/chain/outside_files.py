@@ -1,9 +1,11 @@
-"""What a step reads that no step of its chain makes: data, checkpoints and code of one's own."""
+"""What a step reads: data, checkpoints and code of one's own, and what other steps of its chain make."""
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from .recipe_files import recipe_script
 # Keys of a recipe that name what a run writes, or keeps for its own speed.
 _OWN = frozenset({"output_dir", "logging_dir", "feature_cache", "resume_from_checkpoint", "run_name"})
 _CODE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
+# What a phase leaves that no other reads, and that differs where the phase is run again, or is written later.
+_NOT_READ = frozenset({"trainer_state.json", "training_args.bin", "README.md"})
 # A folder with more files than these is one of media, whose names and sizes alone are looked at.
 _MANY_FILES = 200
 # Of more than this the sizes and the ends are looked at: every run of a chain begins with reading it.
@@ -73,6 +77,33 @@ def digests(paths: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def digests_of_made(paths: Iterable[Path]) -> dict[str, str]:
+    """
+    Digests of what steps have made, file by file: what is added later, such as a card, was not read.
+
+    Args:
+        paths (`Iterable[Path]`): files, or folders, of which the files directly in them count.
+    """
+    found: list[Path] = []
+    for path in paths:
+        with suppress(OSError):
+            files = [one for one in _files_in(path) if one.name not in _NOT_READ] if path.is_dir() else [path]
+            found += files if len(files) <= _MANY_FILES else []
+    return digests(map(str, found))
+
+
+def made_by_others(words: Iterable[str], makers: Mapping[Path, str]) -> list[str]:
+    """
+    The steps that make what words name.
+
+    Args:
+        words (`Iterable[str]`): as for `digest_outside`.
+        makers (`Mapping[Path, str]`): steps by the resolved path of what they make.
+    """
+    places = [Path(os.path.realpath(name)) for word in words for name in _places(word) if "\0" not in name]
+    return list(dict.fromkeys(makers[path] for place in places for path in (place, *place.parents) if path in makers))
+
+
 def script_digest(script: str) -> str:
     """Of what a step trains with: the name of one of the package's own, the name and the content of another's."""
     path = Path(script)
@@ -99,13 +130,20 @@ def _places(word: str) -> Iterator[str]:
 
 
 def _digest(path: Path) -> str:
-    if path.is_file():
-        files = [path]
-    else:
-        files = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith((".", "_")))
+    files = [path] if path.is_file() else _files_in(path)
     sizes = {file.name: file.stat().st_size for file in files}
     if len(files) > _MANY_FILES:
         return f"{len(files)} files, {xxhash.xxh3_64_hexdigest(json.dumps(sizes).encode())}"
     whole = sum(sizes.values()) <= _WHOLE_BYTES
-    digests = (xxhash.xxh3_64_hexdigest(file.read_bytes()) if whole else digest_of_ends(file) for file in files)
+    digests = (_content(file, file.stat().st_mtime_ns, sizes[file.name], whole) for file in files)
     return ",".join(f"{name}={size}:{digest}" for (name, size), digest in zip(sizes.items(), digests, strict=True))
+
+
+@cache
+def _content(file: Path, _time: int, _size: int, whole: bool) -> str:
+    """The digest of a file's content; read once for all steps that have to do with it."""
+    return xxhash.xxh3_64_hexdigest(file.read_bytes()) if whole else digest_of_ends(file)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(one for one in folder.iterdir() if one.is_file() and not one.name.startswith((".", "_")))

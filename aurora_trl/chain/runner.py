@@ -125,14 +125,15 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     of_needed: dict[str, str] = {}
     for name in step.needs:
         of_needed.update(read_json(pipeline.record(pipeline.step(name))).get("outside", {}))
+    made = pipeline.made(step)
     state = {
         "fingerprint": pipeline.fingerprint(step),
-        "outside": {**step.outside, **of_needed},
+        "outside": {**step.outside, **made, **of_needed},
         "finished": False,
         "seconds": None,
     }
     _write_record(record, state)
-    read = digests(step.inside)
+    read = {**digests(step.inside), **made}
     started = time.time()
     chain = lock_id(pipeline.output_dir / ".pipeline" / "lock")
     code = run_command(step.command, {**os.environ, "PATH": search_path(), CHAIN_VARIABLE: chain})
@@ -140,7 +141,7 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
         reason = f"ended with exit code {code}" if code else f"did not make {step.makes}"
         raise DataError(f"step `{step.name}` {reason}; mend it and run the same command again: it continues here")
     # What has changed in the chain's folder meanwhile is no step's input: its command has written it.
-    kept = {path: digest for path, digest in digests(step.inside).items() if read.get(path) == digest}
+    kept = {path: digest for path, digest in digests(read).items() if read.get(path) == digest}
     outside = {**step.outside, **kept, **of_needed}
     seconds = round(time.time() - started, 1)
     _write_record(record, {**state, "outside": outside, "finished": True, "seconds": seconds})

@@ -55,6 +55,67 @@ def test_a_changed_file_runs_what_has_read_it(chain, file, tmp_path, capsys):
     assert chain() == ""
 
 
+def test_what_was_edited_by_hand_runs_what_has_read_it(chain, tmp_path, capsys):
+    assert chain() == "cao"
+    made = tmp_path / "out" / "c.txt"
+    made.write_text("mended")
+    capsys.readouterr()
+    assert chain() == "a"
+    assert "again: out/c.txt has changed since the last run" in capsys.readouterr().err
+    assert made.read_text() == "mended"
+    assert chain() == ""
+    made.unlink()
+    assert chain() == "c"  # what is made again as it was, or is gone, is no change
+    assert chain() == "a"  # of what was mended
+    assert chain() == ""
+
+
+def test_of_a_folder_what_is_read_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script = (
+        "import pathlib, sys\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "folder.mkdir()\n"
+        "for name in ('model.safetensors', 'config.json', 'trainer_state.json'): (folder / name).write_text('1')\n"
+    )
+    (tmp_path / "phase.py").write_text(script)
+    steps = [
+        {"name": "a", "run": f"{sys.executable} phase.py {{output_dir}}/a", "makes": "a"},
+        {"name": "b", "run": f"{sys.executable} phase.py {{output_dir}}/b", "makes": "b", "needs": ["a"]},
+    ]
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump({"output_dir": "out", "steps": steps}))
+    run_pipeline(load_pipeline("chain.yaml"))
+
+    def state():
+        pipeline = load_pipeline("chain.yaml")
+        return pipeline.state(pipeline.step("b"))
+
+    (tmp_path / "out" / "a" / "README.md").write_text("a card, as `aurora push` writes it")
+    (tmp_path / "out" / "a" / "trainer_state.json").write_text("other times")
+    assert state() == "done"
+    (tmp_path / "out" / "a" / "config.json").write_text("2")
+    assert state() == "new"
+
+
+def test_a_step_needs_what_it_names(tmp_path, monkeypatch):
+    """Whether or not it says so: else it would stay as it is where that is made anew, and be left out of `--before`."""
+    monkeypatch.chdir(tmp_path)
+    python = f'{sys.executable} -c "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"'
+    steps = [
+        {"name": "a", "run": f"{python} {{output_dir}}/a.txt 1", "makes": "a.txt"},
+        {"name": "b", "run": f"{python} {{output_dir}}/b.txt {{output_dir}}/a.txt", "makes": "b.txt"},
+        {"name": "c", "run": f"{python} {{output_dir}}/c.txt --rows={{output_dir}}/b.txt", "makes": "c.txt"},
+        {"name": "d", "run": f"{python} {{output_dir}}/d.txt 1", "makes": "d.txt"},
+    ]
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump({"output_dir": "out", "steps": steps}))
+    assert [step.needs for step in load_pipeline("chain.yaml").steps] == [[], ["a"], ["b"], []]
+    run_pipeline(load_pipeline("chain.yaml"))
+    steps[0]["run"] = steps[0]["run"].replace(" 1", " 2")
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump({"output_dir": "out", "steps": steps}))
+    pipeline = load_pipeline("chain.yaml")
+    assert [pipeline.state(step) for step in pipeline.steps] == ["new", "new", "new", "done"]
+
+
 @pytest.mark.parametrize("output_dir", ["out", "."])
 def test_rows_of_ones_own_in_the_chains_folder_count(output_dir, tmp_path, monkeypatch):
     """And not what a step's command writes there besides what it makes: here a log, and a table that `b` reads."""
