@@ -20,6 +20,7 @@ ROOMS = (
     "overlap",
     "disk",
     "locks",
+    "shell_paths",
     "text_files",
     "journal",
     "data",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
+from ..shell_paths import expand_paths
 from ..text_files import parse_yaml_value, read_yaml
 
 _KEYS = {"output_dir", "seed", "feature_cache", "include", "steps"}
@@ -57,6 +58,8 @@ def read_chain(file: Path, including: tuple[Path, ...] = ()) -> ChainFile:
     if file.resolve() in including:
         raise DataError(f"{file}: includes itself, through {' and '.join(path.name for path in including)}")
     content = read_yaml(file)
+    places = ("output_dir", "feature_cache", "include")
+    content |= {key: expand_paths(content[key], file) for key in places if key in content}
     unknown = sorted(map(str, set(content) - _KEYS))
     included = _included(file, content.get("include"))
     if unknown or not isinstance(content.get("steps"), list) or ("output_dir" not in content and not included):

@@ -49,14 +49,17 @@ from typing import Any
 import yaml
 
 from ..errors import DataError
+from ..shell_paths import expand_paths, in_texts
 from ..text_files import read_json, read_text, read_yaml
 from .chain_files import Place, read_chain
-from .moved_paths import MovedPaths, in_texts
+from .moved_paths import MovedPaths
 from .outside_files import changed_since, digest_outside, digests_of_made, made_by_others, script_digest, words_of
 from .sharing import feature_folder, share_command, share_samples, step_processes
+from .step_entries import check_entry, require_no_shell
 from .step_files import further_files, own_files, require_apart
 
-STEP_KEYS = {"name", "run", "train", "config", "set", "accelerate", "most_processes", "makes", "needs", "minutes"}
+# A variable of the environment, whose braces are no place of a chain's.
+_BRACED = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 
 
 @dataclass
@@ -205,7 +208,9 @@ def load_pipeline(
     """
     chain = read_chain(Path(file))
     used: dict[str, Any] = {
-        "output_dir": chain.own["output_dir"] if output_dir is None else str(Path(output_dir)),
+        "output_dir": chain.own["output_dir"]
+        if output_dir is None
+        else str(Path(expand_paths(str(output_dir), "--output_dir"))),
         "seed": chain.own["seed"] if seed is None else seed,
     }
     pipeline = Pipeline(chain.file, Path(used["output_dir"]), used["seed"], [], {}, num_processes)
@@ -216,8 +221,9 @@ def load_pipeline(
     pipeline.settings = {name: dict(values) for name, values in (settings or {}).items()}
     for place, entry in chain.entries:
         step = _build_step(pipeline, place, entry, used, paths)
-        for name in step.needs:
-            pipeline.step(name)
+        unknown = next((name for name in step.needs if all(name != other.name for other in pipeline.steps)), None)
+        if unknown is not None:
+            raise DataError(f"{place.file}: step `{step.name}` needs `{unknown}`, and no step before it is called so")
         if any(step.name == other.name for other in pipeline.steps):
             raise DataError(f"{place.file}: two steps are called `{step.name}`")
         pipeline.steps.append(step)
@@ -251,7 +257,7 @@ def _look_at_what_is_read(pipeline: Pipeline) -> None:
 def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, Any], paths: MovedPaths) -> Step:
     """One entry of `steps`, with `{output_dir}` and `{seed}` filled in."""
     file = place.file
-    name = _check_entry(file, entry)
+    name = check_entry(file, entry)
     where = f"{file}: step `{name}`"
     step = Step(
         name=name,
@@ -262,12 +268,12 @@ def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, An
     )
     if "run" in entry:
         try:
-            words = shlex.split(entry["run"])
-            step.inputs = entry["run"].format(output_dir="", seed=used["seed"])
+            words = expand_paths(shlex.split(entry["run"]), where)
+            step.inputs = _BRACED.sub(r"${{\1}}", entry["run"]).format(output_dir="", seed=used["seed"])
             first = 2 if words[:1] == ["aurora"] else 1  # names of commands are no paths
             words[first:] = paths.move(words[first:], where, "{output_dir}")
             step.command = [word.format(**used) for word in words]
-        except DataError:  # a path that can not be moved
+        except DataError:  # a path that can not be moved, a variable that is not set
             raise
         except (ValueError, LookupError) as error:  # quotes that do not close, places that are not known
             raise DataError(
@@ -276,6 +282,7 @@ def _build_step(pipeline: Pipeline, place: Place, entry: Any, used: dict[str, An
             ) from None
         if not step.command:
             raise DataError(f"{file}: step `{name}`: `run` is empty; write a command")
+        require_no_shell(where, entry["run"])
         step.writes = further_files(step.command, step.makes)
         if entry.get("accelerate"):
             count = step_processes(where, entry, pipeline.num_processes)
@@ -297,10 +304,11 @@ def _add_training(
         raise DataError(f"{where}: its `config` is no file: {source}")
     changes = {**(entry.get("set") or {}), **pipeline.settings.get(name, {})}
     _check_changes(file, name, changes)
-    step.changes = changes
     settings = read_yaml(source)
     # The settings decide the result; where they are written and what they are called does not.
     deciding = _changed(settings, _filled(changes, ""))
+    settings, changes = expand_paths(settings, source), expand_paths(changes, where)
+    step.changes = changes
     step.inputs = json.dumps({**deciding, "seed": used["seed"]}, sort_keys=True, default=str)
     step.config = source
     here = paths.move(settings, f"{where}: {source}")
@@ -352,33 +360,3 @@ def _filled(changes: dict[str, Any], output_dir: str) -> dict[str, Any]:
     """Values with `{output_dir}` in their texts filled in."""
     filled: dict[str, Any] = in_texts(changes, lambda text: text.replace("{output_dir}", output_dir))
     return filled
-
-
-def _check_entry(file: Path, entry: Any) -> str:
-    """The name of a step whose keys are known and hold what they should."""
-    if not isinstance(entry, dict):
-        raise DataError(f"{file}: a step is a mapping of keys to values, not {entry!r}")
-    name = entry.get("name")
-    unknown = sorted(map(str, set(entry) - STEP_KEYS))
-    if not name or unknown or "makes" not in entry or ("run" in entry) == ("train" in entry):
-        raise DataError(
-            f"{file}: step {name!r}: needs `name`, `makes` and either `run` or `train` with `config`"
-            + (f"; unknown key `{unknown[0]}`" if unknown else "")
-        )
-    if not isinstance(name, str) or re.fullmatch(r"\w[\w.-]*", name) is None:
-        raise DataError(f"{file}: step {name!r}: `name` must be a word, which a file is named by")
-    if not isinstance(entry.get("set") or {}, dict) or ("set" in entry and "run" in entry):
-        raise DataError(f"{file}: step `{name}`: `set` is a mapping of keys to values, of a step that trains")
-    for key in ("makes", "run", "train", "config", "accelerate"):
-        left_out = entry.get(key) is None and key in ("config", "accelerate")
-        if key in entry and not left_out and not (isinstance(entry[key], str) and entry[key]):
-            raise DataError(f"{file}: step `{name}`: `{key}` must be a text, got {entry[key]!r}")
-    makes = Path(entry["makes"])
-    if makes.is_absolute() or ".." in makes.parts or not makes.name:
-        raise DataError(f"{file}: step `{name}`: `makes` must be inside `output_dir`, got {str(makes)!r}")
-    needs, minutes = entry.get("needs") or [], entry.get("minutes", 1)
-    if not isinstance(needs, list) or not all(isinstance(other, str) for other in needs):
-        raise DataError(f"{file}: step `{name}`: `needs` must be a list of steps' names, got {needs!r}")
-    if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 <= minutes < float("inf"):
-        raise DataError(f"{file}: step `{name}`: `minutes` must be a number, got {minutes!r}")
-    return name

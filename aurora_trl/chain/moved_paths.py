@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..shell_paths import in_texts
 
 # A path, or one behind `--flag=`, `NAME=` or `synthetic:`.
 _WORD = re.compile(r"((?:[\w-]+=)?(?:[\w-]+:)?)(.*)", re.S)
@@ -81,12 +82,3 @@ class MovedPaths:
                 f"{where}: {text!r} names {found[0].rstrip('/')} inside a text, and the chain writes to {self._used}: "
                 "write {output_dir} there, in `run` or `set`"
             )
-
-
-def in_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """A value of a YAML with all its texts changed, those of its lists and mappings too; keys stay."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: in_texts(entry, change) for key, entry in value.items()}
-    return [in_texts(entry, change) for entry in value] if isinstance(value, list) else value

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -136,15 +137,31 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     read = {**digests(step.inside), **made}
     started = time.time()
     chain = lock_id(pipeline.output_dir / ".pipeline" / "lock")
-    code = run_command(step.command, {**os.environ, "PATH": search_path(), CHAIN_VARIABLE: chain})
+    try:
+        code = run_command(step.command, {**os.environ, "PATH": search_path(), CHAIN_VARIABLE: chain})
+    except OSError as error:
+        raise DataError(
+            f"step `{step.name}`: {step.command[0]} can not be started: {error.strerror}; name a program, or a script "
+            "with what runs it"
+        ) from None
     if code != 0 or not step.makes.exists():
-        reason = f"ended with exit code {code}" if code else f"did not make {step.makes}"
+        reason = _ending(code) if code else f"did not make {step.makes}"
         raise DataError(f"step `{step.name}` {reason}; mend it and run the same command again: it continues here")
     # What has changed in the chain's folder meanwhile is no step's input: its command has written it.
     kept = {path: digest for path, digest in digests(read).items() if read.get(path) == digest}
     outside = {**step.outside, **kept, **of_needed}
     seconds = round(time.time() - started, 1)
     _write_record(record, {**state, "outside": outside, "finished": True, "seconds": seconds})
+
+
+def _ending(code: int) -> str:
+    """How a command ended; a shell writes 128 and the number of a signal, Python its negative."""
+    number = -code if code < 0 else code - 128
+    names = {one.value: one.name for one in signal.Signals}
+    if number not in names:
+        return f"ended with exit code {code}"
+    hint = ", as where a machine's or a job's memory is full" if number == signal.SIGKILL else ""
+    return f"was ended by the signal {names[number]}{hint}"
 
 
 def _clear_place(pipeline: Pipeline, step: Step) -> None:

@@ -13,6 +13,7 @@ from ..disk import NEW_FOLDER, naming
 from ..environment import installed_versions
 from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import LOCK_FILE, release
+from ..shell_paths import expand_home
 from ..version import __version__
 from .annotation import add_annotation_commands
 from .app import add_app_commands
@@ -37,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         `SystemExit`: with code 2 and such a line for a flag that is wrong, with 0 after `--help`.
     """
     leave_out_foreign_warnings()
-    arguments = build_parser().parse_args(argv)
+    # A shell leaves `--output=~/there` as it is.
+    words = [expand_home(word) for word in (sys.argv[1:] if argv is None else argv)]
+    arguments = build_parser().parse_args(words)
     output = getattr(arguments, "output", None)
     try:
         # Commands that write a file say by themselves how they continue.

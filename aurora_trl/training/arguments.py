@@ -25,6 +25,7 @@ from ..errors import DataError
 from ..foreign_warnings import leave_out_foreign_warnings
 from ..locks import release_all
 from ..models.checkpoints.hub import RECIPE_FILE
+from ..shell_paths import expand_home, expand_paths
 from ..text_files import read_yaml
 from .dataset_entries import ALL_SUBSETS, DatasetEntry, read_entries, require_own_split, say_idle_evaluation
 from .field_types import require_types
@@ -271,7 +272,7 @@ def parse_recipe(config_classes: tuple[type, ...], argv: list[str] | None = None
         `SystemExit`: with code 1 and one line that names the file and the key.
     """
     leave_out_foreign_warnings()
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [expand_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     config = argv[argv.index("--config") + 1] if "--config" in argv[:-1] else None
     content = {} if config is None else _read_recipe(Path(config), config_classes)
     try:
@@ -300,8 +301,8 @@ def _raise(message: str) -> NoReturn:
 
 @contextmanager
 def _with_current_keys(argv: list[str], config: str | None, content: dict[str, Any]) -> Iterator[list[str]]:
-    """The arguments for TRL's parser, which reads the YAML itself, with a copy of one that has keys of old."""
-    if not RENAMED.keys() & content.keys():
+    """The arguments for TRL's parser, which reads the YAML itself, with a copy of one with other keys or paths."""
+    if config is None or (not RENAMED.keys() & content.keys() and content == read_yaml(config)):
         yield argv
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -315,7 +316,7 @@ def _read_recipe(path: Path, config_classes: tuple[type, ...]) -> dict[str, Any]
     if not path.is_file():
         fail(f"{path}: no such recipe")
     try:
-        content = read_yaml(path)
+        content = expand_paths(read_yaml(path), path)
     except DataError as error:
         fail(error)
     for name in ("model_name_or_path", "dataset_path"):
@@ -343,7 +344,7 @@ def recipe_settings(configs: tuple[Any, ...], argv: list[str] | None = None) -> 
     settings = {}
     if "--config" in argv[:-1]:
         config = argv[argv.index("--config") + 1]
-        settings = with_current_names(read_yaml(config), config)
+        settings = with_current_names(expand_paths(read_yaml(config), config), config)
     values = {name: getattr(item, name) for item in configs for name in (entry.name for entry in fields(item))}
     for flag in given_flags(argv, values):
         if flag in values:

@@ -98,7 +98,7 @@ def test_of_a_folder_what_is_read_counts(tmp_path, monkeypatch):
 
 
 def test_a_step_needs_what_it_names(tmp_path, monkeypatch):
-    """Whether or not it says so: else it would stay as it is where that is made anew, and be left out of `--before`."""
+    """Whether or not it says so: else it stays as it is where that is made anew, and `--before` leaves that out."""
     monkeypatch.chdir(tmp_path)
     python = f'{sys.executable} -c "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"'
     steps = [

@@ -128,7 +128,7 @@ def test_what_a_step_started_ends_with_the_chain(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     chain.terminate()
-    assert b"step `a` ended with exit code -15" in chain.communicate(timeout=500)[1]
+    assert b"step `a` was ended by the signal SIGTERM" in chain.communicate(timeout=500)[1]
     assert chain.returncode == 1
     while is_running(int(pid.read_text())):
         assert time.monotonic() < deadline
@@ -300,15 +300,43 @@ def test_bad_chains_name_the_key(tmp_path):
         ({"steps": []}, "a chain has `output_dir`"),
         ({"output_dir": "o", "stepps": []}, "stepps"),
         ({"output_dir": "o", "steps": [{**good, "mades": 1}]}, "unknown key `mades`"),
-        ({"output_dir": "o", "steps": [{**good, "needs": ["z"]}]}, "no step `z`"),
+        ({"output_dir": "o", "steps": [{**good, "needs": ["z"]}]}, "step `a` needs `z`, and no step before it"),
         ({"output_dir": "o", "steps": [good, good]}, "two steps are called `a`"),
+        ({"output_dir": "o", "steps": [{**good, "makes": "{output_dir}/a"}]}, "`makes` must be inside `output_dir`"),
+        *(
+            ({"output_dir": "o", "steps": [{**good, "run": run}]}, "`run` holds .*, and is no line of a shell")
+            for run in ("a > b", "a >b", "a 2>&1", "a && b", "a; b", "a | b", "a &")
+        ),
         ({"output_dir": "o", "steps": [{**good, "train": "x"}]}, "either `run` or `train`"),
     ):
         file.write_text(yaml.safe_dump(content))
         with pytest.raises(DataError, match=message):
             load_pipeline(file)
+    for quoted in ("sh -c 'a && b > c; d'", "find . -exec a \\\\;", 'a "x > y" "b;"', "a --x=b>c"):
+        file.write_text(yaml.safe_dump({"output_dir": "o", "steps": [{**good, "run": quoted}]}))
+        load_pipeline(file)
     with pytest.raises(DataError, match="no such file"):
         load_pipeline(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("no-such-program x", "step `a`: no-such-program can not be started: No such file or directory"),
+        (
+            "sh -c 'kill -9 $$'",
+            "step `a` was ended by the signal SIGKILL, as where a machine's or a job's memory is full",
+        ),
+        ("sh -c 'exit 137'", "by the signal SIGKILL"),
+        ("sh -c 'exit 200'", "ended with exit code 200"),
+    ],
+)
+def test_how_a_step_ended_is_named(run, message, tmp_path):
+    file = tmp_path / "chain.yaml"
+    steps = [{"name": "a", "run": run, "makes": "a"}]
+    file.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "o"), "steps": steps}))
+    with pytest.raises(DataError, match=message):
+        run_pipeline(load_pipeline(file))
 
 
 def test_another_folder_and_seed_reach_the_training_steps():

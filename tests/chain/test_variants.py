@@ -242,3 +242,39 @@ def test_an_unknown_key_or_step_is_an_error_before_anything_runs(chains, capsys,
     assert main([*run, "sftt.max_steps=3"]) == 1
     assert "no step `sftt`; it has sft, grpo" in capsys.readouterr().err
     assert not (chains / "out").exists()
+
+
+def test_paths_are_read_as_a_shell_reads_them(chains, tmp_path, monkeypatch, capsys):
+    """`~` and variables, in a chain, in the YAML of a phase and behind a flag; else a folder of that name was made."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
+    own = tmp_path / "own"
+    own.mkdir()
+    phase = {"model_name_or_path": "~/base", "output_dir": "$SCRATCH/run/a", "dataset_path": "$SCRATCH/run/rows.jsonl"}
+    (own / "a.yaml").write_text(yaml.safe_dump(phase))
+    steps = [
+        {"name": "rows", "run": "cp ~/my\\ rows ${SCRATCH}/run/rows.jsonl", "makes": "rows.jsonl"},
+        {"name": "script", "run": "sh -c 'for i in 1; do echo $i; done'", "makes": "b"},
+        {"name": "a", "train": "recipes/sft.py", "config": "a.yaml", "makes": "a"},
+    ]
+    write(own / "chain.yaml", {"output_dir": "$SCRATCH/run", "steps": steps})
+    pipeline = load_pipeline(own / "chain.yaml")
+    assert pipeline.output_dir == tmp_path / "scratch" / "run"
+    rows, script, phase = pipeline.steps
+    assert rows.command == ["cp", f"{tmp_path}/home/my rows", f"{tmp_path}/scratch/run/rows.jsonl"]
+    assert script.command[2] == "for i in 1; do echo $i; done"
+    moved = load_pipeline(own / "chain.yaml", output_dir="~/elsewhere")
+    assert moved.steps[0].command[2] == f"{tmp_path}/home/elsewhere/rows.jsonl"
+    content = yaml.safe_load(moved.configs[moved.step("a").config])
+    assert content["model_name_or_path"] == f"{tmp_path}/home/base"
+    assert content["dataset_path"] == f"{tmp_path}/home/elsewhere/rows.jsonl"
+    before = [pipeline.fingerprint(step) for step in pipeline.steps]
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "other"))  # another machine: the same work
+    pipeline = load_pipeline(own / "chain.yaml")
+    assert [pipeline.fingerprint(step) for step in pipeline.steps] == before
+    assert pipeline.output_dir == tmp_path / "other" / "run"
+    monkeypatch.delenv("SCRATCH")
+    with pytest.raises(DataError, match="chain.yaml: '.SCRATCH/run': the environment variable SCRATCH is not set"):
+        load_pipeline(own / "chain.yaml")
+    assert main(["check-data", "--format=json", "~/none.jsonl"]) == 1
+    assert f"{tmp_path}/home/none.jsonl" in capsys.readouterr().err

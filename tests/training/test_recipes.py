@@ -274,6 +274,23 @@ def test_a_flag_is_written_out(flags, message, small, capsys):
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_paths_are_read_as_a_shell_reads_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WORK", "/w")
+    text = (
+        "model_name_or_path: ~/base\ndataset_path: ${WORK}/rows\noutput_dir: $WORK/out\nuse_cpu: true\nbf16: false\n"
+    )
+    (tmp_path / "phase.yaml").write_text(text)
+    words = ["--config", str(tmp_path / "phase.yaml"), "--eval_dataset_path=~/eval", "--eval_split", "val"]
+    recipe, _, config = parse_recipe((RecipeArguments, LoraArguments, AuroraSFTConfig), words)
+    paths = (recipe.model_name_or_path, recipe.dataset_path, recipe.eval_dataset_path, config.output_dir)
+    assert paths == (f"{tmp_path}/base", "/w/rows", f"{tmp_path}/eval", "/w/out")
+    monkeypatch.delenv("WORK")
+    with pytest.raises(SystemExit):
+        parse_recipe((RecipeArguments, LoraArguments, AuroraSFTConfig), words)
+    assert "phase.yaml: '${WORK}/rows': the environment variable WORK is not set" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flags", [["--config", "nowhere.yaml"], ["--config", "README.md"]])
 def test_no_yaml_at_all(flags, capsys):
     with pytest.raises(SystemExit) as error:
