@@ -88,12 +88,12 @@ def _run_steps(pipeline: Pipeline, only: str | None, before: str | None, *, dry_
         for path, text in {**pipeline.configs, copy: read_text(pipeline.file)}.items():
             with written_whole(path) as file:
                 file.write(text)
-    started, expected = time.time(), 0.0
+    started, expected = time.monotonic(), 0.0
     for number, step in enumerate(steps, 1):
         ahead = [other.minutes for other in todo if other not in steps[: number - 1]]
         left = sum(minutes for minutes in ahead if minutes is not None)
         # The estimate follows this machine: what was done so far took so much longer, or shorter, than expected.
-        pace = (time.time() - started) / 60 / expected if expected > 0.5 else 1.0
+        pace = (time.monotonic() - started) / 60 / expected if expected > 0.5 else 1.0
         _say(
             f"[{number}/{len(steps)}] {step.name}: "
             + ("done" if step not in todo else "to do" if None in ahead else f"about {left * pace:.0f} min left")
@@ -107,9 +107,8 @@ def _run_steps(pipeline: Pipeline, only: str | None, before: str | None, *, dry_
         if not dry_run:
             _run_step(pipeline, step)
             expected += step.minutes or 0.0
-    _say(
-        f"{pipeline.output_dir}: {'nothing was run' if dry_run else 'done'} in {(time.time() - started) / 60:.1f} min"
-    )
+    minutes = (time.monotonic() - started) / 60
+    _say(f"{pipeline.output_dir}: {'nothing was run' if dry_run else 'done'} in {minutes:.1f} min")
     if steps and steps[-1].makes.suffix == ".html" and not dry_run:
         _say(f"The report: {steps[-1].makes}")
 
@@ -135,7 +134,7 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     }
     _write_record(record, state)
     read = {**digests(step.inside), **made}
-    started = time.time()
+    started = time.monotonic()
     chain = lock_id(pipeline.output_dir / ".pipeline" / "lock")
     try:
         code = run_command(step.command, {**os.environ, "PATH": search_path(), CHAIN_VARIABLE: chain})
@@ -150,7 +149,7 @@ def _run_step(pipeline: Pipeline, step: Step) -> None:
     # What has changed in the chain's folder meanwhile is no step's input: its command has written it.
     kept = {path: digest for path, digest in digests(read).items() if read.get(path) == digest}
     outside = {**step.outside, **kept, **of_needed}
-    seconds = round(time.time() - started, 1)
+    seconds = round(time.monotonic() - started, 1)
     _write_record(record, {**state, "outside": outside, "finished": True, "seconds": seconds})
 
 

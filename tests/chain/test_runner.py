@@ -74,6 +74,14 @@ def test_done_is_skipped(tmp_path, capsys):
     assert log(pipeline) == "abcb"
 
 
+def test_a_clock_that_is_set_back_makes_no_time_negative(tmp_path, monkeypatch):
+    clock = iter(range(10**6, 0, -3600))
+    monkeypatch.setattr("time.time", lambda: float(next(clock)))
+    pipeline = write_chain(tmp_path)
+    run_pipeline(pipeline)
+    assert all(json.loads(pipeline.record(step).read_text())["seconds"] >= 0 for step in pipeline.steps)
+
+
 def test_a_change_runs_what_depends_on_it_and_keeps_the_old(tmp_path):
     run_pipeline(write_chain(tmp_path))
     changed = write_chain(tmp_path, a="a2")

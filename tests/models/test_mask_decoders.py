@@ -271,6 +271,14 @@ def test_an_old_file_is_read(sam, tmp_path):
     assert all(torch.equal(value, sam.state_dict()[key]) for key, value in decoder.state_dict().items())
 
 
+def test_a_file_that_a_training_saved_is_read(sam, tmp_path):
+    """Beside its optimizer, and with the names of a model that several processes trained."""
+    weights = {f"module.{key}": value for key, value in sam.state_dict().items()}
+    torch.save({"model": weights, "optimizer": {"state": {}}, "epoch": 3}, tmp_path / "medsam.pth")
+    decoder = load_mask_decoder(tmp_path / "medsam.pth")
+    assert all(torch.equal(value, sam.state_dict()[key]) for key, value in decoder.state_dict().items())
+
+
 def test_configs_come_back(sam2):
     for config in (SamConfig(image_size=224), Sam2MaskConfig(sam2.config, keep_aspect_ratio=True)):
         again = AuroraConfig.from_dict(AuroraConfig(None, config, seg_token_id=3).to_dict()).mask_decoder_config
@@ -306,7 +314,12 @@ def test_what_is_not_a_sam_is_one_clear_line(sam, sam_file, sam2_folder, tmp_pat
     cut.mkdir()
     (cut / "config.json").write_text((sam2_folder / "config.json").read_text())
     (cut / "model.safetensors").write_bytes((sam2_folder / "model.safetensors").read_bytes()[:5000])
+    torch.save({"model": {"image_encoder.trunk.pos_embed": torch.zeros(2)}}, tmp_path / "sam2.1_hiera_large.pt")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "sam_vit_b.pth").touch()
     for path, message in (
+        (tmp_path / "sam2.1_hiera_large.pt", "SAM 2 and 3 are read in transformers' layout, such as facebook/sam2.1-"),
+        (tmp_path / "folder", "config.json: no such file; .* sam_vit_b.pth is there, which is named as a file"),
         (other, "other.pth: not a segment-anything checkpoint: it has no image_encoder.pos_embed .*backbone.weight"),
         (half, "half.pth: cut short"),
         (lacking, "1 missing: mask_decoder.iou_token.weight; 1 unexpected: mask_decoder.hf_token.weight"),

@@ -18,6 +18,8 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 
 # What a checkpoint's folder may hold that is worth a download: no pictures, no copies of the weights in other formats.
 CHECKPOINT_PATTERNS = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors", "*.bin")
+# Under what training scripts save a model beside its optimizer.
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 
 def find_checkpoint(name_or_path: str | Path, patterns: Iterable[str] = CHECKPOINT_PATTERNS) -> Path:
@@ -53,7 +55,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG_FILE
     if not file.is_file():
-        raise DataError(f"{file}: no such file; {folder} is not the folder of a published checkpoint")
+        alone = next((path for pattern in ("*.pth", "*.pt") for path in sorted(folder.glob(pattern))), None)
+        hint = "" if alone is None else f"; {alone.name} is there, which is named as a file"
+        raise DataError(f"{file}: no such file; {folder} is not the folder of a published checkpoint{hint}")
     config = read_json(file)
     if "model_type" not in config:
         raise DataError(f"{file}: it has no `model_type`; this is not the config of a model")
@@ -76,7 +80,8 @@ def read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def read_torch_file(file: Path) -> dict[str, torch.Tensor]:
     """
-    A `.bin` or `.pth` file with a dictionary of tensors. Nothing else in it is ever unpickled.
+    A `.bin` or `.pth` file with a dictionary of tensors, also as a training has saved it: beside its optimizer, with
+    the names of a model that several processes trained. Nothing else in it is ever unpickled.
 
     Raises:
         `DataError`: where it is missing, cut short, or holds anything but tensors by name.
@@ -88,8 +93,12 @@ def read_torch_file(file: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # whatever a broken file leads to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{file}: cut short, or not a file of tensors alone: {reason}") from None
+    if isinstance(content, dict):
+        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
         raise DataError(f"{file}: not a dictionary of tensors by name")
+    if all(str(name).startswith("module.") for name in content):
+        content = {name.removeprefix("module."): value for name, value in content.items()}
     return content
 
 

@@ -143,7 +143,8 @@ def sam_config(weights: dict[str, torch.Tensor], file: Path) -> SamConfig:
         if key not in weights:
             raise DataError(
                 f"{file}: not a segment-anything checkpoint: it has no {key} (it begins with {next(iter(weights))}); "
-                "the published files are sam_vit_b, sam_vit_l and sam_vit_h"
+                "the published files are sam_vit_b, sam_vit_l and sam_vit_h; SAM 2 and 3 are read in transformers' "
+                "layout, such as facebook/sam2.1-hiera-large"
             )
     pos_embed, patch, rel_pos, neck, mlp = (weights[key] for key in needed)
     grid, width = pos_embed.shape[1], pos_embed.shape[3]
