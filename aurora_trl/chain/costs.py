@@ -1,6 +1,7 @@
 """What a step takes: work, disk and money, from its settings or its command line."""
 
 import argparse
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,26 @@ def training_costs(
     line = f"{facts.steps} steps of {facts.questions:g} rows, of {epochs}; {disk / 1e9:.1f} GB on disk"
     weights = _read_weights(model, parameters, facts.batch_size)
     return Costs(training_work(facts, passes, weights), disk, lines=[line])
+
+
+def kept_checkpoints(config: Any, steps: int) -> int:
+    """
+    How many checkpoints a phase leaves beside its result, at most.
+
+    Args:
+        config (`TrainingArguments`): of the phase.
+        steps (`int`): that it takes.
+    """
+    strategy = getattr(config.save_strategy, "value", config.save_strategy)
+    if strategy == "no":
+        return 0
+    every: float = steps / config.num_train_epochs if config.max_steps <= 0 else steps  # epochs are not known here
+    if strategy in ("steps", "best"):
+        every = config.save_steps if config.save_steps >= 1 else steps * config.save_steps
+    saved = max(1, math.ceil(steps / max(every, 1)))  # the last step is saved, too
+    limit = config.save_total_limit
+    # The best one is kept beside the newest.
+    return saved if not limit or limit < 1 else min(saved, max(limit, 2 if config.load_best_model_at_end else 1))
 
 
 def command_costs(

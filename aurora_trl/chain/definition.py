@@ -50,7 +50,7 @@ import yaml
 
 from ..errors import DataError
 from ..shell_paths import expand_paths, in_texts
-from ..text_files import read_json, read_text, read_yaml
+from ..text_files import parse_yaml, read_json, read_text, read_yaml
 from .chain_files import Place, read_chain
 from .moved_paths import MovedPaths
 from .outside_files import changed_since, digest_outside, digests_of_made, made_by_others, script_digest, words_of
@@ -173,6 +173,14 @@ class Pipeline:
         """Whether the step's last run, with whatever settings, began and did not end."""
         record = self.record(step)
         return record.exists() and not read_json(record).get("finished")
+
+    def require_own_place(self, step: Step) -> None:
+        """Raise `DataError` where the YAML of a training step writes elsewhere than the step `makes`."""
+        if step.config is not None:
+            settings = parse_yaml(self.configs.get(step.config) or read_text(step.config), step.config)
+            place = expand_paths(settings.get("output_dir"), step.config)
+            if isinstance(place, str) and os.path.abspath(place) != os.path.abspath(step.makes):
+                raise DataError(f"{step.config}: `output_dir` {place}, but `makes` {step.makes}")
 
     def train_arguments(self, name: str) -> list[str]:
         """What follows the script on a training step's command line."""

@@ -12,11 +12,11 @@ from typing import Any
 from ..data.schema import Row
 from ..data.validation import describe_short_clips
 from ..errors import DataError
-from ..models.checkpoints.own_files import REPOSITORY_ID
+from ..models.checkpoints.own_files import REPOSITORY_ID, require_repository
 from ..training.arguments import LoraArguments, RecipeArguments, load_rows, parse_recipe
 from ..training.dataset_entries import DatasetEntry
 from .child_process import search_path
-from .costs import Costs, Counter, command_costs, published_rows, training_costs
+from .costs import Costs, Counter, command_costs, kept_checkpoints, published_rows, training_costs
 from .definition import Pipeline, Step
 from .launch import LaunchConfig
 from .launchers import Launched, read_launcher
@@ -43,6 +43,8 @@ _READ_BY_COMMANDS = (
     "folder",
     "path",
 )
+# Models of ours, and not the published parts that one is built from, which a plan is made without.
+_OWN_MODEL_KEYS = ("`model_name_or_path`", "`teacher_model_name_or_path`", "`model`")
 _DATA_KEYS = ("`dataset_path`", "`eval_dataset_path`")
 _MODEL_ARGUMENTS = ("model", "policy", "mask_decoder", "adapter")
 _INSTRUCTION_TOKENS = 48  # the chat's own, the reference and the instruction
@@ -160,14 +162,16 @@ class _Checker:
 
     def _check_exists(self, key: str, path: str, *, is_model: bool) -> None:
         """A path is on disk, or an earlier step makes it, or it is a model's name on the Hub."""
-        makers = self._makers(path)
-        if makers:
-            maker = makers[-1]
-            if maker.name not in self.pipeline.needed(self.step):
-                self.plan.problems.append(f"{key} {path} is what step `{maker.name}` makes: name it under `needs`")
-        elif not Path(path).exists():
+        if self._makers(path):
+            return
+        if not Path(path).exists():
             if not (is_model and self._is_hub_name(path)):
                 self.plan.problems.append(f"{key} {path}: no such file or folder, and no earlier step makes it")
+            elif key in _OWN_MODEL_KEYS and self.shared.is_new("repository", path):
+                try:
+                    require_repository(path)  # or a folder whose name is mistyped
+                except DataError as error:
+                    self.plan.problems.append(f"{key} {error}")
         elif is_model and key not in _DATA_KEYS and self.shared.is_new("checkpoint", path):
             problem = checkpoint_problem(path)
             self.plan.problems += [] if problem is None else [problem]
@@ -194,10 +198,10 @@ class _Checker:
             return
         recipe, lora, config = parsed
         self.plan.lines.append(f"config: {config_file}, parsed")
-        if Path(config.output_dir) != self.step.makes:
-            self.plan.problems.append(
-                f"{config_file}: `output_dir` {config.output_dir}, but `makes` {self.step.makes}"
-            )
+        try:
+            self.pipeline.require_own_place(self.step)
+        except DataError as error:
+            self.plan.problems.append(str(error))
         self._check_exists("`model_name_or_path`", recipe.model_name_or_path, is_model=True)
         teacher = getattr(config, "teacher_model_name_or_path", None)
         if teacher is not None:
@@ -266,7 +270,8 @@ class _Checker:
     def _estimate(self, recipe: Any, lora: LoraArguments, config: Any, rows: list[Row], launch: LaunchConfig) -> None:
         model = plan_model(self.pipeline, recipe.model_name_or_path)
         if model is None:
-            self.plan.lines.append("model: its sizes are known once the first step has made it")
+            known = "the first step has made it" if self._makers(recipe.model_name_or_path) else "it is loaded"
+            self.plan.lines.append(f"model: its sizes are known once {known}")
             return
         model = model.with_num_frames(config.num_frames).with_seg_source(getattr(config, "seg_source", None))
         short = describe_short_clips(rows, model.num_frames, max_videos=_MEASURED_VIDEOS)
@@ -344,7 +349,7 @@ class _Checker:
                 self.plan.lines.append(f"{config.num_train_epochs:g} epochs of rows that are not there yet")
                 return
             facts = replace(facts, steps=-(-int(config.num_train_epochs * rows) // round(facts.questions)))
-        kept = config.save_total_limit or 1
+        kept = kept_checkpoints(config, facts.steps)
         costs = training_costs(facts, model, memory, kept, rows, adapter=lora.use_lora)
         self.plan.costs = costs
         self.plan.lines += costs.lines

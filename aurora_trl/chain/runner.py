@@ -84,6 +84,8 @@ def _run_steps(pipeline: Pipeline, only: str | None, before: str | None, *, dry_
         steps = [step for step in steps if step.name in wanted]
     todo = [step for step in steps if pipeline.state(step) != "done"]
     if not dry_run:
+        for step in todo:  # known before it has trained for hours
+            pipeline.require_own_place(step)
         copy = pipeline.output_dir / ".pipeline" / CHAIN_COPY
         for path, text in {**pipeline.configs, copy: read_text(pipeline.file)}.items():
             with written_whole(path) as file:

@@ -162,11 +162,12 @@ def _check_length(config: Any) -> None:
 
 def _check_trackers(report_to: Any) -> None:
     for tracker in report_to if isinstance(report_to, list) else [report_to]:
-        if isinstance(tracker, str) and tracker not in {*INTEGRATION_TO_CALLBACK, *_NO_TRACKERS}:
+        if not isinstance(tracker, str):
+            raise ValueError(f"`report_to` names trackers, got {tracker!r}; `none` is for no tracker")
+        if tracker not in {*INTEGRATION_TO_CALLBACK, *_NO_TRACKERS}:
             raise ValueError(f"`report_to: {tracker}` is no tracker; use {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
         packages = _TRACKERS.get(tracker, (tracker,))
-        known = isinstance(tracker, str) and tracker not in _NO_TRACKERS
-        if known and not any(importlib.util.find_spec(package) for package in packages):
+        if tracker not in _NO_TRACKERS and not any(importlib.util.find_spec(package) for package in packages):
             raise ValueError(f"`report_to: {tracker}` needs the package {packages[0]}: install it, or set `none`")
 
 

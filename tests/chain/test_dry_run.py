@@ -96,7 +96,7 @@ def test_queries_train_no_table_of_tokens(source, tables, write, tmp_path, capsy
         ({"recipe": {"model_name_or_path": "no/such/model"}}, "`model_name_or_path` no/such/model: no such file"),
         ({"recipe": {"output_dir": "elsewhere"}}, "`output_dir` elsewhere, but `makes`"),
         ({"recipe": {"use_lora": True, "freeze_language_model": True}}, "`use_lora` adapts the language model"),
-        ({"sft": {"needs": []}}, "is what step `cot` makes: name it under `needs`"),
+        ({"recipe": {"model_name_or_path": "outputs/sftt"}}, "`model_name_or_path` outputs/sftt: no such folder, and"),
         ({"sft": {"train": "no/sft.py"}}, "no/sft.py: no such script"),
         ({"sft": {"accelerate": "no.yaml"}}, "accelerate config: no.yaml: no such file"),
         ({"cot": {"run": "aurora anotate x"}}, "invalid choice: 'anotate'"),

@@ -7,8 +7,9 @@ import sys
 import pytest
 import yaml
 from conftest import REPOSITORY
+from transformers import TrainingArguments
 
-from aurora_trl.chain.costs import Costs, Counter, command_costs
+from aurora_trl.chain.costs import Costs, Counter, command_costs, kept_checkpoints
 from aurora_trl.chain.definition import load_pipeline
 from aurora_trl.chain.experts import feed_forward_states, feed_forward_width, idle_weights
 from aurora_trl.chain.machines import MACHINES, Machine, Work
@@ -203,6 +204,24 @@ def test_stated_minutes_are_added_up():
     pipeline = load_pipeline(REPOSITORY / "recipes" / "tiny" / "pipeline.yaml", "nowhere")
     lines, _ = summarize(pipeline, [(step, Costs(Work()), None) for step in pipeline.steps])
     assert lines == ["time: about 0.3 h on the machine that the recipe names"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"save_steps": 100}, 10),  # all stay where no limit is set
+        ({"save_steps": 100, "save_total_limit": 2}, 2),
+        ({"save_steps": 600, "save_total_limit": 3}, 2),
+        ({"save_steps": 5000}, 1),
+        ({"save_steps": 0.25}, 4),
+        ({"save_strategy": "no"}, 0),
+        ({"save_strategy": "epoch", "max_steps": -1, "num_train_epochs": 4}, 4),
+    ],
+)
+def test_how_many_checkpoints_stay(settings, kept, tmp_path):
+    settings = {"save_strategy": "steps", "max_steps": 1000, **settings}
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+    assert kept_checkpoints(args, steps=1000) == kept
 
 
 def test_disk_that_is_not_there_is_a_problem(tmp_path):

@@ -347,6 +347,18 @@ def test_how_a_step_ended_is_named(run, message, tmp_path):
         run_pipeline(load_pipeline(file))
 
 
+def test_a_phase_that_writes_elsewhere_is_not_trained(tmp_path):
+    steps = [
+        {"name": "a", "run": "touch {output_dir}/a", "makes": "a"},
+        {"name": "b", "train": "recipes/sft.py", "config": "b.yaml", "makes": "b"},
+    ]
+    (tmp_path / "b.yaml").write_text(f"output_dir: {tmp_path}/out/elsewhere\n")
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "steps": steps}))
+    with pytest.raises(DataError, match="b.yaml: `output_dir` .*/out/elsewhere, but `makes` .*/out/b"):
+        run_pipeline(load_pipeline(tmp_path / "chain.yaml"))
+    assert not (tmp_path / "out" / "a").exists()
+
+
 def test_another_folder_and_seed_reach_the_training_steps():
     pipeline = load_pipeline(REPOSITORY / "recipes" / "tiny" / "pipeline.yaml", "elsewhere/x", 7)
     step = pipeline.step("sft")

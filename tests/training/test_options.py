@@ -119,6 +119,7 @@ def make(method, folder, **settings):
         ("grpo", {"generation_kwargs": {"temperature": 0.2}}, "the loss would not know; set `temperature`"),
         ("grpo", {"generation_kwargs": {"max_new_tokens": 9}}, "the loss would not know; set `max_completion_length`"),
         ("sft", {"accelerator_config": {"dispatch_batches": True}}, "each process reads its own clips"),
+        ("sft", {"report_to": None}, "`report_to` names trackers, got None; `none` is for no tracker"),
         ("sft", {"report_to": "wandbb"}, "`report_to: wandbb` is no tracker; use "),
         ("sft", {"report_to": "mlflow"}, "`report_to: mlflow` needs the package mlflow"),
         ("sft", {"report_to": ["tensorboard"]}, "`report_to: tensorboard` needs the package tensorboard"),
