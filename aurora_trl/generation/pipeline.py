@@ -11,6 +11,7 @@ import torch
 from ..data.media.loading import count_frames, frame_seconds, split_moment, taken_frames
 from ..data.media.streaming import choose_frames
 from ..data.schema import REFERENCE_MEDIA, Row, check_row
+from ..models.checkpoints.own_files import HUB_ARGUMENTS
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import extract_class
@@ -101,7 +102,7 @@ class AuroraPipeline:
         """
         name = str(pretrained_model_name_or_path)
         torch_device = find_device(device)
-        files = {k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
+        files = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         processor = AuroraProcessor.from_pretrained(name, **files)  # first: a broken one is known in a moment
         return cls(AuroraModel.from_pretrained(name, **kwargs).to(torch_device), processor)
 

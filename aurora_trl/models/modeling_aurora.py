@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTr
 from transformers.modeling_outputs import ModelOutput
 
 from .checkpoints.adapters import adapter_asked_for, load_merged
-from .checkpoints.own_files import HUB_ARGUMENTS, check_checkpoint, require_finite, require_keys
+from .checkpoints.own_files import HUB_ARGUMENTS, check_checkpoint, own_folder, require_finite, require_keys
 from .checkpoints.quantization import with_whole_mask_parts
 from .configuration_aurora import AuroraConfig
 from .mask_decoders import MaskDecoderBase, build_mask_decoder
@@ -117,6 +117,7 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
             for key in ("config", "trust_remote_code", "_from_auto", "pretrained_model_name_or_path"):
                 kwargs.pop(key, None)
             merged = load_merged(adapter, revision=revision, **kwargs)
+            merged._name_as(adapter, {**kwargs, "revision": revision})
             return (merged, {}) if output_loading_info else merged
         name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         # Weights under other names, or stored in another form, are for those to judge who asked for them.
@@ -132,7 +133,15 @@ class AuroraModel(SegHead, PreTrainedModel, GenerationMixin):
         kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
         require_keys(str(name), **{kind: info.get(kind) or () for kind in kinds})
         require_finite(str(name), model)
+        if name is not None:
+            model._name_as(str(name), kwargs)
         return (model, info) if output_loading_info else model
+
+    def _name_as(self, name: str, kwargs: dict[str, Any]) -> None:
+        """The name that a reference model, an adapter's record and a processor are found by."""
+        folder = own_folder(name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
+        if folder != name:
+            self.name_or_path = self.config.name_or_path = folder
 
     @property
     def base_model(self) -> Any:

@@ -70,6 +70,26 @@ def find_file(name: str, file: str, **hub_kwargs: Any) -> str | None:
     )
 
 
+def own_folder(name: str, **hub_kwargs: Any) -> str:
+    """
+    What alone names a checkpoint that `revision` or `subfolder` helped to name: its folder on this machine. What is
+    trained on it is to find it again, with its processor, and not what lies at the name.
+
+    Args:
+        name (`str`): folder or Hub repository.
+        **hub_kwargs: of `HUB_ARGUMENTS`.
+
+    Returns:
+        `str`: the name itself where nothing else was said.
+    """
+    if hub_kwargs.get("revision") in (None, "main") and not hub_kwargs.get("subfolder"):
+        return name
+    if Path(name).is_dir() and not hub_kwargs.get("subfolder"):
+        return name  # a folder has no revisions
+    file = find_file(name, CONFIG_FILE, **hub_kwargs)
+    return name if file is None else str(Path(file).parent)
+
+
 def require_repository(name: str, **hub_kwargs: Any) -> None:
     """
     See to it that what is no folder here is a repository on the Hub, with a single question of ten seconds at most:

@@ -1,6 +1,7 @@
 """The files of our checkpoints: a name that leads nowhere, and what is known before a weight is read."""
 
 import random
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,6 +13,7 @@ from safetensors import safe_open
 
 from aurora_trl import AuroraModel, AuroraPipeline, AuroraProcessor
 from aurora_trl.errors import DataError
+from aurora_trl.models.checkpoints.adapters import describe_base
 from aurora_trl.models.checkpoints.digest import checkpoint_digest
 from aurora_trl.models.checkpoints.own_files import check_checkpoint
 from aurora_trl.models.checkpoints.weight_files import find_checkpoint
@@ -145,3 +147,41 @@ def test_a_repository_is_another_where_its_commit_is(tmp_path, monkeypatch):
         (repository / "refs" / "main").write_text(commit)
         assert checkpoint_digest("org/name") == f"org/name@{commit}"
     assert checkpoint_digest("in/memory") == "in/memory"
+
+
+@pytest.fixture
+def two(checkpoint, tmp_path):
+    """A checkpoint, and another one in a folder inside it."""
+    outer = tmp_path / "outer"
+    shutil.copytree(checkpoint, outer)
+    shutil.copytree(checkpoint, outer / "sub")
+    model = AuroraModel.from_pretrained(checkpoint)
+    model.seg_projector[0].bias.data.fill_(7.0)
+    model.save_pretrained(outer / "sub")
+    AuroraProcessor.from_pretrained(checkpoint).with_num_frames(3).save_pretrained(outer / "sub")
+    return outer
+
+
+def test_what_a_subfolder_named_is_found_again(two):
+    pipe = AuroraPipeline.from_pretrained(two, subfolder="sub")
+    assert float(pipe.model.seg_projector[0].bias.detach()[0]) == 7.0
+    assert pipe.processor.num_frames == 3  # and not that of the folder around it
+    model = pipe.model
+    assert model.name_or_path == model.config.name_or_path == str(two / "sub")
+    assert describe_base(model.name_or_path) == describe_base(str(two / "sub")) != describe_base(str(two))
+    assert AuroraModel.from_pretrained(two).name_or_path == str(two)
+
+
+def test_what_a_revision_named_is_found_again(two, tmp_path, monkeypatch):
+    """An adapter that is trained on it stands on these weights, and a reference model has them."""
+    repository = tmp_path / "models--org--name"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "snapshots").mkdir()
+    for name, commit, folder in (("main", "a" * 40, two), ("v1", "b" * 40, two / "sub")):
+        (repository / "refs" / name).write_text(commit)
+        (repository / "snapshots" / commit).symlink_to(folder)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert AuroraModel.from_pretrained("org/name").name_or_path == "org/name"
+    model = AuroraModel.from_pretrained("org/name", revision="v1")
+    assert float(model.seg_projector[0].bias.detach()[0]) == 7.0
+    assert describe_base(model.name_or_path).base_weights == describe_base(str(two / "sub")).base_weights
