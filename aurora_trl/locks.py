@@ -267,7 +267,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _changed(path: Path) -> float | None:
     try:
-        return path.stat().st_mtime
+        with open(
+            path, "rb"
+        ) as file:  # which a network file system answers anew, where it may answer `stat` from memory
+            return os.fstat(file.fileno()).st_mtime
     except OSError:
         return None
 

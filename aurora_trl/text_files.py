@@ -134,7 +134,7 @@ _OTHER_BASE = re.compile(r"[-+]?(?:0[0-7_]+|[1-9][\d_]*(?::[0-5]?\d)+(?:\.[\d_]*
 class _StrictLoader(yaml.SafeLoader):
     """YAML's own loader takes the last of two equal keys, and numbers of other bases than ten, without a word."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:  # as written: what `<<` brings may stand here, too
@@ -145,7 +145,7 @@ class _StrictLoader(yaml.SafeLoader):
             seen.add((key.tag, str(key.value)))
         return node
 
-    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         node = super().compose_scalar_node(anchor)
         is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
         if is_number and _OTHER_BASE.fullmatch(node.value):

@@ -238,7 +238,12 @@ def load_pipeline(
     require_apart(pipeline.file, pipeline.steps)
     _add_needs(pipeline)
     _look_at_what_is_read(pipeline)
-    for name in pipeline.settings:
+    for name, values in pipeline.settings.items():
+        outer, _, inner = name.rpartition(".")
+        if any(step.name == outer for step in pipeline.steps) and all(step.name != name for step in pipeline.steps):
+            key, value = next(iter(values.items()))
+            whole = f"{outer}.{inner}={{{key}: {value}}}"
+            raise DataError(f"--set {name}.{key}: a key inside another is set with it: --set '{whole}'")
         if pipeline.step(name).config is None:
             raise DataError(f"{pipeline.file}: step `{name}` does not train: --set has no key to set there")
     return pipeline

@@ -241,6 +241,10 @@ def test_an_unknown_key_or_step_is_an_error_before_anything_runs(chains, capsys,
     )
     assert main([*run, "sftt.max_steps=3"]) == 1
     assert "no step `sftt`; it has sft, grpo" in capsys.readouterr().err
+    assert main([*run, "sft.activation_checkpointing_kwargs.use_reentrant=false"]) == 1
+    assert (
+        "is set with it: --set 'sft.activation_checkpointing_kwargs={use_reentrant: False}'" in capsys.readouterr().err
+    )
     assert not (chains / "out").exists()
 
 
