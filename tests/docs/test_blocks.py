@@ -21,8 +21,9 @@ from PIL import Image
 from videos import write_clip
 
 from aurora_trl import AuroraGRPOConfig, AuroraSFTConfig
-from aurora_trl.chain.definition import STEP_KEYS, load_pipeline
+from aurora_trl.chain.definition import load_pipeline
 from aurora_trl.chain.launched_phase import divide_words
+from aurora_trl.chain.step_entries import STEP_KEYS
 from aurora_trl.cli import build_parser
 from aurora_trl.data.schema import COLUMNS, OPTIONAL_COLUMNS
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, parse_recipe
