@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ..data.media.checks import check_image
+from ..data.media.containers import open_container
+from ..data.media.images import is_animation
 from ..data.media.loading import frame_seconds, load_audio, load_frames, taken_frames
 from ..data.media.video import index_video
 from ..data.schema import Row
@@ -101,7 +103,7 @@ def _is_picture(path: str) -> bool:
     try:
         with Image.open(path) as image:
             # Pillow knows the header of an MPEG stream, and no frame of it. What moves is a video.
-            return image.format != "MPEG" and not getattr(image, "is_animated", False)
+            return image.format != "MPEG" and not is_animation(image)
     except Image.DecompressionBombError:
         raise DataError(f"{path}: it has too many pixels; drop a smaller one") from None
     except (OSError, SyntaxError, ValueError):
@@ -139,7 +141,7 @@ def _check_pixels(path: str, size: tuple[int, int], limits: Limits) -> None:
 def _check_seconds(path: str, limits: Limits) -> None:
     """By the file's header: to decode what is too long would take long, too."""
     try:
-        with av.open(path, metadata_errors="replace") as container:
+        with open_container(path) as container:
             seconds = (container.duration or 0) / av.time_base
     except (av.FFmpegError, EOFError):
         return  # what reads it says what is wrong

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from ..errors import DataError
-from .media.loading import open_image, upright
+from .media.images import open_image, upright
 
 # Modes of images that hold one number per pixel.
 _NUMBERS = ("L", "P", "1", "I;16", "I;16B", "I", "F")

@@ -11,7 +11,8 @@ from ..errors import DataError
 from .json_values import names_values, read_named
 from .mask_images import read_mask_image
 from .mask_text import decode_outlines, decode_polygons, decode_rle, encode_rle
-from .media.loading import NO_FRAME, count_frames, open_image, split_moment, taken_frames, upright_size
+from .media.images import open_image, upright_size
+from .media.loading import NO_FRAME, count_frames, split_moment, taken_frames
 from .media.video import index_video
 from .schema import MASK_COLUMNS, Row, count_objects, split_mask
 

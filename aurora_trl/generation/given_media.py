@@ -1,5 +1,6 @@
 """Clips as a caller has them, files or pixels, as rows that name files."""
 
+import numbers
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from ..data.media.loading import upright
+from ..data.media.images import rgb_pixels
 from ..data.schema import Row
 
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray
@@ -109,15 +110,16 @@ class _Files:
                     f"`frames`: frame {number} is an array of {frame.dtype} and shape {frame.shape}; give RGB pixels "
                     "(H, W, 3) in uint8"
                 )
-            frame = Image.fromarray(frame)
+            if not frame.size:
+                raise ValueError(f"`frames`: frame {number} has no pixels, its shape is {frame.shape}")
         elif isinstance(frame, Image.Image):
-            frame = upright(frame)  # as from its file
-        if not isinstance(frame, Image.Image):
+            frame = rgb_pixels(frame, f"`frames`: frame {number}")  # as from its file
+        else:
             raise ValueError(
                 f"`frames`: frame {number} is a {type(frame).__name__}; give paths, PIL images or arrays of uint8"
             )
         path = self._new_file(".png")
-        frame.save(path, compress_level=1)
+        Image.fromarray(frame).save(path, compress_level=1)
         return str(path)
 
     def of_reference(self, name: str, value: Any) -> str | None:
@@ -130,9 +132,15 @@ class _Files:
             raise ValueError(f"`{name}` takes a path, or samples with their rate as `(samples, rate)`")
         if not isinstance(sound, tuple):
             return self.path(name, sound)
-        samples, rate = sound
+        samples, rate = sound if len(sound) == 2 else (None, None)
         if not isinstance(samples, np.ndarray) or samples.ndim not in (1, 2) or not samples.size:
             raise ValueError(f"`{name}` takes `(samples, rate)` with an array of shape (N,) or (N, channels)")
+        if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
+            raise ValueError(
+                f"`{name}` takes samples of shape (N, channels), got {samples.shape}; give them turned, as `samples.T`"
+            )
+        if not isinstance(rate, numbers.Real) or not 0 < rate < 1 << 31 or rate != int(rate):
+            raise ValueError(f"`{name}` takes `(samples, rate)` with a rate in whole hertz, got {rate!r}")
         if samples.dtype not in (np.int16, np.int32) and not np.issubdtype(samples.dtype, np.floating):
             raise ValueError(f"`{name}` takes samples in int16, int32 or floats in [-1, 1], got {samples.dtype}")
         if id(samples) not in self._written:

@@ -21,6 +21,7 @@ from ..text_files import read_json
 from .box_prompts import FrameView
 from .checkpoints.own_files import CONFIG_FILE, HUB_ARGUMENTS, find_file, read_own_config
 from .checkpoints.policy_processor import check_template, load_policy_processor
+from .clip_inputs import read_clip_inputs
 from .configuration_aurora import NUM_QUERIES, AuroraConfig, SamConfig
 from .fit import require_fit
 from .mask_geometry import MaskGeometry
@@ -302,7 +303,9 @@ class AuroraProcessor(ProcessorCopies, ProcessorMixin):
 
         Raises:
             `DataError`: where the policy hears too little for the reference's sounds.
+            `ValueError`: where frames, sound or times are of another kind or number.
         """
+        frames, waveform = read_clip_inputs(frames, waveform, frame_seconds)
         total = max(self.num_frames, len(frames))
         places = self.policy_frames or total
         numbers = frame_indices(len(frames), places_of_clip(places, reference))

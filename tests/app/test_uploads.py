@@ -51,6 +51,17 @@ def test_a_video_with_its_own_sound(drop):
     assert picture.width == 1600
 
 
+def test_a_cameras_previews_make_a_photograph_no_video(tmp_path):
+    """They stand behind it in its file; and the pages of a TIFF are no video either."""
+    paths = [str(tmp_path / name) for name in ("1.jpg", "2.jpg", "pages.tiff")]
+    for path, kind in zip(paths, ("MPO", "MPO", "TIFF"), strict=True):
+        first, other = Image.new("RGB", (60, 40), (90, 90, 90)), Image.new("RGB", (30, 20))
+        first.save(path, kind, save_all=True, append_images=[other])
+    assert read_clip(paths[:2], None, Limits())["frames"] == paths[:2]
+    with pytest.raises(DataError, match=r"^pages.tiff: it holds 2 pictures in place of one frame"):
+        read_clip(paths[2:], None, Limits())
+
+
 def test_pictures_are_frames_in_the_order_of_their_numbers(drop):
     dropped = [drop("picture", name) for name in ("10.jpg", "2.jpg", "1.png")]
     row = read_clip(dropped, drop("sound", "sound.wav"), Limits())

@@ -16,8 +16,10 @@ from aurora_trl import AuroraModel, AuroraPipeline
 from aurora_trl.cli import main
 from aurora_trl.data import DataError
 from aurora_trl.data.masks import decode_rle
+from aurora_trl.data.media.loading import load_frames
 from aurora_trl.data.media.sound import read_track
 from aurora_trl.evaluation.evaluate import evaluate_model
+from aurora_trl.generation.given_media import rows_of_clips
 from aurora_trl.generation.pipeline import Segmentation
 from aurora_trl.generation.segment import write_segmentation
 
@@ -129,6 +131,15 @@ def test_a_bad_clip(clip, message, pipe):
             "takes samples in int16, int32 or floats .* int64",
         ),
         ({"frames": [["a.png"], ["b.png"]]}, "`frames` has 2 clips for 1 references"),
+        ({"frames": np.zeros((1, 0, 64, 3), np.uint8)}, "frame 0 has no pixels"),
+        (
+            {"video": "a.mp4", "audio": (np.zeros((2, 800), np.float32), 16000)},
+            r"of shape \(N, channels\), got \(2, 800\); give them turned",
+        ),
+        ({"video": "a.mp4", "audio": (np.zeros(9), 0)}, "a rate in whole hertz, got 0"),
+        ({"video": "a.mp4", "audio": (np.zeros(9), None)}, "a rate in whole hertz, got None"),
+        ({"video": "a.mp4", "audio": (np.zeros(9), 16000, 1)}, r"`audio` takes `\(samples, rate\)` with an array"),
+        ({"frames": [Image.new("F", (4, 4))]}, "`frames`: frame 0: its pixels are fractions"),
     ],
     ids=[
         "floats",
@@ -142,12 +153,28 @@ def test_a_bad_clip(clip, message, pipe):
         "a dict",
         "wide numbers",
         "clips",
+        "no pixels",
+        "channels first",
+        "no rate",
+        "nothing for a rate",
+        "three",
+        "fractions",
     ],
 )
 def test_pixels_are_named_by_their_type(clip, message, pipe):
     with pytest.raises(ValueError, match=message) as caught:
         pipe("the dog", **clip)
     assert len(str(caught.value)) < 150
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"])
+def test_pictures_of_any_mode_are_taken(mode):
+    """As a viewer shows them, and as from their files."""
+    picture = Image.new("RGB", (16, 12), (255, 255, 255)).convert(mode)
+    with rows_of_clips(["x"], None, [picture, picture], None) as rows:
+        read = load_frames(rows[0], num_frames=2)
+    assert read.shape == (2, 12, 16, 3)
+    assert (read > 250).all()
 
 
 def test_pixels_and_samples_are_taken(pipe, rows):

@@ -12,7 +12,7 @@ from datasets import Dataset
 from ...errors import DataError
 from ...prompts import SOUNDING_REFERENCE, display_class, normalize_class
 from ...text_files import parse_json, read_table, read_text
-from ..media.loading import open_image
+from ..media.images import open_image
 from ..schema import COLUMNS, Row, as_dataset
 from .split_names import require_plain_split
 

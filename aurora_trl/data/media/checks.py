@@ -8,14 +8,14 @@ import numpy as np
 
 from ...errors import DataError
 from .ends import CutShort, require_end
-from .loading import open_image, split_moment, upright_size
+from .images import open_image, rgb_pixels, upright_size
+from .loading import split_moment
 from .sound import glance, mix_channels, open_sound_file, read_sound, read_track, require_samples
 from .video import check_frames, index_video, read_frames
 
 MIN_SOUND_SECONDS = 1.0
 # A sample of 16 bits that is off by three steps: anything quieter than that is no sound.
 _SILENCE = 1e-4
-_GRACE_SECONDS = 0.5
 
 
 class Fault(DataError):
@@ -64,10 +64,10 @@ def check_image(path: str, what: str, *, decode: bool = False) -> tuple[int, int
         require_end(path, what)
         with open_image(path, what) as image:
             height, width = upright_size(image)
-            if decode:
+            if what != "mask" and (decode or image.mode == "F"):
+                rgb_pixels(image, path)
+            elif decode:
                 image.load()
-            if what == "frame" and image.mode == "F":
-                raise Fault("unreadable", f"{path}: its pixels are fractions; save it with 8 bits per channel")
     return width, height
 
 
@@ -92,12 +92,9 @@ def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = Fa
         raise Fault("missing", f"{path}: no such file; restore it or remove the rows that use it")
     with _as_fault():
         index = index_video(path)
-        # Just past the end it is the last frame that is meant.
-        late = next((seconds for seconds in moments if seconds > index.duration + _GRACE_SECONDS), None)
-        if late is not None:
-            raise Fault("cut short", f"{path}: it ends at {index.duration:.2f} s, a frame is wanted at {late:.2f} s")
+        numbers = index.find(path, moments)
         if decode and moments:
-            read_frames(path, index, [index.at(seconds) for seconds in moments])
+            read_frames(path, index, numbers)
         elif decode:
             check_frames(path, index)
     height, width = index.size

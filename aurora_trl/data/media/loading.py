@@ -1,30 +1,22 @@
 """Frames and sound of a row, read when a batch needs them."""
 
 import os
-import struct
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
 import soxr
-from PIL import ExifTags, Image, ImageOps
 
 from ...errors import DataError
 from ..schema import Row, annotated_frames
+from .images import read_image
 from .sound import mix_channels, open_sound_file, read_sound, read_track, require_samples
 from .video import index_video, read_frames
 
 Value = TypeVar("Value")
 NO_FRAME = -1
-# What Pillow's readers of many formats raise where bytes are not those that they expect.
-_REFUSALS = (
-    *(OSError, SyntaxError, EOFError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
-    *(RuntimeError, MemoryError, struct.error, zlib.error),
-)
 
 
 class MediaCache:
@@ -193,12 +185,12 @@ def read_listed(names: Sequence[str]) -> list[np.ndarray]:
     for number, name in enumerate(names):
         path, seconds = split_moment(name)
         if seconds is None:
-            frames[number] = load_picture(path)
+            frames[number] = read_image(path)
         else:
             moments.setdefault(path, []).append((number, seconds))
     for path, wanted in moments.items():
         index = index_video(path)
-        read = read_frames(path, index, [index.at(seconds) for _, seconds in wanted])
+        read = read_frames(path, index, index.find(path, [seconds for _, seconds in wanted]))
         frames.update({number: frame for (number, _), frame in zip(wanted, read, strict=True)})
     for number, name in enumerate(names):
         if frames[number].shape != frames[0].shape:
@@ -226,72 +218,6 @@ def split_moment(name: str) -> tuple[str, float | None]:
     if not 0 <= seconds < float("inf"):
         raise DataError(f"{name}: {moment!r} is no moment; write seconds from 0 on, as in clip.mp4#t=1.5")
     return path, seconds
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """A photograph as a viewer shows it: cameras store it as the sensor lay, mirrored too, and say so in its EXIF."""
-    if _orientation(image) == 1:
-        return image
-    turned = ImageOps.exif_transpose(image)
-    turned.format = image.format
-    return turned
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width in pixels of an image as a viewer shows it, from its header."""
-    turned = _orientation(image) in (5, 6, 7, 8)
-    return (image.width, image.height) if turned else (image.height, image.width)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The place of EXIF for it; 1 is upright."""
-    if image.format == "TIFF":  # Pillow turns these itself
-        return 1
-    if image.format == "PNG" and not any("exif" in str(key).lower() for key in image.info):
-        return 1  # its EXIF stands before the pixels, and asking for it would decode them
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (SyntaxError, ValueError, struct.error):
-        return 1  # not EXIF, as viewers see it
-
-
-@contextmanager
-def open_image(path: str, what: str = "frame") -> Iterator[Image.Image]:
-    """
-    An image, to be read in the block.
-
-    Args:
-        path (`str`): the file.
-        what (`str`, *optional*, defaults to `"frame"`): what it is, for the message.
-
-    Raises:
-        `DataError`: names the file that is missing, or that Pillow refuses, in the block too: of a damaged file by
-            almost any exception.
-    """
-    try:
-        with Image.open(path) as image:
-            yield image
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such {what}") from None
-    except Image.DecompressionBombError:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise DataError(f"{path}: it has more than {most:.0f} megapixels; make it smaller") from None
-    except _REFUSALS as error:
-        raise DataError(f"{path}: can not be read as an image: {error or type(error).__name__}") from None
-
-
-def load_picture(path: str) -> np.ndarray:
-    """An image as `(H, W, 3)` uint8, RGB, upright. Raises `DataError`, which names the file."""
-    with open_image(path) as image:
-        picture = upright(image)
-        if picture.mode == "F":
-            raise DataError(f"{path}: its pixels are fractions; save it with 8 bits per channel")
-        if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off above 255
-            grey = (np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
-        return np.asarray(picture.convert("RGB"))
 
 
 def load_audio(row: Row, *, sampling_rate: int) -> np.ndarray | None:
@@ -338,4 +264,7 @@ def _as_mono(path: str, track: tuple[np.ndarray, int], sampling_rate: int) -> np
         raise DataError(f"{path}: it holds no samples")
     require_samples(wave, path)
     mono = mix_channels(wave)
-    return mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate).astype(np.float32)
+    heard = mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate).astype(np.float32)
+    if not len(heard):
+        raise DataError(f"{path}: {len(wave)} samples at {rate:,} Hz are no sound")
+    return heard

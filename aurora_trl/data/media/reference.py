@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from ..schema import Row
-from .loading import load_picture, load_sound
+from .images import read_image
+from .loading import load_sound
 
 # What is said comes first: it may speak of the sound.
 REFERENCE_SOUNDS = ("reference_speech", "reference_sound")
@@ -47,7 +48,7 @@ def load_reference(row: Row, frame_size: tuple[int, int], sampling_rate: int) ->
     found = [name for name in REFERENCE_SOUNDS if row.get(name)]
     sounds = tuple(load_sound(row[name], f"name another `{name}`", sampling_rate) for name in found)
     if row.get("reference_image"):
-        return ReferenceMedia(_fit(load_picture(row["reference_image"]), frame_size), sounds, row.get("id"))
+        return ReferenceMedia(_fit(read_image(row["reference_image"]), frame_size), sounds, row.get("id"))
     return ReferenceMedia(None, sounds, row.get("id")) if sounds else None
 
 

@@ -8,15 +8,23 @@ from typing import Any
 import av
 import numpy as np
 import soundfile
-from av.stream import Disposition
 
 from ...errors import DataError
+from .containers import (
+    LONGEST_PAUSE_SECONDS,
+    NEW_TIMES,
+    REENCODE,
+    find_pictures,
+    find_sound,
+    open_container,
+    open_video,
+    require_pictures,
+    said,
+)
 from .ends import CutShort, require_end, tells_mp3_length
-from .video import REENCODE, find_pictures, open_video, require_pictures
 
 # A sound that pauses for less, by the clock of its packets, goes on: many containers round to milliseconds and more.
 _PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 3600.0
 _LOST_SECONDS = 0.1  # the last frame of an MP3 that some players leave out is none
 _UNKNOWN_SAMPLES = 1 << 62  # libsndfile's word where a FLAC that was streamed does not say it
 # The power of channels' mean, against what it would be if they had nothing to do with each other: below it they are
@@ -159,8 +167,8 @@ def open_track(path: str) -> Iterator[tuple[Iterator[np.ndarray], int] | None]:
     """What `read_track` returns, with the samples in pieces, which are decoded as they are asked for in the block."""
     require_end(path, "sound")
     try:
-        with av.open(path, metadata_errors="replace") as container:
-            track = _heard_track(container)
+        with open_container(path) as container:
+            track = find_sound(container)
             if track is None:
                 yield None
                 return
@@ -171,13 +179,7 @@ def open_track(path: str) -> Iterator[tuple[Iterator[np.ndarray], int] | None]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (av.FFmpegError, EOFError, MemoryError) as error:
-        raise DataError(f"{path}: its sound can not be read: {error}") from None
-
-
-def _heard_track(container: Any) -> Any | None:
-    """The track that a player plays: of several the first that is marked as the default, such as not a comment's."""
-    tracks = container.streams.audio
-    return next((track for track in tracks if track.disposition & Disposition.default), next(iter(tracks), None))
+        raise DataError(f"{path}: its sound can not be read: {said(error)}") from None
 
 
 def _first_picture_seconds(path: str) -> float | None:
@@ -199,8 +201,8 @@ def _place_sound(frames: Iterator[Any], start: float | None, rate: int, path: st
             gap = round((seconds - start) * rate) - place
             if not begun:
                 place, gap = min(0, gap), max(0, gap)
-            if gap > _LONGEST_PAUSE_SECONDS * rate:
-                raise DataError(f"{path}: its sound pauses for {gap / rate:.0f} s, by its clock; {REENCODE}")
+            if gap > LONGEST_PAUSE_SECONDS * rate:
+                raise DataError(f"{path}: its sound pauses for {gap / rate:.0f} s, by its clock; {NEW_TIMES}")
             if gap > (_PAUSE_SECONDS * rate if begun else 0):
                 yield np.zeros((gap, samples.shape[1]), np.float32)
                 place += gap

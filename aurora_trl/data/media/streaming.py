@@ -12,18 +12,10 @@ import soxr
 
 from ...errors import DataError
 from ..schema import Row
+from .containers import open_video, require_pictures
 from .loading import count_frames, frame_seconds, measure_sound_seconds, read_listed, split_moment
 from .sound import mix_channels, open_sound_file, open_track, require_samples
-from .video import (
-    VideoIndex,
-    decode_through,
-    index_video,
-    open_video,
-    require_decoded,
-    require_pictures,
-    require_size,
-    upright_frame,
-)
+from .video import VideoIndex, decode_through, index_video, require_decoded, require_size, upright_frame
 
 _LISTED_AT_ONCE = 16
 # Of the time between two frames: a moment that is a frame's belongs to it, whatever the rounding of the file's clock.

@@ -9,7 +9,6 @@ most of AVI, TS and PS), and where it was right PyAV took 0.4 to 1.0 of its time
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -17,40 +16,22 @@ from typing import Any
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideData
-from av.stream import Disposition
 
 from ...errors import DataError
+from .containers import LONGEST_PAUSE_SECONDS, NEW_TIMES, REENCODE, open_video, require_pictures
 from .ends import CutShort, require_end
+from .images import on_white, open_image
+from .orientation import Orientation, orientation_of
 
 # Frames' times are rounded to the container's clock: a moment this close before a frame belongs to it.
 _CLOCK_SECONDS = 1e-3
+# Just past the end it is the last frame that is meant.
+_GRACE_SECONDS = 0.5
 # Containers whose packets say when each frame is shown, and from which key frames decoding may start. Of all others
 # the frames are known once they are decoded (AVI, MPEG-PS and -TS, FLV, ASF, bare streams).
 _INDEXED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 # Containers whose header says how long they are; that of others is a guess from what there is.
 _TIMED = _INDEXED | {"flv", "asf"}
-REENCODE = "encode it anew, as with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
-
-
-@dataclass(frozen=True)
-class Orientation:
-    """
-    How stored pictures are turned to stand upright.
-
-    Attributes:
-        transposed (`bool`): rows and columns change places; then
-        flips_rows, flips_columns (`bool`): their order is turned round.
-    """
-
-    transposed: bool = False
-    flips_rows: bool = False
-    flips_columns: bool = False
-
-    def apply(self, frame: np.ndarray) -> np.ndarray:
-        """The frame `(H, W, 3)` as a player shows it; a view."""
-        turned = frame.swapaxes(0, 1) if self.transposed else frame
-        return turned[:: -1 if self.flips_rows else 1, :: -1 if self.flips_columns else 1]
 
 
 @dataclass(frozen=True)
@@ -78,6 +59,13 @@ class VideoIndex:
     def at(self, seconds: float) -> int:
         """The number of the frame that is shown at a moment; of the last one after the end."""
         return max(0, bisect_right(self.times, seconds + _CLOCK_SECONDS) - 1)
+
+    def find(self, path: str, moments: Sequence[float]) -> list[int]:
+        """The numbers of the frames that are shown at moments; `DataError` where one lies after the file's end."""
+        late = next((seconds for seconds in moments if seconds > self.duration + _GRACE_SECONDS), None)
+        if late is not None:
+            raise CutShort(f"{path}: it ends at {self.duration:.2f} s, a frame is wanted at {late:.2f} s")
+        return [self.at(seconds) for seconds in moments]
 
     def spread(self, wanted: int) -> list[int]:
         """
@@ -115,40 +103,15 @@ def _index_video(path: str, *version: int) -> VideoIndex:
     require_end(path, "video")
     listed = None
     with open_video(path) as container:
+        if container.format.name == "tiff_pipe":  # of which FFmpeg knows the first page alone
+            with open_image(path):
+                pass
         if container.format.name in _INDEXED:
             listed = _list_packets(container, path)
     if listed is not None:
         return listed
     with open_video(path) as container:
         return _list_frames(container, path)
-
-
-@contextmanager
-def open_video(path: str) -> Iterator[Any]:
-    """The container of a file; what goes wrong with it inside the block names the file."""
-    try:
-        # Tags of old files are in any encoding, and are not read.
-        with av.open(path, metadata_errors="replace") as container:
-            yield container
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such video") from None
-    except (av.FFmpegError, EOFError, MemoryError) as error:
-        raise DataError(f"{path}: can not be read as a video: {error}") from None
-
-
-def find_pictures(container: Any) -> Any | None:
-    """The first track of moving pictures; a cover is none."""
-    covers = Disposition.attached_pic | Disposition.timed_thumbnails
-    return next((stream for stream in container.streams.video if not stream.disposition & covers), None)
-
-
-def require_pictures(container: Any, path: str) -> Any:
-    stream = find_pictures(container)
-    if stream is None:
-        raise DataError(f"{path}: it has no video track")
-    if stream.codec_context is None:
-        raise DataError(f"{path}: can not be read as a video: FFmpeg does not know its codec; {REENCODE}")
-    return stream
 
 
 def _list_packets(container: Any, path: str) -> VideoIndex | None:
@@ -205,8 +168,11 @@ def _make_index(
     keyframes: tuple[int, ...],
     last_seconds: float,
 ) -> VideoIndex:
-    orientation = _orientation(first, path)
-    size = _upright_size(first, orientation)
+    pause, before = max(((after - before, before) for before, after in pairwise(times)), default=(0.0, 0.0))
+    if pause > LONGEST_PAUSE_SECONDS:
+        raise DataError(f"{path}: its pictures pause for {pause:.0f} s at {before:.2f} s, by its clock; {NEW_TIMES}")
+    orientation = orientation_of(first, path)
+    size = orientation.size_of(first)
     return VideoIndex(times, tuple(stamps), keyframes, times[-1] + last_seconds, size, orientation)
 
 
@@ -248,27 +214,6 @@ def _frame_seconds(stream: Any, times: Sequence[float]) -> float:
         return times[-1] / (len(times) - 1)
     rate = stream.average_rate or stream.guessed_rate
     return 1 / float(rate) if rate else 0.0
-
-
-def _orientation(frame: Any, path: str) -> Orientation:
-    """What the file asks a player for (a telephone's video is stored as the sensor lay, or mirrored)."""
-    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
-    if matrix is None:
-        return Orientation()
-    # Rows of (a, b, u), (c, d, v), (x, y, w): a stored point goes to (a x + c y, b x + d y).
-    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
-    slack = max(map(abs, (a, b, c, d))) // 100
-    if max(abs(b), abs(c)) <= slack < min(abs(a), abs(d)):
-        return Orientation(False, flips_rows=d < 0, flips_columns=a < 0)
-    if max(abs(a), abs(d)) <= slack < min(abs(b), abs(c)):
-        return Orientation(True, flips_rows=b < 0, flips_columns=c < 0)
-    raise DataError(
-        f"{path}: it asks to be turned by {frame.rotation} degrees, and only quarter turns are known; {REENCODE}"
-    )
-
-
-def _upright_size(frame: Any, orientation: Orientation) -> tuple[int, int]:
-    return (frame.width, frame.height) if orientation.transposed else (frame.height, frame.width)
 
 
 def read_frames(path: str, index: VideoIndex, numbers: Sequence[int]) -> np.ndarray:
@@ -349,7 +294,7 @@ def check_frames(path: str, index: VideoIndex) -> None:
     count = 0
     for number, frame in decode_through(path, index):
         _require_whole(path, index, number, frame)
-        require_size(path, number, _upright_size(frame, index.orientation), 0, index.size)
+        require_size(path, number, index.orientation.size_of(frame), 0, index.size)
         count += 1
     require_decoded(path, index, range(count, len(index.times)))
 
@@ -388,6 +333,8 @@ def require_size(path: str, number: int, size: tuple[int, ...], other: int, othe
 
 
 def upright_frame(path: str, index: VideoIndex, number: int, frame: Any) -> np.ndarray:
-    """A decoded frame `(H, W, 3)` as a player shows it; `DataError` where it is damaged."""
+    """A decoded frame `(H, W, 3)` as a player shows it, on white; `DataError` where it is damaged."""
     _require_whole(path, index, number, frame)
+    if any(part.is_alpha for part in frame.format.components):
+        return index.orientation.apply(on_white(frame.to_ndarray(format="rgba")))
     return index.orientation.apply(frame.to_ndarray(format="rgb24"))

@@ -192,3 +192,11 @@ def test_numbers_that_were_never_scaled_are_no_sound(suffix, scale, fits, tmp_pa
         load_audio(row, sampling_rate=RATE)
     with pytest.raises(DataError, match=f"a.{suffix}: its samples reach"), open_sound(row) as sound:
         list(sound[0])
+
+
+def test_a_sound_that_is_over_before_a_sample_is_named(tmp_path):
+    """One of them at 192 kHz is none at 16 kHz."""
+    soundfile.write(tmp_path / "a.wav", np.full(1, 0.5, np.float32), 192_000)
+    with pytest.raises(DataError, match=r"a.wav: 1 samples at 192,000 Hz are no sound"):
+        load_audio({"audio": str(tmp_path / "a.wav")}, sampling_rate=16_000)
+    assert len(load_audio({"audio": str(tmp_path / "a.wav")}, sampling_rate=192_000)) == 1

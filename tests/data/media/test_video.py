@@ -7,6 +7,9 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from av.stream import Disposition
+from PIL import ExifTags, Image
+from sounds import tone, write_clip_with_sound
 from videos import write_clip
 
 from aurora_trl.data import DataError, load_json, save_json
@@ -217,3 +220,91 @@ def test_damaged_and_cut_videos_are_named(tmp_path):
     (problem,) = find_problems([{"id": "b", "reference": "x", "video": str(path), "is_null": True}])
     assert problem.kind == "unreadable"
     assert problem.stops_training
+
+
+def write_tracks(path, tracks):
+    """A video with a track for each `(grey levels, disposition)`."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for _, disposition in tracks:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt, stream.disposition = 64, 48, "yuv420p", disposition
+            streams.append(stream)
+        for stream, (levels, _) in zip(streams, tracks, strict=True):
+            for level in levels:
+                container.mux(
+                    stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), "rgb24"))
+                )
+            container.mux(stream.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize(("dispositions", "shown"), [((0, 1), 200), ((1, 0), 60), ((1, 1), 60), ((0, 0), 60)], ids=str)
+def test_of_several_tracks_that_is_seen_which_players_show(suffix, dispositions, shown, tmp_path):
+    tracks = [([level] * 3, Disposition(number)) for level, number in zip((60, 200), dispositions, strict=True)]
+    path = write_tracks(tmp_path / f"a.{suffix}", tracks)
+    assert close(levels_of(load_frames({"video": path}, num_frames=3)), [shown] * 3)
+
+
+def test_an_animation_is_not_the_still_picture_beside_it(tmp_path):
+    """AVIF holds both; the still one comes first."""
+    pictures = [Image.new("RGB", (64, 48), (level,) * 3) for level in (20, 90, 160, 230)]
+    path = tmp_path / "a.avif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=200)
+    assert close(levels_of(load_frames({"video": str(path)}, num_frames=4)), [20, 90, 160, 230])
+    assert index_video(str(path)).times == pytest.approx((0.0, 0.2, 0.4, 0.6))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_camera_tells_in_exif_how_pictures_are_turned(orientation, tmp_path):
+    """Of a photograph as a video of one frame, and of motion JPEG: as of the photograph as a frame."""
+    pixels = np.zeros((40, 64, 3), np.uint8)
+    pixels[:16, :24] = 250
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = str(tmp_path / "a.jpg")
+    Image.fromarray(pixels).save(path, exif=exif, quality=95, subsampling=0)
+    expected = load_frames({"frames": [path]}, num_frames=1)
+    read = load_frames({"video": path}, num_frames=1)
+    assert read.shape == expected.shape
+    assert np.abs(read.astype(int) - expected).max() < 12
+    assert index_video(path).size == expected.shape[1:3]
+
+
+def test_transparent_pictures_of_a_video_lie_on_white(tmp_path):
+    path = tmp_path / "a.mov"
+    pixels = np.full((48, 64, 4), 90, np.uint8)
+    pixels[:24, :, 3], pixels[24:, :, 3] = 255, 0
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("qtrle", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "argb"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgba")))
+        container.mux(stream.encode())
+    frame = load_frames({"video": str(path)}, num_frames=1)[0]
+    assert (frame[:24] == 90).all()
+    assert (frame[24:] == 255).all()
+
+
+def test_a_clock_that_jumps_is_no_pause(tmp_path):
+    """All frames that are spread over such a time would be the two at its ends."""
+    path = write_clip(tmp_path / "a.mp4", [60] * 10, [10 * i + 400_000 * (i > 5) for i in range(10)])
+    with pytest.raises(DataError, match=r"a.mp4: its pictures pause for 4000 s at 0.50 s, by its clock; .*setpts"):
+        load_frames({"video": path}, num_frames=4)
+
+
+def test_a_moment_after_the_end_is_no_frame(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", [60] * 10)
+    assert load_frames({"frames": [f"{path}#t=1.2"]}, num_frames=1).shape == (1, 48, 64, 3)
+    with pytest.raises(DataError, match=r"a.mp4: it ends at 1.* s, a frame is wanted at 7.50 s"):
+        load_frames({"frames": [f"{path}#t=0.2", f"{path}#t=7.5"]}, num_frames=2)
+
+
+@pytest.mark.parametrize("name", ["12:30", "a%03d", "a b#c", "x?y&z", "file:a", "-i", "ü日本", "[1]*"])
+def test_a_name_is_a_files_name(name, tmp_path, monkeypatch):
+    """And no protocol, pattern or option."""
+    monkeypatch.chdir(tmp_path)
+    made = write_clip_with_sound(tmp_path / "made.mp4", [(0.0, tone(0.5, 48000))], num_frames=4)
+    Path(made).rename(tmp_path / f"{name}.mp4")
+    assert load_frames({"video": f"{name}.mp4"}, num_frames=3).shape == (3, 48, 64, 3)
+    assert load_audio({"video": f"{name}.mp4"}, sampling_rate=16000) is not None
