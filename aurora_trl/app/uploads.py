@@ -10,6 +10,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from ..data.folders import by_numbers
 from ..data.media.checks import check_image
 from ..data.media.containers import open_container
 from ..data.media.images import is_animation
@@ -71,7 +72,7 @@ def read_clip(files: Sequence[str], sound: str | None, limits: Limits) -> Row:
             row["video"] = others[0]
             _check_video(others[0], limits)
         else:
-            row["frames"] = sorted(pictures, key=_in_order)
+            row["frames"] = sorted(pictures, key=lambda path: by_numbers(Path(path).name))
             _check_pictures(row["frames"], limits)
         if sound:
             _check_seconds(sound, limits)
@@ -110,12 +111,6 @@ def _is_picture(path: str) -> bool:
         if (mimetypes.guess_type(path)[0] or "").startswith("image/"):
             raise DataError(f"{path}: it can not be read as a picture; drop another file") from None
         return False
-
-
-def _in_order(path: str) -> list[tuple[int, str]]:
-    """Names by their numbers: `2.jpg` stands before `10.jpg`."""
-    parts = re.split(r"(\d+)", Path(path).name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _check_pictures(paths: Sequence[str], limits: Limits) -> None:

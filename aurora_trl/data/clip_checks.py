@@ -1,6 +1,5 @@
 """What is wrong with the rows of a clip: each of its files is looked at once, however many rows show it."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..errors import DataError
+from .folders import find_misplaced
 from .hints import HINTS, box_around, box_iou, leaves_frame, marks_something, require_inside
 from .json_values import names_values
 from .mask_images import mask_values
@@ -20,7 +20,6 @@ from .schema import REFERENCE_MEDIA, Row, check_row, split_mask
 
 Value = TypeVar("Value")
 Clip = list[tuple[int, dict[str, Any]]]
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 # Below it a box and the one around a mask are not of one object; of a frame, what a mask leaves out inside.
 _LEAST_BOX_IOU, _LEAST_INSIDE = 0.3, 0.02
 # Kinds of problems that are worth knowing of, and can be trained on.
@@ -224,24 +223,13 @@ def _order_faults(row: Row) -> list[Fault]:
         name: [path for path in paths if path is not None and not path.startswith(("{", "["))]
         for name, paths in lists.items()
     }
-    wrong = [name for name, paths in files.items() if _in_order_of_text(paths)]
+    wrong = [name for name, paths in files.items() if find_misplaced(paths) is not None]
     if not wrong:
         return []
     text = f"row {row['id']!r}: its {' and '.join(wrong)} are in the order of their names as text, 10 before 2"
     return [
         Fault("order", f"{text}; put them in the order of their numbers, in which frames and masks belong together")
     ]
-
-
-def _in_order_of_text(paths: Sequence[str]) -> bool:
-    """Whether paths that differ in their numbers alone are sorted, and not by these."""
-    if len({len(path) for path in paths}) < 2 or list(paths) != sorted(paths):
-        return False  # numbers of as many digits are in both orders
-    parts = [_NUMBER.split(path) for path in paths]
-    if len({tuple(each[::2]) for each in parts}) > 1:
-        return False
-    numbers = [tuple(map(float, each[1::2])) for each in parts]
-    return numbers != sorted(numbers)
 
 
 class _FileLooks:

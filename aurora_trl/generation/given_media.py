@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from ..data.folders import find_misplaced
 from ..data.media.images import rgb_pixels
 from ..data.schema import Row
 
@@ -98,8 +99,17 @@ class _Files:
         if isinstance(clip, np.ndarray) and clip.ndim == 3:
             raise ValueError(f"`frames` takes an array of shape (T, H, W, 3), got {clip.shape}; put it in a list")
         if id(clip) not in self._written:
+            self._require_order(clip)
             self._written[id(clip)] = [self._frame(frame, number) for number, frame in enumerate(clip)]
         return self._written[id(clip)]
+
+    def _require_order(self, clip: Any) -> None:
+        """A shell gives `*.jpg` in the order of letters, and `sorted` does."""
+        items = clip if isinstance(clip, (list, tuple)) else ()
+        misplaced = find_misplaced([str(item) for item in items if isinstance(item, (str, Path))])
+        if misplaced is not None:
+            earlier, later = misplaced
+            raise ValueError(f"`frames`: {earlier} stands before {later}; sort them by number, as `ls -v` does")
 
     def _frame(self, frame: Any, number: int) -> str:
         if isinstance(frame, (str, Path)):

@@ -82,7 +82,9 @@ def write_segmentation(
     if result.cost is not None:
         record["choice"] = {"score": result.score, **asdict(result.cost)}
     (output_dir / "reasoning.txt").write_text(result.reasoning + "\n", encoding="utf-8")
-    (output_dir / "result.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    # Paths may be in any encoding: what is no text there is escaped, as JSON does it.
+    (output_dir / "result.json").write_text(text, encoding="utf-8", errors="backslashreplace")
     return record
 
 

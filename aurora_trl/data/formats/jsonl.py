@@ -15,6 +15,7 @@ from datasets import Dataset
 from ...disk import written_whole
 from ...errors import DataError
 from ...text_files import parse_json, read_text
+from ..folders import media_folder
 from ..hints import check_hints
 from ..mask_text import encode_rle
 from ..schema import (
@@ -81,11 +82,12 @@ def read_rows(path: str | Path) -> list[Row]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    folder = path.resolve().parent
-    rows = [_read_row(path, where, value, folder) for where, value in _read_values(path)]
+    rows = [_read_row(path, where, value) for where, value in _read_values(path)]
     if not rows:
         raise DataError(f"{path}: it holds no rows")
-    return rows
+    named = (name for row in rows for name in (*(row["frames"] or ()), row["video"], row["audio"]) if name)
+    folder = media_folder(path, next((name.partition("#t=")[0] for name in named), None))
+    return [map_paths(row, lambda value: os.path.normpath(folder / value)) for row in rows]
 
 
 def _read_values(path: Path) -> Iterator[tuple[str, Any]]:
@@ -106,7 +108,7 @@ def _read_values(path: Path) -> Iterator[tuple[str, Any]]:
                 raise DataError(f"{where}: not valid JSON: {error}") from None
 
 
-def _read_row(path: Path, where: str, row: Any, folder: Path) -> dict[str, Any]:
+def _read_row(path: Path, where: str, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{where}: a row is an object, not {type(row).__name__}")
     row = with_current_names(row, path)
@@ -128,7 +130,7 @@ def _read_row(path: Path, where: str, row: Any, folder: Path) -> dict[str, Any]:
     row = {**dict.fromkeys(COLUMNS), **row, "id": str(row["id"])}
     row["is_null"] = bool(row["is_null"])
     row["split"] = row["split"] or None
-    return map_paths(row, lambda value: os.path.normpath(folder / value))
+    return row
 
 
 def _check_own_columns(where: str, row: Row) -> None:

@@ -17,10 +17,10 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, Repositor
 
 from ...disk import NEW_FOLDER, naming
 from ...errors import DataError
+from ..folders import visible_files
 from ..masks import with_masks_inside
 from ..schema import COLUMNS, as_dataset, with_current_names
 from .jsonl import map_paths
-from .listing import list_files
 
 ROWS_FOLDER, MEDIA_FOLDER = "rows", "media"
 _HUB_SECONDS = 20.0
@@ -154,7 +154,7 @@ def load_parquet(path: str | Path, split: str, *, media_dir: str | Path | None =
     # Not `load_dataset`: of a folder it caches by the name alone, and takes another dataset of that name for this one
     # (datasets 5).
     rows = _read_rows(folder / ROWS_FOLDER / f"{split}.parquet")
-    tables = sorted(list_files(folder / MEDIA_FOLDER, "*.parquet"))
+    tables = sorted(visible_files(folder / MEDIA_FOLDER, "*.parquet"))
     if not tables:
         raise DataError(f"{path}: it has no {MEDIA_FOLDER}/*.parquet; write it again with `aurora export`")
     root = Path(media_dir or Path(datasets.config.HF_DATASETS_CACHE, "aurora_trl")).resolve()
@@ -197,7 +197,7 @@ def list_parquet_splits(path: str | Path) -> list[str]:
         `DataError`: where there are none.
     """
     if Path(path).is_dir():
-        files = [str(file.relative_to(path)) for file in list_files(Path(path) / ROWS_FOLDER, "*.parquet")]
+        files = [str(file.relative_to(path)) for file in visible_files(Path(path) / ROWS_FOLDER, "*.parquet")]
     else:
         files = _hub_files(str(path))
     names = [match[1] for file in sorted(files) if (match := re.fullmatch(rf"{ROWS_FOLDER}/(.+)\.parquet", file))]

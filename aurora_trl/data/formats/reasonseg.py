@@ -8,9 +8,9 @@ from datasets import Dataset
 
 from ...errors import DataError
 from ...text_files import parse_json, read_text
+from ..folders import media_folder, visible_files
 from ..mask_text import encode_polygons, flat_outline
 from ..schema import COLUMNS, as_dataset
-from .listing import list_files
 from .split_names import require_one_spelling
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -45,7 +45,7 @@ def load_reasonseg(root: str | Path, split: str) -> Dataset:
     if root.is_file():
         rows = _read_file(root, split)
     elif (root / split).is_dir():
-        rows = [row for path in sorted(list_files(root / split, "*.json")) for row in _read_image(path, split)]
+        rows = [row for path in sorted(visible_files(root / split, "*.json")) for row in _read_image(path, split)]
     else:
         raise DataError(f"{root / split}: no such folder; give ReasonSeg's folder with {split}/NAME.jpg and NAME.json")
     if not rows:
@@ -144,7 +144,7 @@ def _read_entry(where: str, entry: Any, path: Path, split: str, number: int) -> 
         str(entry.get("id", f"{path.stem}-{number}")),
         entry.get("split") or split,
         entry["query"],
-        path.resolve().parent / entry["image"],
+        media_folder(path, entry["image"]) / entry["image"],
         mask,
         class_name=entry.get("class_name"),
         is_null=is_null,

@@ -8,9 +8,9 @@ from datasets import Dataset
 
 from ...errors import DataError
 from ...text_files import read_json
+from ..folders import visible_files
 from ..schema import Row, as_dataset
 from .expressions import EXPRESSIONS_FILE, FramePaths, build_row, read_expressions, require_split
-from .listing import list_files
 
 EXPRESSIONS_FOLDER = "meta_expressions"
 DAVIS_SPLITS = ("train", "val")
@@ -153,7 +153,7 @@ def _split_line(where: str, line: str) -> tuple[str, int, str]:
 
 
 def _list_frames(folder: Path) -> list[str]:
-    frames = sorted(path.stem for path in list_files(folder, "*.jpg"))
+    frames = sorted(path.stem for path in visible_files(folder, "*.jpg"))
     if not frames:
         raise DataError(f"{folder}: no frames; restore the folder from the download of DAVIS 2017")
     return frames

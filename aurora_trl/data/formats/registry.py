@@ -12,12 +12,12 @@ from datasets import Dataset
 from ...errors import DataError
 from ...journal import is_beside
 from ...text_files import read_text, strange_separator
+from ..folders import visible_files
 from ..schema import as_dataset
 from . import avsbench, mevis, omniavs, reasonseg, refavs, refcoco, refytvos
 from .avsbench import load_avsbench
 from .expressions import OBJECTS
 from .jsonl import load_json, read_rows
-from .listing import list_files
 from .mevis import load_mevis, load_revos
 from .omniavs import load_omniavs
 from .parquet import ROWS_FOLDER, list_parquet_splits, load_parquet
@@ -222,7 +222,7 @@ def _folder_splits(path: Path) -> list[str]:
     return _ordered(
         folder.name
         for folder in folders
-        if any(image.with_suffix(".json").is_file() for image in islice(list_files(folder, "*.jpg"), 1))
+        if any(image.with_suffix(".json").is_file() for image in islice(visible_files(folder, "*.jpg"), 1))
     )
 
 
@@ -252,7 +252,7 @@ def _load_json_file(folder: Path, split: str) -> Dataset:
 
 def json_files(folder: Path) -> list[str]:
     """The names of a folder's files of JSON lines."""
-    return _ordered(file.stem for file in list_files(folder, "*.jsonl") if not is_beside(file))
+    return _ordered(file.stem for file in visible_files(folder, "*.jsonl") if not is_beside(file))
 
 
 def _json_splits(source: Source) -> list[str]:

@@ -72,7 +72,7 @@ def open_sound_file(path: str) -> Iterator[soundfile.SoundFile | None]:
     """
     require_end(path, "sound")
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(os.fsencode(path))  # names of old archives are in any encoding
     except (soundfile.LibsndfileError, TypeError):  # the latter where the file is called `.raw`
         file = None
     try:
