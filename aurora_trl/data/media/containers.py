@@ -15,6 +15,8 @@ LONGEST_PAUSE_SECONDS = 3600.0
 NEW_TIMES = "give it new times, as with `ffmpeg -i IN -vf setpts=N/FR/TB -af asetpts=N/SR/TB OUT.mp4`"
 # Tracks that belong to others: a cover, the pictures of chapters.
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
+# What FFmpeg draws as a video of letters, by the file's ending alone.
+_TEXTS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
 
 
 def open_container(path: str) -> Any:
@@ -63,6 +65,8 @@ def require_pictures(container: Any, path: str) -> Any:
     stream = find_pictures(container)
     if stream is None:
         raise DataError(f"{path}: it has no video track")
+    if container.format.name in _TEXTS:
+        raise DataError(f"{path}: it is text, and no video")
     if stream.codec_context is None:
         raise DataError(f"{path}: can not be read as a video: FFmpeg does not know its codec; {REENCODE}")
     return stream

@@ -17,6 +17,7 @@ _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _EBML, _SEGMENT, _VOID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\xec"
 _MP4_FIRST = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _MP4_NEEDED = (b"moov", b"moof", b"mdat")
+_LFS_POINTER = b"version https://git-lfs"
 
 
 class CutShort(DataError):
@@ -36,9 +37,13 @@ def require_end(path: str, what: str) -> None:
 
     Raises:
         `CutShort`: names the file.
+        `DataError`: names the file of which there is a pointer alone, as in a clone without Git LFS.
     """
     try:
         with open(path, "rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise DataError(f"{path}: a pointer of Git LFS in place of the {what}; fetch it with `git lfs pull`")
+            file.seek(0)
             size = os.fstat(file.fileno()).st_size
             end = _find_end(file, size)
     except struct.error:

@@ -203,3 +203,26 @@ def test_the_end_of_other_pictures(suffix, tmp_path):
     assert kinds(row) == kinds(row, thorough=False) == []
     path.write_bytes(whole[: int(0.9 * len(whole))])
     assert kinds(row) == kinds(row, thorough=False) == ["cut short"]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("video", "a.mp4"), ("audio", "a.wav"), ("frames", "a.jpg"), ("masks", "m.png")]
+)
+def test_a_pointer_of_git_lfs_is_named(key, name, picture, tmp_path):
+    """A clone without its large files has one in place of each."""
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    row = {**row_of(frames=[picture]), key: str(path) if key in ("video", "audio") else [str(path)]}
+    row["frames"] = None if key == "video" else row["frames"]
+    row["is_null"] = key != "masks"
+    (problem,) = find_problems([row], thorough=False)
+    assert (problem.kind, problem.stops_training) == ("unreadable", True)
+    assert problem.text.startswith(f"{path}: a pointer of Git LFS in place of the ")
+    assert problem.text.endswith("fetch it with `git lfs pull`")
+
+
+def test_text_is_no_video(tmp_path):
+    """FFmpeg draws it, as old terminals did."""
+    (tmp_path / "a.txt").write_text("hello world\n" * 100)
+    with pytest.raises(DataError, match=r"a.txt: it is text, and no video"):
+        load_frames({"video": str(tmp_path / "a.txt")}, num_frames=2)
