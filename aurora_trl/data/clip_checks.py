@@ -14,7 +14,7 @@ from .json_values import names_values
 from .mask_images import mask_values
 from .mask_text import decode_rle, read_polygons
 from .masks import load_masks, mask_shape, require_mask_count
-from .media.checks import Fault, check_image, check_sound, check_track, check_video, group_frames
+from .media.checks import Fault, check_image, check_pixels, check_sound, check_track, check_video, group_frames
 from .media.loading import split_moment
 from .schema import REFERENCE_MEDIA, Row, check_row, split_mask
 
@@ -30,6 +30,7 @@ _TOLD = (
     "outside",
     "contradiction",
     "order",
+    "pixels",
     "silent sound",
     "short sound",
     "class",
@@ -43,7 +44,7 @@ class Problem:
 
     Attributes:
         kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `mask values`, `empty mask`,
-            `inverted mask`, `outside`, `contradiction`, `order`, `empty sound`, `silent sound`, `short sound`,
+            `inverted mask`, `outside`, `contradiction`, `order`, `pixels`, `empty sound`, `silent sound`, `short sound`,
             `duplicate id`, `class` or `row`.
         text (`str`): one line that names the file or the row and the way out.
         rows (`tuple[int, ...]`): the numbers of the rows that can not be used for it.
@@ -117,7 +118,12 @@ class ClipChecker:
         if not faults and first_size is not None:
             faults += _hint_faults(row, first_size)
         faults += self._mask_faults(row, first_size)
-        return [*faults, *_order_faults(row), *self._contradictions(row)] if self.files.thorough else faults
+        if not self.files.thorough:
+            return faults
+        for path in moments:
+            if path in sizes:
+                faults += self._faults_of(("pixels", path), partial(check_pixels, path))
+        return [*faults, *_order_faults(row), *self._contradictions(row)]
 
     def _faults_of(self, key: tuple[str, ...], look: Callable[[], None]) -> list[Fault]:
         fault = self.files.once(key, look)

@@ -20,7 +20,7 @@ from ..errors import DataError
 logger = logging.getLogger(__name__)
 
 # Part of every key: raise it where the same files and weights give another feature than before.
-FORMAT = 2
+FORMAT = 3
 _NAME = "feature"
 _CHECKSUM = "xxh3_128"
 

@@ -1,11 +1,10 @@
 """Clips as a caller has them, files or pixels, as rows that name files."""
 
-import numbers
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import soundfile
@@ -142,14 +141,14 @@ class _Files:
             raise ValueError(f"`{name}` takes a path, or samples with their rate as `(samples, rate)`")
         if not isinstance(sound, tuple):
             return self.path(name, sound)
-        samples, rate = sound if len(sound) == 2 else (None, None)
+        samples, rate = cast(tuple[Any, Any], sound if len(sound) == 2 else (None, None))
         if not isinstance(samples, np.ndarray) or samples.ndim not in (1, 2) or not samples.size:
             raise ValueError(f"`{name}` takes `(samples, rate)` with an array of shape (N,) or (N, channels)")
         if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
             raise ValueError(
                 f"`{name}` takes samples of shape (N, channels), got {samples.shape}; give them turned, as `samples.T`"
             )
-        if not isinstance(rate, numbers.Real) or not 0 < rate < 1 << 31 or rate != int(rate):
+        if not isinstance(rate, (int, float, np.number)) or not 0 < rate < 1 << 31 or rate != int(rate):
             raise ValueError(f"`{name}` takes `(samples, rate)` with a rate in whole hertz, got {rate!r}")
         if samples.dtype not in (np.int16, np.int32) and not np.issubdtype(samples.dtype, np.floating):
             raise ValueError(f"`{name}` takes samples in int16, int32 or floats in [-1, 1], got {samples.dtype}")

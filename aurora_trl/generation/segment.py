@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.masks import encode_rle
-from ..data.media.loading import frame_seconds, load_audio, load_frames
+from ..data.media.loading import frame_seconds, load_audio, load_frames, pixel_aspect
 from ..data.media.streaming import cut_stream, open_sound, resample_stream
 from ..data.schema import Row
 from ..disk import written_whole
@@ -236,8 +236,9 @@ class _ClipVideo:
             self._sound = cut_stream(resample_stream(parts, rate, SOUND_RATE), SOUND_RATE, *self._span)
         overlay = self._stack.enter_context(written_whole(self._output_dir / "overlay.mp4", "wb"))
         masks = self._stack.enter_context(written_whole(self._output_dir / "masks.mkv", "wb"))
+        aspect, heard = pixel_aspect(self._row), None if sound is None else SOUND_RATE
         return (
-            self._stack.enter_context(VideoWriter(overlay, size, sampling_rate=None if sound is None else SOUND_RATE)),
+            self._stack.enter_context(VideoWriter(overlay, size, sampling_rate=heard, pixel_aspect=aspect)),
             self._stack.enter_context(MaskVideoWriter(masks, size)),
         )
 
@@ -284,9 +285,10 @@ def write_overlay(result: Segmentation, row: Row, path: str | Path) -> None:
     end = seconds[-1] + max(step / 2, 1 / OVERLAY_FPS)
     changes = [(a + b) / 2 for a, b in zip(seconds, seconds[1:], strict=False)]
     rate = None if wave is None else SOUND_RATE
+    size, aspect = pictures[0].shape[:2], pixel_aspect(row)
     with (
         written_whole(path, "wb") as file,
-        VideoWriter(file, pictures[0].shape[:2], frame_rate=OVERLAY_FPS, sampling_rate=rate) as writer,
+        VideoWriter(file, size, frame_rate=OVERLAY_FPS, sampling_rate=rate, pixel_aspect=aspect) as writer,
     ):
         for number in range(max(1, round(end * OVERLAY_FPS))):
             shown = int(np.searchsorted(changes, number / OVERLAY_FPS, side="right"))

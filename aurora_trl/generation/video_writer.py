@@ -53,6 +53,7 @@ class VideoWriter(_Writer):
         frame_rate (`float`, *optional*, defaults to 25.0): pictures per second, roughly; each has a time of its own.
         sampling_rate (`int`, *optional*): of the sound, one that AAC knows; no sound without it.
         sound_bit_rate (`int`, *optional*, defaults to 96000): bits per second of the sound.
+        pixel_aspect (`Fraction`, *optional*, defaults to 1): width of a pixel by its height, for players.
         options (`Mapping[str, str]`, *optional*): of the pictures' encoder, such as `{"crf": "28"}`.
 
     Raises:
@@ -67,6 +68,7 @@ class VideoWriter(_Writer):
         frame_rate: float = 25.0,
         sampling_rate: int | None = None,
         sound_bit_rate: int = 96_000,
+        pixel_aspect: Fraction = Fraction(1),
         options: Mapping[str, str] | None = None,
     ):
         if sampling_rate not in (None, *_AAC_RATES):
@@ -79,6 +81,7 @@ class VideoWriter(_Writer):
         self._video: Any = self._container.add_stream("h264", rate=rate, options=dict(options or {}))
         self._video.width, self._video.height, self._video.pix_fmt = self._width, self._height, "yuv420p"
         self._video.time_base = self._video.codec_context.time_base = Fraction(1, _CLOCK)
+        self._video.sample_aspect_ratio = self._video.codec_context.sample_aspect_ratio = pixel_aspect
         self._sound: Any = None
         if sampling_rate is not None:
             self._sound = self._container.add_stream("aac", rate=sampling_rate, layout="mono")

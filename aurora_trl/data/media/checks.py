@@ -101,6 +101,16 @@ def check_video(path: str, *, moments: tuple[float, ...] = (), decode: bool = Fa
     return width, height
 
 
+def check_pixels(path: str) -> None:
+    """Raise `Fault` where a player shows a video in another shape than it is stored in, which is worth knowing."""
+    with _as_fault():
+        index = index_video(path)
+    if index.pixel_aspect != 1:
+        height, width = index.size
+        text = f"{path}: its pixels are not square, {width}x{height} are shown as {round(width * index.pixel_aspect)}"
+        raise Fault("pixels", f"{text}x{height}; masks, boxes and points are those of {width}x{height}")
+
+
 def check_sound(path: str, *, decode: bool = False, min_seconds: float = MIN_SOUND_SECONDS) -> None:
     """
     Check a sound file, or a video's sound track.

@@ -3,6 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from fractions import Fraction
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -115,6 +116,12 @@ def _prefer(annotated: Sequence[int], spread: Sequence[int], times: Sequence[flo
             distance, turn = min((abs(times[own] - times[number]), turn) for turn, own in enumerate(spread))
             nearest[turn] = min(nearest.get(turn, (distance, number)), (distance, number))
     return sorted(nearest[turn][1] if turn in nearest else own for turn, own in enumerate(spread))
+
+
+def pixel_aspect(row: Row) -> Fraction:
+    """Width of a pixel of a row's frames by its height, as a player shows them; 1 for images."""
+    name, seconds = split_moment(row["frames"][0]) if row.get("frames") else (row["video"], 0.0)
+    return Fraction(1) if seconds is None else index_video(name).pixel_aspect
 
 
 def frame_seconds(row: Row, numbers: Sequence[int], *, sound_seconds: float | None = None) -> list[float] | None:

@@ -78,4 +78,5 @@ def _side_data(frame: Any) -> Mapping[SideData, Any]:
         one.link_to(following)
     graph.configure()
     source.push(frame)
-    return chain[-1].pull().side_data
+    pulled: Any = chain[-1].pull()
+    return pulled.side_data

@@ -10,6 +10,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -47,6 +48,8 @@ class VideoIndex:
         duration (`float`): until the last frame ends, in seconds.
         size (`tuple[int, int]`): height and width of the upright frames, in pixels.
         orientation (`Orientation`): how stored frames are turned.
+        pixel_aspect (`Fraction`): width of a pixel of an upright frame by its height. Frames are as they are stored,
+            and a player widens, or heightens, those of which it is not 1.
     """
 
     times: tuple[float, ...]
@@ -55,6 +58,7 @@ class VideoIndex:
     duration: float
     size: tuple[int, int]
     orientation: Orientation
+    pixel_aspect: Fraction = Fraction(1)
 
     def at(self, seconds: float) -> int:
         """The number of the frame that is shown at a moment; of the last one after the end."""
@@ -140,7 +144,7 @@ def _list_packets(container: Any, path: str) -> VideoIndex | None:
     times = tuple(float((pts - stamps[0]) * stream.time_base) for pts in stamps)
     last = float(shown[-1][1] * stream.time_base) or _frame_seconds(stream, times)
     keyframes = tuple(number for number, packet in enumerate(shown) if packet[2])
-    return _make_index(path, first, times, stamps, keyframes, last)
+    return _make_index(path, stream, first, times, stamps, keyframes, last)
 
 
 def _list_frames(container: Any, path: str) -> VideoIndex:
@@ -157,11 +161,12 @@ def _list_frames(container: Any, path: str) -> VideoIndex:
     if first is None:
         raise DataError(f"{path}: the video has no frames")
     times = _rising_times(stamps, stream)
-    return _make_index(path, first, times, stamps, (), _frame_seconds(stream, times))
+    return _make_index(path, stream, first, times, stamps, (), _frame_seconds(stream, times))
 
 
 def _make_index(
     path: str,
+    stream: Any,
     first: Any,
     times: tuple[float, ...],
     stamps: Sequence[int | None],
@@ -173,7 +178,9 @@ def _make_index(
         raise DataError(f"{path}: its pictures pause for {pause:.0f} s at {before:.2f} s, by its clock; {NEW_TIMES}")
     orientation = orientation_of(first, path)
     size = orientation.size_of(first)
-    return VideoIndex(times, tuple(stamps), keyframes, times[-1] + last_seconds, size, orientation)
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    aspect = 1 / aspect if orientation.transposed else aspect
+    return VideoIndex(times, tuple(stamps), keyframes, times[-1] + last_seconds, size, orientation, aspect)
 
 
 def _end_seconds(packet: Any) -> float:

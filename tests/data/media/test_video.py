@@ -1,6 +1,7 @@
 """Videos: any rate, any moment, without sound, damaged, cut short; `test_video_matrix.py` has their kinds."""
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -10,6 +11,7 @@ import soundfile
 from av.stream import Disposition
 from PIL import ExifTags, Image
 from sounds import tone, write_clip_with_sound
+from video_matrix import set_display_matrix
 from videos import write_clip
 
 from aurora_trl.data import DataError, load_json, save_json
@@ -20,6 +22,7 @@ from aurora_trl.data.media.video import index_video, read_frames
 from aurora_trl.data.validation import check_dataset, find_problems
 from aurora_trl.generation.clip_loader import ClipLoader
 from aurora_trl.generation.collators import SFTCollator
+from aurora_trl.generation.video_writer import VideoWriter
 
 REAL = os.environ.get("AURORA_REAL_DATA")
 needs_real_data = pytest.mark.skipif(REAL is None, reason="AURORA_REAL_DATA names no folder with real clips")
@@ -308,3 +311,35 @@ def test_a_name_is_a_files_name(name, tmp_path, monkeypatch):
     Path(made).rename(tmp_path / f"{name}.mp4")
     assert load_frames({"video": f"{name}.mp4"}, num_frames=3).shape == (3, 48, 64, 3)
     assert load_audio({"video": f"{name}.mp4"}, sampling_rate=16000) is not None
+
+
+def write_wide_pixels(path, aspect=Fraction(2)):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = aspect
+        for _ in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), "rgb24")))
+        container.mux(stream.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_pixels_that_are_not_square_stay_as_they_are_stored(suffix, tmp_path):
+    """Masks are drawn in pictures as they are stored; who drew them in a player's window is told."""
+    path = write_wide_pixels(tmp_path / f"a.{suffix}")
+    assert load_frames({"video": path}, num_frames=2).shape == (2, 48, 64, 3)
+    row = {"id": "a", "reference": "x", "is_null": True, "video": path}
+    (problem,) = find_problems([row])
+    assert (problem.kind, problem.stops_training) == ("pixels", False)
+    assert problem.text.startswith(f"{path}: its pixels are not square, 64x48 are shown as 128x48")
+    with VideoWriter(tmp_path / "out.mp4", (48, 64), pixel_aspect=index_video(path).pixel_aspect) as writer:
+        writer.add(np.zeros((48, 64, 3), np.uint8), 0.0)
+    assert index_video(str(tmp_path / "out.mp4")).pixel_aspect == 2
+
+
+def test_pixels_of_a_turned_video_are_turned(tmp_path):
+    path = write_wide_pixels(tmp_path / "a.mp4")
+    set_display_matrix(path, (0, 1, -1, 0))
+    index = index_video(path)
+    assert (index.size, index.pixel_aspect) == ((64, 48), Fraction(1, 2))
