@@ -44,8 +44,8 @@ class Problem:
 
     Attributes:
         kind (`str`): `missing`, `cut short`, `unreadable`, `size`, `mask count`, `mask values`, `empty mask`,
-            `inverted mask`, `outside`, `contradiction`, `order`, `pixels`, `empty sound`, `silent sound`, `short sound`,
-            `duplicate id`, `class` or `row`.
+            `inverted mask`, `outside`, `contradiction`, `order`, `pixels`, `empty sound`, `silent sound`,
+            `short sound`, `duplicate id`, `class` or `row`.
         text (`str`): one line that names the file or the row and the way out.
         rows (`tuple[int, ...]`): the numbers of the rows that can not be used for it.
     """

@@ -109,7 +109,7 @@ def break_row(row, how):
         return row, "short sound", "0.25 s of sound, less than 1 s"
     if how == "no samples":
         soundfile.write(row["audio"], np.zeros(0), 16000)
-        return row, "empty sound", "it holds no samples"
+        return row, "empty sound", "it holds no samples; a clip without sound needs no `audio`"
     if how == "no sound":
         Path(row["audio"]).write_text("no sound")
         return row, "unreadable", "can not be read as sound"

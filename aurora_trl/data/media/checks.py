@@ -10,7 +10,7 @@ from ...errors import DataError
 from .ends import CutShort, require_end
 from .images import open_image, rgb_pixels, upright_size
 from .loading import split_moment
-from .sound import glance, mix_channels, open_sound_file, read_sound, read_track, require_samples
+from .sound import NO_SAMPLES, glance, mix_channels, open_sound_file, read_sound, read_track, require_samples
 from .video import check_frames, index_video, read_frames
 
 MIN_SOUND_SECONDS = 1.0
@@ -141,7 +141,7 @@ def check_track(path: str, *, min_seconds: float = MIN_SOUND_SECONDS) -> None:
 
 def _check_heard(path: str, seconds: float, loudest: float | None, min_seconds: float) -> None:
     if seconds == 0:
-        raise Fault("empty sound", f"{path}: it holds no samples")
+        raise Fault("empty sound", f"{path}: {NO_SAMPLES}")
     if seconds < min_seconds:
         raise Fault("short sound", f"{path}: {seconds:.2f} s of sound, less than {min_seconds:g} s")
     if loudest is not None and loudest < _SILENCE:

@@ -123,8 +123,12 @@ def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
 
 
 def on_white(pixels: np.ndarray) -> np.ndarray:
-    """Pixels `(H, W, 4)`, uint8, RGBA, as they look on white: `(H, W, 3)`. What is transparent hides any colour."""
-    if pixels[..., 3].min(initial=255) == 255:
+    """
+    Pixels `(H, W, 4)`, uint8, RGBA, as they look on white: `(H, W, 3)`. What is transparent hides any colour.
+
+    Where all of them are, it means nothing: BMP, TGA and screen recordings have a fourth byte that is left at 0.
+    """
+    if not pixels[..., 3].any() or (pixels[..., 3] == 255).all():
         return pixels[..., :3]
     share = pixels[..., 3:].astype(np.uint16)
     return ((pixels[..., :3] * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)

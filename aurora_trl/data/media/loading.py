@@ -13,7 +13,7 @@ import soxr
 from ...errors import DataError
 from ..schema import Row, annotated_frames
 from .images import read_image
-from .sound import mix_channels, open_sound_file, read_sound, read_track, require_samples
+from .sound import NO_SAMPLES, mix_channels, open_sound_file, read_sound, read_track, require_samples
 from .video import index_video, read_frames
 
 Value = TypeVar("Value")
@@ -268,7 +268,7 @@ def load_sound(path: str, way_out: str, sampling_rate: int) -> np.ndarray:
 def _as_mono(path: str, track: tuple[np.ndarray, int], sampling_rate: int) -> np.ndarray:
     wave, rate = track
     if not len(wave):
-        raise DataError(f"{path}: it holds no samples")
+        raise DataError(f"{path}: {NO_SAMPLES}")
     require_samples(wave, path)
     mono = mix_channels(wave)
     heard = mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate).astype(np.float32)

@@ -68,6 +68,14 @@ def test_what_is_transparent_is_white_whatever_colour_it_hides(kind, tmp_path):
     assert read[0].tolist() == [[value] * 3 for value in expected]
 
 
+@pytest.mark.parametrize("suffix", ["bmp", "tga", "png"])
+def test_a_fourth_byte_that_nobody_set_hides_nothing(suffix, tmp_path):
+    pixels = np.full((6, 8, 4), 90, np.uint8)
+    pixels[..., 3] = 0
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}")
+    assert (read_image(str(tmp_path / f"a.{suffix}")) == 90).all()
+
+
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 @pytest.mark.parametrize(("peak", "fits"), [(0, True), (255, False), (4095, False), (4096, True), (65535, True)])
 def test_numbers_that_do_not_use_their_16_bits(suffix, peak, fits, tmp_path):
