@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from ..errors import DataError
-from .media.images import open_image, upright
+from .media.images import open_image, require_undamaged, upright
 
 # Modes of images that hold one number per pixel.
 _NUMBERS = ("L", "P", "1", "I;16", "I;16B", "I", "F")
@@ -35,6 +35,7 @@ def read_mask_image(path: str, value: int | None = None, what: str = "mask") -> 
     """
     with open_image(path, what) as image:
         _require_one_picture(image, path)
+        require_undamaged(image, path)
         return _drawn(upright(image), path, value, lossy=_loses_detail(image, path))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import DataError
 from .ends import CutShort, require_end
-from .images import open_image, rgb_pixels, upright_size
+from .images import open_image, require_undamaged, rgb_pixels, upright_size
 from .loading import split_moment
 from .sound import NO_SAMPLES, glance, mix_channels, open_sound_file, read_sound, read_track, require_samples
 from .video import check_frames, index_video, read_frames
@@ -64,6 +64,8 @@ def check_image(path: str, what: str, *, decode: bool = False) -> tuple[int, int
         require_end(path, what)
         with open_image(path, what) as image:
             height, width = upright_size(image)
+            if decode:
+                require_undamaged(image, path)
             if what != "mask" and (decode or image.mode == "F"):
                 rgb_pixels(image, path)
             elif decode:

@@ -88,7 +88,15 @@ def read_image(path: str) -> np.ndarray:
         `DataError`: names the file that is missing or can not be read.
     """
     with open_image(path) as image:
+        require_undamaged(image, path)
         return rgb_pixels(image, path)
+
+
+def require_undamaged(image: Image.Image, path: str) -> None:
+    """Raise, in the block of `open_image`, where the checksums in a file differ, at which Pillow does not look."""
+    if image.format == "PNG":
+        with Image.open(path) as again:
+            again.verify()
 
 
 def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:

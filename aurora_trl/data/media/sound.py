@@ -32,7 +32,7 @@ _UNKNOWN_SAMPLES = 1 << 62  # libsndfile's word where a FLAC that was streamed d
 _CANCELLED = 0.05
 # Editors write samples above 1; numbers of 8 bits or more that nobody scaled are far above that.
 _LOUDEST = 4.0
-NO_SAMPLES = "it holds no samples; a clip without sound needs no `audio` and no track, as `ffmpeg -i IN -c copy -an OUT` leaves it"
+NO_SAMPLES = "it holds no samples; a clip without sound needs no `audio`, and no track: `ffmpeg -i IN -c copy -an OUT`"
 _GLANCE, _GLANCES = 4096, 32  # samples in a piece, and pieces
 _MIX_WINDOW = 4096  # samples: a tenth to a quarter of a second
 

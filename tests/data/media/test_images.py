@@ -97,3 +97,28 @@ def test_numbers_beyond_16_bits(tmp_path):
     Image.fromarray(np.full((6, 8), 1 << 20, np.int32)).save(tmp_path / "a.tiff")
     with pytest.raises(DataError, match="go from 1,048,576 to 1,048,576, and those of 16 bits to 65,535"):
         read_image(str(tmp_path / "a.tiff"))
+
+
+def test_a_damaged_png_is_no_other_picture(tmp_path):
+    """Pillow decodes most damage to other pixels, and the file has checksums."""
+    path = tmp_path / "a.png"
+    rows, columns = np.mgrid[:120, :160]
+    Image.fromarray(((rows + columns) // 2).astype(np.uint8)).save(path)
+    Image.new("RGB", (160, 120)).save(tmp_path / "frame.png")
+    content = path.read_bytes()
+    silent = 0
+    for place in range(60, len(content) - 40, 8):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :])
+        try:
+            np.asarray(Image.open(path))
+            silent += 1
+        except OSError:
+            pass
+        with pytest.raises(DataError, match="a.png: can not be read as an image: broken "):
+            read_image(str(path))
+    assert silent > 2
+    assert [problem.kind for problem in find_problems([row_of(path)])] == ["unreadable"]
+    masked = row_of(tmp_path / "frame.png", is_null=False, masks=[str(path)])
+    with pytest.raises(DataError, match="a.png: can not be read as an image: broken "):
+        load_masks(masked)
+    assert "broken " in find_problems([masked])[0].text
