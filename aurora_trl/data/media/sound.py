@@ -22,6 +22,7 @@ from .containers import (
     said,
 )
 from .ends import CutShort, require_end, tells_mp3_length
+from .ogg import require_pages
 
 # A sound that pauses for less, by the clock of its packets, goes on: many containers round to milliseconds and more.
 _PAUSE_SECONDS = 0.1
@@ -77,6 +78,8 @@ def open_sound_file(path: str) -> Iterator[soundfile.SoundFile | None]:
     except (soundfile.LibsndfileError, TypeError):  # the latter where the file is called `.raw`
         file = None
     try:
+        if file is not None and file.format == "OGG":
+            require_pages(path)
         if file is None or file.frames >= _UNKNOWN_SAMPLES or (file.format == "MP3" and not tells_mp3_length(path)):
             yield None
         else:

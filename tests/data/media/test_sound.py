@@ -200,3 +200,26 @@ def test_a_sound_that_is_over_before_a_sample_is_named(tmp_path):
     with pytest.raises(DataError, match=r"a.wav: 1 samples at 192,000 Hz are no sound"):
         load_audio({"audio": str(tmp_path / "a.wav")}, sampling_rate=16_000)
     assert len(load_audio({"audio": str(tmp_path / "a.wav")}, sampling_rate=192_000)) == 1
+
+
+@pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
+def test_a_damaged_page_of_ogg_is_no_shorter_sound(subtype, tmp_path):
+    """A decoder leaves it out, and what follows is heard up to a second too early."""
+    path = tmp_path / "a.ogg"
+    wave = np.random.default_rng(0).normal(0, 0.1, 96_000).astype(np.float32)
+    soundfile.write(path, wave, 48_000, format="OGG", subtype=subtype)
+    content = path.read_bytes()
+    assert len(load_audio({"audio": str(path)}, sampling_rate=48_000)) == 96_000
+    path.write_bytes(content + b"a tag")
+    assert len(load_audio({"audio": str(path)}, sampling_rate=48_000)) == 96_000
+    pages = [place for place in range(len(content)) if content.startswith(b"OggS", place)]
+    for page in pages[2:]:
+        place = page + 400
+        path.write_bytes(
+            content[:place] + bytes(byte ^ 0x5A for byte in content[place : place + 8]) + content[place + 8 :]
+        )
+        with pytest.raises(DataError, match=f"a.ogg: the sound is damaged at byte {page}; restore it"):
+            load_audio({"audio": str(path)}, sampling_rate=48_000)
+    Image.new("RGB", (8, 6)).save(tmp_path / "0.png")
+    row = {"id": "a", "reference": "x", "is_null": True, "frames": [str(tmp_path / "0.png")], "audio": str(path)}
+    assert [problem.kind for problem in find_problems([row])] == ["unreadable"]
