@@ -43,7 +43,8 @@ def test_frames_are_those_of_decoding_from_the_start(kind, tmp_path):
     assert np.array_equal(read_frames(path, index, numbers), frames[numbers])
     row = {"id": "a", "reference": "x", "video": path, "is_null": True}
     assert np.array_equal(load_frames(row, num_frames=5, pad=False), frames[taken_frames(row, 5)])
-    assert find_problems([row]) == []
+    wide = ["pixels"] if kind.codec == "h263" else []  # whose sizes are those of television
+    assert [problem.kind for problem in find_problems([row])] == wide
     if kind.suffix not in ("avi", "mpg", "wmv"):  # which keep times roughly, or only some
         expected = np.array(stamps_of(kind)) / 100
         assert np.abs(np.array(index.times) - expected).max() <= 0.0101
