@@ -34,7 +34,6 @@ def read_mask_image(path: str, value: int | None = None, what: str = "mask") -> 
         `DataError`: names the file that can not be read, or in which nothing tells the object from the background.
     """
     with open_image(path, what) as image:
-        _require_one_picture(image, path)
         require_undamaged(image, path)
         return _drawn(upright(image), path, value, lossy=_loses_detail(image, path))
 
@@ -52,12 +51,6 @@ def mask_values(path: str) -> list[int]:
             return [int(value) for value in np.unique(np.asarray(image)[drawn]) if value]
         shades = [int(value) for value in np.unique(_brightness(image)[drawn]) if value]
         return shades if len(shades) > _MOST_LABELS else []
-
-
-def _require_one_picture(image: Image.Image, path: str) -> None:
-    count = getattr(image, "n_frames", 1)
-    if count > 1 and image.format != "MPO":  # what a phone adds to a photograph
-        raise DataError(f"{path}: it holds {count} pictures, and a mask is one; save each in a file of its own")
 
 
 def _brightness(image: Image.Image) -> np.ndarray:

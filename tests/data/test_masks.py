@@ -279,7 +279,7 @@ def test_soft_edges_are_told(mode, tmp_path):
 def test_a_file_of_several_masks_is_named(suffix, tmp_path):
     more = {"save_all": True, "append_images": [ellipse(0), ellipse(99)]}
     ellipse(255).save(tmp_path / f"mask.{suffix}", **more)
-    with pytest.raises(DataError, match=rf"mask\.{suffix}: it holds 3 pictures, and a mask is one"):
+    with pytest.raises(DataError, match=rf"mask\.{suffix}: it holds 3 pictures in place of one mask"):
         load_masks(load_json(write(tmp_path, f"mask.{suffix}"))[0])
 
 
