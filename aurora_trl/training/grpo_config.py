@@ -1,6 +1,7 @@
 """Configuration of [`AuroraGRPOTrainer`]."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,6 +108,9 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
             )
         if not self.reward_functions:
             raise ValueError("`reward_functions` is empty: GRPO needs at least one")
+        weights = self.reward_weights or [1.0]
+        if not all(map(math.isfinite, weights)) or not any(weights):
+            raise ValueError(f"`reward_weights` must be numbers of which one is not 0, got {weights}")
         for name in self.reward_functions:
             if ":" not in name:  # a module of one's own is looked for where it is used
                 get_reward(name)

@@ -33,7 +33,8 @@ from .grpo_config import AuroraGRPOConfig
 from .lora import set_trainable, unwrap_aurora
 from .mask_targets import MaskTargets
 from .resampling import EqualGroups
-from .rewards import completion_text, get_reward, mask_quality_reward, require_fitting_rewards
+from .reward_calls import find_rewards
+from .rewards import completion_text
 from .rollout_sampler import RolloutRows, RolloutSampler
 from .rollout_states import RolloutStates
 from .sample_log import add_sample_log
@@ -129,17 +130,7 @@ class AuroraGRPOTrainer(
                 require_marked(dataset)
             about = {"id", "is_null", "masks", "num_objects"}.intersection(dataset.column_names)
             require_few_objects(dataset.select_columns(sorted(about)), processing_class.max_objects)
-        rewards = args.reward_functions if reward_funcs is None else reward_funcs
-        rewards = rewards if isinstance(rewards, list) else [rewards]
-        # TRL would ask the Hub for a model of a name that it is given; those have a slash.
-        reward_funcs = [get_reward(one) if isinstance(one, str) and "/" not in one else one for one in rewards]
-        names = [reward if isinstance(reward, str) else getattr(reward, "__name__", "") for reward in rewards]
-        require_fitting_rewards(names, processing_class.mask_source)
-        if mask_quality_reward in reward_funcs and not unwrap_aurora(model).mask_decoder.gives_quality:
-            raise ValueError(
-                "`mask_quality_reward` is the mask decoder's score of its masks, and "
-                f"{type(unwrap_aurora(model).mask_decoder).__name__} has none: leave it out"
-            )
+        reward_funcs = find_rewards(reward_funcs, args.reward_functions, unwrap_aurora(model), rows.column_names)
         args.add_seg_parts(unwrap_aurora(model))
         args.check_reference(given=isinstance(model, PeftModel), asked=peft_config is not None)
         peft_config = set_trainable(model, peft_config, args.trainable_groups())
