@@ -237,6 +237,8 @@ class LoraArguments:
     def __post_init__(self) -> None:
         if self.lora_r < 1:
             raise ValueError(f"`lora_r` must be at least 1, got {self.lora_r}")
+        if self.lora_alpha < 1:
+            raise ValueError(f"`lora_alpha` must be at least 1, got {self.lora_alpha}: it scales the adapter")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}")
 

@@ -1,6 +1,7 @@
 """The adapter of the authors' recipe, and the model inside one."""
 
 import copy
+import math
 from typing import Any
 
 from peft import LoraConfig, PeftModel
@@ -41,6 +42,8 @@ def set_trainable(model: AuroraModel | PeftModel, peft_config: Any, groups: set[
     """
     aurora = unwrap_aurora(model)
     aurora.set_trainable(groups)
+    if not any(parameter.requires_grad for parameter in aurora.parameters()):
+        raise ValueError("all parts of the model are frozen: set one of `freeze_*` to false")
     if not isinstance(model, PeftModel):
         return None if peft_config is None else complete_adapter(aurora, peft_config, groups)
     if peft_config is not None:
@@ -67,8 +70,10 @@ def set_trainable(model: AuroraModel | PeftModel, peft_config: Any, groups: set[
 def _require_saved(model: AuroraModel, config: Any, groups: set[str], kept: set[int]) -> None:
     """Raise for a part that is to be trained in full and is not among what an adapter keeps, given by id."""
     parts = {group: model.trainable_modules()[group] for group in sorted(groups - {"language_model"})}
-    if token_tables(model.config) and not getattr(config, "trainable_token_indices", None):
-        tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if token_tables(model.config):
+        tables = [model.get_output_embeddings()]
+        if not getattr(config, "trainable_token_indices", None):
+            tables.append(model.get_input_embeddings())
         parts["language_model"] = nn.ModuleList(tables)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for group, part in parts.items():
@@ -147,7 +152,9 @@ def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
     _require_lora(config)
     if config.bias == "all":
         raise ValueError("`bias: all` would train biases of what `freeze_*` freezes: use `lora_only` or `none`")
+    _require_useful(config, model)
     config = copy.deepcopy(config)
+    config.inference_mode = False  # as it is in the config of an adapter that was saved
     layers = _language_layers(model)
     wanted = getattr(config, "target_modules", None)
     if wanted is None:
@@ -164,14 +171,86 @@ def complete_adapter(model: AuroraModel, config: Any, groups: set[str]) -> Any:
                 raise ValueError(f"`target_modules` names {name!r}, which is no layer of the language model")
             kept.update(inside)
         config.target_modules = kept
-    tables = () if getattr(config, "trainable_token_indices", None) else token_tables(model.config)
+    _choose_blocks(config, layers)
+    tables = _tables_in_full(model, config)
     # `lora_config` may have seen a projector that the phase has let go since, or a `[SEG]` that nobody writes now.
     gone = {"seg_projector"} if model.seg_projector is None else set()
     gone |= set(_TOKEN_TABLES) if model.seg_queries is not None else set()
     given = [name for name in getattr(config, "modules_to_save", None) or () if name not in gone]
-    config.modules_to_save = list(dict.fromkeys([*given, *tables, *_trained_in_full(model, groups)]))
+    ours = [*tables, *_trained_in_full(model, groups)]
+    _require_trained(model, [name for name in given if name not in ours])
+    config.modules_to_save = list(dict.fromkeys([*given, *ours]))
     config.task_type = config.task_type or "CAUSAL_LM"
     return config
+
+
+def _require_useful(config: Any, model: AuroraModel) -> None:
+    """Raise for a setting of PEFT with which an adapter would do nothing, or reach beyond the language model."""
+    if not config.lora_alpha or not math.isfinite(config.lora_alpha):
+        raise ValueError(f"`lora_alpha: {config.lora_alpha}` scales all that an adapter learns: set another number")
+    if getattr(config, "alora_invocation_tokens", None):
+        raise ValueError("`alora_invocation_tokens` is refused: prompts that are read once have no such place")
+    own = {id(weight) for weight in model.trainable_modules()["language_model"].parameters()}
+    for wanted in getattr(config, "target_parameters", None) or ():
+        hits = [(name, weight) for name, weight in model.named_parameters() if name.endswith(wanted)]
+        outside = next((name for name, weight in hits if id(weight) not in own), None)
+        if outside is not None or not hits:
+            what = f"hits {outside}, which is not the language model's" if outside else "hits nothing"
+            raise ValueError(f"`target_parameters` names {wanted!r}, which {what}")
+
+
+def _choose_blocks(config: Any, layers: list[str]) -> None:
+    """Keep the blocks that `layers_to_transform` counts, which PEFT does not look at where layers have full names."""
+    blocks = getattr(config, "layers_to_transform", None)
+    if blocks is None or blocks == []:
+        return
+    wanted = [layer for layer in layers if check_target_module_exists(_everywhere(config), layer)]
+    counted = copy.copy(config)
+    counted.exclude_modules = counted.modules_to_save = None
+    counted.target_modules = {layer.rpartition(".")[2] for layer in wanted}
+    config.target_modules = {layer for layer in wanted if check_target_module_exists(counted, layer)}
+    if not config.target_modules:
+        raise ValueError(f"`layers_to_transform: {blocks}` counts none of the language model's blocks, from 0 on")
+    config.layers_to_transform = config.layers_pattern = None
+
+
+def _everywhere(config: Any) -> Any:
+    config = copy.copy(config)
+    config.layers_to_transform = config.modules_to_save = None
+    return config
+
+
+def _tables_in_full(model: AuroraModel, config: Any) -> tuple[str, ...]:
+    """The tables of tokens that train as a whole: not the one of which an adapter's config names rows."""
+    tables, rows = token_tables(model.config), getattr(config, "trainable_token_indices", None)
+    if not rows:
+        return tables
+    by_table = rows if isinstance(rows, dict) else {"embed_tokens": rows}
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    other = next((name for name in by_table if not name.endswith("embed_tokens")), None)
+    if tied or other is not None:
+        raise ValueError(
+            "`trainable_token_indices` can name rows of an `embed_tokens` of its own alone: the loss reads the whole "
+            f"table of `{other or 'lm_head'}`; leave it out, and the tables train in full"
+        )
+    seg = model.config.seg_token_id
+    if tables and not all(seg in numbers for numbers in by_table.values()):
+        raise ValueError(f"`trainable_token_indices` leaves out {seg}, the row of [SEG], which would stay as it is")
+    return tuple(name for name in tables if name != "embed_tokens")
+
+
+def _require_trained(model: AuroraModel, names: list[str]) -> None:
+    """Raise for one of the `modules_to_save` that there is not, or that holds what is frozen."""
+    for name in names:
+        hits = [(key, module) for key, module in model.named_modules() if key.endswith(name)]
+        if not hits:
+            raise ValueError(f"`modules_to_save` names {name!r}, which is no part of the model")
+        for key, module in hits:
+            if any(not weight.requires_grad for weight in module.parameters()):
+                raise ValueError(
+                    f"`modules_to_save` names {name!r}, which would train {key}, and `freeze_*` freezes that: set it "
+                    "to false, or name the part more exactly"
+                )
 
 
 def token_tables(config: AuroraConfig) -> tuple[str, ...]:
