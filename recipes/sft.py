@@ -6,7 +6,7 @@
 The phases differ by their YAML alone. Flags override it.
 """
 
-from aurora_trl import AuroraModel, AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
+from aurora_trl import AuroraProcessor, AuroraSFTConfig, AuroraSFTTrainer
 from aurora_trl.training.arguments import LoraArguments, RecipeArguments, fail, parse_recipe, save_recipe
 from aurora_trl.training.launch import prepare_run, train_and_finish
 from aurora_trl.training.lora import lora_config
@@ -22,15 +22,12 @@ def main() -> None:
         processor = AuroraProcessor.from_pretrained(recipe.model_name_or_path)
         loading, config.model_init_kwargs = config.model_init_kwargs, None
         model = load_model(recipe.model_name_or_path, loading, None)
-        teacher_name = config.teacher_model_name_or_path
         trainer = AuroraSFTTrainer(
             model=model,
             args=config,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processor,
-            # No name for it here: with `feature_cache` the trainer lets go of it.
-            teacher=None if teacher_name is None else AuroraModel.from_pretrained(teacher_name),
             peft_config=lora_config(model, lora, config.trainable_groups()),
         )
     except (ValueError, OSError) as error:

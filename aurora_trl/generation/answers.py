@@ -131,7 +131,9 @@ _REFUSED = {
     "eos_token_id": "the answer ends with the tokenizer's; use `stop_strings` for another end",
     "pad_token_id": "it is the tokenizer's",
     "cache_implementation": "the prompt's cache is given; choose an `engine`",
+    "use_cache": "the prompt is read beforehand, into a cache of its own",
 }
+_HARMLESS = {"num_return_sequences": (1,), "use_cache": (True,), "guidance_scale": (1, False)}
 _TAKEN = ("max_new_tokens", "logits_processor", "stopping_criteria", "streamer", "tokenizer")
 
 
@@ -143,8 +145,7 @@ def check_generate_kwargs(settings: Mapping[str, Any]) -> None:
         settings (`Mapping[str, Any]`): keywords; everything about sampling is right, beams too.
     """
     for name, value in settings.items():
-        of_no_effect = name in ("num_return_sequences", "guidance_scale") and value == 1
-        harmless = value is None or value is False or of_no_effect
+        harmless = value is None or value in _HARMLESS.get(name, (False,))
         if name in _REFUSED and not harmless:
             raise ValueError(f"`{name}` is not taken by `generate` here: {_REFUSED[name]}")
         if name not in _TAKEN and name not in vars(GenerationConfig()):

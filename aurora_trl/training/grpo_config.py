@@ -17,6 +17,9 @@ from .rewards import get_reward
 
 # What decides how completions are sampled and compared: of `generation_kwargs`, `generate` alone would hear.
 _OWN_OPTIONS = {"temperature": "temperature", "max_new_tokens": "max_completion_length"}
+# Of `generation_kwargs`, what gives every answer of a group the same, or ends answers where TRL does not see an end.
+_NO_SAMPLES = "every answer of a group would be the same: there is nothing to compare"
+_REFUSED = {"stop_strings": "an answer ends with the tokenizer's token, behind which nothing is learnt"}
 _EVAL_ROWS = 6
 
 
@@ -85,6 +88,14 @@ class AuroraGRPOConfig(MaskTrainingArguments, GRPOConfig):
         for name, option in _OWN_OPTIONS.items():
             if given.get(name) is not None:
                 raise ValueError(f"`generation_kwargs: {name}` is refused: the loss would not know; set `{option}`")
+        for name, reason in _REFUSED.items():
+            if given.get(name) is not None:
+                raise ValueError(f"`generation_kwargs: {name}` is refused: {reason}")
+        if given.get("do_sample", True) is not True:
+            raise ValueError(f"`generation_kwargs: do_sample: {given['do_sample']}` is refused: {_NO_SAMPLES}")
+        for name, value in {"top_k": self.top_k, "min_p": self.min_p}.items():
+            if (given.get(name) if given.get(name) is not None else value) == 1:
+                raise ValueError(f"`{name}: 1` is refused: {_NO_SAMPLES}")
         if (given.get("num_beams") or 1) > 1:
             raise ValueError("`generation_kwargs: num_beams` is refused: completions are sampled, not searched")
         # TRL evaluates in whole groups, which the default does not hold for every number of generations.

@@ -134,6 +134,7 @@ class AuroraGRPOTrainer(
         args.add_seg_parts(unwrap_aurora(model))
         args.check_reference(given=isinstance(model, PeftModel), asked=peft_config is not None)
         peft_config = set_trainable(model, peft_config, args.trainable_groups())
+        args.require_lesson(from_text=True, from_masks=args.uses_mask_losses)
         unwrap_aurora(model).mask_decoder.frames_at_once = args.mask_frames_at_once
         unwrap_aurora(model).prefill_tokens = args.prefill_tokens
         choose_engine(args.generation_engine, unwrap_aurora(model))

@@ -1,5 +1,6 @@
 """The settings that every phase shares: mask losses, frozen parts, media."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,8 @@ class MaskTrainingArguments:
         for name in (*(f"{loss}_loss_weight" for loss in losses), "media_cache_clips"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+            if math.isinf(getattr(self, name)):
+                raise ValueError(f"`{name}` must be finite, got {getattr(self, name)}")
         folder = self.feature_cache
         if folder is not None and (not folder or (Path(folder).exists() and not Path(folder).is_dir())):
             raise ValueError(f"`feature_cache` must name a folder, got {folder!r}")
@@ -242,6 +245,21 @@ class MaskTrainingArguments:
         """The groups of `AuroraModel.trainable_modules()` that are not frozen."""
         quality = {"mask_quality"} if self.mask_quality_loss_weight > 0 else set[str]()
         return quality | {group for group in FREEZE_FLAGS if not getattr(self, f"freeze_{group}")}
+
+    def require_lesson(self, *, from_text: bool, from_masks: bool) -> None:
+        """
+        Raise `ValueError` where nothing that trains gets a gradient.
+
+        Args:
+            from_text (`bool`), from_masks (`bool`): whether the loss has a term of the text, and of masks or features.
+        """
+        if not from_text and not from_masks:
+            raise ValueError("all weights of the loss are 0: nothing would be learnt")
+        if not from_masks and not self.trainable_groups().intersection(FREEZE_FLAGS[:4]):
+            raise ValueError(
+                "the text alone has a loss, and all that writes it is frozen: set one of "
+                f"{', '.join(f'`freeze_{name}`' for name in FREEZE_FLAGS[:4])} to false, or give a mask loss a weight"
+            )
 
     def add_seg_parts(self, model: Any) -> None:
         """

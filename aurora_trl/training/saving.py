@@ -45,6 +45,7 @@ from .checkpoints import (
 from .lora import unwrap_aurora
 from .precision import as_stored, keep_master_weights
 from .same_run import data_of, require_same_data
+from .trainer_inputs import require_in_optimizer
 
 logger = get_logger(__name__)
 
@@ -63,6 +64,7 @@ class AuroraCheckpoints(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        require_in_optimizer(self.model, self.optimizer)
         self._stored_dtypes = keep_master_weights(self.model, bf16=self.args.bf16, deepspeed=self.is_deepspeed_enabled)
         self._adapter_record: AdapterRecord | None = None
         if isinstance(self.model, PeftModel):

@@ -1,5 +1,6 @@
 """Configuration of [`AuroraSFTTrainer`]."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +91,8 @@ class AuroraSFTConfig(MaskTrainingArguments, SFTConfig):
         for name in ("ce_loss_weight", "distillation_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+            if math.isinf(getattr(self, name)):
+                raise ValueError(f"`{name}` must be finite, got {getattr(self, name)}")
         if self.box_frames < 1:
             raise ValueError(f"`box_frames` must be at least 1, got {self.box_frames}")
         self._check_seg_source()

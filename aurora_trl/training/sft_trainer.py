@@ -53,6 +53,7 @@ from .trainer_inputs import (
     listed,
     load_model,
     load_processor,
+    load_teacher,
     map_datasets,
     refuse,
     require_marked,
@@ -80,7 +81,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         callbacks, optimizers, optimizer_cls_and_kwargs, quantization_config, peft_config: as in TRL. An adapter's
             config is completed, see [`~aurora_trl.training.lora.complete_adapter`].
         compute_loss_func, compute_metrics, preprocess_logits_for_metrics, formatting_func: refused, with the reason.
-        teacher (`AuroraModel`, *optional*): the segmentation-only teacher, for distillation.
+        teacher (`str` or `AuroraModel`, *optional*): the segmentation-only teacher, for distillation, or where it is;
+            by default the config's.
 
     Raises:
         `DataError`: where a row has no target, or one that does not hold `[SEG]`, or is about more objects than
@@ -109,7 +111,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         peft_config: Any | None = None,
         formatting_func: None = None,
         *,
-        teacher: AuroraModel | None = None,
+        teacher: str | AuroraModel | None = None,
     ):
         refuse(
             compute_loss_func=(compute_loss_func, "the loss is that of one forward with its masks"),
@@ -124,6 +126,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
             require_streamable(group_by_clip=args.group_by_clip, feature_cache=args.feature_cache)
         self._use_sources(train_dataset, args, "train_sampling_strategy", "random")
         model = load_model(model, args.model_init_kwargs, quantization_config)
+        teacher = load_teacher(teacher, args, model)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
         require_references([*listed(train_dataset), *listed(eval_dataset)], processing_class)
@@ -152,6 +155,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         self.loader = ClipLoader(processing_class, args.media_cache_clips)
         self._distils = teacher is not None and args.distillation_loss_weight > 0
         reads_masks = args.uses_mask_losses or self._distils
+        args.require_lesson(from_text=args.ce_loss_weight > 0, from_masks=reads_masks)
         self.loader.mask_inputs = reads_masks
         self.loader.allow_unmarked = args.allow_unmarked_rows
         datasets = (train_dataset, *listed(eval_dataset))
@@ -227,6 +231,8 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         """TRL's loss, plus the mask and distillation terms of the same forward (AURORA, equations 6 and 7)."""
         rows, targets = inputs.pop("rows", None), MaskTargets.take(inputs)
         sources = self.take_sources(inputs)
+        if targets is None and self._runs_mask_head:
+            raise ValueError("`data_collator` gives no `masks`, which the mask losses and the teacher need: keep them")
         if targets is None or not self._runs_mask_head:
             for name in ("seg_positions", "mask_frames", "seg_boxes"):
                 inputs.pop(name, None)
@@ -261,7 +267,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
             extra = extra + self.args.distillation_loss_weight * distillation
             metrics["distillation_loss"] = distillation.detach()
         mode = "train" if self.model.training else "eval"
-        self.log_gathered(metrics)
+        self.log_gathered(metrics, rows=len(targets.masks))
         # TRL's loss is already divided for accumulation by `num_items_in_batch`; ours is a mean over rows.
         steps = self.current_gradient_accumulation_steps if mode == "train" and num_items_in_batch is not None else 1
         return (loss + extra / steps, output) if return_outputs else loss + extra / steps

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
@@ -14,6 +16,8 @@ from ..errors import DataError
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from .lora import unwrap_aurora
+
+logger = get_logger(__name__)
 
 
 def load_model(model: Any, init_kwargs: dict[str, Any] | None, quantization_config: Any) -> Any:
@@ -81,6 +85,58 @@ def load_processor(processing_class: Any, model: Any) -> AuroraProcessor:
     return processing_class
 
 
+def load_teacher(teacher: Any, args: Any, model: Any) -> AuroraModel | None:
+    """
+    The teacher that a trainer was given, or that its config names, loaded where it is a name.
+
+    Args:
+        teacher (`AuroraModel` or `str`, *optional*): or the path of a checkpoint.
+        args (`AuroraSFTConfig`): has a `teacher_model_name_or_path`.
+        model (`AuroraModel` or `PeftModel`): the student.
+
+    Raises:
+        `ValueError`: where it is the student itself, or no AuroraModel.
+    """
+    teacher = args.teacher_model_name_or_path if teacher is None else teacher
+    if teacher is None:
+        return None
+    if isinstance(teacher, str | Path):
+        return AuroraModel.from_pretrained(str(teacher))
+    if not isinstance(unwrap_aurora(teacher), AuroraModel):
+        raise ValueError(f"`teacher` is a {type(teacher).__name__}; give an AuroraModel, or where it is")
+    if unwrap_aurora(teacher) is unwrap_aurora(model):
+        raise ValueError("`teacher` is the model that is trained, which it would freeze: load it once more")
+    return teacher
+
+
+def require_in_optimizer(model: Any, optimizer: torch.optim.Optimizer | None) -> None:
+    """
+    Look whether an optimizer that a trainer was given has what is to be trained: it may have been made before an
+    adapter, or before parts that the phase adds, or of another model.
+
+    Args:
+        model (`AuroraModel` or `PeftModel`): as it is trained.
+        optimizer (`Optimizer`, *optional*): nothing is looked at where there is none.
+
+    Raises:
+        `ValueError`: where it has none of it. Where it has some, the log says what is left out.
+    """
+    if optimizer is None:
+        return
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    left_out = [name for name, weight in trained.items() if id(weight) not in held]
+    if not left_out:
+        return
+    what = f"`optimizers`: the optimizer has {{}} of what is to be trained ({left_out[0]}, …): "
+    if len(left_out) == len(trained):
+        raise ValueError(
+            what.format("nothing") + "it is of another model, or of this one before it got an adapter; give "
+            "`optimizer_cls_and_kwargs`, or make it of `trainer.model` and set it as `trainer.optimizer`"
+        )
+    logger.warning(what.format(f"not all, {len(left_out)} weights stay as they are,"))
+
+
 def require_rows(train_dataset: Any, eval_dataset: Any, *, may_stream: bool = False) -> None:
     """
     Raise `ValueError` for what is no dataset of rows, `DataError` for a column of another kind than rows have;
@@ -100,6 +156,8 @@ def require_rows(train_dataset: Any, eval_dataset: Any, *, may_stream: bool = Fa
             )
         if not streams:
             require_kinds(dataset, name)
+        if not streams and not len(dataset):
+            raise ValueError(f"`{name}` has no rows")
 
 
 def require_marked(dataset: Dataset) -> None:

@@ -84,6 +84,8 @@ class FeatureCaching(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Features first; then nothing needs the teacher any more."""
+        if not is_deepspeed_zero3_enabled():  # the encoder, or a file, may have changed since a training before
+            self._kept.mask_keys.clear()
         self.keep_features(*listed(self.train_dataset), *listed(self.eval_dataset))
         if self._maker is not None and self._maker.teacher is not None:
             if not is_deepspeed_zero3_enabled():

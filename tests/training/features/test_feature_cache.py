@@ -122,6 +122,24 @@ def test_changed_weights_and_files_are_made_anew(checkpoint, few_rows, filled, p
     assert dict(passes) == {"teacher": 3}  # the encoder does not read
 
 
+def test_an_encoder_that_changed_between_two_trainings_of_one_trainer(checkpoint, few_rows, processor, tmp_path):
+    def change(model):
+        with torch.no_grad():
+            for weight in model.mask_decoder.trainable_modules()["mask_encoder"].parameters():
+                weight.mul_(1.5)
+
+    model, settings = AuroraModel.from_pretrained(checkpoint), {"max_steps": 1, "learning_rate": 0.0}
+    kept = build(model, few_rows, processor, tmp_path, feature_cache=str(tmp_path / "kept"), **settings)
+    kept.train()
+    change(model)
+    kept.train()
+    model = AuroraModel.from_pretrained(checkpoint)
+    change(model)
+    plain = build(model, few_rows, processor, tmp_path, **settings)
+    plain.train()
+    assert losses(kept) == losses(plain)
+
+
 @pytest.mark.parametrize("marks", ["masks", "points"])
 def test_rows_that_are_annotated_in_some_frames_alone(marks, checkpoint, few_rows, processor, tmp_path):
     """Which frames are taken of a clip is up to these, so its features are those of other frames."""
