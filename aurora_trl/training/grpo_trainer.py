@@ -192,6 +192,8 @@ class AuroraGRPOTrainer(
         """TRL's order, or that of a mixture, in which a rollout's rows are marked where they come again."""
         rows: Any = dataset if dataset is not None else self.train_dataset
         own = super()._get_train_sampler(dataset)
+        if self.args.data_seed is not None:  # TRL takes `seed` alone
+            own.seed = self.args.data_seed
         mixture = self._mixture_sampler(getattr(rows, "rows", rows), own.seed)
         return self._keep_sampler(RolloutSampler.like(own, mixture))
 

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from peft import LoraConfig, PeftModel
-from peft.tuners.tuners_utils import check_target_module_exists
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from peft.utils.save_and_load import get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
@@ -41,6 +41,7 @@ def set_trainable(model: AuroraModel | PeftModel, peft_config: Any, groups: set[
         `ValueError`: where a `PeftModel` could not be saved as it is trained, or gets a second adapter.
     """
     aurora = unwrap_aurora(model)
+    _require_adapter_that_trains(model)
     aurora.set_trainable(groups)
     if not any(parameter.requires_grad for parameter in aurora.parameters()):
         raise ValueError("all parts of the model are frozen: set one of `freeze_*` to false")
@@ -65,6 +66,25 @@ def set_trainable(model: AuroraModel | PeftModel, peft_config: Any, groups: set[
         if id(parameter) not in kept:
             parameter.requires_grad_(False)
     return None
+
+
+def _require_adapter_that_trains(model: AuroraModel | PeftModel) -> None:
+    """Raise for layers of an adapter without the model that saves them, or that add nothing to the model's own."""
+    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    if not isinstance(model, PeftModel):
+        if layers:
+            raise ValueError(
+                "`model` holds the layers of an adapter that was put into it before, and would be saved as no model: "
+                "give the PeftModel, such as an earlier trainer's `trainer.model`, or load the checkpoint anew"
+            )
+        return
+    if any(layer.merged for layer in layers):
+        raise ValueError(
+            "the adapter of `model` is merged, and would not train: call `model.unmerge_adapter()` first, or take "
+            "`model.merge_and_unload()`"
+        )
+    if any(layer.disable_adapters for layer in layers):
+        raise ValueError("the adapter of `model` is disabled: call `model.base_model.enable_adapter_layers()` first")
 
 
 def _require_saved(model: AuroraModel, config: Any, groups: set[str], kept: set[int]) -> None:

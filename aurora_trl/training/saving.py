@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
@@ -141,6 +142,19 @@ class AuroraCheckpoints(Trainer):
                     f"{checkpoint}: `sync_ref_model: true` has moved the reference model, which no checkpoint holds: "
                     f"it is `model_name_or_path` again, until the next of every {args.ref_model_sync_steps} steps"
                 )
+            self._set_learning_rate()
+
+    def _set_learning_rate(self) -> None:
+        """
+        The next step's, by this run's schedule: what is loaded is that of the run that was cut, which is 0 where it
+        had taken all its steps and is to take more now.
+        """
+        schedule = self.lr_scheduler
+        if isinstance(schedule, LambdaLR) and not self.is_deepspeed_enabled:
+            pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            schedule._last_lr = [rate * share(schedule.last_epoch) for rate, share in pairs]
+            for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+                group["lr"] = rate
 
     def _find_best(self, run_dir: Path) -> None:
         """The state names the best checkpoint by the path that it had: the run may have moved, or be named anew."""

@@ -154,10 +154,10 @@ def require_rows(train_dataset: Any, eval_dataset: Any, *, may_stream: bool = Fa
                 f"`{name}` is a {type(dataset).__name__}; give a `datasets.Dataset` of rows: media are read as they "
                 "are needed, so that nothing has to be streamed"
             )
-        if not streams:
-            require_kinds(dataset, name)
         if not streams and not len(dataset):
             raise ValueError(f"`{name}` has no rows")
+        if not streams:
+            require_kinds(dataset, name)
 
 
 def require_marked(dataset: Dataset) -> None:

@@ -1,7 +1,7 @@
 """Settings of PEFT's that a composite model takes otherwise, or that would train nothing: done, or one line."""
 
 import pytest
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from sft_helpers import build
 
 from aurora_trl.models.modeling_aurora import AuroraModel
@@ -71,3 +71,17 @@ def test_nothing_that_trains(model):
         set_trainable(model, None, set())
     with pytest.raises(ValueError, match="`lora_alpha` must be at least 1, got 0"):
         LoraArguments(use_lora=True, lora_alpha=0)
+
+
+def test_an_adapter_that_would_not_train(model):
+    """PEFT computes with a merged adapter's sum, and leaves a disabled one out; alone, nobody saves it."""
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="holds the layers of an adapter that was put into it before"):
+        set_trainable(model, None, GROUPS)
+    adapted.base_model.disable_adapter_layers()
+    with pytest.raises(ValueError, match="the adapter of `model` is disabled"):
+        set_trainable(adapted, None, GROUPS)
+    adapted.base_model.enable_adapter_layers()
+    adapted.merge_adapter()
+    with pytest.raises(ValueError, match="the adapter of `model` is merged"):
+        set_trainable(adapted, None, GROUPS)

@@ -69,6 +69,15 @@ def as_deepspeed_saves(folder):
     write_manifest(folder, list_files(folder), weights_only=False)
 
 
+def test_a_run_that_is_made_longer_goes_on_with_its_own_schedule(start):
+    """The first had come down to 0 at its end, with which the next step would teach nothing."""
+    start().train()
+    longer = start(max_steps=4)
+    assert resume(longer) == 2
+    rates = [entry["learning_rate"] for entry in longer.state.log_history if "learning_rate" in entry]
+    assert rates[2:] == pytest.approx([0.005, 0.0025])
+
+
 def test_an_optimizer_that_can_not_be_read_is_not_left_behind(start, tmp_path):
     start().train()
     newest = tmp_path / "run" / "checkpoint-2"

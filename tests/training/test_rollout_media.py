@@ -109,6 +109,14 @@ def test_the_order_is_trls_in_the_first_epoch_and_each_epochs_own():
     assert list(resumed) == later != order
 
 
+def test_the_order_follows_the_seed_of_the_data(cot_rows, model, processor, tmp_path):
+    """TRL's GRPO looks at `seed` alone."""
+    settings = {"data_seed": 7, "max_completion_length": 4}
+    trainer = build(model, cot_rows, processor, tmp_path, **settings)
+    stock = RepeatSampler(cot_rows, mini_repeat_count=2, batch_size=2, repeat_count=1, seed=7)
+    assert list(trainer._get_train_sampler()) == list(stock)
+
+
 def test_too_few_questions_are_said_before_training(cot_rows, model, processor, tmp_path):
     with pytest.raises(ValueError, match=r"a rollout takes 4 questions \(8 completions of all processes, 2 to a"):
         build(model, cot_rows.select(range(3)), processor, tmp_path, gradient_accumulation_steps=2)
