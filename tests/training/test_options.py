@@ -230,7 +230,7 @@ def test_what_needs_a_teacher_or_boxes_is_said_without(model, processor, cot_row
     with caplog.at_level(logging.WARNING):
         build_sft(model, cot_rows, processor, tmp_path, teacher_targets="class", box_frames=3)
     assert "`teacher_targets: class` has no effect here: there is no teacher" in caplog.text
-    assert "`box_frames: 3` has no effect here: `mask_source` is not `box`" in caplog.text
+    assert "`box_frames: 3` has no effect here: `mask_source` is `seg`" in caplog.text
 
 
 def test_a_key_that_stands_twice(tmp_path, capsys):
