@@ -133,7 +133,7 @@ _REFUSED = {
     "cache_implementation": "the prompt's cache is given; choose an `engine`",
     "use_cache": "the prompt is read beforehand, into a cache of its own",
 }
-_HARMLESS = {"num_return_sequences": (1,), "use_cache": (True,), "guidance_scale": (1, False)}
+_HARMLESS: dict[str, tuple[Any, ...]] = {"num_return_sequences": (1,), "use_cache": (True,), "guidance_scale": (1,)}
 _TAKEN = ("max_new_tokens", "logits_processor", "stopping_criteria", "streamer", "tokenizer")
 
 
@@ -145,7 +145,9 @@ def check_generate_kwargs(settings: Mapping[str, Any]) -> None:
         settings (`Mapping[str, Any]`): keywords; everything about sampling is right, beams too.
     """
     for name, value in settings.items():
-        harmless = value is None or value in _HARMLESS.get(name, (False,))
+        # 0 is equal to False, and the id of a token.
+        harmless = value is None or any(value is one or value == one for one in _HARMLESS.get(name, ()))
+        harmless |= value is False and name != "use_cache"
         if name in _REFUSED and not harmless:
             raise ValueError(f"`{name}` is not taken by `generate` here: {_REFUSED[name]}")
         if name not in _TAKEN and name not in vars(GenerationConfig()):

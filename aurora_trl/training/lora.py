@@ -93,7 +93,7 @@ def _require_saved(model: AuroraModel, config: Any, groups: set[str], kept: set[
     if token_tables(model.config):
         tables = [model.get_output_embeddings()]
         if not getattr(config, "trainable_token_indices", None):
-            tables.append(model.get_input_embeddings())
+            tables.insert(0, model.get_input_embeddings())
         parts["language_model"] = nn.ModuleList(tables)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for group, part in parts.items():

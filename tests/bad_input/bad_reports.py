@@ -119,7 +119,7 @@ KINDS = [
         {"test_n": {name: value for name, value in METRICS["splits"]["test_s"].items() if name != "S"}},
         "test_n has no number `S`",
     ),
-    score("a dataset that is a text", "data", "here", "`data` is no mapping"),
+    score("scores of a dataset that is a text", "data", "here", "`data` is no mapping"),
     score("a share that is a text", "splits/test_s/cut_share", "few", "test_s has no number `cut_share`"),
     score("scores by kind that are a list", "splits/test_s/by_kind", [1], "`by_kind`"),
     score("a score by kind that is missing", "splits/test_s/by_kind/order/J", ..., "test_s, order has no number `J`"),

@@ -295,7 +295,7 @@ def test_by_the_commands(drawing_checkpoint, rows, tmp_path, capsys):
     some = [dict(row) for row in rows.select(range(2))]
     data = save_json(some, tmp_path / "rows.jsonl")
     common = ["--max-new-tokens", "6", "--num-answers", "2", "--choose", "vote", "--temperature", "0.8", "--seed", "4"]
-    command = ["evaluate", str(drawing_checkpoint), "--data", str(data), "--splits", "rows", *common]
+    command = ["evaluate", str(drawing_checkpoint), "--data", str(data), "--splits", "train", *common]
     assert main([*command, "--output", str(tmp_path / "eval")]) == 0
     assert "a row took 2.00 answers" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())

@@ -268,9 +268,9 @@ def test_what_does_not_go_with_boxes(model, processor, rows, tmp_path):
     ):
         with pytest.raises(ValueError, match=message.replace("[", r"\[")):
             build_sft(model, rows, processor, tmp_path, targets="answer", **{**BOX, **changed})
-    model = AuroraModel.from_pretrained(model.name_or_path)
+    model, teacher = (AuroraModel.from_pretrained(model.name_or_path) for _ in range(2))
     with pytest.raises(ValueError, match="which is what a teacher gives: leave the teacher out"):
-        build_sft(model, rows, processor, tmp_path, targets="answer", teacher=model, **BOX)
+        build_sft(model, rows, processor, tmp_path, targets="answer", teacher=teacher, **BOX)
     with pytest.raises(ValueError, match="`format_reward` asks for .*: use `bbox_format_reward`"):
         build_grpo(model, rows, processor, tmp_path, rewards=["format_reward"], **BOX)
     model = AuroraModel.from_pretrained(model.name_or_path)

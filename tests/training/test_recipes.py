@@ -399,11 +399,10 @@ def test_what_is_evaluated_on_is_read_as_what_is_trained_on(small, cot_rows, tmp
         assert path in frames[0]
 
 
-@pytest.mark.parametrize("named", [None, "test"])
-def test_the_rows_to_train_on_are_not_evaluated_on(named, small, cot_rows, tmp_path):
-    """A file that names one split, or none, would be taken whole for both."""
+def test_the_rows_to_train_on_are_not_evaluated_on(small, cot_rows, tmp_path):
+    """A file that names no split would be taken for both; one that names another is none to train on."""
     classes = (RecipeArguments, LoraArguments, AuroraSFTConfig)
-    rows = [{**row, "split": named} for row in cot_rows.to_list()[:2]]
+    rows = [{**row, "split": None} for row in cot_rows.to_list()[:2]]
     path = str(save_json(rows, tmp_path / "own.jsonl"))
     recipe, _, config = parse_recipe(classes, ["--config", str(small(dataset_path=path, eval_split="test"))])
     assert len(recipe.load_train(config)) == 2
@@ -412,6 +411,9 @@ def test_the_rows_to_train_on_are_not_evaluated_on(named, small, cot_rows, tmp_p
             one.load_eval(config)
     save_json([{**row, "split": split} for row, split in zip(rows, ("train", "test"), strict=True)], path)
     assert recipe.load_eval(config)["id"] == [rows[1]["id"]]
+    save_json([{**row, "split": "test"} for row in rows], path)
+    with pytest.raises(DataError, match=r"own\.jsonl: no row of split 'train'; its rows name test"):
+        recipe.load_train(config)
 
 
 def test_checkpoint_without_the_projector(small, checkpoint, tmp_path, monkeypatch, capsys):

@@ -172,7 +172,8 @@ def test_rows_survive_a_file_and_move_with_it(rows, tmp_path):
     ("line", "message"),
     [
         ("{", "line 1: not valid JSON"),
-        ("[]", "line 1: a row is an object"),
+        ("[]", "it holds no rows"),
+        ("3", "line 1: a row is an object"),
         ('{"id": "a", "refrence": "x"}', "line 1: unknown key `refrence`"),
         ('{"id": "a"}', "line 1: `reference` is missing"),
         ('{"id": "a", "reference": "x", "frames": "f.jpg"}', "line 1: `frames` is str, not list"),
