@@ -10,7 +10,7 @@ from ..disk import digest_of_ends
 from ..errors import DataError
 from .json_values import names_values
 from .media.loading import split_moment
-from .schema import MASK_COLUMNS, Row, split_mask
+from .schema import MASK_COLUMNS, REFERENCE_MEDIA, Row, split_mask
 
 
 def files_digest(*rows: Row) -> str:
@@ -38,7 +38,7 @@ def files_digest(*rows: Row) -> str:
 
 def _paths(row: Row) -> Iterator[str]:
     yield from (split_moment(name)[0] for name in row.get("frames") or ())
-    yield from (path for path in (row.get("video"), row.get("audio")) if path)
+    yield from (row[name] for name in ("video", "audio", *REFERENCE_MEDIA) if row.get(name))
     if not row.get("is_null"):  # whose masks nobody reads
         for column in MASK_COLUMNS:
             yield from _mask_paths(row.get(column) or ())

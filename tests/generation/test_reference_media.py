@@ -1,6 +1,7 @@
 """References that are spoken, or go with a sound or a picture: what a policy sees, hears and reads of them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from aurora_trl import AuroraModel, AuroraPipeline, AuroraProcessor
 from aurora_trl.cli import main
 from aurora_trl.data import DataError, find_source
 from aurora_trl.data.media.loading import frame_indices, load_audio, load_frames
+from aurora_trl.data.row_files import files_digest
 from aurora_trl.data.schema import clip_key, view_key
 from aurora_trl.generation.answers import answer_rows
 from aurora_trl.generation.clip_loader import ClipLoader
@@ -107,6 +109,16 @@ def test_references_about_one_clip_are_told_apart(rows, asked):
     spoken = [{**rows[0], "reference_speech": asked[f"reference_{kind}"]} for kind in ("speech", "sound")]
     assert clip_key(spoken[0]) == clip_key(spoken[1]) == clip_key(rows[0])
     assert len({view_key(row) for row in (*spoken, rows[0])}) == 3
+
+
+def test_an_answer_is_about_their_files_too(rows, asked, tmp_path):
+    """Where a run goes on, another file of the same name is another question."""
+    copy = shutil.copy(asked["reference_speech"], tmp_path / "say.wav")
+    row = {**rows[0], "reference_speech": str(copy)}
+    before = files_digest(row)
+    assert files_digest(row) == before != files_digest(rows[0])
+    shutil.copy(asked["reference_sound"], copy)
+    assert files_digest(row) != before
 
 
 def test_a_swapped_reference_takes_its_files_along(rows, asked):
