@@ -40,7 +40,7 @@ from .rollout_states import RolloutStates
 from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .seg_losses import seg_losses
-from .short_clips import require_references, warn_of_short_clips, warn_of_unheard_sound
+from .short_clips import require_taken_references, warn_of_short_clips, warn_of_unheard_sound
 from .source_log import SourceLog
 from .trainer_inputs import listed, load_model, load_processor, refuse, require_marked, require_rows
 
@@ -114,7 +114,7 @@ class AuroraGRPOTrainer(
             require_language_model(unwrap_aurora(model))
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
-        require_references([*listed(train_dataset), *listed(eval_dataset)], processing_class)
+        require_taken_references([*listed(train_dataset), *listed(eval_dataset)], processing_class)
         processing_class = args.choose_mask_source(unwrap_aurora(model), processing_class, rows=rows)
         warn_of_short_clips(train_dataset, processing_class.num_frames)
         warn_of_unheard_sound(train_dataset, processing_class.policy_processor)

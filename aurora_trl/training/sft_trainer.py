@@ -45,7 +45,7 @@ from .sample_log import add_sample_log
 from .saving import AuroraCheckpoints
 from .seg_losses import seg_losses
 from .sft_config import AuroraSFTConfig
-from .short_clips import require_references, warn_of_short_clips, warn_of_unheard_sound
+from .short_clips import require_taken_references, warn_of_short_clips, warn_of_unheard_sound
 from .source_log import SourceLog
 from .streamed_rows import require_streamable
 from .target_texts import longest_answer, with_targets
@@ -129,7 +129,7 @@ class AuroraSFTTrainer(AuroraCheckpoints, DataWaitLog, SourceLog, EpochOrder, Fe
         teacher = load_teacher(teacher, args, model)
         processing_class = load_processor(processing_class, model).with_max_objects(args.max_objects)
         processing_class = processing_class.with_num_frames(args.num_frames)
-        require_references([*listed(train_dataset), *listed(eval_dataset)], processing_class)
+        require_taken_references([*listed(train_dataset), *listed(eval_dataset)], processing_class)
         aurora = unwrap_aurora(model)
         processing_class = args.choose_mask_source(aurora, processing_class, teacher, train_dataset)
         boxes = None

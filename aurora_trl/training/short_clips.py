@@ -46,7 +46,7 @@ def warn_of_unheard_sound(rows: Any, policy_processor: Any) -> None:
             logger.warning(f"{name} does not hear: the sound of {count} of {len(rows)} rows is not read")
 
 
-def require_references(datasets: Iterable[Any], processor: AuroraProcessor) -> None:
+def require_taken_references(datasets: Iterable[Any], processor: AuroraProcessor) -> None:
     """Raise `DataError` for a row whose reference the policy can not take; those of a stream are looked at later."""
     for dataset in datasets:
         columns = [name for name in REFERENCE_MEDIA if name in (dataset.column_names or ())]
