@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from ..data.media.loading import taken_frames
-from ..models.box_prompts import FrameView, place_boxes
+from ..models.box_prompts import FrameView
 from ..models.modeling_aurora import AuroraModel
 from ..models.objects import mean_quality, union_logits
 from ..models.processing_aurora import AuroraProcessor
 from .answer import Answer
-from .box_answers import draw_box_answers, read_prompts
+from .box_answers import draw_box_answers, read_places
 
 
 def draw_from_states(
@@ -65,12 +65,10 @@ def read_boxes_beside(
     """What answers of a model with `mask_source: both` say of places `(B, T, 6)`; None of another. Answers keep it."""
     if model.config.mask_source != "both":
         return None
-    prompts = read_prompts([answer.completion for answer in answers], views, processor.num_frames)
+    prompts, places = read_places([answer.completion for answer in answers], views, processor)
     for answer, found in zip(answers, prompts, strict=True):
         answer.prompts = found
-    sizes = [view.frame_size for view in views]
-    device = next(model.parameters()).device
-    return place_boxes(prompts, processor.geometry, sizes, processor.num_frames).to(device)
+    return places.to(next(model.parameters()).device)
 
 
 def draw_from_boxes(

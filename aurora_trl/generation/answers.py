@@ -145,9 +145,8 @@ def check_generate_kwargs(settings: Mapping[str, Any]) -> None:
         settings (`Mapping[str, Any]`): keywords; everything about sampling is right, beams too.
     """
     for name, value in settings.items():
-        # 0 is equal to False, and the id of a token.
-        harmless = value is None or any(value is one or value == one for one in _HARMLESS.get(name, ()))
-        harmless |= value is False and name != "use_cache"
+        # By identity: 0 is equal to False, and the id of a token.
+        harmless = value is None or value in _HARMLESS.get(name, ()) or (value is False and name != "use_cache")
         if name in _REFUSED and not harmless:
             raise ValueError(f"`{name}` is not taken by `generate` here: {_REFUSED[name]}")
         if name not in _TAKEN and name not in vars(GenerationConfig()):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..box_text import read_boxes
-from ..models.box_prompts import FrameView, ObjectPrompt, draw_objects, object_prompt
+from ..models.box_prompts import FrameView, ObjectPrompt, draw_objects, object_prompt, place_boxes
 from ..models.modeling_aurora import AuroraModel
 from ..models.processing_aurora import AuroraProcessor
 from ..prompts import without_seg_answer
@@ -45,6 +45,15 @@ def read_prompts(
         None if objects is None else [object_prompt(one, view, num_frames) for one in objects]
         for objects, view in zip(written, views, strict=True)
     ]
+
+
+def read_places(
+    texts: Sequence[str], views: Sequence[FrameView], processor: AuroraProcessor
+) -> tuple[list[list[ObjectPrompt] | None], torch.Tensor]:
+    """What answers say of places beside their `[SEG]`: as `read_prompts` has it, and as `place_boxes`."""
+    prompts = read_prompts(texts, views, processor.num_frames)
+    sizes = [view.frame_size for view in views]
+    return prompts, place_boxes(prompts, processor.geometry, sizes, processor.num_frames)
 
 
 @torch.no_grad()

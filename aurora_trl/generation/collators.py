@@ -11,10 +11,9 @@ from ..data.media.loading import taken_frames
 from ..data.mixture import SOURCE_COLUMN
 from ..data.relations import relate_objects
 from ..data.schema import Row, view_key, with_target
-from ..models.box_prompts import place_boxes
 from ..models.shared_prefix import IGNORE_INDEX
 from ..prompts import build_prompt, is_null_answer, teacher_target
-from .box_answers import read_prompts
+from .box_answers import read_places
 from .box_targets import BoxTargets
 from .clip_loader import ClipLoader, pad_ids, stack_clips, stack_hints, target_key
 
@@ -85,7 +84,8 @@ class SFTCollator:
             learnt = batch["labels"] != IGNORE_INDEX
             batch["seg_positions"] = processor.find_seg_positions(batch["input_ids"], learnt)
         if processor.mask_source == "both":
-            batch["seg_boxes"] = self._places(rows, [clips[i] for i in clip_index])
+            views = [processor.frame_view(clips[i]) for i in clip_index]
+            _, batch["seg_boxes"] = read_places([row["target"] for row in rows], views, processor)
         if self.share_prefix and len(clips) < len(rows):
             lengths = _prefix_lengths(prompts, clip_index)
             # As many segments for each clip as the largest has: where clips have few, or little in common, plain rows
@@ -106,14 +106,6 @@ class SFTCollator:
         if all(SOURCE_COLUMN in row for row in rows):
             batch["sources"] = [row[SOURCE_COLUMN] for row in rows]
         return batch
-
-    def _places(self, rows: Sequence[Row], clips: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """Where the rows' targets say that their objects are, `(B, T, 6)`."""
-        processor = self.loader.processor
-        views = [processor.frame_view(clip) for clip in clips]
-        prompts = read_prompts([row["target"] for row in rows], views, processor.num_frames)
-        sizes = [view.frame_size for view in views]
-        return place_boxes(prompts, processor.geometry, sizes, processor.num_frames)
 
 
 def _prefix_lengths(prompts: Sequence[list[int]], clip_index: Sequence[int]) -> list[int]:

@@ -23,8 +23,6 @@ _OURS = (
     *("pred_masks", "masks", "object_masks", "max_objects", "mask_quality", "pred_boxes", "pred_points"),
     *("box_masks", "point_masks"),
 )
-# Columns that a rollout's rows get, in the place of a dataset's own.
-_TAKEN = ("prompt", "completion", "media", *_FROM_TRL, "pred_masks", "object_masks", "mask_quality")
 # Functions of which a nan was said.
 _GAVE_NAN: set[str] = set()
 
@@ -54,12 +52,6 @@ def find_rewards(given: Any, names: Sequence[str], model: Any, columns: Sequence
         raise ValueError(
             "`mask_quality_reward` is the mask decoder's score of its masks, and "
             f"{type(model.mask_decoder).__name__} has none: leave it out"
-        )
-    lost = next((name for name in columns if name in _TAKEN), None)
-    if lost is not None:
-        logger.warning(
-            f"`train_dataset` has a column `{lost}`, which no reward function gets: a rollout writes one of its own; "
-            "rename it. The prompt is made from `reference`"
         )
     checked: list[Any] = []
     for one in found:

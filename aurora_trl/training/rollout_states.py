@@ -8,10 +8,10 @@ import torch
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
-from ..generation.box_answers import draw_box_answers, read_prompts
+from ..generation.box_answers import draw_box_answers, read_places
 from ..generation.clip_loader import pad_ids
 from ..generation.engines import gather_seg_states, read_states
-from ..models.box_prompts import ObjectPrompt, place_boxes, stack_prompts
+from ..models.box_prompts import ObjectPrompt, stack_prompts
 from ..models.objects import along_rows, mean_quality
 from ..models.shared_prefix import first_of_each
 from .clip_forwards import ClipForwards
@@ -75,9 +75,7 @@ class RolloutStates(ClipForwards):
                 embeddings = self.aurora.encode_masks(bank.mask_inputs["mask_frames"])
             if seg is not None:
                 if self.aurora.config.mask_source == "both":
-                    prompts = read_prompts(texts, bank.views, embeddings.size(1))
-                    sizes = [view.frame_size for view in bank.views]
-                    places = place_boxes(prompts, self.processing_class.geometry, sizes, embeddings.size(1))
+                    prompts, places = read_places(texts, bank.views, self.processing_class)
                     bank.seg_boxes = places.to(embeddings.device)
                     _show_prompts(inputs, prompts, embeddings.size(1))
                 return self._draw_states(*seg, embeddings, inputs), seg[1]

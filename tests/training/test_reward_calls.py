@@ -87,11 +87,6 @@ def test_a_function_that_can_not_be_called_is_known_before_training(reward, mess
     assert names == ["Judge", "wants_more"]
 
 
-def test_a_column_that_a_rollout_takes_is_said(model, caplog):
-    find_rewards("format_reward", [], model, ["id", "prompt"])
-    assert "a column `prompt`, which no reward function gets" in caplog.text
-
-
 def test_rewards_may_change_what_they_are_shown(drawing_checkpoint, cot_rows, processor, tmp_path):
     """The next function, and the losses, see it as it was; one that waits, too; and one name twice is two columns."""
 

@@ -14,12 +14,6 @@ def plain_split(name: str) -> str:
     return _OTHER_NAMES.get(plain, plain)
 
 
-def is_evaluated(name: str) -> bool:
-    """Whether a split is one to evaluate on, by its name: `val`, `test` or a part of it."""
-    first = plain_split(name).split("_")[0]
-    return _OTHER_NAMES.get(first, first) in ("val", "test")
-
-
 def require_plain_split(where: str, split: str, splits: Iterable[str]) -> None:
     """Raise `DataError` for `Train` and its like, or none: such a row would belong to no split, and be left out."""
     if split not in splits and (plain_split(split) in splits or not split.strip()):
